@@ -1,0 +1,160 @@
+//! When the market trades: which buckets must have a bar, may have one, cannot have one.
+
+use std::ops::Range;
+
+use chrono::{Datelike, TimeZone, Timelike};
+use chrono_tz::Tz;
+
+use super::{Timeframe, Timestamp};
+
+const MINUTES_PER_DAY: u32 = 24 * 60;
+
+/// What the calendar says of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// The market trades by every account of its hours: no bar is a gap.
+    Expected,
+    /// It trades by one account and not by another: a bar is stored, none is no gap.
+    Possible,
+    /// It does not trade.
+    Closed,
+}
+
+/// One trading week, in the wall time of one city.
+#[derive(Clone, Copy, Debug)]
+struct Week {
+    zone: Tz,
+    /// Minutes since Sunday 00:00, local wall time.
+    opens: u32,
+    closes: u32,
+}
+
+impl Week {
+    fn holds(&self, time: Timestamp) -> bool {
+        let local = self.zone.from_utc_datetime(&time.utc().naive_utc());
+        let minute = local.weekday().num_days_from_sunday() * MINUTES_PER_DAY
+            + local.hour() * 60
+            + local.minute();
+        (self.opens..self.closes).contains(&minute)
+    }
+}
+
+/// The hours of a market.
+#[derive(Clone, Debug)]
+pub struct Calendar {
+    weeks: Vec<Week>,
+}
+
+impl Calendar {
+    /// IG's forex hours. Sources disagree: IG's pages say Sunday 21:00 to Friday 22:00 London,
+    /// the market's custom is Sunday to Friday 17:00 New York. Both move with their city's
+    /// daylight saving.
+    pub fn forex() -> Calendar {
+        let friday = 5 * MINUTES_PER_DAY;
+        Calendar {
+            weeks: vec![
+                Week { zone: Tz::Europe__London, opens: 21 * 60, closes: friday + 22 * 60 },
+                Week { zone: Tz::America__New_York, opens: 17 * 60, closes: friday + 17 * 60 },
+            ],
+        }
+    }
+
+    /// What is expected of the 5-minute bucket that starts at `start`.
+    pub fn expectation(&self, start: Timestamp) -> Expectation {
+        let open = self.weeks.iter().filter(|week| week.holds(start)).count();
+        match open {
+            0 => Expectation::Closed,
+            n if n == self.weeks.len() => Expectation::Expected,
+            _ => Expectation::Possible,
+        }
+    }
+
+    /// Cuts a span of 5-minute buckets into runs of one expectation each, ascending.
+    pub fn runs(&self, span: Range<Timestamp>) -> Vec<(Range<Timestamp>, Expectation)> {
+        let step = Timeframe::M5.seconds();
+        let mut runs: Vec<(Range<Timestamp>, Expectation)> = Vec::new();
+        let mut start = span.start;
+        while start < span.end {
+            let expectation = self.expectation(start);
+            let end = start.plus(step);
+            match runs.last_mut() {
+                Some((run, last)) if *last == expectation => run.end = end,
+                _ => runs.push((start..end, expectation)),
+            }
+            start = end;
+        }
+        runs
+    }
+
+    /// The start of the 5-minute bucket from which on, up to `end`, there are exactly `count`
+    /// buckets in which the market is expected to trade. Gives up after a year without.
+    pub fn back_from(&self, end: Timestamp, count: usize) -> Timestamp {
+        let step = Timeframe::M5.seconds();
+        let (mut start, mut found) = (end, 0);
+        let limit = end.plus(-366 * 24 * 3600);
+        while found < count && start > limit {
+            start = start.plus(-step);
+            if self.expectation(start) == Expectation::Expected {
+                found += 1;
+            }
+        }
+        start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn check(time: &str, expected: Expectation) {
+        let start = Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap());
+        assert_eq!(Calendar::forex().expectation(start), expected, "{time}");
+    }
+
+    #[test]
+    fn a_winter_week() {
+        check("2020-01-12T20:55:00Z", Expectation::Closed);
+        check("2020-01-12T21:00:00Z", Expectation::Possible); // London has opened
+        check("2020-01-12T22:00:00Z", Expectation::Expected); // 17:00 New York
+        check("2020-01-15T03:00:00Z", Expectation::Expected);
+        check("2020-01-17T21:55:00Z", Expectation::Expected);
+        check("2020-01-17T22:00:00Z", Expectation::Closed);
+        check("2020-01-18T12:00:00Z", Expectation::Closed);
+    }
+
+    #[test]
+    fn three_weeks_in_march_only_new_york_is_on_summer_time() {
+        check("2020-03-08T20:55:00Z", Expectation::Closed);
+        check("2020-03-08T21:00:00Z", Expectation::Expected); // both
+        check("2020-03-13T20:55:00Z", Expectation::Expected);
+        check("2020-03-13T21:00:00Z", Expectation::Possible); // New York has closed
+        check("2020-03-13T22:00:00Z", Expectation::Closed);
+        check("2020-03-29T20:00:00Z", Expectation::Possible); // London on summer time too
+        check("2020-03-29T21:00:00Z", Expectation::Expected);
+    }
+
+    #[test]
+    fn a_span_is_cut_into_runs() {
+        let at = |time: &str| Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap());
+        let runs = Calendar::forex().runs(at("2020-01-17T21:00:00Z")..at("2020-01-12T22:00:00Z").plus(7 * 86400 + 3600));
+        let shape: Vec<_> = runs.iter().map(|(run, e)| (run.start.to_string(), *e)).collect();
+        assert_eq!(
+            shape,
+            [
+                ("2020-01-17T21:00:00Z".to_owned(), Expectation::Expected),
+                ("2020-01-17T22:00:00Z".to_owned(), Expectation::Closed),
+                ("2020-01-19T21:00:00Z".to_owned(), Expectation::Possible),
+                ("2020-01-19T22:00:00Z".to_owned(), Expectation::Expected),
+            ]
+        );
+    }
+
+    #[test]
+    fn counting_back_steps_over_the_weekend() {
+        let at = |time: &str| Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap());
+        let start = Calendar::forex().back_from(at("2020-01-19T22:10:00Z"), 3);
+        assert_eq!(start, at("2020-01-17T21:55:00Z"));
+    }
+}

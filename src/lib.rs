@@ -1,0 +1,21 @@
+//! candlekeep collects IG's forex candles and keeps them, settled and right, in a database.
+//!
+//! A frame walks straight through the house, and every decision is made in a pure room:
+//!
+//! ```text
+//! frame           → line       → Notification      → Update      → CandleUpdate    → Bar         → row
+//! ig/stream/actor   tlcp/lines   tlcp/notification   tlcp/update   ig/stream/chart   aggregator/   writer/, store/
+//! ```
+//!
+//! See ARCHITECTURE.md for the map and the invariants.
+#![forbid(unsafe_code)]
+
+pub mod aggregator;
+pub mod domain;
+pub mod healer;
+pub mod ig;
+pub mod simulator;
+pub mod store;
+pub mod supervisor;
+pub mod tlcp;
+pub mod writer;
