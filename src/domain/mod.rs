@@ -11,6 +11,7 @@ pub mod coverage;
 pub mod epic;
 pub mod pair;
 pub mod price;
+pub mod scale;
 pub mod time;
 pub mod timeframe;
 
@@ -21,5 +22,6 @@ pub use coverage::{Fact, FactBatch, Mark, Reason, State};
 pub use epic::Epic;
 pub use pair::Pair;
 pub use price::{Mid, Ohlc, Price, PriceError};
+pub use scale::Scale;
 pub use time::Timestamp;
 pub use timeframe::Timeframe;
