@@ -11,9 +11,17 @@
 #![forbid(unsafe_code)]
 
 pub mod aggregator;
+pub mod backoff;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod domain;
+pub mod exit;
 pub mod healer;
 pub mod ig;
+pub mod logging;
+pub mod secret;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;

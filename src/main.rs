@@ -1,1 +1,44 @@
-fn main(){}
+//! The process: parse, log, do, exit.
+
+use std::process::ExitCode;
+
+use candlekeep::cli::{self, Cli};
+use candlekeep::exit::{Exit, Failure};
+use candlekeep::{commands, logging};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    logging::init();
+    match commands::execute(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => leave(&failure),
+    }
+}
+
+/// Help and version go to stdout and are no failure; for the rest one line has to do.
+fn explain(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that goes away in the middle of a help text has seen enough.
+            let _ = error.print();
+            Exit::Done.into()
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage.into()
+        }
+        _ => leave(&Failure::usage(cli::error_line(error))),
+    }
+}
+
+/// Says why, in one line.
+fn leave(failure: &Failure) -> ExitCode {
+    let priority = if logging::is_journal() { "<3>" } else { "" };
+    eprintln!("{priority}candlekeep: {failure}");
+    failure.exit().into()
+}

@@ -1,0 +1,526 @@
+//! Arguments to [`Command`], and nothing else.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Flags;
+use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::exit::one_line;
+
+const ABOUT: &str = "Collects IG's 5-minute forex candles, heals every hole, and keeps them in a database";
+
+const LONG_ABOUT: &str = "\
+candlekeep logs in to IG, streams 5-minute candles for 28 forex pairs, fetches what is missing over \
+REST inside IG's weekly allowance, derives longer bars, and keeps all of it in SQLite or PostgreSQL, \
+so that trading bots query a database and never the API. It places no orders.";
+
+const EXAMPLES: &str = "\
+Try it without an account:
+  candlekeep demo
+
+With an IG account (demo is the default):
+  candlekeep init                  # writes candlekeep.toml, which explains itself
+  export IG_API_KEY=... IG_USERNAME=... IG_PASSWORD=...
+  candlekeep run
+
+Look at what is stored, also while `run` writes:
+  candlekeep candles EUR_USD 5 --count 20
+
+Exit codes:
+  0 done   1 failed   2 wrong usage   3 incomplete
+  77 IG refuses these credentials for good   78 the configuration must be changed";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "candlekeep",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = EXAMPLES,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Arguments that every command takes.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Configuration file; else CANDLEKEEP_CONFIG, ./candlekeep.toml, ~/.config/candlekeep/ or /etc/candlekeep/
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Database, for example sqlite://candlekeep.db or postgres://user@host/name; else DATABASE_URL or the file
+    #[arg(long, global = true, value_name = "URL")]
+    pub database: Option<String>,
+}
+
+impl From<Global> for Flags {
+    fn from(global: Global) -> Flags {
+        Flags { config: global.config, database: global.database }
+    }
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Subcommand)]
+pub enum Command {
+    /// Collect candles until told to stop: the service
+    Run(Run),
+    /// See the whole thing work, without an account
+    Demo(Demo),
+    /// Play IG: the simulator alone, for testing bots and clients
+    Simulate(Simulate),
+    /// Write a commented candlekeep.toml
+    Init(Init),
+    /// Print stored bars
+    Candles(Candles),
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug, PartialEq, Eq)]
+#[command(
+    long_about = "\
+Opens the database, logs in, subscribes, and fetches history while the stream already runs. On SIGTERM \
+or Ctrl-C it writes what it holds, logs out and exits with 0.
+
+Takes IG_API_KEY, IG_USERNAME and IG_PASSWORD from the environment, from the files that IG_API_KEY_FILE \
+and so on name, or from systemd's credentials. Wrong credentials are tried once, because IG locks \
+accounts: the refusal is remembered until they change.",
+    after_help = "\
+Examples:
+  candlekeep run
+  candlekeep run --database postgres://candlekeep@localhost/candles
+  IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream candlekeep run   # against `candlekeep simulate`"
+)]
+pub struct Run {
+    /// Try credentials that IG has refused before once more
+    #[arg(long)]
+    pub retry_credentials: bool,
+    /// Go on although the database was filled from another environment (demo, live, custom)
+    #[arg(long)]
+    pub accept_feed_change: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug, PartialEq)]
+#[command(
+    long_about = "\
+Runs the simulator and the service in one process with a database of its own, streams at high speed, \
+breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.",
+    after_help = "\
+Examples:
+  candlekeep demo
+  candlekeep demo --exit --seed 7
+  candlekeep demo --database sqlite://demo.db --speed 600"
+)]
+pub struct Demo {
+    /// Leave when done instead of waiting for Ctrl-C
+    #[arg(long)]
+    pub exit: bool,
+    /// Which market to make up; the same seed makes the same market
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    /// Market seconds per second, or "max" for as fast as it goes
+    #[arg(long, default_value = "max", value_name = "N|max")]
+    pub speed: Speed,
+}
+
+/// Arguments of `simulate`.
+#[derive(Args, Debug, PartialEq)]
+#[command(
+    long_about = "\
+Serves IG's REST interface and its Lightstreamer stream on one port, from a made-up market or from \
+recorded data, so that a client can be tested without an account. Any key, user and password log in.",
+    after_help = "\
+Examples:
+  candlekeep simulate
+  candlekeep simulate --speed max --wait-for-items 28 --seed 7
+  candlekeep simulate --replay recordings --from 2014-05-05 --to 2014-05-10 --speed 3600
+
+Then, in another terminal:
+  IG_API_URL=http://127.0.0.1:8018/gateway/deal IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x CANDLEKEEP_CLOCK=stream candlekeep run"
+)]
+pub struct Simulate {
+    /// Address to serve on
+    #[arg(long, default_value = "127.0.0.1:8018", value_name = "ADDRESS")]
+    pub listen: std::net::SocketAddr,
+    /// Which market to make up; the same seed makes the same market
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    /// Market seconds per second, or "max" for as fast as the client takes it
+    #[arg(long, default_value = "1", value_name = "N|max")]
+    pub speed: Speed,
+    /// Replay the recorded bars in this folder instead of making up a market
+    #[arg(long, value_name = "DIR")]
+    pub replay: Option<PathBuf>,
+    /// Market time to begin at: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Market time to end before: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Distance of ask from bid where the recording has bids only
+    #[arg(long, default_value_t = 1.0, value_parser = parse_pips, value_name = "PIPS")]
+    pub spread_pips: f64,
+    /// Stream rows for each 5-minute candle
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=300), value_name = "ROWS")]
+    pub rows_per_bar: u32,
+    /// Hold the market still until this many items are subscribed
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=40), value_name = "ITEMS")]
+    pub wait_for_items: u32,
+    /// Weekly allowance of historical data points
+    #[arg(long, default_value_t = 10_000, value_name = "POINTS")]
+    pub allowance: u32,
+    /// History requests accepted a minute
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub requests_per_minute: u32,
+    /// Newest Lightstreamer protocol to accept
+    #[arg(long, default_value = "2.4.0", value_name = "VERSION")]
+    pub max_tlcp_version: String,
+    /// What becomes of a request for an unfiltered subscription
+    #[arg(long, value_enum, default_value_t = Unfiltered::Granted)]
+    pub unfiltered: Unfiltered,
+    /// The account's offset from UTC in hours, for the times that IG gives in local time
+    #[arg(
+        long,
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i8).range(-12..=14),
+        value_name = "HOURS"
+    )]
+    pub timezone_offset: i8,
+}
+
+/// Arguments of `init`.
+#[derive(Args, Debug, PartialEq, Eq)]
+#[command(
+    long_about = "\
+Writes a candlekeep.toml in which every setting is explained and shows its default. It works as it is; \
+secrets stay out of it.",
+    after_help = "\
+Examples:
+  candlekeep init
+  candlekeep init --path /etc/candlekeep/candlekeep.toml
+  candlekeep init --force          # replaces the file that is there"
+)]
+pub struct Init {
+    /// Where to write it
+    #[arg(long, default_value = crate::config::FILE_NAME, value_name = "FILE")]
+    pub path: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `candles`.
+#[derive(Args, Debug, PartialEq, Eq)]
+#[command(
+    long_about = "\
+Prints settled bars from the database, oldest first, also while `run` writes to it. Never creates a \
+database and never asks IG for anything. Times are UTC; a bar is named by its start.",
+    after_help = "\
+Examples:
+  candlekeep candles EUR_USD 5 --count 20
+  candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
+  candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
+)]
+pub struct Candles {
+    /// Currency pair: EUR_USD, EURUSD or EUR/USD, in any case
+    #[arg(value_name = "PAIR")]
+    pub pair: Pair,
+    /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
+    #[arg(value_name = "TIMEFRAME")]
+    pub timeframe: Timeframe,
+    /// Print at most this many, the latest
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "BARS")]
+    pub count: u32,
+    /// First bar's start: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Print bars that start before this: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Which prices go into open, high, low and close
+    #[arg(long, value_enum, default_value_t = PriceSide::Mid)]
+    pub price: PriceSide,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// Which prices to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PriceSide {
+    /// Half of bid plus ask
+    Mid,
+    /// What one sells at
+    Bid,
+    /// What one buys at
+    Ask,
+}
+
+impl PriceSide {
+    /// How the command line and the output spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PriceSide::Mid => "mid",
+            PriceSide::Bid => "bid",
+            PriceSide::Ask => "ask",
+        }
+    }
+}
+
+/// How to print bars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For reading
+    Table,
+    /// For spreadsheets
+    Csv,
+    /// For programs
+    Json,
+}
+
+/// What the simulator makes of a request for an unfiltered subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unfiltered {
+    /// Granted and confirmed
+    Granted,
+    /// Subscribed, but filtered
+    Ignored,
+    /// The subscription is refused
+    Refused,
+}
+
+/// How fast simulated time runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// Market seconds per second; positive and finite.
+    Times(f64),
+    /// As fast as it goes.
+    Max,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Speed::Times(times) => times.fmt(f),
+            Speed::Max => f.write_str("max"),
+        }
+    }
+}
+
+/// A text that is no speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a speed: write a positive number such as 60, or \"max\"")]
+pub struct NotASpeed;
+
+impl FromStr for Speed {
+    type Err = NotASpeed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.eq_ignore_ascii_case("max") {
+            return Ok(Speed::Max);
+        }
+        match text.parse::<f64>() {
+            Ok(times) if times > 0.0 && times.is_finite() => Ok(Speed::Times(times)),
+            _ => Err(NotASpeed),
+        }
+    }
+}
+
+/// Why a text is not a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotATime {
+    /// Neither of the two forms.
+    #[error("not a time: write epoch seconds or ISO 8601 such as 2026-01-05T21:00Z")]
+    Unreadable,
+    /// A number far beyond any date.
+    #[error("this looks like milliseconds: write epoch seconds")]
+    Milliseconds,
+}
+
+/// Epoch seconds from here on (the year 5138) are milliseconds by mistake.
+const SECONDS_MAX: i64 = 100_000_000_000;
+
+/// Reads epoch seconds or ISO 8601; without a zone it is UTC, without a time midnight.
+///
+/// # Errors
+/// [`NotATime`], for anything else.
+pub fn parse_time(text: &str) -> Result<Timestamp, NotATime> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<i64>() {
+        let in_range = (-SECONDS_MAX..SECONDS_MAX).contains(&seconds);
+        return if in_range { Ok(Timestamp(seconds)) } else { Err(NotATime::Milliseconds) };
+    }
+    let zoned = ["%Y-%m-%dT%H:%M:%S%#z", "%Y-%m-%d %H:%M:%S%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z"];
+    let utc = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+    let local = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
+    zoned
+        .iter()
+        .find_map(|form| DateTime::parse_from_str(text, form).ok())
+        .map(|time| time.to_utc())
+        .or_else(|| {
+            local.iter().find_map(|form| NaiveDateTime::parse_from_str(utc, form).ok()).map(|t| t.and_utc())
+        })
+        .or_else(|| utc.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0).map(|time| time.and_utc()))
+        .map(Timestamp::from)
+        .filter(|time| (-SECONDS_MAX..SECONDS_MAX).contains(&time.0))
+        .ok_or(NotATime::Unreadable)
+}
+
+fn parse_pips(text: &str) -> Result<f64, &'static str> {
+    text.parse().ok().filter(|pips| (0.0..=1000.0).contains(pips)).ok_or("write a number of pips such as 1.5")
+}
+
+/// Clap's explanation of a wrong command line as one line, without its usage text.
+pub fn error_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let kept: Vec<_> = text
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage:"))
+        .filter(|part| !part.starts_with("For more information"))
+        .map(one_line)
+        .collect();
+    let line = kept.join("; ");
+    format!("{} (--help explains)", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every line of a help text that calls us, cut to the call itself.
+    fn examples(help: &str) -> Vec<String> {
+        help.lines()
+            .filter(|line| line.starts_with("  "))
+            .map(|line| line.split(['#', '>']).next().unwrap_or(line).trim())
+            .map(|line| {
+                let words =
+                    line.split_whitespace().skip_while(|word| word.contains('=') && !word.starts_with('-'));
+                words.collect::<Vec<_>>().join(" ")
+            })
+            .filter(|line| line.starts_with("candlekeep "))
+            .collect()
+    }
+
+    #[test]
+    fn every_example_of_every_help_text_is_understood() {
+        let mut command = Cli::command();
+        let mut helps = vec![command.render_long_help().to_string()];
+        helps.extend(command.get_subcommands().map(|sub| sub.get_after_help().unwrap().to_string()));
+        let mut count = 0;
+        for help in helps {
+            for example in examples(&help) {
+                parse(&example).unwrap_or_else(|error| panic!("{example}: {error}"));
+                count += 1;
+            }
+        }
+        assert!(count >= 15, "only {count} examples found");
+    }
+
+    #[test]
+    fn pairs_and_timeframes_are_taken_in_every_spelling() {
+        for line in ["candles EUR_USD 5", "candles eurusd 5m", "candles EUR/USD 5M", "candles eur-usd 5"] {
+            let Command::Candles(candles) = parse(&format!("candlekeep {line}")).unwrap().command else {
+                panic!("{line}");
+            };
+            assert_eq!((candles.pair.to_string().as_str(), candles.timeframe), ("EUR_USD", Timeframe::M5));
+            assert_eq!((candles.count, candles.price, candles.format), (100, PriceSide::Mid, Format::Table));
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in [
+            "candlekeep --database sqlite://x.db --config c.toml candles EUR_USD 5",
+            "candlekeep candles EUR_USD 5 --database sqlite://x.db --config c.toml",
+        ] {
+            let flags = Flags::from(parse(line).unwrap().global);
+            assert_eq!(
+                flags,
+                Flags { config: Some("c.toml".into()), database: Some("sqlite://x.db".into()) }
+            );
+        }
+    }
+
+    #[test]
+    fn times_are_epoch_seconds_or_iso_8601() {
+        let noon = Timestamp(1_583_668_800); // 2020-03-08 12:00:00
+        for (text, expected) in [
+            ("1583668800", Ok(noon)),
+            ("2020-03-08T12:00:00Z", Ok(noon)),
+            ("2020-03-08T12:00Z", Ok(noon)),
+            ("2020-03-08T12:00", Ok(noon)),
+            ("2020-03-08 12:00:00", Ok(noon)),
+            ("2020-03-08T13:00:00+01:00", Ok(noon)),
+            ("2020-03-08T13:00+01", Ok(noon)),
+            ("2020-03-08", Ok(noon.plus(-12 * 3600))),
+            ("-5", Ok(Timestamp(-5))),
+            ("1583668800000", Err(NotATime::Milliseconds)),
+            ("", Err(NotATime::Unreadable)),
+            ("yesterday", Err(NotATime::Unreadable)),
+            ("2020-02-30", Err(NotATime::Unreadable)),
+            ("2020-03-08T25:00", Err(NotATime::Unreadable)),
+        ] {
+            assert_eq!(parse_time(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_positive_or_max() {
+        assert_eq!("MAX".parse(), Ok(Speed::Max));
+        assert_eq!("0.5".parse(), Ok(Speed::Times(0.5)));
+        for text in ["0", "-1", "inf", "NaN", "fast", ""] {
+            assert_eq!(text.parse::<Speed>(), Err(NotASpeed), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_explained_in_one_line() {
+        for (line, expected) in [
+            (
+                "candlekeep candels EUR_USD 5",
+                "unrecognized subcommand 'candels'; tip: a similar subcommand exists: 'candles' (--help explains)",
+            ),
+            (
+                "candlekeep candles EUR_US 5",
+                "invalid value 'EUR_US' for '<PAIR>': not a currency pair: \"EUR_US\" \
+                 (write EUR_USD, EURUSD or EUR/USD) (--help explains)",
+            ),
+            (
+                "candlekeep candles EUR_USD 7",
+                "invalid value '7' for '<TIMEFRAME>': unknown timeframe \"7\": \
+                 use 5, 10, 15, 30 or 60 (also 5m, 1h) (--help explains)",
+            ),
+            (
+                "candlekeep candles EUR_USD",
+                "the following required arguments were not provided: <TIMEFRAME> (--help explains)",
+            ),
+        ] {
+            assert_eq!(error_line(&parse(line).unwrap_err()), expected);
+        }
+    }
+}

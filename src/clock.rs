@@ -1,0 +1,188 @@
+//! What time it is. The only file that reads a clock; everything else takes time as an argument.
+//!
+//! Three clocks, and which rule goes by which (DESIGN, "Clocks"):
+//! *wall* for allowance expiry, `created_at` and leases; *monotonic* for timers, backoff, pacing
+//! and silence; *event* ([`EventClock`]) for settling, grace, calendar and the staleness of items.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::domain::{Timeframe, Timestamp};
+
+/// The source of wall and monotonic time. Clones share one time.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    /// `None`: the machine's own clocks.
+    simulated: Option<Arc<Simulated>>,
+}
+
+/// A wall clock that starts at an epoch and runs at a multiple of monotonic time.
+#[derive(Debug)]
+struct Simulated {
+    epoch: Timestamp,
+    started: Instant,
+    speed: u32,
+    /// Time skipped by [`Clock::advance`], on top of what has passed.
+    skipped_ms: AtomicU64,
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Clock {
+        Clock::default()
+    }
+
+    /// A clock that shows `epoch` now and runs `speed` times as fast as monotonic time; with
+    /// speed 0 it stands still but for [`Clock::advance`]. Under tokio's paused time it follows
+    /// that, so timers and stamps share one base.
+    pub fn simulated(epoch: Timestamp, speed: u32) -> Clock {
+        let simulated = Simulated { epoch, started: monotonic_now(), speed, skipped_ms: AtomicU64::new(0) };
+        Clock { simulated: Some(Arc::new(simulated)) }
+    }
+
+    /// Moves a simulated clock forward, wall and monotonic alike. Does nothing to the machine's.
+    pub fn advance(&self, by: Duration) {
+        if let Some(simulated) = &self.simulated {
+            let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            simulated.skipped_ms.fetch_add(by_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Civil time, to the second. May jump in either direction.
+    pub fn wall(&self) -> Timestamp {
+        match &self.simulated {
+            None => system_wall(),
+            Some(simulated) => {
+                let passed_ms = monotonic_now().duration_since(simulated.started).as_millis() as u64;
+                let ran_ms = passed_ms.saturating_mul(u64::from(simulated.speed));
+                let ms = ran_ms.saturating_add(simulated.skipped_ms.load(Ordering::Relaxed));
+                simulated.epoch.plus(i64::try_from(ms / 1000).unwrap_or(i64::MAX))
+            }
+        }
+    }
+
+    /// Time for deadlines: never goes back, says nothing about the date.
+    pub fn monotonic(&self) -> Instant {
+        let now = monotonic_now();
+        match &self.simulated {
+            None => now,
+            Some(simulated) => {
+                let skipped = Duration::from_millis(simulated.skipped_ms.load(Ordering::Relaxed));
+                now.checked_add(skipped).unwrap_or(now)
+            }
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this file is where wall time is read")]
+fn system_wall() -> Timestamp {
+    Timestamp::from(chrono::Utc::now())
+}
+
+/// Tokio's clock, which is the machine's unless a test has paused it.
+#[expect(clippy::disallowed_methods, reason = "this file is where monotonic time is read")]
+fn monotonic_now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Which clock settles bars: configuration key `clock`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// The wall clock: for IG itself.
+    #[default]
+    System,
+    /// The stream's own stamps: for replays and simulators that run faster than time.
+    Stream,
+}
+
+/// No row seen yet.
+const UNSET: i64 = i64::MIN;
+
+/// The clock of the market's events. Clones share one time.
+#[derive(Clone, Debug)]
+pub struct EventClock(Inner);
+
+#[derive(Clone, Debug)]
+enum Inner {
+    Wall(Clock),
+    /// Epoch seconds of the latest event, or [`UNSET`].
+    Stream(Arc<AtomicI64>),
+}
+
+impl EventClock {
+    /// The event clock of this kind; `clock` is what [`ClockKind::System`] reads.
+    pub fn new(kind: ClockKind, clock: Clock) -> EventClock {
+        EventClock(match kind {
+            ClockKind::System => Inner::Wall(clock),
+            ClockKind::Stream => Inner::Stream(Arc::new(AtomicI64::new(UNSET))),
+        })
+    }
+
+    /// Takes note of a row of the bucket that starts at `start`; `closed` if it was the bucket's
+    /// last (`CONS_END=1`), which proves that the bucket is over. A clock that goes by the wall
+    /// ignores it. The caller has checked that `start` is plausible: this clock never goes back.
+    pub fn observe(&self, start: Timestamp, closed: bool) {
+        if let Inner::Stream(latest) = &self.0 {
+            let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
+            latest.fetch_max(reached.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Event time, or `None` while the stream has shown no row.
+    pub fn now(&self) -> Option<Timestamp> {
+        match &self.0 {
+            Inner::Wall(clock) => Some(clock.wall()),
+            Inner::Stream(latest) => match latest.load(Ordering::Relaxed) {
+                UNSET => None,
+                seconds => Some(Timestamp(seconds)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp(1_583_668_800);
+
+    #[test]
+    fn the_stream_clock_is_unset_until_the_first_row_and_never_goes_back() {
+        let clock = EventClock::new(ClockKind::Stream, Clock::system());
+        let clone = clock.clone();
+        assert_eq!(clock.now(), None);
+        clone.observe(NOON, false);
+        assert_eq!(clock.now(), Some(NOON));
+        clock.observe(NOON, true);
+        assert_eq!(clone.now(), Some(NOON.plus(300)));
+        clock.observe(NOON.plus(-300), false);
+        assert_eq!(clock.now(), Some(NOON.plus(300)));
+        clock.observe(NOON.plus(300), false);
+        assert_eq!(clock.now(), Some(NOON.plus(300)));
+    }
+
+    #[test]
+    fn the_system_event_clock_is_the_wall_whatever_the_stream_says() {
+        let wall = Clock::simulated(NOON, 0);
+        let clock = EventClock::new(ClockKind::System, wall.clone());
+        clock.observe(NOON.plus(86_400), true);
+        assert_eq!(clock.now(), Some(NOON));
+        wall.advance(Duration::from_secs(61));
+        assert_eq!(clock.now(), Some(NOON.plus(61)));
+    }
+
+    #[test]
+    fn a_simulated_clock_moves_wall_and_monotonic_alike() {
+        let clock = Clock::simulated(NOON, 0);
+        let before = clock.monotonic();
+        clock.clone().advance(Duration::from_millis(1500));
+        assert_eq!(clock.wall(), NOON.plus(1));
+        assert!(clock.monotonic().duration_since(before) >= Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn the_system_clock_shows_this_century() {
+        assert!(Clock::system().wall() > Timestamp(1_577_836_800));
+    }
+}

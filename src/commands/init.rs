@@ -1,0 +1,91 @@
+//! `candlekeep init`: writes a configuration that explains itself.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::Init;
+use crate::config;
+use crate::exit::{Exit, Failure};
+
+/// Writes the file and says what to do next.
+///
+/// # Errors
+/// When the file exists and may not be replaced, or cannot be written. Nothing half-written stays.
+pub fn execute(args: &Init) -> Result<Exit, Failure> {
+    let path = &args.path;
+    write_file(path, &config::template(), args.force).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Failure::failed(format_args!("{} exists already: --force replaces it", path.display()))
+        }
+        _ => Failure::failed(format_args!("cannot write {}: {error}", path.display())),
+    })?;
+    // Whoever closed stdout has the file all the same.
+    let _ = writeln!(
+        io::stdout(),
+        "wrote {}\nnext: set IG_API_KEY, IG_USERNAME and IG_PASSWORD, then `candlekeep run`",
+        path.display()
+    );
+    Ok(Exit::Done)
+}
+
+/// Writes the whole text or leaves things as they were.
+fn write_file(path: &Path, text: &str, replace: bool) -> io::Result<()> {
+    let fresh = if replace { sibling(path)? } else { path.to_owned() };
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| if replace { fs::rename(&fresh, path) } else { Ok(()) });
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
+
+/// A name beside `path` that only this process uses.
+fn sibling(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
+    Ok(path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn init(path: &Path, force: bool) -> Result<Exit, Failure> {
+        execute(&Init { path: path.to_owned(), force })
+    }
+
+    #[test]
+    fn the_file_is_written_and_replaced_only_on_demand() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("candlekeep.toml");
+        assert_eq!(init(&path, false), Ok(Exit::Done));
+        assert_eq!(fs::read_to_string(&path).unwrap(), config::template());
+
+        fs::write(&path, "mine").unwrap();
+        let refused = init(&path, false).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Failed);
+        assert_eq!(refused.to_string(), format!("{} exists already: --force replaces it", path.display()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+
+        assert_eq!(init(&path, true), Ok(Exit::Done));
+        assert_eq!(fs::read_to_string(&path).unwrap(), config::template());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_one_line_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing/candlekeep.toml");
+        let error = init(&path, false).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot write {}: ", path.display())), "{error}");
+        // A folder is in the way: the fresh file was complete, but could not take its place.
+        let taken = folder.path().join("taken");
+        fs::create_dir_all(taken.join("inside")).unwrap();
+        assert_eq!(init(&taken, true).unwrap_err().exit(), Exit::Failed);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+    }
+}
