@@ -1,1 +1,368 @@
-//! store
+//! The database's door: one [`Store`] is one connection. It keeps the data contract and the
+//! rules of truth that concern what is stored already.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `url`, `sqlite`, `error` | where the database is, opening and migrating it, what can go wrong |
+//! | `backend` | the seam between the databases: all that they spell differently |
+//! | `schema`, `rows` | tables, and their rows to and from the domain |
+//! | `bars`, `ledger`, `feeds`, `allowance`, `settings` | the queries on each table |
+//! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
+//! | `handle` | a thread that owns a store, for those who must not block |
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use diesel::result::QueryResult;
+
+use crate::domain::coverage::Run;
+use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
+
+mod allowance;
+mod backend;
+mod bars;
+mod commit;
+mod correction;
+mod error;
+mod feeds;
+mod handle;
+mod ledger;
+mod rows;
+mod schema;
+mod settings;
+mod sqlite;
+mod url;
+
+pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, SpendId};
+pub use commit::CommitReport;
+pub use correction::{Verdict, judge};
+pub use error::StoreError;
+pub use feeds::{Feed, WatchedFeed};
+pub use handle::{QUEUED_MAX, StoreHandle};
+pub use rows::{Revision, RevisionKind, StoredBar};
+pub use url::{DatabaseUrl, NotADatabaseUrl};
+
+use backend::Connection;
+
+/// The setting that says which environment the database belongs to.
+const ENVIRONMENT: &str = "environment";
+
+/// Which bars to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BarQuery {
+    /// Bars that start at this instant or later.
+    pub from: Option<Timestamp>,
+    /// Bars that start before this instant.
+    pub to: Option<Timestamp>,
+    /// At most so many: the newest ones.
+    pub count: Option<usize>,
+}
+
+/// One connection to the database.
+pub struct Store {
+    connection: Connection,
+    /// Timeframes derived from 5-minute bars, shortest first.
+    longer: Vec<Timeframe>,
+    /// What `candles.feed_id` is to be, by pair.
+    feed_ids: HashMap<Pair, i64>,
+}
+
+impl Store {
+    /// Opens the database for reading and writing. An SQLite file is created where absent, for
+    /// the owner to write and the group to read; a schema that is behind is migrated, after a
+    /// copy to `<file>.schema-N.bak`. Where that fails, nothing half-made stays behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Unopenable`], [`StoreError::NotOurs`], [`StoreError::NewerSchema`],
+    /// [`StoreError::NotBuilt`]; [`StoreError::Busy`] where another process holds it for long.
+    pub fn open(url: &DatabaseUrl) -> Result<Store, StoreError> {
+        let path = url.sqlite_path().ok_or(NOT_BUILT)?;
+        Ok(Store::over(Connection::Sqlite(sqlite::open(path)?)))
+    }
+
+    /// Opens the database for reading, beside a process that writes. Never creates one.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] and [`StoreError::OlderSchema`] besides those of [`Store::open`].
+    pub fn open_read_only(url: &DatabaseUrl) -> Result<Store, StoreError> {
+        let path = url.sqlite_path().ok_or(NOT_BUILT)?;
+        Ok(Store::over(Connection::Sqlite(sqlite::open_read_only(path)?)))
+    }
+
+    fn over(connection: Connection) -> Store {
+        Store { connection, longer: vec![Timeframe::M15], feed_ids: HashMap::new() }
+    }
+
+    /// Says which bars to derive from 5-minute ones from now on; 15 minutes if never said.
+    /// 5 minutes may be among them and is no work.
+    pub fn set_timeframes(&mut self, timeframes: &[Timeframe]) {
+        self.longer = timeframes.iter().copied().filter(|timeframe| *timeframe != Timeframe::M5).collect();
+        self.longer.sort();
+        self.longer.dedup();
+    }
+
+    /// Binds the database to an environment (`demo`, `live`, `custom`) if it is bound to none
+    /// yet, or if a change is accepted.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherEnvironment`] if it is bound to another.
+    pub fn bind_environment(&mut self, environment: &str, accept_change: bool) -> Result<(), StoreError> {
+        self.writing(|store| match store.setting(ENVIRONMENT)? {
+            Some(bound) if bound == environment => Ok(()),
+            Some(bound) if !accept_change => {
+                Err(StoreError::OtherEnvironment { bound, asked: environment.to_owned() })
+            }
+            _ => settings::set(&mut store.connection, ENVIRONMENT, environment),
+        })
+    }
+
+    /// Makes `feeds` what is watched from `now` on; answers their ids in the same order. A feed
+    /// that is watched already stays so from when it was. Bars are stored with these ids.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn watch_feeds(&mut self, feeds: &[Feed], now: Timestamp) -> Result<Vec<i64>, StoreError> {
+        let ids = self.writing(|store| feeds::watch(&mut store.connection, feeds, now))?;
+        self.feed_ids = feeds.iter().zip(&ids).map(|(feed, id)| (feed.pair, *id)).collect();
+        Ok(ids)
+    }
+
+    /// Every feed there ever was, in the order first watched.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn feeds(&mut self) -> Result<Vec<WatchedFeed>, StoreError> {
+        feeds::all(&mut self.connection)
+    }
+
+    /// Stores what was learnt, in order and in one transaction: bars by rule of truth 4, the
+    /// ledger, and the longer bars that these complete or change. When it returns, all of it is
+    /// on the disk; when it fails, nothing is stored.
+    ///
+    /// # Errors
+    /// Those of any write. [`StoreError::is_retryable`] tells which may pass.
+    ///
+    /// # Panics
+    /// If a bar or mark does not lie on the grid of its timeframe.
+    pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
+        self.writing(|store| {
+            let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
+            commit::apply(&mut store.connection, &terms, batches)
+        })
+    }
+
+    /// Bars of one pair and timeframe, ascending.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bars(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        query: &BarQuery,
+    ) -> Result<Vec<StoredBar>, StoreError> {
+        let span = query.from.unwrap_or(Timestamp(i64::MIN))..query.to.unwrap_or(Timestamp(i64::MAX));
+        let count = query.count.unwrap_or(usize::MAX);
+        let mut bars = bars::newest(&mut self.connection, pair, timeframe, span, count)?;
+        bars.reverse();
+        Ok(bars)
+    }
+
+    /// One bar.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bar(&mut self, key: BarKey) -> Result<Option<StoredBar>, StoreError> {
+        bars::find(&mut self.connection, key)
+    }
+
+    /// At most `count_max` bars with a higher `seq`, in the order of commits: what a listener
+    /// who has seen everything up to `seq` has missed.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bars_after(&mut self, seq: i64, count_max: usize) -> Result<Vec<StoredBar>, StoreError> {
+        bars::after(&mut self.connection, seq, count_max)
+    }
+
+    /// What the bars that start within `span` were before, and what was refused for them,
+    /// ascending by bar and `seq`.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn revisions(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        span: Range<Timestamp>,
+    ) -> Result<Vec<Revision>, StoreError> {
+        bars::revisions(&mut self.connection, pair, timeframe, span)
+    }
+
+    /// What is known of the buckets within `span`, in runs cut to it, ascending.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn coverage(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        span: Range<Timestamp>,
+    ) -> Result<Vec<Run>, StoreError> {
+        ledger::runs(&mut self.connection, pair, timeframe, span)
+    }
+
+    /// Every missing run of one timeframe, by pair, ascending.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn missing(&mut self, timeframe: Timeframe) -> Result<Vec<(Pair, Run)>, StoreError> {
+        ledger::runs_in_state(&mut self.connection, timeframe, State::Missing)
+    }
+
+    /// Start of the newest bar of every pair and timeframe that has one.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn last_bars(&mut self) -> Result<Vec<(Pair, Timeframe, Timestamp)>, StoreError> {
+        let mut last_bars = Vec::new();
+        for (pair, timeframe) in ledger::keys(&mut self.connection)? {
+            if let Some(start) = bars::last_start(&mut self.connection, pair, timeframe)? {
+                last_bars.push((pair, timeframe, start));
+            }
+        }
+        Ok(last_bars)
+    }
+
+    /// How many bars are stored, by timeframe. Walks an index from end to end, so it is for
+    /// people, not for every scrape.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn counts(&mut self) -> Result<Vec<(Timeframe, u64)>, StoreError> {
+        bars::counts(&mut self.connection)
+    }
+
+    /// A setting's value.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn setting(&mut self, key: &str) -> Result<Option<String>, StoreError> {
+        settings::get(&mut self.connection, key)
+    }
+
+    /// Writes a setting over its old value.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn set_setting(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.writing(|store| settings::set(&mut store.connection, key, value))
+    }
+
+    /// Books points that are about to be spent on `what`, a word for people. Until settled they
+    /// count as spent.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn book_spend(
+        &mut self,
+        account: &AllowanceKey,
+        points: u32,
+        what: &str,
+        now: Timestamp,
+    ) -> Result<SpendId, StoreError> {
+        self.writing(|store| allowance::book(&mut store.connection, account, points, what, now))
+    }
+
+    /// Writes down what a spend came to, and the broker's numbers if its answer told them.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn settle_spend(
+        &mut self,
+        id: SpendId,
+        points: u32,
+        seen: Option<AllowanceSeen>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writing(|store| allowance::settle(&mut store.connection, id, points, seen, now))
+    }
+
+    /// Writes down that nothing told what a spend came to: its points count as spent.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn give_up_spend(&mut self, id: SpendId, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| allowance::give_up(&mut store.connection, id, now))
+    }
+
+    /// Gives up every spend of the account that is still booked, and answers how many. For the
+    /// start of a process: those of the last one will never be settled.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn give_up_booked_spends(
+        &mut self,
+        account: &AllowanceKey,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        self.writing(|store| allowance::give_up_all(&mut store.connection, account, now))
+    }
+
+    /// The broker's numbers as last seen, and what was spent since.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn allowance(
+        &mut self,
+        account: &AllowanceKey,
+        now: Timestamp,
+    ) -> Result<AllowanceState, StoreError> {
+        allowance::state(&mut self.connection, account, now)
+    }
+
+    /// Runs several reads that all see the same state of the database. Not to be nested, and not
+    /// for writes.
+    ///
+    /// # Errors
+    /// Those of `reads`.
+    pub fn consistently<R>(
+        &mut self,
+        reads: impl FnOnce(&mut Store) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        self.within(Connection::begin_read, reads)
+    }
+
+    fn writing<R>(
+        &mut self,
+        writes: impl FnOnce(&mut Store) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        self.within(Connection::begin_write, writes)
+    }
+
+    /// Runs `work` in a transaction, which is undone where `work` or its commit fails.
+    fn within<R>(
+        &mut self,
+        begin: impl FnOnce(&mut Connection) -> QueryResult<()>,
+        work: impl FnOnce(&mut Store) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        begin(&mut self.connection)?;
+        let outcome = work(self).and_then(|answer| {
+            self.connection.commit()?;
+            Ok(answer)
+        });
+        if outcome.is_err() {
+            self.roll_back();
+        }
+        outcome
+    }
+
+    /// Undoes what a panic has left open.
+    fn roll_back(&mut self) {
+        self.connection.roll_back();
+    }
+}
+
+/// The step to PostgreSQL is laid out in `backend.rs` and `migrations/postgres`, and not taken.
+const NOT_BUILT: StoreError = StoreError::NotBuilt { backend: "PostgreSQL" };

@@ -1,1 +1,3 @@
 //! writer
+
+pub mod batch;

@@ -1,0 +1,179 @@
+//! Table `allowance`: every spend of data points, booked before it is made, and the broker's own
+//! numbers as last seen.
+
+use diesel::prelude::*;
+
+use super::backend::{Connection, on_backend};
+use super::error::StoreError;
+use super::rows::{ReadSpend, SettleRow, SpendRow};
+use super::schema::allowance;
+use crate::domain::Timestamp;
+
+/// Spends older than this no longer matter: the broker's allowance is one of a week.
+const REMEMBERED_S: i64 = 14 * 24 * 3600;
+/// With no numbers of the broker's, what was spent in the last so many seconds counts: its week.
+const WEEK_S: i64 = 7 * 24 * 3600;
+
+/// Whose allowance: the broker counts by account and by API key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowanceKey {
+    /// `demo`, `live` or `custom`.
+    pub environment: String,
+    /// The account's identifier.
+    pub account: String,
+    /// Keyed fingerprint of the API key; never the key itself.
+    pub key_fingerprint: String,
+}
+
+/// Which spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpendId(pub(super) i64);
+
+/// The broker's numbers, as an answer of its told them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowanceSeen {
+    /// Points left.
+    pub remaining: u32,
+    /// Points of a whole week.
+    pub total: u32,
+    /// When all of them are there again.
+    pub expires_at: Timestamp,
+}
+
+/// What is known of an allowance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllowanceState {
+    /// The broker's numbers as last seen within two weeks, and when.
+    pub seen: Option<(AllowanceSeen, Timestamp)>,
+    /// Points spent since: those that the numbers seen cannot know of. Where the numbers have
+    /// expired, points spent since then; where there are none, within a week.
+    pub spent_since: u32,
+}
+
+const BOOKED: &str = "booked";
+const SETTLED: &str = "settled";
+const UNKNOWN: &str = "unknown";
+
+/// Books a spend that is about to be made.
+pub(super) fn book(
+    connection: &mut Connection,
+    key: &AllowanceKey,
+    points: u32,
+    what: &str,
+    now: Timestamp,
+) -> Result<SpendId, StoreError> {
+    let row = SpendRow {
+        environment: &key.environment,
+        account: &key.account,
+        key_fingerprint: &key.key_fingerprint,
+        what,
+        state: BOOKED,
+        points: i64::from(points),
+        booked_at: now.0,
+    };
+    let id = on_backend!(connection, connection => {
+        diesel::insert_into(allowance::table).values(&row).returning(allowance::id).get_result(connection)
+    })?;
+    Ok(SpendId(id))
+}
+
+/// Writes down what a spend came to.
+pub(super) fn settle(
+    connection: &mut Connection,
+    id: SpendId,
+    points: u32,
+    seen: Option<AllowanceSeen>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let row = SettleRow {
+        state: SETTLED,
+        points: i64::from(points),
+        settled_at: Some(now.0),
+        seen_remaining: seen.map(|seen| i64::from(seen.remaining)),
+        seen_total: seen.map(|seen| i64::from(seen.total)),
+        seen_expires_at: seen.map(|seen| seen.expires_at.0),
+    };
+    on_backend!(connection, connection => {
+        diesel::update(allowance::table.find(id.0)).set(&row).execute(connection)
+    })?;
+    Ok(())
+}
+
+/// Writes down that no answer told what a spend came to: it counts as spent.
+pub(super) fn give_up(connection: &mut Connection, id: SpendId, now: Timestamp) -> Result<(), StoreError> {
+    on_backend!(connection, connection => {
+        diesel::update(allowance::table.find(id.0))
+            .set((allowance::state.eq(UNKNOWN), allowance::settled_at.eq(now.0)))
+            .execute(connection)
+    })?;
+    Ok(())
+}
+
+/// Gives up every spend still booked: those of a process that is gone.
+pub(super) fn give_up_all(
+    connection: &mut Connection,
+    key: &AllowanceKey,
+    now: Timestamp,
+) -> Result<usize, StoreError> {
+    Ok(on_backend!(connection, connection => {
+        diesel::update(
+            allowance::table
+                .filter(allowance::environment.eq(&key.environment))
+                .filter(allowance::account.eq(&key.account))
+                .filter(allowance::key_fingerprint.eq(&key.key_fingerprint))
+                .filter(allowance::state.eq(BOOKED)),
+        )
+        .set((allowance::state.eq(UNKNOWN), allowance::settled_at.eq(now.0)))
+        .execute(connection)
+    })?)
+}
+
+/// What is known of an allowance at `now`.
+pub(super) fn state(
+    connection: &mut Connection,
+    key: &AllowanceKey,
+    now: Timestamp,
+) -> Result<AllowanceState, StoreError> {
+    let spends: Vec<ReadSpend> = on_backend!(connection, connection => {
+        allowance::table
+            .filter(allowance::environment.eq(&key.environment))
+            .filter(allowance::account.eq(&key.account))
+            .filter(allowance::key_fingerprint.eq(&key.key_fingerprint))
+            .filter(allowance::booked_at.gt(now.plus(-REMEMBERED_S).0))
+            .select(ReadSpend::as_select())
+            .load(connection)
+    })?;
+    reckon(&spends, now)
+}
+
+/// The last numbers seen, and which spends they cannot know of: those still under way, those
+/// booked later and those settled later.
+fn reckon(spends: &[ReadSpend], now: Timestamp) -> Result<AllowanceState, StoreError> {
+    let last = spends
+        .iter()
+        .filter_map(|spend| Some((spend.settled_at?, spend.id, seen(spend)?)))
+        .max_by_key(|(settled_at, id, _)| (*settled_at, *id));
+    let spent: i64 = spends
+        .iter()
+        .filter(|spend| match &last {
+            Some((_, _, seen)) if seen.expires_at <= now => spend.booked_at >= seen.expires_at.0,
+            Some((settled_at, id, _)) => {
+                spend.id > *id || spend.state == BOOKED || spend.settled_at.is_some_and(|at| at > *settled_at)
+            }
+            None => spend.booked_at > now.plus(-WEEK_S).0,
+        })
+        .map(|spend| spend.points)
+        .sum();
+    Ok(AllowanceState {
+        seen: last.map(|(at, _, seen)| (seen, Timestamp(at))),
+        spent_since: u32::try_from(spent).map_err(StoreError::corrupt)?,
+    })
+}
+
+fn seen(spend: &ReadSpend) -> Option<AllowanceSeen> {
+    Some(AllowanceSeen {
+        remaining: u32::try_from(spend.seen_remaining?).ok()?,
+        total: u32::try_from(spend.seen_total?).ok()?,
+        expires_at: Timestamp(spend.seen_expires_at?),
+    })
+}

@@ -1,0 +1,162 @@
+//! Queries on `candles` and `candle_revisions`. Each text stands here once, for both databases.
+
+use std::ops::Range;
+
+use diesel::dsl::max;
+use diesel::prelude::*;
+use diesel::result::QueryResult;
+
+use super::backend::{Connection, insert_candle_or_ignore, on_backend};
+use super::error::StoreError;
+use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
+use super::schema::{candle_revisions, candles};
+use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
+
+/// Inserts a bar unless one is stored under its key; answers whether it was inserted.
+pub(super) fn insert_or_ignore(connection: &mut Connection, bar: &StoredBar) -> QueryResult<bool> {
+    let pair = PairText::new(bar.bar.key.pair);
+    Ok(insert_candle_or_ignore(connection, &CandleRow::new(&pair, bar))? == 1)
+}
+
+/// Writes a corrected bar over the stored one.
+pub(super) fn replace(connection: &mut Connection, bar: &StoredBar) -> QueryResult<()> {
+    let key = bar.bar.key;
+    let pair = PairText::new(key.pair);
+    let row = CandleRow::new(&pair, bar);
+    on_backend!(connection, connection => {
+        diesel::update(candles::table.find((pair.as_str(), key.timeframe.as_str(), key.start.0)))
+            .set(&row)
+            .execute(connection)
+            .map(drop)
+    })
+}
+
+/// The stored bar of a key.
+pub(super) fn find(connection: &mut Connection, key: BarKey) -> Result<Option<StoredBar>, StoreError> {
+    let pair = PairText::new(key.pair);
+    let row = on_backend!(connection, connection => {
+        candles::table
+            .find((pair.as_str(), key.timeframe.as_str(), key.start.0))
+            .select(ReadCandle::as_select())
+            .first(connection)
+            .optional()
+    })?;
+    row.map(|row| row.stored_bar(key.pair, key.timeframe)).transpose()
+}
+
+/// The newest `count_max` bars that start within `span`, newest first.
+pub(super) fn newest(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+    span: Range<Timestamp>,
+    count_max: usize,
+) -> Result<Vec<StoredBar>, StoreError> {
+    let text = PairText::new(pair);
+    let rows = on_backend!(connection, connection => {
+        candles::table
+            .filter(candles::pair.eq(text.as_str()))
+            .filter(candles::timeframe.eq(timeframe.as_str()))
+            .filter(candles::timestamp.ge(span.start.0))
+            .filter(candles::timestamp.lt(span.end.0))
+            .order(candles::timestamp.desc())
+            .limit(i64::try_from(count_max).unwrap_or(i64::MAX))
+            .select(ReadCandle::as_select())
+            .load(connection)
+    })?;
+    rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
+}
+
+/// At most `count_max` bars with a higher `seq`, ascending by it.
+pub(super) fn after(
+    connection: &mut Connection,
+    seq: i64,
+    count_max: usize,
+) -> Result<Vec<StoredBar>, StoreError> {
+    let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
+        candles::table
+            .filter(candles::seq.gt(seq))
+            .order(candles::seq.asc())
+            .limit(i64::try_from(count_max).unwrap_or(i64::MAX))
+            .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
+            .load(connection)
+    })?;
+    rows.iter()
+        .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
+        .collect()
+}
+
+/// Start of the newest bar.
+pub(super) fn last_start(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+) -> QueryResult<Option<Timestamp>> {
+    let pair = PairText::new(pair);
+    let last: Option<i64> = on_backend!(connection, connection => {
+        candles::table
+            .filter(candles::pair.eq(pair.as_str()))
+            .filter(candles::timeframe.eq(timeframe.as_str()))
+            .select(max(candles::timestamp))
+            .first(connection)
+    })?;
+    Ok(last.map(Timestamp))
+}
+
+/// Bars by timeframe. Walks an index from end to end.
+pub(super) fn counts(connection: &mut Connection) -> Result<Vec<(Timeframe, u64)>, StoreError> {
+    let rows: Vec<(String, i64)> = on_backend!(connection, connection => {
+        candles::table
+            .group_by(candles::timeframe)
+            .select((candles::timeframe, diesel::dsl::count_star()))
+            .load(connection)
+    })?;
+    let mut counts = rows
+        .iter()
+        .map(|(timeframe, count)| Ok((rows::timeframe(timeframe)?, count.unsigned_abs())))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    counts.sort();
+    Ok(counts)
+}
+
+/// The highest `seq` given so far, 0 before the first.
+pub(super) fn last_seq(connection: &mut Connection) -> QueryResult<i64> {
+    let stored: Option<i64> = on_backend!(connection, connection => {
+        candles::table.select(max(candles::seq)).first(connection)
+    })?;
+    let revised: Option<i64> = on_backend!(connection, connection => {
+        candle_revisions::table.select(max(candle_revisions::seq)).first(connection)
+    })?;
+    Ok(stored.max(revised).unwrap_or(0))
+}
+
+/// Keeps a value that is not, or no longer, in `candles`.
+pub(super) fn insert_revision(connection: &mut Connection, revision: &Revision) -> QueryResult<()> {
+    let pair = PairText::new(revision.bar.key.pair);
+    let row = RevisionRow::new(&pair, revision);
+    on_backend!(connection, connection => {
+        diesel::insert_into(candle_revisions::table).values(&row).execute(connection).map(drop)
+    })
+}
+
+/// What the bars that start within `span` were before, and what was refused for them, ascending
+/// by bar and `seq`.
+pub(super) fn revisions(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+    span: Range<Timestamp>,
+) -> Result<Vec<Revision>, StoreError> {
+    let text = PairText::new(pair);
+    let rows = on_backend!(connection, connection => {
+        candle_revisions::table
+            .filter(candle_revisions::pair.eq(text.as_str()))
+            .filter(candle_revisions::timeframe.eq(timeframe.as_str()))
+            .filter(candle_revisions::timestamp.ge(span.start.0))
+            .filter(candle_revisions::timestamp.lt(span.end.0))
+            .order((candle_revisions::timestamp.asc(), candle_revisions::seq.asc()))
+            .select(ReadRevision::as_select())
+            .load(connection)
+    })?;
+    rows.iter().map(|row| row.revision(pair, timeframe)).collect()
+}

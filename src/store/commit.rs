@@ -1,0 +1,359 @@
+//! One transaction: facts in the order learnt, then the ledger, then the longer bars that they
+//! complete or change. Stream, healing, corrections and imports all come through here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use log::warn;
+
+use super::backend::Connection;
+use super::bars;
+use super::correction::{Verdict, judge};
+use super::error::StoreError;
+use super::ledger::Ledger;
+use super::rows::{Revision, RevisionKind, StoredBar};
+use crate::aggregator::rollup::{Slot, fold};
+use crate::domain::coverage::Run;
+use crate::domain::{Bar, BarKey, Fact, FactBatch, Mark, Pair, Reason, Source, State, Timeframe, Timestamp};
+
+/// `coverage.evidence` of a derived bar: its parts.
+const FOLD_EVIDENCE: &str = "fold";
+
+/// What a transaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitReport {
+    /// Settled bars that were not stored yet.
+    pub inserted: usize,
+    /// Settled bars that said nothing new.
+    pub unchanged: usize,
+    /// Settled bars that corrected a stored one.
+    pub revised: usize,
+    /// Settled bars that differed from a stored one and were not taken.
+    pub refused: usize,
+    /// Longer bars that their parts completed.
+    pub derived: usize,
+    /// Longer bars that changed with their parts.
+    pub rederived: usize,
+    /// Marks laid.
+    pub marks: usize,
+    /// The highest `seq` given so far, in this transaction or before it.
+    pub last_seq: i64,
+}
+
+/// What the transaction needs to know besides the facts.
+pub(super) struct Terms<'a> {
+    /// Longer timeframes to derive.
+    pub(super) longer: &'a [Timeframe],
+    /// Ids of the feeds that are watched.
+    pub(super) feed_ids: &'a HashMap<Pair, i64>,
+    /// Wall time.
+    pub(super) now: Timestamp,
+}
+
+/// Applies the batches. The caller has begun a transaction and ends it.
+pub(super) fn apply(
+    connection: &mut Connection,
+    terms: &Terms<'_>,
+    batches: &[Arc<FactBatch>],
+) -> Result<CommitReport, StoreError> {
+    let last_seq = bars::last_seq(connection)?;
+    let mut commit = Commit {
+        connection,
+        terms,
+        report: CommitReport { last_seq, ..CommitReport::default() },
+        findings: BTreeMap::new(),
+        parts: HashMap::new(),
+        touched: BTreeSet::new(),
+    };
+    for batch in batches {
+        for fact in &batch.facts {
+            match fact {
+                Fact::Settled(bar) => commit.settle(bar, &batch.evidence)?,
+                Fact::Marked(mark) => commit.mark(mark, &batch.evidence),
+            }
+        }
+    }
+    commit.finish()
+}
+
+/// What became of a bar.
+enum Placed {
+    Inserted,
+    Revised,
+    /// The bar that is stored is this one.
+    Kept(Bar, Verdict),
+}
+
+struct Commit<'a> {
+    connection: &'a mut Connection,
+    terms: &'a Terms<'a>,
+    report: CommitReport,
+    /// What to lay over the ledger, in the order learnt.
+    findings: BTreeMap<(Pair, Timeframe), Vec<Run>>,
+    /// The 5-minute bars that this transaction has come across, as they are stored now.
+    parts: HashMap<(Pair, Timestamp), Bar>,
+    /// Longer buckets in which a 5-minute bar is new or has changed, in the order that their
+    /// bars are to be committed.
+    touched: BTreeSet<(Timestamp, Timeframe, Pair)>,
+}
+
+impl Commit<'_> {
+    fn settle(&mut self, bar: &Bar, evidence: &Arc<str>) -> Result<(), StoreError> {
+        let BarKey { pair, timeframe, start } = bar.key;
+        assert_eq!(start, timeframe.bucket(start), "a bar is named by the start of its bucket");
+        let placed = self.place(bar)?;
+        if timeframe == Timeframe::M5 {
+            let stored = match &placed {
+                Placed::Kept(stored, _) => *stored,
+                Placed::Inserted | Placed::Revised => *bar,
+            };
+            self.parts.insert((pair, start), stored);
+        }
+        match placed {
+            Placed::Kept(_, Verdict::Refuse) => {
+                self.report.refused += 1;
+                return Ok(());
+            }
+            Placed::Kept(..) => {
+                self.report.unchanged += 1;
+                return Ok(());
+            }
+            Placed::Inserted => self.report.inserted += 1,
+            Placed::Revised => self.report.revised += 1,
+        }
+        self.find_stored(bar.key, evidence);
+        if timeframe == Timeframe::M5 {
+            for longer in self.terms.longer {
+                self.touched.insert((longer.bucket(start), *longer, pair));
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, mark: &Mark, evidence: &Arc<str>) {
+        let span = mark.span.clone();
+        assert_eq!(span.start, mark.timeframe.bucket(span.start), "a mark begins with a bucket");
+        assert_eq!(span.end, mark.timeframe.bucket(span.end), "a mark ends with a bucket");
+        if span.start >= span.end {
+            return;
+        }
+        self.report.marks += 1;
+        let run = Run { span, state: mark.state, reason: mark.reason, evidence: evidence.clone() };
+        self.find((mark.pair, mark.timeframe), run);
+    }
+
+    fn find_stored(&mut self, key: BarKey, evidence: &Arc<str>) {
+        let span = key.start..key.start.plus(key.timeframe.seconds());
+        let run = Run { span, state: State::Stored, reason: Reason::Settled, evidence: evidence.clone() };
+        self.find((key.pair, key.timeframe), run);
+    }
+
+    /// Notes a finding; one that goes on where the last left off lengthens it.
+    fn find(&mut self, key: (Pair, Timeframe), run: Run) {
+        let findings = self.findings.entry(key).or_default();
+        match findings.last_mut() {
+            Some(last)
+                if (last.span.start..=last.span.end).contains(&run.span.start)
+                    && last.state == run.state
+                    && last.reason == run.reason
+                    && last.evidence == run.evidence =>
+            {
+                last.span.end = last.span.end.max(run.span.end);
+            }
+            _ => findings.push(run),
+        }
+    }
+
+    /// Stores a bar if rule of truth 4 lets it in.
+    fn place(&mut self, bar: &Bar) -> Result<Placed, StoreError> {
+        let now = self.terms.now;
+        let feed_id = match bar.source {
+            Source::Import => None,
+            Source::Stream | Source::Rest | Source::Derived => {
+                self.terms.feed_ids.get(&bar.key.pair).copied()
+            }
+        };
+        let seq = self.report.last_seq + 1;
+        let new = StoredBar { bar: *bar, created_at: now, updated_at: now, revision: 0, seq, feed_id };
+        if bars::insert_or_ignore(self.connection, &new)? {
+            self.report.last_seq = seq;
+            return Ok(Placed::Inserted);
+        }
+        let key = bar.key;
+        let stored = bars::find(self.connection, key)?.ok_or_else(|| {
+            StoreError::corrupt(format!(
+                "{} {} {} is neither there nor accepted",
+                key.pair, key.timeframe, key.start
+            ))
+        })?;
+        match judge(&stored.bar, bar) {
+            Verdict::Unchanged => Ok(Placed::Kept(stored.bar, Verdict::Unchanged)),
+            Verdict::Refuse => {
+                self.keep_refused(bar, &stored)?;
+                Ok(Placed::Kept(stored.bar, Verdict::Refuse))
+            }
+            Verdict::Supersede => {
+                self.supersede(&stored, &new)?;
+                Ok(Placed::Revised)
+            }
+        }
+    }
+
+    fn supersede(&mut self, old: &StoredBar, new: &StoredBar) -> Result<(), StoreError> {
+        let revision = Revision {
+            bar: old.bar,
+            kind: RevisionKind::Superseded,
+            seq: old.seq,
+            revision: old.revision,
+            valid_from: old.updated_at,
+            // The wall clock may have been set back.
+            valid_to: self.terms.now.max(old.updated_at),
+        };
+        bars::insert_revision(self.connection, &revision)?;
+        let new = StoredBar {
+            created_at: old.created_at,
+            updated_at: revision.valid_to,
+            revision: old.revision.saturating_add(1),
+            ..*new
+        };
+        bars::replace(self.connection, &new)?;
+        self.report.last_seq = new.seq;
+        Ok(())
+    }
+
+    /// Keeps a refused value, once however often it is offered.
+    fn keep_refused(&mut self, offered: &Bar, stored: &StoredBar) -> Result<(), StoreError> {
+        let BarKey { pair, timeframe, start } = offered.key;
+        let known = bars::revisions(self.connection, pair, timeframe, start..start.plus(1))?;
+        let is_known =
+            |revision: &Revision| revision.kind == RevisionKind::Refused && revision.bar == *offered;
+        if known.iter().any(is_known) {
+            return Ok(());
+        }
+        let seq = self.report.last_seq + 1;
+        let revision = Revision {
+            bar: *offered,
+            kind: RevisionKind::Refused,
+            seq,
+            revision: stored.revision,
+            valid_from: self.terms.now,
+            valid_to: self.terms.now,
+        };
+        bars::insert_revision(self.connection, &revision)?;
+        self.report.last_seq = seq;
+        Ok(())
+    }
+
+    /// Brings the ledger up to date, and the longer bars with it.
+    fn finish(mut self) -> Result<CommitReport, StoreError> {
+        if self.findings.is_empty() {
+            return Ok(self.report);
+        }
+        let mut ledger = Ledger::load(self.connection, &self.spans())?;
+        let findings = std::mem::take(&mut self.findings);
+        for ((pair, timeframe), runs) in &findings {
+            runs.iter().for_each(|run| ledger.lay(*pair, *timeframe, run));
+            if *timeframe == Timeframe::M5 {
+                self.touch_beside_marks(&ledger, *pair, runs);
+            }
+        }
+        self.derive(&ledger)?;
+        // What was derived just now.
+        for ((pair, timeframe), runs) in &self.findings {
+            runs.iter().for_each(|run| ledger.lay(*pair, *timeframe, run));
+        }
+        ledger.save(self.connection, self.terms.now)?;
+        Ok(self.report)
+    }
+
+    /// Of each pair, the buckets of the longest timeframe that its findings lie in.
+    fn spans(&self) -> BTreeMap<Pair, Range<Timestamp>> {
+        let longest = self.terms.longer.last().copied().unwrap_or(Timeframe::M5).seconds();
+        let mut spans: BTreeMap<Pair, Range<Timestamp>> = BTreeMap::new();
+        for ((pair, _), runs) in &self.findings {
+            for run in runs {
+                let (start, end) = (run.span.start.floor(longest), run.span.end.ceil(longest));
+                let span = spans.entry(*pair).or_insert(start..end);
+                *span = span.start.min(start)..span.end.max(end);
+            }
+        }
+        spans
+    }
+
+    /// A slot now known to have no bar may complete a longer bucket: one with bars beside it.
+    /// Such a bucket holds an end of a run of stored bars.
+    fn touch_beside_marks(&mut self, ledger: &Ledger, pair: Pair, findings: &[Run]) {
+        let slot = Timeframe::M5.seconds();
+        for finding in findings.iter().filter(|run| matches!(run.state, State::Quiet | State::Closed)) {
+            for longer in self.terms.longer {
+                let length = longer.seconds();
+                let around = finding.span.start.floor(length)..finding.span.end.ceil(length);
+                for stored in ledger.stored_runs(pair, Timeframe::M5, &around) {
+                    for slot in [stored.start, stored.end.plus(-slot)] {
+                        if around.contains(&slot) {
+                            self.touched.insert((longer.bucket(slot), *longer, pair));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Folds every touched bucket that is complete.
+    fn derive(&mut self, ledger: &Ledger) -> Result<(), StoreError> {
+        let evidence: Arc<str> = FOLD_EVIDENCE.into();
+        for (start, timeframe, pair) in std::mem::take(&mut self.touched) {
+            let Some(bar) = self.fold(ledger, pair, timeframe, start)? else { continue };
+            match self.place(&bar)? {
+                Placed::Inserted => self.report.derived += 1,
+                Placed::Revised => self.report.rederived += 1,
+                Placed::Kept(..) => continue,
+            }
+            self.find_stored(bar.key, &evidence);
+        }
+        Ok(())
+    }
+
+    fn fold(
+        &mut self,
+        ledger: &Ledger,
+        pair: Pair,
+        timeframe: Timeframe,
+        start: Timestamp,
+    ) -> Result<Option<Bar>, StoreError> {
+        let end = start.plus(timeframe.seconds());
+        let starts = || {
+            std::iter::successors(Some(start), |slot| Some(slot.plus(Timeframe::M5.seconds())))
+                .take_while(move |slot| *slot < end)
+        };
+        let state = |slot| ledger.state(pair, Timeframe::M5, slot);
+        let mut parts_are_here = true;
+        for slot in starts() {
+            if self.parts.contains_key(&(pair, slot)) {
+                continue;
+            }
+            match state(slot) {
+                Some(State::Stored) => parts_are_here = false,
+                Some(State::Quiet | State::Closed) => {}
+                Some(State::Missing | State::Lost) | None => return Ok(None),
+            }
+        }
+        if !parts_are_here {
+            for part in bars::newest(self.connection, pair, Timeframe::M5, start..end, usize::MAX)? {
+                self.parts.insert((pair, part.bar.key.start), part.bar);
+            }
+        }
+        let slots: Vec<Slot<'_>> = starts()
+            .map(|slot| match self.parts.get(&(pair, slot)) {
+                Some(bar) => Slot::Bar(bar),
+                None if state(slot) == Some(State::Stored) => {
+                    warn!(pair:% = pair, start:% = slot; "a bar that the ledger calls stored is not there");
+                    Slot::Unknown
+                }
+                None => Slot::NoBar,
+            })
+            .collect();
+        Ok(fold(timeframe, start, &slots))
+    }
+}

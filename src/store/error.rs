@@ -1,0 +1,163 @@
+//! Why the store could not do what was asked, by what the caller will do about it.
+
+use std::path::PathBuf;
+
+use diesel::result::Error as DieselError;
+
+/// Longest text of the database's that is carried along, in characters.
+const WHY_CHARS_MAX: usize = 300;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is nothing to read yet. Read commands never create a database.
+    #[error("no database at {}", path.display())]
+    Absent {
+        /// The path tried.
+        path: PathBuf,
+    },
+    /// The file cannot be created, opened or set up: the operator must change something.
+    #[error("cannot open the database {}: {why}", path.display())]
+    Unopenable {
+        /// The path tried.
+        path: PathBuf,
+        /// What the system or the database said.
+        why: String,
+    },
+    /// The file belongs to something else and is left as it is.
+    #[error("{} is not a database of candlekeep: {why}", path.display())]
+    NotOurs {
+        /// The path tried.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
+    /// A newer program has written it: this one could misread it.
+    #[error("the database {} has schema {found}, this program knows none newer than {known}", path.display())]
+    NewerSchema {
+        /// The path tried.
+        path: PathBuf,
+        /// Newest schema of the database.
+        found: String,
+        /// Newest schema of this program.
+        known: String,
+    },
+    /// It awaits a migration, which opening it for writing does.
+    #[error("the database {} has an older schema: start `candlekeep run` once to migrate it", path.display())]
+    OlderSchema {
+        /// The path tried.
+        path: PathBuf,
+    },
+    /// It holds bars of another environment, which are not to be mixed with these.
+    #[error("the database is bound to environment \"{bound}\", not to \"{asked}\"")]
+    OtherEnvironment {
+        /// What it was bound to at its first write.
+        bound: String,
+        /// What was asked for now.
+        asked: String,
+    },
+    /// This program cannot speak to that kind of database.
+    #[error("this candlekeep is not built for {backend}")]
+    NotBuilt {
+        /// Which kind.
+        backend: &'static str,
+    },
+    /// Another process holds the database. The same call may succeed later.
+    #[error("the database is busy: {why}")]
+    Busy {
+        /// What the database said.
+        why: String,
+    },
+    /// It takes no writes now: full, read-only or failing. The same call may succeed later.
+    #[error("the database cannot be written: {why}")]
+    Unwritable {
+        /// What the database said.
+        why: String,
+    },
+    /// What is in the database cannot be right.
+    #[error("the database is damaged: {why}")]
+    Corrupt {
+        /// What was found.
+        why: String,
+    },
+    /// A statement of ours failed for another reason.
+    #[error("the database refused a statement: {0}")]
+    Statement(#[source] DieselError),
+    /// Work on the store's thread panicked; what it had not committed is undone.
+    #[error("work on the store panicked: {why}")]
+    Panicked {
+        /// The panic's message.
+        why: String,
+    },
+    /// The store's thread is gone.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anyone changing the configuration.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, StoreError::Busy { .. } | StoreError::Unwritable { .. })
+    }
+
+    pub(super) fn corrupt(why: impl std::fmt::Display) -> StoreError {
+        StoreError::Corrupt { why: cut(&why.to_string()) }
+    }
+}
+
+impl From<DieselError> for StoreError {
+    /// Diesel passes SQLite's message on but not its code; the messages are those of
+    /// `sqlite3_errstr` and have not changed in years.
+    fn from(error: DieselError) -> StoreError {
+        let DieselError::DatabaseError(_, info) = &error else {
+            return match &error {
+                DieselError::DeserializationError(why) => StoreError::corrupt(why),
+                _ => StoreError::Statement(error),
+            };
+        };
+        let message = info.message();
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        let why = cut(message);
+        if says(&["is locked", "locking protocol"]) {
+            StoreError::Busy { why }
+        } else if says(&[
+            "disk is full",
+            "readonly database",
+            "disk I/O error",
+            "unable to open database file",
+        ]) {
+            StoreError::Unwritable { why }
+        } else if says(&["malformed", "not a database"]) {
+            StoreError::Corrupt { why }
+        } else {
+            StoreError::Statement(error)
+        }
+    }
+}
+
+pub(super) fn cut(text: &str) -> String {
+    text.chars().take(WHY_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::result::DatabaseErrorKind;
+
+    use super::*;
+
+    fn check(message: &str, retryable: bool) {
+        let error = DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_owned()));
+        assert_eq!(StoreError::from(error).is_retryable(), retryable, "{message}");
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_is_retryable() {
+        check("database is locked", true);
+        check("database table is locked", true);
+        check("database or disk is full", true);
+        check("attempt to write a readonly database", true);
+        check("disk I/O error", true);
+        check("database disk image is malformed", false);
+        check("no such table: candles", false);
+    }
+}

@@ -1,0 +1,232 @@
+//! Table `coverage`: what is known of each bucket, read in runs, changed in memory by
+//! [`overlay`], written back where it changed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use diesel::prelude::*;
+use diesel::result::QueryResult;
+
+use super::backend::{Connection, on_backend, put_run};
+use super::error::StoreError;
+use super::rows::{CoverageRow, PairText, ReadCoverage};
+use super::schema::coverage;
+use crate::domain::coverage::{Run, overlay};
+use crate::domain::{Pair, State, Timeframe, Timestamp};
+
+/// Several pairs are read with one statement as long as what is asked of them lies within so
+/// many seconds: the day's runs of all pairs are few. Else each pair is read for itself.
+const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
+
+/// The part of the ledger that a transaction touches.
+#[derive(Default)]
+pub(super) struct Ledger {
+    runs: BTreeMap<(Pair, Timeframe), Runs>,
+}
+
+/// Runs of one pair and timeframe, ascending and disjoint.
+#[derive(Default)]
+struct Runs {
+    before: Vec<Run>,
+    after: Vec<Run>,
+}
+
+impl Ledger {
+    /// Reads the runs of every timeframe that touch each pair's span.
+    pub(super) fn load(
+        connection: &mut Connection,
+        spans: &BTreeMap<Pair, Range<Timestamp>>,
+    ) -> Result<Ledger, StoreError> {
+        let mut ledger = Ledger::default();
+        let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        match hull {
+            None => {}
+            Some(hull) if spans.len() > 1 && hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
+                ledger.add(touching(connection, &hull)?)?;
+            }
+            Some(_) => {
+                for (pair, span) in spans {
+                    ledger.add(touching_of(connection, *pair, span)?)?;
+                }
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn add(&mut self, rows: Vec<ReadCoverage>) -> Result<(), StoreError> {
+        for row in rows {
+            let (pair, timeframe, run) = row.run()?;
+            let runs = self.runs.entry((pair, timeframe)).or_default();
+            if runs.after.last().is_some_and(|last| last.span.end > run.span.start) {
+                return Err(StoreError::corrupt(format!(
+                    "runs of {pair} {timeframe} overlap at {}",
+                    run.span.start
+                )));
+            }
+            runs.before.push(run.clone());
+            runs.after.push(run);
+        }
+        Ok(())
+    }
+
+    /// Lays a finding over what is known. It must lie within the span that was read.
+    pub(super) fn lay(&mut self, pair: Pair, timeframe: Timeframe, finding: &Run) {
+        let runs = &mut self.runs.entry((pair, timeframe)).or_default().after;
+        // Only runs that meet or adjoin the finding can change.
+        let first = runs.partition_point(|run| run.span.end < finding.span.start);
+        let end = runs.partition_point(|run| run.span.start <= finding.span.end);
+        let laid = overlay(&runs[first..end], finding);
+        runs.splice(first..end, laid);
+    }
+
+    /// The state of the bucket that holds `time`, if anything is known of it.
+    pub(super) fn state(&self, pair: Pair, timeframe: Timeframe, time: Timestamp) -> Option<State> {
+        let runs = &self.runs.get(&(pair, timeframe))?.after;
+        let next = runs.partition_point(|run| run.span.start <= time);
+        let run = &runs[next.checked_sub(1)?];
+        run.span.contains(&time).then_some(run.state)
+    }
+
+    /// The runs of stored bars that meet `span`.
+    pub(super) fn stored_runs<'a>(
+        &'a self,
+        pair: Pair,
+        timeframe: Timeframe,
+        span: &'a Range<Timestamp>,
+    ) -> impl Iterator<Item = &'a Range<Timestamp>> {
+        let runs = self.runs.get(&(pair, timeframe)).map_or(&[][..], |runs| &runs.after);
+        let first = runs.partition_point(|run| run.span.end <= span.start);
+        runs[first..]
+            .iter()
+            .take_while(|run| run.span.start < span.end)
+            .filter(|run| run.state == State::Stored)
+            .map(|run| &run.span)
+    }
+
+    /// Writes what changed since the reading.
+    pub(super) fn save(&self, connection: &mut Connection, now: Timestamp) -> QueryResult<()> {
+        for ((pair, timeframe), runs) in &self.runs {
+            let text = PairText::new(*pair);
+            let mut after = runs.after.iter().peekable();
+            for old in &runs.before {
+                let mut kept = false;
+                while let Some(new) = after.next_if(|new| new.span.start <= old.span.start) {
+                    kept |= new.span.start == old.span.start;
+                    if new != old {
+                        put_run(connection, &CoverageRow::new(&text, *timeframe, new, now))?;
+                    }
+                }
+                if !kept {
+                    remove(connection, &text, *timeframe, old.span.start)?;
+                }
+            }
+            for new in after {
+                put_run(connection, &CoverageRow::new(&text, *timeframe, new, now))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs of all pairs and timeframes that meet or adjoin `span`, ascending for each.
+fn touching(connection: &mut Connection, span: &Range<Timestamp>) -> QueryResult<Vec<ReadCoverage>> {
+    on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::to_ts.ge(span.start.0))
+            .filter(coverage::from_ts.le(span.end.0))
+            .order(coverage::to_ts.asc())
+            .select(ReadCoverage::as_select())
+            .load(connection)
+    })
+}
+
+/// Runs of one pair in all timeframes that meet or adjoin `span`, ascending for each.
+fn touching_of(
+    connection: &mut Connection,
+    pair: Pair,
+    span: &Range<Timestamp>,
+) -> QueryResult<Vec<ReadCoverage>> {
+    let pair = PairText::new(pair);
+    on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::pair.eq(pair.as_str()))
+            .filter(coverage::to_ts.ge(span.start.0))
+            .filter(coverage::from_ts.le(span.end.0))
+            .order((coverage::timeframe.asc(), coverage::from_ts.asc()))
+            .select(ReadCoverage::as_select())
+            .load(connection)
+    })
+}
+
+fn remove(
+    connection: &mut Connection,
+    pair: &PairText,
+    timeframe: Timeframe,
+    from: Timestamp,
+) -> QueryResult<()> {
+    on_backend!(connection, connection => {
+        diesel::delete(coverage::table.find((pair.as_str(), timeframe.as_str(), from.0)))
+            .execute(connection)
+            .map(drop)
+    })
+}
+
+/// The runs of one pair and timeframe that meet `span`, cut to it, ascending.
+pub(super) fn runs(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+    span: Range<Timestamp>,
+) -> Result<Vec<Run>, StoreError> {
+    let text = PairText::new(pair);
+    let rows = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::pair.eq(text.as_str()))
+            .filter(coverage::timeframe.eq(timeframe.as_str()))
+            .filter(coverage::to_ts.gt(span.start.0))
+            .filter(coverage::from_ts.lt(span.end.0))
+            .order(coverage::from_ts.asc())
+            .select(ReadCoverage::as_select())
+            .load(connection)
+    })?;
+    rows.iter()
+        .map(|row| {
+            let (_, _, run) = row.run()?;
+            let cut = run.span.start.max(span.start)..run.span.end.min(span.end);
+            Ok(Run { span: cut, ..run })
+        })
+        .collect()
+}
+
+/// Every run of one timeframe in a given state, by pair, ascending.
+pub(super) fn runs_in_state(
+    connection: &mut Connection,
+    timeframe: Timeframe,
+    state: State,
+) -> Result<Vec<(Pair, Run)>, StoreError> {
+    let rows = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::timeframe.eq(timeframe.as_str()))
+            .filter(coverage::state.eq(state.as_str()))
+            .order((coverage::pair.asc(), coverage::from_ts.asc()))
+            .select(ReadCoverage::as_select())
+            .load(connection)
+    })?;
+    rows.iter().map(|row| row.run().map(|(pair, _, run)| (pair, run))).collect()
+}
+
+/// The pairs and timeframes of which anything is known.
+pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
+    let rows: Vec<(String, String)> = on_backend!(connection, connection => {
+        coverage::table
+            .select((coverage::pair, coverage::timeframe))
+            .distinct()
+            .load(connection)
+    })?;
+    let mut keys = rows
+        .iter()
+        .map(|(pair, timeframe)| Ok((super::rows::pair(pair)?, super::rows::timeframe(timeframe)?)))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    keys.sort();
+    Ok(keys)
+}

@@ -1,0 +1,106 @@
+//! Tables as diesel sees them, in both databases. `migrations/` says what each column means.
+
+diesel::table! {
+    candles (pair, timeframe, timestamp) {
+        pair -> Text,
+        timeframe -> Text,
+        timestamp -> BigInt,
+        open -> Double,
+        high -> Double,
+        low -> Double,
+        close -> Double,
+        volume -> BigInt,
+        source -> Text,
+        created_at -> BigInt,
+        bid_open -> Double,
+        bid_high -> Double,
+        bid_low -> Double,
+        bid_close -> Double,
+        ask_open -> Double,
+        ask_high -> Double,
+        ask_low -> Double,
+        ask_close -> Double,
+        revision -> Integer,
+        updated_at -> BigInt,
+        seq -> BigInt,
+        feed_id -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    candle_revisions (pair, timeframe, timestamp, seq) {
+        pair -> Text,
+        timeframe -> Text,
+        timestamp -> BigInt,
+        seq -> BigInt,
+        kind -> Text,
+        open -> Double,
+        high -> Double,
+        low -> Double,
+        close -> Double,
+        volume -> BigInt,
+        source -> Text,
+        bid_open -> Double,
+        bid_high -> Double,
+        bid_low -> Double,
+        bid_close -> Double,
+        ask_open -> Double,
+        ask_high -> Double,
+        ask_low -> Double,
+        ask_close -> Double,
+        revision -> Integer,
+        valid_from -> BigInt,
+        valid_to -> BigInt,
+    }
+}
+
+diesel::table! {
+    coverage (pair, timeframe, from_ts) {
+        pair -> Text,
+        timeframe -> Text,
+        from_ts -> BigInt,
+        to_ts -> BigInt,
+        state -> Text,
+        reason -> Text,
+        evidence -> Text,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    feeds (id) {
+        id -> BigInt,
+        pair -> Text,
+        epic -> Text,
+        environment -> Text,
+        account_type -> Text,
+        scale -> Text,
+        calendar -> Text,
+        watched_from -> BigInt,
+        watched_to -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    allowance (id) {
+        id -> BigInt,
+        environment -> Text,
+        account -> Text,
+        key_fingerprint -> Text,
+        what -> Text,
+        state -> Text,
+        points -> BigInt,
+        booked_at -> BigInt,
+        settled_at -> Nullable<BigInt>,
+        seen_remaining -> Nullable<BigInt>,
+        seen_total -> Nullable<BigInt>,
+        seen_expires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    settings (key) {
+        key -> Text,
+        value -> Text,
+    }
+}

@@ -1,0 +1,21 @@
+//! Table `settings`: what the service must remember across restarts, a word each.
+
+use diesel::prelude::*;
+
+use super::backend::{Connection, on_backend, put_setting};
+use super::error::StoreError;
+use super::rows::SettingRow;
+use super::schema::settings;
+
+/// A setting's value.
+pub(super) fn get(connection: &mut Connection, key: &str) -> Result<Option<String>, StoreError> {
+    Ok(on_backend!(connection, connection => {
+        settings::table.find(key).select(settings::value).first(connection).optional()
+    })?)
+}
+
+/// Writes a setting over its old value.
+pub(super) fn set(connection: &mut Connection, key: &str, value: &str) -> Result<(), StoreError> {
+    put_setting(connection, &SettingRow { key, value })?;
+    Ok(())
+}

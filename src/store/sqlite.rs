@@ -1,0 +1,389 @@
+//! Opening an SQLite file: create, set up, migrate; or read only.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::migration::{MigrationSource, MigrationVersion};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::error::{StoreError, cut};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// How long a statement waits for another process's write lock, in milliseconds.
+const BUSY_TIMEOUT_MS: u32 = 5_000;
+/// The log is cut back to this many bytes after a checkpoint, should a long read have let it grow.
+const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// What needs no escape in the path of a `file:` address.
+const PATH_ESCAPES: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
+
+/// Opens the file for reading and writing, creates it where absent, and migrates it.
+/// Where that fails, a file that it created is gone again.
+pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let created = create_if_absent(path)?;
+    let opened = set_up(path);
+    // Busy: another process has just found the file and is filling it.
+    if created && matches!(&opened, Err(error) if !matches!(error, StoreError::Busy { .. })) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            // What cannot be removed is an empty file at worst, and the error below is the cause.
+            let _ = fs::remove_file(beside(path, suffix));
+        }
+    }
+    opened
+}
+
+fn set_up(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut connection = establish(path, "rw")?;
+    migrate(&mut connection, path, MIGRATIONS)?;
+    Ok(connection)
+}
+
+/// Has a commit on the disk when it returns (FULL), and no reader wait for it (WAL).
+fn make_durable(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    connection
+        .batch_execute(&format!(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {LOG_BYTES_MAX}"
+        ))
+        .map_err(|error| in_opening(path, error))?;
+    let journal_mode: String = diesel::select(sql::<Text>("(SELECT journal_mode FROM pragma_journal_mode)"))
+        .get_result(connection)
+        .map_err(|error| in_opening(path, error))?;
+    if journal_mode == "wal" {
+        Ok(())
+    } else {
+        Err(unopenable(path, "its file system does not support SQLite's write-ahead log"))
+    }
+}
+
+/// Opens the file for reading, beside whatever process is writing it. Never creates one.
+pub(super) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
+    if !path.try_exists().map_err(|error| unopenable(path, error))? {
+        return Err(StoreError::Absent { path: path.to_owned() });
+    }
+    let mut connection = establish(path, "ro")?;
+    let known = versions_known(&MIGRATIONS).map_err(|why| unopenable(path, why))?;
+    let applied = versions_applied(&mut connection, path)?;
+    refuse_newer(path, &applied, &known)?;
+    if applied.len() < known.len() {
+        return Err(StoreError::OlderSchema { path: path.to_owned() });
+    }
+    Ok(connection)
+}
+
+/// Makes an empty file for the owner to write and the group to read; answers whether it did.
+fn create_if_absent(path: &Path) -> Result<bool, StoreError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    match options.open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(unopenable(path, error)),
+    }
+}
+
+/// Connects to an existing file. `mode` is `rw` or `ro`; neither creates it.
+fn establish(path: &Path, mode: &str) -> Result<SqliteConnection, StoreError> {
+    let text = path.to_str().ok_or_else(|| unopenable(path, "the path is not UTF-8"))?;
+    let address = format!("file:{}?mode={mode}", utf8_percent_encode(text, PATH_ESCAPES));
+    let mut connection = SqliteConnection::establish(&address).map_err(|error| unopenable(path, error))?;
+    connection
+        .batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))
+        .map_err(|error| in_opening(path, error))?;
+    Ok(connection)
+}
+
+/// Brings the schema up to date. A database that has one already is copied first, to
+/// `<file>.schema-N.bak`. Nothing is changed before the file is known to be ours.
+fn migrate<M: MigrationSource<Sqlite>>(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    migrations: M,
+) -> Result<(), StoreError> {
+    let known = versions_known(&migrations).map_err(|why| unopenable(path, why))?;
+    let applied = if is_empty(connection, path)? { Vec::new() } else { versions_applied(connection, path)? };
+    refuse_newer(path, &applied, &known)?;
+    make_durable(connection, path)?;
+    if applied.len() == known.len() {
+        return Ok(());
+    }
+    if let Some(version) = applied.last() {
+        back_up(connection, path, version)?;
+    }
+    connection
+        .exclusive_transaction(|connection| {
+            // Another process may have done it while this one waited for the lock.
+            connection.run_pending_migrations(migrations).map(drop).map_err(Failed::Migration)
+        })
+        .map_err(|failed| match failed {
+            Failed::Statement(error) => in_opening(path, error),
+            Failed::Migration(why) => unopenable(path, format!("its migration failed: {why}")),
+        })
+}
+
+/// Why a migration's transaction was undone.
+enum Failed {
+    Statement(diesel::result::Error),
+    Migration(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<diesel::result::Error> for Failed {
+    fn from(error: diesel::result::Error) -> Self {
+        Failed::Statement(error)
+    }
+}
+
+fn back_up(connection: &mut SqliteConnection, path: &Path, version: &str) -> Result<(), StoreError> {
+    let number = match version.trim_start_matches('0') {
+        "" => "0",
+        number => number,
+    };
+    let backup = beside(path, &format!(".schema-{number}.bak"));
+    let half_done = beside(path, &format!(".schema-{number}.tmp"));
+    let failed = |why: &dyn std::fmt::Display| {
+        unopenable(path, format!("its copy before the migration, {}, failed: {why}", backup.display()))
+    };
+    match fs::remove_file(&half_done) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
+        _ => {}
+    }
+    diesel::sql_query("VACUUM INTO ?")
+        .bind::<Text, _>(half_done.to_string_lossy())
+        .execute(connection)
+        .map_err(|error| failed(&error))?;
+    fs::rename(&half_done, &backup).map_err(|error| failed(&error))
+}
+
+fn is_empty(connection: &mut SqliteConnection, path: &Path) -> Result<bool, StoreError> {
+    let objects: i64 = diesel::select(sql::<BigInt>("(SELECT count(*) FROM sqlite_master)"))
+        .get_result(connection)
+        .map_err(|error| in_opening(path, error))?;
+    Ok(objects == 0)
+}
+
+fn versions_known(migrations: &dyn MigrationSource<Sqlite>) -> Result<Vec<String>, String> {
+    let migrations = migrations.migrations().map_err(|error| error.to_string())?;
+    let mut versions: Vec<String> =
+        migrations.iter().map(|migration| migration.name().version().to_string()).collect();
+    versions.sort();
+    Ok(versions)
+}
+
+/// Which migrations a database has had, ascending. Asks without diesel's harness, which would
+/// create its table where there is none.
+fn versions_applied(connection: &mut SqliteConnection, path: &Path) -> Result<Vec<String>, StoreError> {
+    diesel::table! {
+        __diesel_schema_migrations (version) {
+            version -> Text,
+        }
+    }
+    let versions = __diesel_schema_migrations::table
+        .select(__diesel_schema_migrations::version)
+        .order(__diesel_schema_migrations::version.asc())
+        .load::<MigrationVersion<'static>>(connection)
+        .map_err(|error| in_opening(path, error))?;
+    if versions.is_empty() {
+        return Err(StoreError::NotOurs {
+            path: path.to_owned(),
+            why: "it has no schema of ours".to_owned(),
+        });
+    }
+    Ok(versions.iter().map(ToString::to_string).collect())
+}
+
+fn refuse_newer(path: &Path, applied: &[String], known: &[String]) -> Result<(), StoreError> {
+    match applied.iter().rev().find(|version| !known.contains(version)) {
+        None => Ok(()),
+        Some(found) => Err(StoreError::NewerSchema {
+            path: path.to_owned(),
+            found: found.clone(),
+            known: known.last().cloned().unwrap_or_default(),
+        }),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn unopenable(path: &Path, why: impl ToString) -> StoreError {
+    StoreError::Unopenable { path: path.to_owned(), why: cut(&why.to_string()) }
+}
+
+/// What a failed statement means while the file is being opened.
+fn in_opening(path: &Path, error: diesel::result::Error) -> StoreError {
+    let why = error.to_string();
+    match StoreError::from(error) {
+        busy @ StoreError::Busy { .. } => busy,
+        _ if why.contains("not a database") || why.contains("no such table: __diesel") => {
+            StoreError::NotOurs { path: path.to_owned(), why: cut(&why) }
+        }
+        _ => unopenable(path, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::BoxableConnection;
+    use diesel::migration::{Migration, MigrationMetadata, MigrationName, Result as MigrationResult};
+
+    use super::*;
+
+    /// The real migrations and one more, as a later release would have.
+    #[derive(Clone, Copy)]
+    struct Next(&'static str);
+    struct NextMigration(&'static str);
+    struct NextName;
+
+    impl MigrationSource<Sqlite> for Next {
+        fn migrations(&self) -> MigrationResult<Vec<Box<dyn Migration<Sqlite>>>> {
+            let mut all: Vec<Box<dyn Migration<Sqlite>>> = MIGRATIONS.migrations()?;
+            all.push(Box::new(NextMigration(self.0)));
+            Ok(all)
+        }
+    }
+
+    impl Migration<Sqlite> for NextMigration {
+        fn run(&self, connection: &mut dyn BoxableConnection<Sqlite>) -> MigrationResult<()> {
+            Ok(connection.batch_execute(self.0)?)
+        }
+        fn revert(&self, _: &mut dyn BoxableConnection<Sqlite>) -> MigrationResult<()> {
+            Ok(())
+        }
+        fn metadata(&self) -> &dyn MigrationMetadata {
+            &NextName
+        }
+        fn name(&self) -> &dyn MigrationName {
+            &NextName
+        }
+    }
+
+    impl MigrationMetadata for NextName {}
+    impl MigrationName for NextName {
+        fn version(&self) -> MigrationVersion<'_> {
+            "9999".into()
+        }
+    }
+    impl std::fmt::Display for NextName {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("9999_next")
+        }
+    }
+
+    fn database() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("with space?.db");
+        open(&path).unwrap().batch_execute("INSERT INTO settings VALUES ('a', 'b')").unwrap();
+        (dir, path)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_migration_leaves_a_copy_of_what_was_before() {
+        let (_dir, path) = database();
+        let mut connection = establish(&path, "rw").unwrap();
+        migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
+        connection.batch_execute("SELECT * FROM later").unwrap();
+
+        let backup = beside(&path, ".schema-1.bak");
+        let mut old = open_read_only(&backup).unwrap();
+        assert!(old.batch_execute("SELECT * FROM later").is_err());
+        let value: String =
+            diesel::select(sql::<Text>("(SELECT value FROM settings)")).get_result(&mut old).unwrap();
+        assert_eq!(value, "b");
+        // Once more finds nothing to do.
+        migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_for_reading_and_writing() {
+        let (_dir, path) = database();
+        let mut connection = establish(&path, "rw").unwrap();
+        migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
+        for opened in [open(&path), open_read_only(&path)] {
+            match opened.map(drop) {
+                Err(StoreError::NewerSchema { found, known, .. }) => {
+                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0001"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_migration_changes_nothing() {
+        let (_dir, path) = database();
+        let mut connection = establish(&path, "rw").unwrap();
+        let failed = migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER); nonsense"));
+        assert!(matches!(failed, Err(StoreError::Unopenable { .. })), "{failed:?}");
+        drop(connection);
+        let mut connection = open(&path).unwrap();
+        assert!(connection.batch_execute("SELECT * FROM later").is_err());
+    }
+
+    #[test]
+    fn a_first_start_that_fails_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        // A directory in the place of the log: the file can be created but not set up.
+        let path = dir.path().join("new.db");
+        fs::create_dir(beside(&path, "-wal")).unwrap();
+        let failed = open(&path).map(drop);
+        assert!(failed.is_err(), "{failed:?}");
+        assert_eq!(files(dir.path()), ["new.db-wal"]);
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().join("text.db");
+        fs::write(&text, "dear diary, ".repeat(100)).unwrap();
+        let other = dir.path().join("other.db");
+        let mut theirs = SqliteConnection::establish(other.to_str().unwrap()).unwrap();
+        theirs.batch_execute("CREATE TABLE theirs (id INTEGER)").unwrap();
+        drop(theirs);
+        for path in [&text, &other] {
+            let before = fs::read(path).unwrap();
+            for opened in [open(path), open_read_only(path)] {
+                let failed = opened.map(drop);
+                assert!(matches!(failed, Err(StoreError::NotOurs { .. })), "{failed:?}");
+            }
+            assert_eq!(fs::read(path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn an_unmigrated_database_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("empty.db");
+        fs::write(&path, "").unwrap();
+        let failed = open_read_only(&path).map(drop);
+        assert!(matches!(failed, Err(StoreError::NotOurs { .. })), "{failed:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_cannot_read_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_dir, path) = database();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o137, 0);
+    }
+}
