@@ -15,7 +15,7 @@ const ABOUT: &str = "Collects IG's 5-minute forex candles, heals every hole, and
 
 const LONG_ABOUT: &str = "\
 candlekeep logs in to IG, streams 5-minute candles for 28 forex pairs, fetches what is missing over \
-REST inside IG's weekly allowance, derives longer bars, and keeps all of it in SQLite or PostgreSQL, \
+REST inside IG's weekly allowance, derives longer bars, and keeps all of it in SQLite, \
 so that trading bots query a database and never the API. It places no orders.";
 
 const EXAMPLES: &str = "\
@@ -59,10 +59,10 @@ pub struct Cli {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Global {
     /// Configuration file; else CANDLEKEEP_CONFIG, ./candlekeep.toml, ~/.config/candlekeep/ or /etc/candlekeep/
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
-    /// Database, for example sqlite://candlekeep.db or postgres://user@host/name; else DATABASE_URL or the file
-    #[arg(long, global = true, value_name = "URL")]
+    /// Database, for example sqlite://candlekeep.db; else DATABASE_URL or what the file says
+    #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     pub database: Option<String>,
 }
 
@@ -76,33 +76,78 @@ impl From<Global> for Flags {
 #[derive(Debug, PartialEq, Subcommand)]
 pub enum Command {
     /// Collect candles until told to stop: the service
-    Run(Run),
-    /// See the whole thing work, without an account
-    Demo(Demo),
-    /// Play IG: the simulator alone, for testing bots and clients
-    Simulate(Simulate),
-    /// Write a commented candlekeep.toml
-    Init(Init),
-    /// Print stored bars
-    Candles(Candles),
-}
-
-/// Arguments of `run`.
-#[derive(Args, Debug, PartialEq, Eq)]
-#[command(
-    long_about = "\
+    #[command(
+        long_about = "\
 Opens the database, logs in, subscribes, and fetches history while the stream already runs. On SIGTERM \
 or Ctrl-C it writes what it holds, logs out and exits with 0.
 
 Takes IG_API_KEY, IG_USERNAME and IG_PASSWORD from the environment, from the files that IG_API_KEY_FILE \
 and so on name, or from systemd's credentials. Wrong credentials are tried once, because IG locks \
 accounts: the refusal is remembered until they change.",
-    after_help = "\
+        after_help = "\
 Examples:
   candlekeep run
-  candlekeep run --database postgres://candlekeep@localhost/candles
-  IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream candlekeep run   # against `candlekeep simulate`"
-)]
+  candlekeep run --database sqlite:////var/lib/candlekeep/candlekeep.db
+  candlekeep run --config live.toml --retry-credentials"
+    )]
+    Run(Run),
+    /// See the whole thing work, without an account
+    #[command(
+        long_about = "\
+Runs the simulator and the service in one process with a database of its own, streams at high speed, \
+breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.",
+        after_help = "\
+Examples:
+  candlekeep demo
+  candlekeep demo --exit --seed 7
+  candlekeep demo --database sqlite://demo.db --speed 600"
+    )]
+    Demo(Demo),
+    /// Play IG: the simulator alone, for testing bots and clients
+    #[command(
+        long_about = "\
+Serves IG's REST interface and its Lightstreamer stream on one port, from a made-up market or from \
+recorded data, so that a client can be tested without an account. Any key, user and password log in.",
+        after_help = "\
+Examples:
+  candlekeep simulate
+  candlekeep simulate --speed max --wait-for-items 28 --seed 7
+  candlekeep simulate --replay recordings --from 2014-05-05 --to 2014-05-10 --speed 3600
+
+Then, in another terminal (the stream's own clock, since simulated time is not now):
+  export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
+  export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x
+  candlekeep run"
+    )]
+    Simulate(Simulate),
+    /// Write a commented candlekeep.toml
+    #[command(
+        long_about = "\
+Writes a candlekeep.toml in which every setting is explained and shows its default. It works as it is; \
+secrets stay out of it.",
+        after_help = "\
+Examples:
+  candlekeep init
+  candlekeep init --path /etc/candlekeep/candlekeep.toml
+  candlekeep init --force          # replaces the file that is there"
+    )]
+    Init(Init),
+    /// Print stored bars
+    #[command(
+        long_about = "\
+Prints settled bars from the database, oldest first, also while `run` writes to it. Never creates a \
+database and never asks IG for anything. Times are UTC; a bar is named by its start.",
+        after_help = "\
+Examples:
+  candlekeep candles EUR_USD 5 --count 20
+  candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
+  candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
+    )]
+    Candles(Candles),
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Try credentials that IG has refused before once more
     #[arg(long)]
@@ -114,16 +159,6 @@ pub struct Run {
 
 /// Arguments of `demo`.
 #[derive(Args, Debug, PartialEq)]
-#[command(
-    long_about = "\
-Runs the simulator and the service in one process with a database of its own, streams at high speed, \
-breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.",
-    after_help = "\
-Examples:
-  candlekeep demo
-  candlekeep demo --exit --seed 7
-  candlekeep demo --database sqlite://demo.db --speed 600"
-)]
 pub struct Demo {
     /// Leave when done instead of waiting for Ctrl-C
     #[arg(long)]
@@ -138,19 +173,6 @@ pub struct Demo {
 
 /// Arguments of `simulate`.
 #[derive(Args, Debug, PartialEq)]
-#[command(
-    long_about = "\
-Serves IG's REST interface and its Lightstreamer stream on one port, from a made-up market or from \
-recorded data, so that a client can be tested without an account. Any key, user and password log in.",
-    after_help = "\
-Examples:
-  candlekeep simulate
-  candlekeep simulate --speed max --wait-for-items 28 --seed 7
-  candlekeep simulate --replay recordings --from 2014-05-05 --to 2014-05-10 --speed 3600
-
-Then, in another terminal:
-  IG_API_URL=http://127.0.0.1:8018/gateway/deal IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x CANDLEKEEP_CLOCK=stream candlekeep run"
-)]
 pub struct Simulate {
     /// Address to serve on
     #[arg(long, default_value = "127.0.0.1:8018", value_name = "ADDRESS")]
@@ -204,16 +226,6 @@ pub struct Simulate {
 
 /// Arguments of `init`.
 #[derive(Args, Debug, PartialEq, Eq)]
-#[command(
-    long_about = "\
-Writes a candlekeep.toml in which every setting is explained and shows its default. It works as it is; \
-secrets stay out of it.",
-    after_help = "\
-Examples:
-  candlekeep init
-  candlekeep init --path /etc/candlekeep/candlekeep.toml
-  candlekeep init --force          # replaces the file that is there"
-)]
 pub struct Init {
     /// Where to write it
     #[arg(long, default_value = crate::config::FILE_NAME, value_name = "FILE")]
@@ -225,16 +237,6 @@ pub struct Init {
 
 /// Arguments of `candles`.
 #[derive(Args, Debug, PartialEq, Eq)]
-#[command(
-    long_about = "\
-Prints settled bars from the database, oldest first, also while `run` writes to it. Never creates a \
-database and never asks IG for anything. Times are UTC; a bar is named by its start.",
-    after_help = "\
-Examples:
-  candlekeep candles EUR_USD 5 --count 20
-  candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
-  candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
-)]
 pub struct Candles {
     /// Currency pair: EUR_USD, EURUSD or EUR/USD, in any case
     #[arg(value_name = "PAIR")]
@@ -242,9 +244,9 @@ pub struct Candles {
     /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
     #[arg(value_name = "TIMEFRAME")]
     pub timeframe: Timeframe,
-    /// Print at most this many, the latest
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "BARS")]
-    pub count: u32,
+    /// Print at most this many, the latest [default: 100; with --from, all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)), value_name = "BARS")]
+    pub count: Option<u32>,
     /// First bar's start: epoch seconds or ISO 8601, UTC
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub from: Option<Timestamp>,
@@ -257,6 +259,18 @@ pub struct Candles {
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// Most bars that one call prints.
+const COUNT_MAX: u32 = 1_000_000;
+/// Bars printed when nobody says how many.
+const COUNT_DEFAULT: u32 = 100;
+
+impl Candles {
+    /// How many bars to print at most, the latest.
+    pub fn count_max(&self) -> u32 {
+        self.count.unwrap_or(if self.from.is_some() { COUNT_MAX } else { COUNT_DEFAULT })
+    }
 }
 
 /// Which prices to show.
@@ -442,13 +456,38 @@ mod tests {
     }
 
     #[test]
+    fn the_long_help_of_a_command_teaches_more_than_its_short_one() {
+        for mut command in Cli::command().get_subcommands().cloned() {
+            let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+            let long_about = command.get_long_about().unwrap().to_string();
+            let opening = long_about.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+            assert!(long.contains(&opening) && !short.contains(&opening), "{}", command.get_name());
+            assert!(long.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_range_shows_all_its_bars_unless_told_otherwise() {
+        for (arguments, expected) in
+            [("", 100), ("--from 0", COUNT_MAX), ("--from 0 --count 5", 5), ("--to 9", 100)]
+        {
+            let Command::Candles(candles) =
+                parse(&format!("candlekeep candles EURUSD 5 {arguments}")).unwrap().command
+            else {
+                panic!("{arguments}");
+            };
+            assert_eq!(candles.count_max(), expected, "{arguments}");
+        }
+    }
+
+    #[test]
     fn pairs_and_timeframes_are_taken_in_every_spelling() {
         for line in ["candles EUR_USD 5", "candles eurusd 5m", "candles EUR/USD 5M", "candles eur-usd 5"] {
             let Command::Candles(candles) = parse(&format!("candlekeep {line}")).unwrap().command else {
                 panic!("{line}");
             };
             assert_eq!((candles.pair.to_string().as_str(), candles.timeframe), ("EUR_USD", Timeframe::M5));
-            assert_eq!((candles.count, candles.price, candles.format), (100, PriceSide::Mid, Format::Table));
+            assert_eq!((candles.count, candles.price, candles.format), (None, PriceSide::Mid, Format::Table));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The process: parse, log, do, exit.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use candlekeep::cli::{self, Cli};
@@ -39,6 +40,7 @@ fn explain(error: &clap::Error) -> ExitCode {
 /// Says why, in one line.
 fn leave(failure: &Failure) -> ExitCode {
     let priority = if logging::is_journal() { "<3>" } else { "" };
-    eprintln!("{priority}candlekeep: {failure}");
+    // With stderr closed there is nobody to tell; the exit code still does.
+    let _ = writeln!(io::stderr(), "{priority}candlekeep: {failure}");
     failure.exit().into()
 }

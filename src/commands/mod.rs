@@ -9,6 +9,7 @@ pub mod simulate;
 use crate::cli::{Cli, Command};
 use crate::config::{self, Flags};
 use crate::exit::{Exit, Failure};
+use crate::store::StoreError;
 
 /// Does what was asked.
 ///
@@ -22,5 +23,33 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(args) => run::execute(args, config::read(&flags)?),
         Command::Demo(args) => demo::execute(args, &flags),
         Command::Simulate(args) => simulate::execute(args),
+    }
+}
+
+impl From<StoreError> for Failure {
+    /// What somebody has to change before it can work is configuration; the rest may pass.
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::Absent { path } => {
+                // Relative to what, is what one wants to know.
+                let path = std::path::absolute(&path).unwrap_or(path);
+                Failure::failed(format_args!(
+                    "no database at {}: `candlekeep run` makes one, --database names another",
+                    path.display()
+                ))
+            }
+            StoreError::Unopenable { .. }
+            | StoreError::NotOurs { .. }
+            | StoreError::NewerSchema { .. }
+            | StoreError::OtherEnvironment { .. }
+            | StoreError::NotBuilt { .. } => Failure::configuration(error),
+            StoreError::OlderSchema { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Unwritable { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Statement(_)
+            | StoreError::Panicked { .. }
+            | StoreError::Closed => Failure::failed(error),
+        }
     }
 }

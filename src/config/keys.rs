@@ -128,8 +128,8 @@ pub const KEYS: &[Key] = &[
         "database.url",
         Default(r#""sqlite://candlekeep.db""#),
         &[
-            "Where the bars go: sqlite://relative.db, sqlite:////absolute/path.db,",
-            "or postgres://user@host/name.",
+            "Where the bars go: sqlite://relative.db or sqlite:////absolute/path.db.",
+            "This version is not built for PostgreSQL yet.",
         ],
     )
     .short("DATABASE_URL"),

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -26,6 +25,7 @@ use crate::domain::scale::Scale;
 use crate::domain::{Epic, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::secret::Secret;
+use crate::store::DatabaseUrl;
 
 /// IG's base addresses (IG's REST guide).
 const DEMO_API_URL: &str = "https://demo-api.ig.com/gateway/deal";
@@ -52,7 +52,7 @@ pub struct Config {
     /// Bar lengths to keep, shortest first; always has 5 minutes.
     pub timeframes: Vec<Timeframe>,
     /// Where the bars go.
-    pub database: DatabaseUrlText,
+    pub database: DatabaseUrl,
     /// What settles a bar in time.
     pub clock: ClockKind,
     /// Logins.
@@ -320,45 +320,6 @@ pub struct CalendarConfig {
     pub closed: Vec<NaiveDate>,
 }
 
-/// The address of a database: `sqlite://` or `postgres(ql)://`. May hold a password, so its
-/// `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct DatabaseUrlText(String);
-
-impl DatabaseUrlText {
-    /// The address, perhaps with a password in it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for DatabaseUrlText {
-    type Err = UnknownDatabase;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim();
-        let rest = ["sqlite://", "postgres://", "postgresql://"].iter().find_map(|it| text.strip_prefix(it));
-        match rest {
-            Some(rest) if !rest.is_empty() => Ok(DatabaseUrlText(text.to_owned())),
-            _ => Err(UnknownDatabase),
-        }
-    }
-}
-
-impl fmt::Debug for DatabaseUrlText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.0.split("://").next().unwrap_or_default();
-        write!(f, "DatabaseUrlText({scheme}://..)")
-    }
-}
-
-/// A text that names no database. It is not repeated, since it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a database address: write sqlite://FILE, sqlite:////ABSOLUTE/FILE, or postgres://USER@HOST/NAME"
-)]
-pub struct UnknownDatabase;
-
 /// Why the configuration cannot be used. Every message is one line and shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -479,7 +440,7 @@ pub fn load(
         timeframes: timeframes(settings)?,
         database: match settings.get("database.url") {
             Some(given) => given.parsed()?,
-            None => DatabaseUrlText("sqlite://candlekeep.db".to_owned()),
+            None => DatabaseUrl::sqlite("candlekeep.db"),
         },
         clock: one_of(settings, "clock", &[("system", ClockKind::System), ("stream", ClockKind::Stream)])?,
         session: Session {

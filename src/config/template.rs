@@ -26,8 +26,8 @@ const PAIRS: &str = "\
 ";
 
 const CALENDARS: &str = "\
-# Trading hours beside the built-in \"forex\", in one city's time. For the time being read and
-# checked, but not acted upon by this version.
+# Trading hours beside the built-in \"forex\", in one city's time.
+# Not acted upon by this version yet: it is read and checked only.
 #[calendars.short_week]
 #zone = \"Europe/London\"
 #week = \"Sun 22:00 - Fri 21:00\"
@@ -63,10 +63,10 @@ fn write_key(text: &mut String, key: &Key, name: &str) {
         let _ = writeln!(text, "# {line}");
     }
     if key.later {
-        let _ = writeln!(text, "# For the time being read and checked, but not acted upon by this version.");
+        let _ = writeln!(text, "# Not acted upon by this version yet: it is read and checked only.");
     }
     if let Shown::Example(_) = key.shown {
-        let _ = writeln!(text, "# For example:");
+        let _ = writeln!(text, "# No default; for example:");
     }
     let _ = writeln!(text, "#{name} = {}", key.shown.toml());
 }

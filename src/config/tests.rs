@@ -34,7 +34,7 @@ fn nothing_given_is_the_documented_default() {
     assert_eq!(config.ig.product, Product::Auto);
     assert_eq!(config.pairs().collect::<Vec<_>>(), MAJOR_PAIRS);
     assert_eq!(config.timeframes, [Timeframe::M5, Timeframe::M15]);
-    assert_eq!(config.database.expose(), "sqlite://candlekeep.db");
+    assert_eq!(config.database.to_string(), "sqlite://candlekeep.db");
     assert_eq!(config.clock, ClockKind::System);
     assert_eq!(config.session, Session { version: 2, login_spacing: Duration::from_secs(61) });
     assert_eq!(config.stream.tlcp_version, "2.4.0");
@@ -54,7 +54,7 @@ fn flags_win_over_environment_over_file() {
     let file = Some(FileText { path: Path::new("c.toml"), text });
     let variables = env(&[("DATABASE_URL", "sqlite://env.db")]);
     let flags = Flags { config: None, database: Some("sqlite://flag.db".into()) };
-    let url = |config: Result<Config, ConfigError>| config.unwrap().database.expose().to_owned();
+    let url = |config: Result<Config, ConfigError>| config.unwrap().database.to_string();
     assert_eq!(url(load(file, &env(&[]), &Flags::default())), "sqlite://file.db");
     assert_eq!(url(load(file, &variables, &Flags::default())), "sqlite://env.db");
     assert_eq!(url(load(file, &variables, &flags)), "sqlite://flag.db");
@@ -244,7 +244,7 @@ fn values_out_of_bounds_or_of_another_kind_are_refused_with_their_place() {
         (
             "",
             &[("DATABASE_URL", "candlekeep.db")],
-            "DATABASE_URL: not a database address: write sqlite://FILE, sqlite:////ABSOLUTE/FILE, or postgres://USER@HOST/NAME",
+            "DATABASE_URL: not a database address: write sqlite://file.db, sqlite:////absolute/path/file.db or postgres://user@host/name",
         ),
         (
             "",
@@ -440,7 +440,7 @@ fn keys_that_are_not_acted_upon_say_so_in_the_template() {
         let (_, name) = key.section_and_name();
         let before = text.split(&format!("\n#{name} = ")).next().unwrap();
         let lines: Vec<_> = before.lines().rev().take(2).collect();
-        assert!(lines.iter().any(|line| line.contains("not acted upon")), "{}", key.path);
+        assert!(lines.iter().any(|line| line.contains("Not acted upon")), "{}", key.path);
     }
 }
 
@@ -453,5 +453,16 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(error.to_string().lines().count(), 1);
             }
         }
+    }
+}
+
+#[test]
+fn the_readme_lists_every_key_by_both_names_and_marks_what_is_not_acted_upon() {
+    let readme = include_str!("../../README.md");
+    for key in KEYS {
+        let mark = if key.later { " *" } else { "" };
+        let variable = key.short.map_or_else(|| key.variable(), str::to_owned);
+        let row = format!("| `{}`{mark} | `{variable}` |", key.path);
+        assert!(readme.contains(&row), "{row} is missing");
     }
 }

@@ -1,0 +1,206 @@
+//! `candlekeep candles`: prints stored bars, also while `run` writes. Never creates a database.
+
+mod render;
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use self::render::render;
+use crate::cli::Candles;
+use crate::config::Config;
+use crate::domain::Pair;
+use crate::exit::{Exit, Failure};
+use crate::store::{BarQuery, Store};
+
+/// Prints to stdout, and what is worth knowing besides to stderr.
+///
+/// # Errors
+/// When there is no database, it cannot be read, or the pair is unknown.
+pub fn execute(args: &Candles, config: &Config) -> Result<Exit, Failure> {
+    let stdout = io::stdout();
+    let width = if stdout.is_terminal() { terminal_size::terminal_size() } else { None };
+    let printed = print(args, config, width.map(|(width, _)| width.0))?;
+    if let Some(note) = printed.note {
+        // A remark is not worth failing for.
+        let _ = writeln!(io::stderr(), "candlekeep: {note}");
+    }
+    match stdout.lock().write_all(printed.text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        // A reader such as `head` that goes away has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => Err(Failure::failed(format_args!("cannot print: {error}"))),
+        Ok(()) => Ok(Exit::Done),
+    }
+}
+
+/// What goes to stdout, and a remark for people.
+#[derive(Debug, PartialEq, Eq)]
+struct Printed {
+    text: String,
+    note: Option<String>,
+}
+
+fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed, Failure> {
+    let Candles { pair, timeframe, from, to, .. } = *args;
+    if let (Some(from), Some(to)) = (from, to)
+        && from >= to
+    {
+        return Err(Failure::usage(format_args!("--from {from} is not before --to {to}")));
+    }
+    let mut store = Store::open_read_only(&config.database)?;
+    let count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
+    let bars = store.bars(pair, timeframe, &BarQuery { from, to, count: Some(count) })?;
+    let note = if !bars.is_empty() {
+        None
+    } else if !config.pairs().any(|watched| watched == pair) {
+        return Err(Failure::usage(unknown_pair(pair, config)));
+    } else if !config.timeframes.contains(&timeframe) {
+        let kept: Vec<_> = config.timeframes.iter().map(|kept| kept.as_str()).collect();
+        Some(format!("no bars: {timeframe} is not among the timeframes kept ({})", kept.join(", ")))
+    } else if from.is_some() || to.is_some() {
+        Some(format!("no bars of {pair} {timeframe} in that time"))
+    } else {
+        Some(format!("no bars of {pair} {timeframe} yet"))
+    };
+    Ok(Printed { text: render(&bars, args.format, args.price, width), note })
+}
+
+/// Explains a pair that is neither watched nor stored.
+fn unknown_pair(pair: Pair, config: &Config) -> String {
+    let turned = format!("{}{}", pair.quote(), pair.base());
+    let hint = match config.pairs().find(|watched| watched.letters() == turned) {
+        Some(watched) => format!("did you mean {watched}? "),
+        None => String::new(),
+    };
+    let watched: Vec<_> = config.pairs().map(|watched| watched.to_string()).collect();
+    format!("{pair} is not watched and has no bars; {hint}watched: {}", watched.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::config::{self, Flags};
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+
+    const NINE_PM: Timestamp = Timestamp(1_583_701_200); // 2020-03-08 21:00:00
+
+    fn config(folder: &Path) -> Config {
+        let database = Some(format!("sqlite://{}", folder.join("c.db").display()));
+        config::load(None, &BTreeMap::new(), &Flags { config: None, database }).unwrap()
+    }
+
+    fn candles(line: &str) -> Candles {
+        let words = ["candlekeep", "candles"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Candles(candles) => candles,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Stores this many bars of EUR_USD, from 21:00 on.
+    fn store_bars(config: &Config, count: i64) {
+        let price = |text| Price::parse(text, 0).unwrap();
+        let flat = |text| Ohlc::from_prices([price(text); 4]);
+        let facts = (0..count)
+            .map(|index| {
+                Fact::Settled(Bar {
+                    key: BarKey {
+                        pair: "EURUSD".parse().unwrap(),
+                        timeframe: Timeframe::M5,
+                        start: NINE_PM.plus(300 * index),
+                    },
+                    bid: flat("1.3045"),
+                    ask: flat("1.3046"),
+                    volume: 1,
+                    source: Source::Stream,
+                })
+            })
+            .collect();
+        let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
+        Store::open(&config.database).unwrap().commit(&[batch], NINE_PM).unwrap();
+    }
+
+    fn csv_times(line: &str, config: &Config) -> Vec<i64> {
+        let printed = print(&candles(&format!("{line} --format csv")), config, None).unwrap();
+        printed.text.lines().skip(1).map(|line| line.split(',').next().unwrap().parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_latest_bars_are_printed_oldest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        store_bars(&config, 4);
+        let at = |index: i64| NINE_PM.0 + 300 * index;
+        assert_eq!(csv_times("eurusd 5m --count 2", &config), [at(2), at(3)]);
+        assert_eq!(csv_times("EUR_USD 5", &config).len(), 4);
+        assert_eq!(
+            csv_times("EUR_USD 5 --from 2020-03-08T21:05 --to 2020-03-08T21:15", &config),
+            [at(1), at(2)]
+        );
+    }
+
+    #[test]
+    fn no_bars_of_a_watched_pair_are_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        store_bars(&config, 1);
+        let note = |line: &str| print(&candles(line), &config, None).unwrap().note;
+        assert_eq!(note("EUR_USD 5"), None);
+        assert_eq!(note("GBP_USD 5").as_deref(), Some("no bars of GBP_USD 5 yet"));
+        assert_eq!(note("EUR_USD 5 --to 5").as_deref(), Some("no bars of EUR_USD 5 in that time"));
+        assert_eq!(
+            note("EUR_USD 1h").as_deref(),
+            Some("no bars: 60 is not among the timeframes kept (5, 15)")
+        );
+    }
+
+    #[test]
+    fn an_unknown_pair_is_a_wrong_usage_that_lists_the_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        store_bars(&config, 1);
+        let failure = print(&candles("USD_EUR 5"), &config, None).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        let expected =
+            "USD_EUR is not watched and has no bars; did you mean EUR_USD? watched: EUR_USD, GBP_USD, ";
+        assert!(failure.to_string().starts_with(expected), "{failure}");
+        let failure = print(&candles("USD_SEK 5"), &config, None).unwrap_err().to_string();
+        assert!(
+            failure.starts_with("USD_SEK is not watched and has no bars; watched: EUR_USD, "),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn no_database_is_named_and_not_created() {
+        let folder = tempfile::tempdir().unwrap();
+        let failure = print(&candles("EUR_USD 5"), &config(folder.path()), None).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Failed);
+        let path = folder.path().join("c.db");
+        assert_eq!(
+            failure.to_string(),
+            format!(
+                "no database at {}: `candlekeep run` makes one, --database names another",
+                path.display()
+            )
+        );
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_a_wrong_usage() {
+        let folder = tempfile::tempdir().unwrap();
+        let failure =
+            print(&candles("EUR_USD 5 --from 300 --to 300"), &config(folder.path()), None).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert_eq!(
+            failure.to_string(),
+            "--from 1970-01-01T00:05:00Z is not before --to 1970-01-01T00:05:00Z"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! The program as a shell sees it: one clear line on stderr, the right exit code, and nothing
+//! half-made left behind.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The program in an empty folder, with these variables and no others.
+fn candlekeep(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_candlekeep"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the program prints UTF-8")
+}
+
+/// Runs a command that has to fail: with this code, one line that begins like this, nothing on
+/// stdout and no file that was not there before.
+fn refused(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)], code: i32, begins: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let output = candlekeep(folder.path(), line, variables);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{line}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{line}: {stderr}");
+    let folder_text = folder.path().canonicalize().unwrap().display().to_string();
+    let begins = format!("candlekeep: {}", begins.replace("FOLDER", &folder_text));
+    assert!(stderr.starts_with(&begins), "{line}: {stderr}");
+    assert_eq!(text(&output.stdout), "", "{line}");
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, files.len(), "{line} left something behind");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    refused("candels EUR_USD 5", &[], &[], 2, "unrecognized subcommand 'candels'; tip: ");
+    refused("candles EUR_US 5", &[], &[], 2, "invalid value 'EUR_US' for '<PAIR>': not a currency pair");
+    refused("candles EUR_USD 7", &[], &[], 2, "invalid value '7' for '<TIMEFRAME>': unknown timeframe");
+    refused("candles EUR_USD 5 --count 0", &[], &[], 2, "invalid value '0' for '--count <BARS>'");
+    refused(
+        "candles EUR_USD 5 --from noon",
+        &[],
+        &[],
+        2,
+        "invalid value 'noon' for '--from <TIME>': not a time",
+    );
+}
+
+#[test]
+fn a_wrong_configuration_is_78() {
+    refused("run", &[], &[], 78, "missing credentials: set IG_API_KEY, IG_USERNAME, IG_PASSWORD");
+    refused("run --config nowhere.toml", &[], &[], 78, "cannot read nowhere.toml: ");
+    refused("run", &[("CANDLEKEEP_CONFIG", "nowhere.toml")], &[], 78, "cannot read nowhere.toml: ");
+    refused("run", &[], &[("candlekeep.toml", "[ig\n")], 78, "candlekeep.toml:1:4: not valid TOML: ");
+    refused(
+        "candles EUR_USD 5",
+        &[],
+        &[("candlekeep.toml", "clok = 1\n")],
+        78,
+        "candlekeep.toml:1: unknown key \"clok\"; the nearest known key is \"clock\"",
+    );
+    refused(
+        "run",
+        &[("CANDLEKEEP_CLOK", "stream")],
+        &[],
+        78,
+        "unknown environment variable CANDLEKEEP_CLOK; the nearest known one is CANDLEKEEP_CLOCK",
+    );
+    refused("run", &[("IG_PASSWORD_FILE", "nowhere")], &[], 78, "cannot read nowhere: ");
+}
+
+#[test]
+fn what_may_pass_is_1() {
+    let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, --database names another";
+    refused("candles EUR_USD 5", &[], &[], 1, absent);
+    refused(
+        "init",
+        &[],
+        &[("candlekeep.toml", "")],
+        1,
+        "candlekeep.toml exists already: --force replaces it",
+    );
+    refused("init --path no/folder.toml", &[], &[], 1, "cannot write no/folder.toml: ");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left_alone() {
+    let files = [("candlekeep.db", "this is not a database, but a letter to a friend")];
+    refused("candles EUR_USD 5", &[], &files, 78, "");
+}
+
+#[test]
+fn in_the_journal_a_failure_has_its_priority() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = candlekeep(folder.path(), "run", &[("JOURNAL_STREAM", "9:1")]);
+    assert!(text(&output.stderr).starts_with("<3>candlekeep: missing credentials"));
+}
+
+#[test]
+fn init_writes_a_configuration_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = candlekeep(folder.path(), "init", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("wrote candlekeep.toml\n"));
+    // It is found and accepted: what is missing next is the database.
+    let output = candlekeep(folder.path(), "candles EUR_USD 5", &[]);
+    assert!(text(&output.stderr).starts_with("candlekeep: no database at "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn reading_needs_no_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = candlekeep(folder.path(), "candles EUR_USD 5", &[("IG_PASSWORD_FILE", "/nowhere")]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+#[test]
+fn help_and_version_are_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, code) in [("--help", 0), ("candles --help", 0), ("--version", 0), ("", 2)] {
+        let output = candlekeep(folder.path(), line, &[]);
+        assert_eq!(output.status.code(), Some(code), "{line}");
+        assert_eq!(text(&output.stdout).is_empty(), code != 0, "{line}");
+    }
+}
