@@ -53,3 +53,13 @@ impl From<StoreError> for Failure {
         }
     }
 }
+
+/// Runs a command that needs the actors' world around it.
+pub fn on_actix<F>(command: F) -> Result<Exit, Failure>
+where
+    F: Future<Output = Result<Exit, Failure>>,
+{
+    // Fails only where a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    actix::System::new().block_on(command)
+}

@@ -32,9 +32,8 @@ struct Week {
 impl Week {
     fn holds(&self, time: Timestamp) -> bool {
         let local = self.zone.from_utc_datetime(&time.utc().naive_utc());
-        let minute = local.weekday().num_days_from_sunday() * MINUTES_PER_DAY
-            + local.hour() * 60
-            + local.minute();
+        let minute =
+            local.weekday().num_days_from_sunday() * MINUTES_PER_DAY + local.hour() * 60 + local.minute();
         (self.opens..self.closes).contains(&minute)
     }
 }
@@ -138,7 +137,8 @@ mod tests {
     #[test]
     fn a_span_is_cut_into_runs() {
         let at = |time: &str| Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap());
-        let runs = Calendar::forex().runs(at("2020-01-17T21:00:00Z")..at("2020-01-12T22:00:00Z").plus(7 * 86400 + 3600));
+        let runs = Calendar::forex()
+            .runs(at("2020-01-17T21:00:00Z")..at("2020-01-12T22:00:00Z").plus(7 * 86400 + 3600));
         let shape: Vec<_> = runs.iter().map(|(run, e)| (run.start.to_string(), *e)).collect();
         assert_eq!(
             shape,

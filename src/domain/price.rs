@@ -26,6 +26,9 @@ pub enum PriceError {
 }
 
 impl Price {
+    /// One unit of the quote currency.
+    pub const ONE: Price = Price(UNITS_PER_ONE);
+
     /// Reads a plain decimal number and divides it exactly by 10^`points_shift`.
     ///
     /// `points_shift` is 0 for a decimal quote; 4 (2 for JPY) where the broker quotes in points.
@@ -140,12 +143,7 @@ impl fmt::Display for Mid {
     }
 }
 
-fn write_decimal(
-    f: &mut fmt::Formatter<'_>,
-    units: i64,
-    units_per_one: i64,
-    decimals: usize,
-) -> fmt::Result {
+fn write_decimal(f: &mut fmt::Formatter<'_>, units: i64, units_per_one: i64, decimals: usize) -> fmt::Result {
     let (whole, fraction) = (units / units_per_one, units % units_per_one);
     if fraction == 0 {
         return write!(f, "{whole}");

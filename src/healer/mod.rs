@@ -1,1 +1,4 @@
-//! healer
+//! Finds what is missing and has it fetched.
+
+pub mod actor;
+pub mod plan;

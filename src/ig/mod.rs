@@ -1,1 +1,12 @@
-//! ig
+//! The broker: everything that knows IG.
+
+pub mod error;
+pub mod history;
+pub mod markets;
+pub mod models;
+pub mod parse;
+pub mod rest;
+pub mod session;
+pub mod stream;
+
+pub use error::IgError;

@@ -29,6 +29,12 @@ pub struct AllowanceKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpendId(pub(super) i64);
 
+impl std::fmt::Display for SpendId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// The broker's numbers, as an answer of its told them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllowanceSeen {
@@ -48,6 +54,22 @@ pub struct AllowanceState {
     /// Points spent since: those that the numbers seen cannot know of. Where the numbers have
     /// expired, points spent since then; where there are none, within a week.
     pub spent_since: u32,
+}
+
+/// Points of a week where the broker has not told them yet (IG's documented default).
+pub const WEEKLY_POINTS: u32 = 10_000;
+
+impl AllowanceState {
+    /// Points left, as far as is known.
+    pub fn remaining(&self, now: Timestamp) -> u32 {
+        let left = match self.seen {
+            // Past its expiry the whole week's points are there again.
+            Some((seen, _)) if now >= seen.expires_at => seen.total,
+            Some((seen, _)) => seen.remaining,
+            None => WEEKLY_POINTS,
+        };
+        left.saturating_sub(self.spent_since)
+    }
 }
 
 const BOOKED: &str = "booked";

@@ -18,6 +18,26 @@ use crate::domain::{Pair, State, Timeframe, Timestamp};
 /// many seconds: the day's runs of all pairs are few. Else each pair is read for itself.
 const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
 
+/// The end of the latest bucket that anything is known of, by pair.
+pub(super) fn ends(
+    connection: &mut Connection,
+    timeframe: Timeframe,
+) -> Result<BTreeMap<Pair, Timestamp>, StoreError> {
+    let rows: Vec<(String, Option<i64>)> = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::timeframe.eq(timeframe.as_str()))
+            .group_by(coverage::pair)
+            .select((coverage::pair, diesel::dsl::max(coverage::to_ts)))
+            .load(connection)
+    })?;
+    let mut ends = BTreeMap::new();
+    for (pair, end) in rows {
+        let pair: Pair = pair.parse().map_err(StoreError::corrupt)?;
+        ends.extend(end.map(|end| (pair, Timestamp(end))));
+    }
+    Ok(ends)
+}
+
 /// The part of the ledger that a transaction touches.
 #[derive(Default)]
 pub(super) struct Ledger {

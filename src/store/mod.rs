@@ -10,7 +10,7 @@
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -134,6 +134,14 @@ impl Store {
     /// Those of any read.
     pub fn feeds(&mut self) -> Result<Vec<WatchedFeed>, StoreError> {
         feeds::all(&mut self.connection)
+    }
+
+    /// Where the ledger ends: the end of the latest bucket that anything is known of, by pair.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn covered_to(&mut self, timeframe: Timeframe) -> Result<BTreeMap<Pair, Timestamp>, StoreError> {
+        ledger::ends(&mut self.connection, timeframe)
     }
 
     /// Stores what was learnt, in order and in one transaction: bars by rule of truth 4, the

@@ -1,3 +1,4 @@
-//! writer
+//! Makes findings durable.
 
+pub mod actor;
 pub mod batch;

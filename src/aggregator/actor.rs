@@ -1,0 +1,248 @@
+//! AggregatorActor: moves what the stream and REST tell through [`Aggregation`] to the writer.
+//!
+//! Fed by the StreamActor and the HealerActor, feeds the WriterActor. Findings stay here until
+//! the writer says that they are durable, so a writer that dies costs nothing. A restart of this
+//! actor loses the forming candles; the next rows bring them again, and the healer what was lost.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::Aggregation;
+use crate::clock::EventClock;
+use crate::domain::{Fact, FactBatch, Reason, State};
+use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamEvent, StreamTold};
+use crate::stats::Stats;
+use crate::store::StoreHandle;
+use crate::supervisor::Lifeline;
+
+/// How often silence is looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Findings that may wait for the writer before the stream is read no further.
+pub const UNSTORED_MAX: usize = 65_536;
+/// Pause before a batch that the writer could not take is offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(500);
+/// Where the record of guessed closes is kept.
+pub const SETTING_MATCHED: &str = "inference.matched";
+
+/// Asks the aggregator to hand over everything and say when it is durable.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Settles candles.
+pub struct AggregatorActor {
+    core: Aggregation,
+    event_clock: EventClock,
+    evidence: Arc<str>,
+    writer: Recipient<StoreFacts>,
+    neighbours: Neighbours,
+    store: StoreHandle,
+    stats: Arc<Stats>,
+    queue: Rc<RefCell<Queue>>,
+    _lifeline: Lifeline,
+}
+
+/// Rooms that are told of things, where they exist yet: they are built after this one.
+#[derive(Clone, Default)]
+pub struct Neighbours {
+    /// Told of stale items.
+    pub stream: Option<Recipient<Resubscribe>>,
+    /// Told of holes.
+    pub healer: Option<Recipient<HolesRecorded>>,
+}
+
+/// Tells the aggregator who its later-built neighbours are.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Meet(pub Neighbours);
+
+/// Findings under way to the database, and who waits for them.
+#[derive(Default)]
+struct Queue {
+    unstored: usize,
+    waiting_for_room: Vec<oneshot::Sender<()>>,
+}
+
+impl AggregatorActor {
+    /// An aggregator around its core.
+    pub fn new(
+        core: Aggregation,
+        event_clock: EventClock,
+        writer: Recipient<StoreFacts>,
+        store: StoreHandle,
+        stats: Arc<Stats>,
+        lifeline: Lifeline,
+    ) -> AggregatorActor {
+        AggregatorActor {
+            core,
+            event_clock,
+            evidence: "ls:none".into(),
+            writer,
+            neighbours: Neighbours::default(),
+            store,
+            stats,
+            queue: Rc::default(),
+            _lifeline: lifeline,
+        }
+    }
+
+    /// Hands what the core has found to the writer. The answer comes once it is durable.
+    fn forward(&mut self, evidence: Arc<str>) -> Option<oneshot::Receiver<()>> {
+        let facts = self.core.take_facts();
+        for feed in self.core.take_stale() {
+            log::warn!(feed = feed.0; "an item has been silent for long, subscribing it again");
+            if let Some(stream) = &self.neighbours.stream {
+                stream.do_send(Resubscribe(feed));
+            }
+        }
+        if facts.is_empty() {
+            return None;
+        }
+        let holes = self.count(&facts);
+        let batch = Arc::new(FactBatch { evidence, facts });
+        let (durable, waiting) = oneshot::channel();
+        self.queue.borrow_mut().unstored += batch.facts.len();
+        let (writer, queue, healer) =
+            (self.writer.clone(), self.queue.clone(), self.neighbours.healer.clone());
+        actix_rt::spawn(async move {
+            offer(&writer, &batch).await;
+            let mut queue = queue.borrow_mut();
+            queue.unstored -= batch.facts.len();
+            if queue.unstored < UNSTORED_MAX {
+                for waiting in queue.waiting_for_room.drain(..) {
+                    // Whoever waited may have gone.
+                    let _ = waiting.send(());
+                }
+            }
+            if holes && let Some(healer) = healer {
+                healer.do_send(HolesRecorded);
+            }
+            let _ = durable.send(());
+        });
+        Some(waiting)
+    }
+
+    /// Counts findings; true if some are holes that REST may fill.
+    fn count(&self, facts: &[Fact]) -> bool {
+        let mut holes = false;
+        for fact in facts {
+            match fact {
+                Fact::Settled(_) => self.stats.bars_settled.add(1),
+                Fact::Marked(mark) if mark.state == State::Missing && mark.reason != Reason::Silent => {
+                    holes = true;
+                    if mark.reason != Reason::FirstStart {
+                        self.stats.holes.add(1);
+                    }
+                }
+                Fact::Marked(_) => {}
+            }
+        }
+        holes
+    }
+}
+
+/// Offers a batch to the writer until it is durable.
+async fn offer(writer: &Recipient<StoreFacts>, batch: &Arc<FactBatch>) {
+    loop {
+        match writer.send(StoreFacts(batch.clone())).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                log::error!(error:% = error, facts = batch.facts.len(); "the writer could not store, offering again")
+            }
+            Err(_) => log::error!(facts = batch.facts.len(); "the writer is gone, holding what it had"),
+        }
+        actix_rt::time::sleep(OFFER_AGAIN).await;
+    }
+}
+
+impl Actor for AggregatorActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, |act, _| {
+            if let Some(now) = act.event_clock.now() {
+                act.core.tick(now);
+                act.forward(act.evidence.clone());
+            }
+        });
+    }
+}
+
+impl Handler<Meet> for AggregatorActor {
+    type Result = ();
+
+    fn handle(&mut self, Meet(neighbours): Meet, _: &mut Self::Context) {
+        self.neighbours = neighbours;
+    }
+}
+
+impl Handler<StreamTold> for AggregatorActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, StreamTold(events): StreamTold, _: &mut Self::Context) -> Self::Result {
+        for event in &events {
+            match event {
+                StreamEvent::SessionBegan { evidence } => {
+                    // What is found from here on rests on the new session.
+                    self.forward(self.evidence.clone());
+                    self.evidence = evidence.clone();
+                }
+                StreamEvent::Candle { candle, .. } => self.event_clock.observe(candle.start, candle.closed),
+                _ => {}
+            }
+            self.core.handle(event, self.event_clock.now());
+        }
+        self.forward(self.evidence.clone());
+        let mut queue = self.queue.borrow_mut();
+        if queue.unstored < UNSTORED_MAX {
+            return Box::pin(std::future::ready(()));
+        }
+        let (room, waiting) = oneshot::channel();
+        queue.waiting_for_room.push(room);
+        Box::pin(async move { drop(waiting.await) })
+    }
+}
+
+impl Handler<HistoryTold> for AggregatorActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, HistoryTold(batch): HistoryTold, _: &mut Self::Context) -> Self::Result {
+        self.forward(self.evidence.clone());
+        if self.core.handle_history(&batch.facts) {
+            let matched = self.core.matched().to_string();
+            let saving = self.store.run(move |store| store.set_setting(SETTING_MATCHED, &matched));
+            actix_rt::spawn(async move {
+                if let Err(error) = saving.await {
+                    log::warn!(error:% = error; "the record of guessed closes could not be kept");
+                }
+            });
+        }
+        let healed = batch.facts.iter().filter(|fact| matches!(fact, Fact::Settled(_))).count();
+        self.stats.bars_fetched.add(healed as u64);
+        let durable = self.forward(batch.evidence);
+        Box::pin(async move {
+            if let Some(durable) = durable {
+                let _ = durable.await;
+            }
+        })
+    }
+}
+
+impl Handler<Drain> for AggregatorActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
+        self.forward(self.evidence.clone());
+        let queue = self.queue.clone();
+        Box::pin(async move {
+            while queue.borrow().unstored > 0 {
+                actix_rt::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    }
+}

@@ -1,0 +1,519 @@
+//! One feed's candles into settled bars and findings: rules 1 and 2. Pure.
+//!
+//! Every bucket from the feed's *frontier* on is accounted for exactly once, in order, as soon as
+//! something is known of it: settled by its end-of-candle row, quiet by proof, closed by the
+//! calendar, or missing with a reason. What is learnt later (a late close, a proof of quiet) is
+//! told as a further finding; the ledger decides which of two findings stands.
+
+use std::ops::Range;
+
+use super::inference::{Guess, Inference};
+use crate::domain::{
+    Bar, Calendar, CandleUpdate, Expectation, Fact, Mark, Pair, Reason, State, Timeframe, Timestamp,
+};
+
+const STEP: i64 = Timeframe::M5.seconds();
+/// Seconds after its end in which a bucket's end-of-candle row may still come before the bucket
+/// is called unconfirmed or silent.
+pub const GRACE_S: i64 = 15;
+
+/// The start of continuity while no event time is known.
+const UNDATED: Timestamp = Timestamp(i64::MAX);
+
+/// Whether rows of this feed can be trusted to follow each other without loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// Not subscribed, for this reason.
+    Down(Reason),
+    /// Subscribed without a break since this bucket's start (or within the one before it).
+    Up { since: Timestamp },
+}
+
+/// The state of one feed.
+#[derive(Clone, Debug)]
+pub struct Finalizer {
+    pair: Pair,
+    link: Link,
+    /// What broke the link that is up now repaired: the reason for buckets lost before it.
+    lost_by: Reason,
+    unfiltered: bool,
+    /// The first bucket not accounted for. `None` until the first row or moment is known.
+    frontier: Option<Timestamp>,
+    /// The forming candle, which starts at the frontier.
+    forming: Option<CandleUpdate>,
+    /// A row of the forming candle was held back, so its last values may not be final.
+    tainted: bool,
+    /// Buckets marked silent that a later row on this link would prove quiet.
+    silent: Option<Range<Timestamp>>,
+    /// Event time of the last row.
+    last_row: Option<Timestamp>,
+}
+
+/// What a feed needs of the house around it.
+pub struct Surroundings<'a> {
+    /// The feed's hours.
+    pub calendar: &'a Calendar,
+    /// The account's record of guessed closes.
+    pub inference: &'a mut Inference,
+    /// Where findings go.
+    pub facts: &'a mut Vec<Fact>,
+    /// Bars of the first backfill, in 5-minute and in 15-minute buckets.
+    pub depth: Depth,
+}
+
+/// How many bars of each length the first backfill brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// 5-minute bars.
+    pub m5: u32,
+    /// 15-minute bars; those that the 5-minute bars cover are derived, not fetched.
+    pub m15: u32,
+}
+
+impl Finalizer {
+    /// A feed accounted for up to `resume` in an earlier run, or never watched before.
+    pub fn new(pair: Pair, resume: Option<Timestamp>) -> Finalizer {
+        Finalizer {
+            pair,
+            link: Link::Down(Reason::Offline),
+            lost_by: Reason::Offline,
+            unfiltered: false,
+            frontier: resume,
+            forming: None,
+            tainted: false,
+            silent: None,
+            last_row: None,
+        }
+    }
+
+    /// The server confirmed the subscription at event time `now`.
+    pub fn subscribed(&mut self, now: Option<Timestamp>) {
+        if let Link::Down(reason) = self.link {
+            self.lost_by = reason;
+        }
+        // The snapshot row tells of the bucket under way; only later ones are seen whole. With
+        // no time known yet the first row brings it.
+        self.link = Link::Up { since: now.map_or(UNDATED, |now| now.ceil(STEP)) };
+        self.unfiltered = false;
+        self.last_row = now;
+    }
+
+    /// `CONF` told whether rows of this subscription can be merged away.
+    pub fn configured(&mut self, unfiltered: bool) {
+        self.unfiltered = unfiltered;
+    }
+
+    /// A row was held back.
+    pub fn rejected(&mut self) {
+        self.tainted = true;
+    }
+
+    /// Continuity is broken. What was silent can no longer be proved quiet.
+    pub fn broken(&mut self, reason: Reason, around: &mut Surroundings<'_>) {
+        if let Some(silent) = self.silent.take() {
+            self.mark(silent, State::Missing, reason, around.facts);
+        }
+        if matches!(self.link, Link::Up { .. }) {
+            self.link = Link::Down(reason);
+        }
+        // The bucket under way may yet be completed by rows after the reconnect.
+        self.forming = None;
+        self.tainted = false;
+    }
+
+    /// A row came, at event time `now`.
+    pub fn row(&mut self, candle: CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
+        let start = candle.start;
+        self.place_in_time(start.plus(STEP));
+        self.last_row = self.last_row.max(Some(now.unwrap_or(start)));
+        let frontier = match self.frontier {
+            Some(frontier) => frontier,
+            None => self.begin(start, around),
+        };
+        if start < frontier {
+            return self.late_row(candle, around);
+        }
+        if let Some(unclosed) = self.forming.take_if(|forming| forming.start < start) {
+            self.close_unseen(&unclosed, around);
+        }
+        self.account_to(start, around);
+        if candle.closed {
+            around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+            self.forming = None;
+            self.frontier = Some(start.plus(STEP));
+        } else {
+            self.forming = Some(candle);
+        }
+        self.tainted = false;
+    }
+
+    /// A row of a bucket already accounted for: a repeated or late close is told again and the
+    /// ledger decides; any other row changes nothing, but shows that the bucket was not quiet.
+    fn late_row(&mut self, candle: CandleUpdate, around: &mut Surroundings<'_>) {
+        let bucket = candle.start..candle.start.plus(STEP);
+        let silent = self.silent.clone().filter(|silent| silent.contains(&candle.start));
+        if let Some(silent) = silent {
+            self.quiet(silent.start..bucket.start, around);
+            self.silent = (bucket.end < silent.end).then_some(bucket.end..silent.end);
+            if !candle.closed {
+                self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
+            }
+        }
+        if candle.closed {
+            around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+        }
+    }
+
+    /// Event time has reached `now`: accounts for buckets that ended without a word. True if the
+    /// feed has been silent in expected hours for `stale_s` and should be subscribed again.
+    pub fn tick(&mut self, now: Timestamp, stale_s: i64, around: &mut Surroundings<'_>) -> bool {
+        let mut frontier = match self.frontier {
+            Some(frontier) => frontier,
+            None => self.begin(now.floor(STEP), around),
+        };
+        self.place_in_time(now.ceil(STEP));
+        while frontier.plus(STEP + GRACE_S) <= now {
+            match self.forming.take_if(|forming| forming.start == frontier) {
+                Some(unclosed) => self.close_unseen(&unclosed, around),
+                None => self.silent_bucket(frontier, around),
+            }
+            frontier = frontier.plus(STEP);
+            self.frontier = Some(frontier);
+        }
+        let stale = matches!(self.link, Link::Up { .. })
+            && self.last_row.is_some_and(|row| now.since(row) >= stale_s)
+            && around.calendar.expectation(now.floor(STEP)) == Expectation::Expected
+            && around.calendar.expectation(now.plus(-stale_s).floor(STEP)) == Expectation::Expected;
+        if stale {
+            self.broken(Reason::Stale, around);
+        }
+        stale
+    }
+
+    /// Dates a subscription that was confirmed before any event time was known.
+    fn place_in_time(&mut self, from: Timestamp) {
+        if let Link::Up { since } = &mut self.link
+            && *since == UNDATED
+        {
+            *since = from;
+        }
+    }
+
+    /// First knowledge of a feed never watched before: asks the first backfill for what lies
+    /// before `start`.
+    fn begin(&mut self, start: Timestamp, around: &mut Surroundings<'_>) -> Timestamp {
+        let step15 = Timeframe::M15.seconds();
+        let m5_start = around.calendar.back_from(start, around.depth.m5 as usize);
+        let m15_start = around.calendar.back_from(start, around.depth.m15 as usize * 3).floor(step15);
+        let derived_from = m5_start.ceil(step15);
+        if around.depth.m5 > 0 {
+            self.mark_by_calendar(m5_start..start, Reason::FirstStart, around);
+        }
+        if around.depth.m15 > 0 && m15_start < derived_from {
+            around.facts.push(Fact::Marked(Mark {
+                pair: self.pair,
+                timeframe: Timeframe::M15,
+                span: m15_start..derived_from,
+                state: State::Missing,
+                reason: Reason::FirstStart,
+            }));
+        }
+        self.frontier = Some(start);
+        start
+    }
+
+    /// Accounts for the buckets from the frontier up to the one that a row has just told of.
+    fn account_to(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
+        if let Some(silent) = self.silent.take() {
+            self.quiet(silent, around);
+        }
+        let Some(frontier) = self.frontier.replace(start) else { return };
+        let seen_from = match self.link {
+            Link::Up { since } => since.clamp(frontier, start.max(frontier)),
+            Link::Down(_) => start,
+        };
+        self.mark_by_calendar(frontier..seen_from, self.lost_by, around);
+        self.quiet(seen_from..start, around);
+    }
+
+    /// A bucket whose rows ended without the end-of-candle row.
+    fn close_unseen(&mut self, unclosed: &CandleUpdate, around: &mut Surroundings<'_>) {
+        let bucket = unclosed.start..unclosed.start.plus(STEP);
+        self.frontier = Some(bucket.end);
+        let bar = Bar::from_candle(self.pair, unclosed);
+        let may_guess = self.unfiltered && !self.tainted;
+        if may_guess && around.inference.guess(&bar) == Guess::Trust {
+            around.facts.push(Fact::Settled(bar));
+        } else {
+            self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
+        }
+    }
+
+    /// A bucket that ended without any row.
+    fn silent_bucket(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
+        let bucket = start..start.plus(STEP);
+        match (around.calendar.expectation(start), self.link) {
+            (Expectation::Closed, _) => self.mark(bucket, State::Closed, Reason::Calendar, around.facts),
+            (Expectation::Possible, _) => {
+                self.mark(bucket, State::Closed, Reason::PossiblyOpen, around.facts)
+            }
+            (Expectation::Expected, Link::Up { since }) if since <= start => {
+                self.mark(bucket.clone(), State::Missing, Reason::Silent, around.facts);
+                match &mut self.silent {
+                    Some(silent) => silent.end = bucket.end,
+                    None => self.silent = Some(bucket),
+                }
+            }
+            (Expectation::Expected, Link::Up { .. }) => {
+                self.mark(bucket, State::Missing, self.lost_by, around.facts);
+            }
+            (Expectation::Expected, Link::Down(reason)) => {
+                self.mark(bucket, State::Missing, reason, around.facts);
+            }
+        }
+    }
+
+    fn quiet(&self, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
+        for (run, expectation) in around.calendar.runs(span) {
+            match expectation {
+                Expectation::Closed => self.mark(run, State::Closed, Reason::Calendar, around.facts),
+                _ => self.mark(run, State::Quiet, Reason::LaterRow, around.facts),
+            }
+        }
+    }
+
+    fn mark_by_calendar(&self, span: Range<Timestamp>, reason: Reason, around: &mut Surroundings<'_>) {
+        for (run, expectation) in around.calendar.runs(span) {
+            match expectation {
+                Expectation::Expected => self.mark(run, State::Missing, reason, around.facts),
+                Expectation::Possible => self.mark(run, State::Closed, Reason::PossiblyOpen, around.facts),
+                Expectation::Closed => self.mark(run, State::Closed, Reason::Calendar, around.facts),
+            }
+        }
+    }
+
+    /// Tells a finding, joined to the one before where it only makes that longer.
+    fn mark(&self, span: Range<Timestamp>, state: State, reason: Reason, facts: &mut Vec<Fact>) {
+        if span.start >= span.end {
+            return;
+        }
+        if let Some(Fact::Marked(last)) = facts.last_mut()
+            && (last.pair, last.timeframe, last.state, last.reason)
+                == (self.pair, Timeframe::M5, state, reason)
+            && last.span.end == span.start
+        {
+            last.span.end = span.end;
+            return;
+        }
+        facts.push(Fact::Marked(Mark { pair: self.pair, timeframe: Timeframe::M5, span, state, reason }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::inference::MATCHES_TO_EARN;
+    use super::*;
+    use crate::aggregator::testing::bar;
+
+    /// Wednesday 2020-01-15 12:00 UTC: bucket 0 of every script, far from any close.
+    const NOON: i64 = 1_579_089_600;
+    const STALE_S: i64 = 1_800;
+
+    /// Runs a script and returns what was found, both as text. Words of a script:
+    /// `sub@M` subscribed at minute M (`sub@?` before any time is known), `unf` CONF unfiltered,
+    /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `bad` a
+    /// row held back, `lost` broken, `@M` event time reaches minute M.
+    fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
+        let calendar = Calendar::forex();
+        let mut inference = Inference::new(matched);
+        let mut facts = Vec::new();
+        let mut now = None;
+        let at = |bucket: i64| Timestamp(NOON + bucket * STEP);
+        let mut feed = Finalizer::new("EURUSD".parse().unwrap(), resume.map(at));
+        let mut told = Vec::new();
+        for word in script.split_whitespace() {
+            let mut around = Surroundings {
+                calendar: &calendar,
+                inference: &mut inference,
+                facts: &mut facts,
+                depth: Depth { m5: 4, m15: 3 },
+            };
+            let minute = |text: &str| text.parse::<i64>().ok().map(|minute| Timestamp(NOON + minute * 60));
+            if let Some(time) = word.strip_prefix("sub@") {
+                now = minute(time);
+                feed.subscribed(now);
+            } else if let Some(time) = word.strip_prefix('@') {
+                now = minute(time);
+                if feed.tick(now.unwrap(), STALE_S, &mut around) {
+                    told.push(format!("stale@{time}"));
+                }
+            } else if let Some(bucket) = word.strip_prefix(['r', 'c']) {
+                let price = if bucket.ends_with('*') { "1.2" } else { "1.1" };
+                let start = at(bucket.trim_end_matches('*').parse().unwrap());
+                let Bar { bid, ask, .. } = bar("EURUSD", 0, price);
+                let closed = word.starts_with('c');
+                now = now.max(Some(start));
+                feed.row(CandleUpdate { start, bid, ask, ticks: 1, closed }, now, &mut around);
+            } else {
+                match word {
+                    "unf" => feed.configured(true),
+                    "bad" => feed.rejected(),
+                    "lost" => feed.broken(Reason::Disconnected, &mut around),
+                    other => panic!("unknown word {other}"),
+                }
+            }
+        }
+        let bucket = |time: Timestamp| (time.0 - NOON) as f64 / STEP as f64;
+        told.extend(facts.iter().map(|fact| match fact {
+            Fact::Settled(bar) => format!("bar {}", bucket(bar.key.start)),
+            Fact::Marked(Mark { timeframe, span, reason, state, .. }) => {
+                let length = if *timeframe == Timeframe::M5 { "" } else { " 15m" };
+                format!("{state} {reason}{length} {}..{}", bucket(span.start), bucket(span.end))
+            }
+        }));
+        (told.join(", "), inference)
+    }
+
+    fn check(script: &str, expected: &str) {
+        assert_eq!(run(Some(0), 0, script).0, expected, "{script}");
+    }
+
+    #[test]
+    fn an_end_of_candle_row_settles_its_bucket() {
+        check("sub@0 r0 r0 c0 r1 c1", "bar 0, bar 1");
+        check("sub@0 c0 c1 c2", "bar 0, bar 1, bar 2");
+    }
+
+    #[test]
+    fn a_row_taken_after_a_reconnect_inside_the_bucket_is_as_good_as_any() {
+        check("sub@0 r0 lost sub@3 r0 c0", "bar 0");
+    }
+
+    #[test]
+    fn a_close_that_was_not_seen_is_a_gap_until_confirmed() {
+        check("sub@0 r0 r1 c1", "missing unconfirmed_close 0..1, bar 1");
+        check("sub@0 unf r0 r1 c1", "missing unconfirmed_close 0..1, bar 1");
+        check("sub@0 r0 @5 @6", "missing unconfirmed_close 0..1");
+    }
+
+    #[test]
+    fn a_close_is_inferred_only_where_earned_unmerged_untainted_and_unbroken() {
+        let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
+        assert_eq!(earned("sub@0 unf r0 r1 c1"), "bar 0, bar 1");
+        assert_eq!(earned("sub@0 unf r0 @6"), "bar 0", "silence past the grace");
+        assert_eq!(earned("sub@0 r0 r1"), "missing unconfirmed_close 0..1", "filtered");
+        assert_eq!(earned("sub@0 unf r0 bad r1"), "missing unconfirmed_close 0..1", "held back row");
+        assert_eq!(earned("sub@0 unf r0 lost sub@6 r1"), "missing disconnected 0..1", "broken");
+    }
+
+    #[test]
+    fn a_guess_is_compared_with_rest() {
+        let (_, mut inference) = run(Some(0), 0, "sub@0 unf r0 r1");
+        assert!(inference.confirm(&bar("EURUSD", NOON, "1.1")));
+        assert_eq!(inference.matched(), 1);
+        let (_, mut filtered) = run(Some(0), 0, "sub@0 r0 r1");
+        assert!(!filtered.confirm(&bar("EURUSD", NOON, "1.1")), "a merged row is no guess");
+    }
+
+    #[test]
+    fn a_later_row_on_the_same_subscription_proves_quiet() {
+        check("sub@0 c0 c3", "bar 0, quiet later_row 1..3, bar 3");
+        check("sub@0 c0 @21 c4", "bar 0, missing silent 1..4, quiet later_row 1..4, bar 4");
+    }
+
+    #[test]
+    fn a_break_leaves_what_was_silent_in_doubt() {
+        check("sub@0 c0 @11 lost sub@12 c3", "bar 0, missing silent 1..2, missing disconnected 1..3, bar 3");
+    }
+
+    #[test]
+    fn buckets_of_an_outage_are_missing_with_its_reason() {
+        check("sub@0 c0 lost sub@17 r3 c3 c4", "bar 0, missing disconnected 1..3, bar 3, bar 4");
+        check("sub@0 c0 lost @21", "bar 0, missing disconnected 1..4");
+        check("@16 sub@16 r3 c3", "missing offline 0..3, bar 3");
+        check("sub@? c2 c4", "missing offline 0..2, bar 2, quiet later_row 3..4, bar 4");
+    }
+
+    #[test]
+    fn the_bucket_in_which_a_subscription_began_is_not_proved_quiet_by_it() {
+        check("sub@2 c1", "missing offline 0..1, bar 1");
+        check("sub@0 c1", "quiet later_row 0..1, bar 1");
+    }
+
+    #[test]
+    fn late_and_repeated_closes_are_told_again_and_late_moves_change_nothing() {
+        check("sub@0 c0 r1 c0* r0", "bar 0, bar 0");
+        check("sub@0 r0 @6 c0 c1", "missing unconfirmed_close 0..1, bar 0, bar 1");
+    }
+
+    #[test]
+    fn a_late_row_of_a_silent_bucket_keeps_it_from_being_called_quiet() {
+        check(
+            "sub@0 c0 @16 r1 c3",
+            "bar 0, missing silent 1..3, missing unconfirmed_close 1..2, quiet later_row 2..3, bar 3",
+        );
+        check("sub@0 c0 @16 c2 c3", "bar 0, missing silent 1..3, quiet later_row 1..2, bar 2, bar 3");
+    }
+
+    #[test]
+    fn a_feed_never_watched_asks_for_the_first_backfill() {
+        let (told, _) = run(None, 0, "sub@0 r0 c0");
+        assert_eq!(told, "missing first_start -4..0, missing first_start 15m -9..-3, bar 0");
+    }
+
+    #[test]
+    fn an_item_silent_for_long_in_expected_hours_is_subscribed_again() {
+        check("sub@0 c0 @29", "bar 0, missing silent 1..5");
+        check("sub@0 c0 @30", "stale@30, bar 0, missing silent 1..5, missing stale 1..5");
+        check("sub@0 c0 @30 sub@31 c6", "stale@30, bar 0, missing silent 1..5, missing stale 1..6, bar 6");
+    }
+
+    #[test]
+    fn the_weekend_is_closed_and_no_reason_to_subscribe_again() {
+        // Buckets of Friday 21:55, the close, Sunday 21:00 (London opens) and 22:00 (New York).
+        let friday = 2 * 288 + 119;
+        let (close, london, open) = (friday + 1, friday + 1 + 47 * 12, friday + 1 + 48 * 12);
+        let script = format!("sub@{0} c{friday} @{1} @{2} c{open}", friday * 5, close * 5 + 600, london * 5);
+        assert_eq!(
+            run(Some(friday), 0, &script).0,
+            format!(
+                "bar {friday}, closed calendar {close}..{london}, quiet later_row {london}..{open}, bar {open}"
+            )
+        );
+    }
+
+    proptest! {
+        /// Whatever happens, the buckets up to the frontier are accounted for without a hole.
+        #[test]
+        fn every_bucket_is_accounted_for(
+            words in prop::collection::vec((0u8..6, 0i64..3), 1..60),
+        ) {
+            let (mut minute, mut script) = (0, String::new());
+            for (kind, step) in words {
+                minute += step * 4;
+                let bucket = minute / 5;
+                script += &match kind {
+                    0 => format!("sub@{minute} "),
+                    1 => format!("r{bucket} "),
+                    2 => format!("c{bucket} "),
+                    3 => "lost ".to_owned(),
+                    4 => "bad ".to_owned(),
+                    _ => format!("@{minute} "),
+                };
+            }
+            let (told, _) = run(Some(0), 0, &script);
+            let mut known = std::collections::BTreeSet::new();
+            for finding in told.split(", ").filter(|text| !text.is_empty() && !text.starts_with("stale")) {
+                let place = finding.rsplit(' ').next().unwrap();
+                match place.split_once("..") {
+                    Some((from, to)) => known.extend(from.parse::<i64>().unwrap()..to.parse().unwrap()),
+                    None => { known.insert(place.parse::<i64>().unwrap()); }
+                }
+            }
+            let last = known.last().copied().unwrap_or(-1);
+            prop_assert_eq!(known.len() as i64, last + 1, "{} gave {}", script, told);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What to ask of REST next, and what an answer tells. Pure.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::domain::coverage::Run;
+use crate::domain::{Calendar, Expectation, Fact, FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
+use crate::ig::history::actor::BARS_PER_REQUEST_MAX;
+use crate::messages::{Ask, FetchBars, HistoryFetched};
+
+/// Points by which asking for "the last N" may be dearer than asking for the range itself:
+/// it needs no knowledge of the zone in which IG reads ranges.
+const LAST_EXTRA_POINTS_MAX: u32 = 2;
+/// First pause after a hole was asked for and nothing came of it; doubles up to the last.
+const RETRY_FIRST: Duration = Duration::from_secs(60);
+const RETRY_LAST: Duration = Duration::from_secs(3600);
+/// Holes whose failures are remembered; beyond, all are forgotten and may be asked again.
+const ATTEMPTS_MAX: usize = 20_000;
+
+/// A contiguous run of buckets that REST may fill.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hole {
+    /// Which feed.
+    pub feed: FeedIx,
+    /// Bucket length.
+    pub timeframe: Timeframe,
+    /// First bucket's start to the end of the last.
+    pub span: Range<Timestamp>,
+}
+
+/// Whether REST should be asked about buckets that are missing for this reason. A silent bucket
+/// waits for its proof: most are quiet, and the stream tells for free.
+fn may_ask(reason: Reason) -> bool {
+    !matches!(reason, Reason::Silent | Reason::ScaleInDoubt)
+}
+
+/// Joins the ledger's missing runs of one timeframe into holes, newest first.
+pub fn holes(
+    missing: &[(Pair, Run)],
+    timeframe: Timeframe,
+    feed_of: impl Fn(Pair) -> Option<FeedIx>,
+) -> Vec<Hole> {
+    let mut holes: Vec<Hole> = Vec::new();
+    let mut runs: Vec<(FeedIx, &Run)> = missing
+        .iter()
+        .filter(|(_, run)| may_ask(run.reason))
+        .filter_map(|(pair, run)| Some((feed_of(*pair)?, run)))
+        .collect();
+    runs.sort_by_key(|(feed, run)| (*feed, run.span.start));
+    for (feed, run) in runs {
+        match holes.last_mut() {
+            Some(last) if last.feed == feed && last.span.end == run.span.start => {
+                last.span.end = run.span.end
+            }
+            _ => holes.push(Hole { feed, timeframe, span: run.span.clone() }),
+        }
+    }
+    holes.sort_by_key(|hole| (std::cmp::Reverse(hole.span.end), hole.feed));
+    holes
+}
+
+/// Failures per hole: one that did not shrink when asked about waits before it is asked again.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    made: HashMap<Hole, (u32, Instant)>,
+}
+
+impl Attempts {
+    /// The hole is being asked about.
+    pub fn note(&mut self, hole: &Hole, now: Instant) {
+        if self.made.len() >= ATTEMPTS_MAX {
+            self.made.clear();
+        }
+        let (times, not_before) = self.made.entry(hole.clone()).or_insert((0, now));
+        let pause = RETRY_FIRST.saturating_mul(1 << (*times).min(10)).min(RETRY_LAST);
+        (*times, *not_before) = (*times + 1, now + pause);
+    }
+
+    fn allows(&self, hole: &Hole, now: Instant) -> bool {
+        self.made.get(hole).is_none_or(|(_, not_before)| now >= *not_before)
+    }
+}
+
+/// The first hole that may be asked about now, cut to what one request may hold (its newest
+/// part), with the request.
+pub fn next(
+    holes: &[Hole],
+    attempts: &Attempts,
+    calendar: &Calendar,
+    event_now: Timestamp,
+    now: Instant,
+) -> Option<(Hole, FetchBars)> {
+    holes
+        .iter()
+        .map(|hole| {
+            // Only buckets in which the market trades count.
+            let buckets = BARS_PER_REQUEST_MAX as usize * (hole.timeframe.minutes() / 5) as usize;
+            let longest = calendar.back_from(hole.span.end, buckets).floor(hole.timeframe.seconds());
+            Hole { span: hole.span.start.max(longest)..hole.span.end, ..hole.clone() }
+        })
+        .find(|hole| hole.span.end <= hole.timeframe.bucket(event_now) && attempts.allows(hole, now))
+        .map(|hole| {
+            let open = |span: Range<Timestamp>| open_buckets(calendar, span, hole.timeframe);
+            let last_cost = open(hole.span.start..hole.timeframe.bucket(event_now)) + 1;
+            let ask = if last_cost <= open(hole.span.clone()) + LAST_EXTRA_POINTS_MAX {
+                Ask::Last { count: last_cost - 1 }
+            } else {
+                Ask::Span(hole.span.clone())
+            };
+            let request = FetchBars { feed: hole.feed, timeframe: hole.timeframe, ask };
+            (hole, request)
+        })
+}
+
+/// Buckets of a length in which the market may trade.
+fn open_buckets(calendar: &Calendar, span: Range<Timestamp>, timeframe: Timeframe) -> u32 {
+    let open: i64 = calendar
+        .runs(span)
+        .iter()
+        .filter(|(_, expectation)| *expectation != Expectation::Closed)
+        .map(|(run, _)| run.end.since(run.start))
+        .sum();
+    u32::try_from(open / timeframe.seconds()).unwrap_or(u32::MAX)
+}
+
+/// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
+/// closed), and a bar with a null price stays missing.
+pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &HistoryFetched, calendar: &Calendar) -> Vec<Fact> {
+    let step = timeframe.seconds();
+    let mut facts = Vec::new();
+    let mut bare_from = fetched.covered.start;
+    let mark = |facts: &mut Vec<Fact>, span: Range<Timestamp>, state, reason| {
+        if span.start < span.end {
+            facts.push(Fact::Marked(Mark { pair, timeframe, span, state, reason }));
+        }
+    };
+    let bare = |facts: &mut Vec<Fact>, span: Range<Timestamp>| {
+        if timeframe != Timeframe::M5 {
+            // The calendar speaks of 5-minute buckets; a longer one without a bar is just quiet.
+            return mark(facts, span, State::Quiet, Reason::NotInRest);
+        }
+        for (run, expectation) in calendar.runs(span) {
+            match expectation {
+                Expectation::Closed => mark(facts, run, State::Closed, Reason::Calendar),
+                _ => mark(facts, run, State::Quiet, Reason::NotInRest),
+            }
+        }
+    };
+    for row in &fetched.rows {
+        bare(&mut facts, bare_from..row.start);
+        match row.bar {
+            Some(bar) => facts.push(Fact::Settled(bar)),
+            None => facts.push(Fact::Marked(Mark {
+                pair,
+                timeframe,
+                span: row.start..row.start.plus(step),
+                state: State::Missing,
+                reason: Reason::NullLeg,
+            })),
+        }
+        bare_from = row.start.plus(step);
+    }
+    bare(&mut facts, bare_from..fetched.covered.end);
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregator::testing::bar;
+    use crate::clock::Clock;
+    use crate::ig::parse::FetchedBar;
+
+    const NOON: Timestamp = Timestamp(1_579_089_600); // a Wednesday
+
+    fn at(bucket: i64) -> Timestamp {
+        NOON.plus(bucket * 300)
+    }
+
+    fn run(from: i64, to: i64, reason: Reason) -> Run {
+        Run { span: at(from)..at(to), state: State::Missing, reason, evidence: "e".into() }
+    }
+
+    fn pair() -> Pair {
+        "EURUSD".parse().unwrap()
+    }
+
+    fn found(runs: &[Run]) -> Vec<(i64, i64)> {
+        let missing: Vec<_> = runs.iter().map(|run| (pair(), run.clone())).collect();
+        let bucket = |time: Timestamp| time.since(NOON) / 300;
+        let feed = |_| Some(FeedIx(0));
+        holes(&missing, Timeframe::M5, feed)
+            .iter()
+            .map(|h| (bucket(h.span.start), bucket(h.span.end)))
+            .collect()
+    }
+
+    #[test]
+    fn touching_runs_are_one_hole_and_the_newest_comes_first() {
+        assert_eq!(
+            found(&[
+                run(0, 2, Reason::Offline),
+                run(2, 3, Reason::UnconfirmedClose),
+                run(5, 6, Reason::Stale)
+            ]),
+            [(5, 6), (0, 3)]
+        );
+    }
+
+    #[test]
+    fn silence_is_not_asked_about() {
+        assert_eq!(found(&[run(0, 2, Reason::Silent), run(2, 3, Reason::Disconnected)]), [(2, 3)]);
+    }
+
+    fn planned(from: i64, to: i64, now: i64) -> Option<Ask> {
+        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to) };
+        let clock = Clock::system().monotonic();
+        next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock).map(|(_, fetch)| fetch.ask)
+    }
+
+    #[test]
+    fn the_last_bars_are_asked_by_number_and_older_ones_by_range() {
+        assert_eq!(planned(-100, 0, 0), Some(Ask::Last { count: 100 }));
+        assert_eq!(planned(-100, 0, 1), Some(Ask::Last { count: 101 }));
+        assert_eq!(planned(-100, 0, 2), Some(Ask::Span(at(-100)..at(0))));
+    }
+
+    #[test]
+    fn a_hole_that_has_not_ended_waits() {
+        assert_eq!(planned(-3, 1, 0), None);
+    }
+
+    #[test]
+    fn a_long_hole_is_asked_in_parts_from_its_newest() {
+        assert_eq!(planned(-1000, -100, 0), Some(Ask::Span(at(-500)..at(-100))));
+    }
+
+    #[test]
+    fn the_weekend_costs_nothing() {
+        let friday = 2 * 288 + 119; // 21:55
+        let (from, to) = (friday, friday + 1 + 48 * 12);
+        assert_eq!(
+            planned(from, to, to),
+            Some(Ask::Last { count: 1 + 12 }),
+            "one bucket and a possible hour"
+        );
+    }
+
+    #[test]
+    fn a_hole_that_did_not_shrink_waits_longer_each_time() {
+        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0) };
+        let mut attempts = Attempts::default();
+        let start = Clock::system().monotonic();
+        let calendar = Calendar::forex();
+        let due = |attempts: &Attempts, s: u64| {
+            next(std::slice::from_ref(&hole), attempts, &calendar, at(0), start + Duration::from_secs(s))
+                .is_some()
+        };
+        assert!(due(&attempts, 0));
+        attempts.note(&hole, start);
+        assert!(!due(&attempts, 59) && due(&attempts, 60));
+        attempts.note(&hole, start + Duration::from_secs(60));
+        assert!(!due(&attempts, 179) && due(&attempts, 180));
+        (0..100).for_each(|_| attempts.note(&hole, start));
+        assert!(!due(&attempts, 3599) && due(&attempts, 3600));
+    }
+
+    #[test]
+    fn an_answer_tells_bars_quiet_buckets_and_null_legs() {
+        let row = |bucket: i64, whole: bool| FetchedBar {
+            start: at(bucket),
+            local_offset_s: None,
+            bar: whole.then(|| bar("EURUSD", at(bucket).0, "1.1")),
+        };
+        let fetched = HistoryFetched {
+            rows: vec![row(0, true), row(1, false), row(4, true)],
+            covered: at(0)..at(6),
+            evidence: "rest:1".into(),
+        };
+        let told: Vec<String> = facts(pair(), Timeframe::M5, &fetched, &Calendar::forex())
+            .iter()
+            .map(|fact| match fact {
+                Fact::Settled(bar) => format!("bar {}", bar.key.start.since(NOON) / 300),
+                Fact::Marked(mark) => format!(
+                    "{} {} {}..{}",
+                    mark.state,
+                    mark.reason,
+                    mark.span.start.since(NOON) / 300,
+                    mark.span.end.since(NOON) / 300
+                ),
+            })
+            .collect();
+        assert_eq!(
+            told,
+            ["bar 0", "missing null_leg 1..2", "quiet not_in_rest 2..4", "bar 4", "quiet not_in_rest 5..6"]
+        );
+    }
+}

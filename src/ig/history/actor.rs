@@ -1,0 +1,343 @@
+//! HistoryActor: answers [`FetchBars`] over REST, inside IG's allowance and pace.
+//!
+//! Fed by the HealerActor alone. Requests are made one after the other; every spend is booked in
+//! the database before it is made and settled after, and one whose outcome is unknown stays
+//! booked as spent. A restart loses only what was learnt about zone and pace, and learns it again.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::Mutex;
+
+use super::pace::Pace;
+use super::zone::{self, Zone};
+use crate::clock::{Clock, EventClock};
+use crate::domain::scale::{self, Scale, Verdict};
+use crate::domain::{Price, Timeframe, Timestamp};
+use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
+use crate::ig::markets::Instrument;
+use crate::ig::models::Prices;
+use crate::ig::parse::{FetchedBar, price_row};
+use crate::ig::rest::RestClient;
+use crate::ig::session::actor::SessionActor;
+use crate::ig::session::tokens::Tokens;
+use crate::messages::{Ask, FetchBars, GetTokens, HistoryError, HistoryFetched, TokensRefused};
+use crate::store::{AllowanceKey, AllowanceSeen, StoreHandle};
+use crate::supervisor::Lifeline;
+
+/// Most bars asked for in one request: larger ones have been refused, and charged, on some accounts.
+pub const BARS_PER_REQUEST_MAX: u32 = 400;
+/// Pages followed of one answer; with paging switched off there should be one.
+const PAGES_MAX: i64 = 50;
+
+/// The charge of a request whose outcome nobody told.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What the history needs to know.
+pub struct HistorySettings {
+    /// Instruments by [`FeedIx`](crate::domain::FeedIx).
+    pub instruments: Vec<Instrument>,
+    /// Whose allowance is spent.
+    pub allowance: AllowanceKey,
+    /// Points left to the user.
+    pub reserve: u32,
+    /// Requests a minute.
+    pub per_minute: u32,
+}
+
+/// Fetches bars.
+pub struct HistoryActor {
+    history: Rc<History>,
+    _lifeline: Lifeline,
+}
+
+struct History {
+    rest: RestClient,
+    session: Addr<SessionActor>,
+    store: StoreHandle,
+    clock: Clock,
+    event_clock: EventClock,
+    settings: HistorySettings,
+    state: Mutex<State>,
+}
+
+struct State {
+    pace: Pace,
+    zone: Zone,
+    /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
+    local_offset_s: Option<i64>,
+    scales: Vec<Option<Scale>>,
+}
+
+impl HistoryActor {
+    /// An actor that has asked nothing yet.
+    pub fn new(
+        rest: RestClient,
+        session: Addr<SessionActor>,
+        store: StoreHandle,
+        (clock, event_clock): (Clock, EventClock),
+        settings: HistorySettings,
+        lifeline: Lifeline,
+    ) -> HistoryActor {
+        let state = Mutex::new(State {
+            pace: Pace::new(settings.per_minute),
+            zone: Zone::Unknown,
+            local_offset_s: None,
+            scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
+        });
+        let history = History { rest, session, store, clock, event_clock, settings, state };
+        HistoryActor { history: Rc::new(history), _lifeline: lifeline }
+    }
+}
+
+impl Actor for HistoryActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<FetchBars> for HistoryActor {
+    type Result = ResponseFuture<Result<HistoryFetched, HistoryError>>;
+
+    fn handle(&mut self, fetch: FetchBars, _: &mut Self::Context) -> Self::Result {
+        let history = self.history.clone();
+        Box::pin(async move { history.fetch(&fetch).await })
+    }
+}
+
+impl History {
+    async fn fetch(&self, fetch: &FetchBars) -> Result<HistoryFetched, HistoryError> {
+        let mut state = self.state.lock().await;
+        let now = self.event_clock.now().ok_or(HistoryError::NoTimeYet)?;
+        let complete_to = fetch.timeframe.bucket(now);
+        match &fetch.ask {
+            Ask::Last { count } => {
+                let query = format!("max={}", count + 1);
+                let (rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
+                let rows = tidy(rows, fetch.timeframe, |start| start < complete_to);
+                let from = rows.first().map_or(complete_to, |row| row.start);
+                Ok(HistoryFetched { rows, covered: from..complete_to, evidence })
+            }
+            Ask::Span(span) => {
+                let span = span.start..span.end.min(complete_to);
+                if state.zone == Zone::Unknown {
+                    self.learn_zone(&mut state, fetch, &span).await?;
+                }
+                let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
+                let rows = tidy(rows, fetch.timeframe, |start| span.contains(&start));
+                Ok(HistoryFetched { rows, covered: span, evidence })
+            }
+        }
+    }
+
+    /// Spends a point or two on the newest bucket of the span to see how IG reads a range.
+    async fn learn_zone(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        span: &Range<Timestamp>,
+    ) -> Result<(), HistoryError> {
+        let tokens = self.tokens().await?;
+        let offset = *state.local_offset_s.get_or_insert(tokens.timezone_offset_s);
+        if offset == 0 {
+            state.zone = Zone::Local;
+            return Ok(());
+        }
+        let probe = span.end.plus(-fetch.timeframe.seconds())..span.end;
+        let (rows, _) = self.ask_span(state, fetch, &probe).await?;
+        let starts: Vec<Timestamp> = rows.iter().map(|row| row.start).collect();
+        state.zone = zone::learn(&probe, &starts, state.local_offset_s.unwrap_or(offset));
+        match state.zone {
+            Zone::Unknown => Err(HistoryError::ZoneUnknown),
+            zone => {
+                log::info!(zone:? = zone, offset_s = offset; "learnt how IG reads date ranges");
+                Ok(())
+            }
+        }
+    }
+
+    async fn ask_span(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        span: &Range<Timestamp>,
+    ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
+        let step = fetch.timeframe.seconds();
+        let bars = u32::try_from(span.end.since(span.start) / step).unwrap_or(0);
+        let offset = state.local_offset_s.unwrap_or(0);
+        // A bar is named by its start, so the last second before the span's end takes in the
+        // last bar and not the one after it.
+        let query = format!(
+            "from={}&to={}",
+            zone::bound(span.start, state.zone, offset),
+            zone::bound(span.end.plus(-1), state.zone, offset)
+        );
+        self.ask(state, fetch, &query, bars).await
+    }
+
+    /// Books `points`, asks, settles. Answers every row that has a place on the grid.
+    async fn ask(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        query: &str,
+        points: u32,
+    ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
+        let instrument = &self.settings.instruments[fetch.feed.ix()];
+        let available = self.available().await?;
+        if points > available {
+            return Err(HistoryError::NotAffordable { cost: points, available });
+        }
+        let tokens = self.tokens().await?;
+        let at = state.pace.reserve(self.clock.monotonic());
+        actix_rt::time::sleep_until(at.into()).await;
+
+        let what = format!("{} {} {query}", instrument.pair, fetch.timeframe);
+        let (key, now) = (self.settings.allowance.clone(), self.clock.wall());
+        let spend = self.store.run(move |store| store.book_spend(&key, points, &what, now)).await?;
+        let evidence: Arc<str> = format!("rest:{spend}").into();
+        let query = format!("resolution={}&{query}&pageSize=0", resolution(fetch.timeframe));
+        let answer = self.pages(state, &tokens, instrument, &query).await;
+
+        let (charged, seen) = match &answer {
+            Ok(pages) => (pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32, self.seen(pages)),
+            // Refused before any history was read.
+            Err(IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_)) => (0, None),
+            // Perhaps charged, so it counts as spent.
+            Err(_) => (UNKNOWN, None),
+        };
+        let now = self.clock.wall();
+        self.store
+            .run(move |store| match charged {
+                UNKNOWN => store.give_up_spend(spend, now),
+                points => store.settle_spend(spend, points, seen, now),
+            })
+            .await?;
+        match &answer {
+            Err(IgError::Unauthorized(_)) => {
+                self.session.do_send(TokensRefused { generation: tokens.generation });
+            }
+            Err(IgError::RateLimited(_)) => state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE),
+            _ => {}
+        }
+        let pages = answer?;
+        log::debug!(pair:% = instrument.pair, timeframe:% = fetch.timeframe, points = charged, query = query.as_str(); "history fetched");
+        Ok((self.rows(state, fetch, &pages), evidence))
+    }
+
+    async fn pages(
+        &self,
+        state: &mut State,
+        tokens: &Tokens,
+        instrument: &Instrument,
+        query: &str,
+    ) -> Result<Vec<Prices>, IgError> {
+        let mut pages = vec![self.rest.prices(tokens, &instrument.epic, query).await?];
+        let total = |page: &Prices| {
+            page.metadata.as_ref().and_then(|meta| meta.page_data).map_or(1, |data| data.total_pages)
+        };
+        let count = total(&pages[0]).min(PAGES_MAX);
+        for number in 2..=count {
+            actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
+            pages.push(
+                self.rest.prices(tokens, &instrument.epic, &format!("{query}&pageNumber={number}")).await?,
+            );
+        }
+        Ok(pages)
+    }
+
+    /// IG's own numbers of the last page that has some.
+    fn seen(&self, pages: &[Prices]) -> Option<AllowanceSeen> {
+        let allowance = pages.iter().rev().find_map(|page| page.metadata.as_ref()?.allowance)?;
+        Some(AllowanceSeen {
+            remaining: u32::try_from(allowance.remaining_allowance).unwrap_or(0),
+            total: u32::try_from(allowance.total_allowance).unwrap_or(0),
+            expires_at: self.clock.wall().plus(allowance.allowance_expiry.clamp(0, 31 * 86_400)),
+        })
+    }
+
+    fn rows(&self, state: &mut State, fetch: &FetchBars, pages: &[Prices]) -> Vec<FetchedBar> {
+        let instrument = &self.settings.instruments[fetch.feed.ix()];
+        let rows = || pages.iter().flat_map(|page| &page.prices);
+        let scale = &mut state.scales[fetch.feed.ix()];
+        if scale.is_none() {
+            let first = rows().find_map(|row| row.open_price.as_ref()?.bid.as_ref());
+            let price = first.and_then(|text| Price::parse(text.get(), 0).ok());
+            if let Verdict::Scale(found) = scale::classify(instrument.pair, price, None) {
+                *scale = Some(found);
+            }
+        }
+        // Without a scale no price can be read, and every row counts as one with null legs.
+        let shift = scale.map_or(0, Scale::points_shift);
+        let usable = |mut bar: FetchedBar| {
+            bar.bar = bar.bar.filter(|bar| scale::is_plausible(instrument.pair, bar.bid.close));
+            bar
+        };
+        let read: Vec<FetchedBar> = rows()
+            .filter_map(|row| price_row(instrument.pair, fetch.timeframe, shift, row))
+            .map(usable)
+            .collect();
+        let unread = rows().count() - read.len();
+        if unread > 0 {
+            log::warn!(pair:% = instrument.pair, rows = unread; "rows without a readable time were dropped");
+        }
+        if let Some(offset) = read.iter().rev().find_map(|row| row.local_offset_s) {
+            state.local_offset_s = Some(offset);
+        }
+        read
+    }
+
+    async fn available(&self) -> Result<u32, HistoryError> {
+        let (key, now) = (self.settings.allowance.clone(), self.clock.wall());
+        let state = self.store.run(move |store| store.allowance(&key, now)).await?;
+        Ok(state.remaining(now).saturating_sub(self.settings.reserve))
+    }
+
+    async fn tokens(&self) -> Result<Arc<Tokens>, IgError> {
+        match self.session.send(GetTokens { validate: false }).await {
+            Ok(result) => result,
+            Err(_) => Err(IgError::Retryable("the session room is being rebuilt".to_owned())),
+        }
+    }
+}
+
+/// IG's REST name of a bar length.
+fn resolution(timeframe: Timeframe) -> &'static str {
+    match timeframe {
+        Timeframe::M5 => "MINUTE_5",
+        Timeframe::M10 => "MINUTE_10",
+        Timeframe::M15 => "MINUTE_15",
+        Timeframe::M30 => "MINUTE_30",
+        Timeframe::H1 => "HOUR",
+    }
+}
+
+/// Ascending, one row a bucket (the later one wins), only wanted ones.
+fn tidy(
+    mut rows: Vec<FetchedBar>,
+    timeframe: Timeframe,
+    wanted: impl Fn(Timestamp) -> bool,
+) -> Vec<FetchedBar> {
+    rows.retain(|row| wanted(row.start) && timeframe.bucket(row.start) == row.start);
+    rows.reverse();
+    rows.sort_by_key(|row| row.start);
+    rows.dedup_by_key(|row| row.start);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_ascending_unique_and_wanted() {
+        let row = |start: i64, offset: i64| FetchedBar {
+            start: Timestamp(start),
+            local_offset_s: Some(offset),
+            bar: None,
+        };
+        let rows = vec![row(600, 1), row(300, 1), row(300, 2), row(900, 1)];
+        let tidied = tidy(rows, Timeframe::M5, |start| start < Timestamp(900));
+        assert_eq!(tidied, [row(300, 2), row(600, 1)]);
+    }
+}

@@ -1,0 +1,314 @@
+//! IG's REST API over awc: one method a call, IG's JSON in and out, errors sorted.
+//!
+//! Redirects are never followed (tokens must not reach another host), HTTP/1.1 is forced (the
+//! WebSocket upgrade fails where a front end negotiates HTTP/2), idle sockets are dropped before
+//! the server drops them.
+
+use std::time::Duration;
+
+use awc::http::{Method, StatusCode, Version, header::HeaderMap};
+use awc::{Client, Connector};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::error::{IgError, cut};
+use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
+use super::session::tokens::{Bearer, Pair, Tokens};
+use crate::config::Login;
+use crate::domain::Epic;
+use crate::secret::Secret;
+
+/// Longest wait for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle sockets are closed by us after this, before IG's side does it unseen.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Pause before the one retry after a socket broke under a call that may be repeated.
+const SOCKET_RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Largest answer read: far above a full page of prices.
+const BODY_MAX: usize = 16 * 1024 * 1024;
+
+/// The HTTP client that both REST and the WebSocket upgrade use.
+pub fn http_client() -> Client {
+    Client::builder()
+        .connector(Connector::new().conn_keep_alive(KEEP_ALIVE).timeout(Duration::from_secs(10)))
+        .max_http_version(Version::HTTP_11)
+        .disable_redirects()
+        .timeout(ANSWER_TIMEOUT)
+        .finish()
+}
+
+/// IG's REST API with one API key.
+#[derive(Clone)]
+pub struct RestClient {
+    client: Client,
+    base: String,
+    api_key: Secret,
+}
+
+/// Tokens found in the headers of an answer.
+struct Answer<T> {
+    body: T,
+    tokens: Option<Pair>,
+}
+
+enum Auth<'a> {
+    None,
+    Pair(&'a Pair),
+    Tokens(&'a Tokens),
+    Bearer(&'a Bearer, &'a str),
+}
+
+struct Call<'a> {
+    method: Method,
+    path: String,
+    version: u8,
+    auth: Auth<'a>,
+    body: Option<serde_json::Value>,
+    login: bool,
+}
+
+impl<'a> Call<'a> {
+    fn get(path: impl Into<String>, version: u8, auth: Auth<'a>) -> Call<'a> {
+        Call { method: Method::GET, path: path.into(), version, auth, body: None, login: false }
+    }
+}
+
+impl RestClient {
+    /// A client for the API at `base`, e.g. `https://demo-api.ig.com/gateway/deal`.
+    pub fn new(client: Client, base: &str, api_key: Secret) -> RestClient {
+        RestClient { client, base: base.trim_end_matches('/').to_owned(), api_key }
+    }
+
+    /// `POST /session` version 2. Lands on the preferred account.
+    pub async fn log_in_v2(&self, credentials: &Login) -> Result<(LoginV2, Pair), IgError> {
+        let body = json!({
+            "identifier": credentials.username.expose(),
+            "password": credentials.password.expose(),
+            "encryptedPassword": false,
+        });
+        let answer = self.send::<LoginV2>(login(2, body)).await?;
+        let tokens = answer.tokens.ok_or_else(|| malformed("login without CST and X-SECURITY-TOKEN"))?;
+        Ok((answer.body, tokens))
+    }
+
+    /// `POST /session` version 3: OAuth tokens.
+    pub async fn log_in_v3(&self, credentials: &Login) -> Result<LoginV3, IgError> {
+        let body = json!({
+            "identifier": credentials.username.expose(),
+            "password": credentials.password.expose(),
+        });
+        Ok(self.send::<LoginV3>(login(3, body)).await?.body)
+    }
+
+    /// `POST /session/refresh-token`: always answers a new refresh token too.
+    pub async fn refresh(&self, refresh_token: &Secret) -> Result<OauthToken, IgError> {
+        let call = Call {
+            method: Method::POST,
+            path: "/session/refresh-token".to_owned(),
+            version: 1,
+            auth: Auth::None,
+            body: Some(json!({ "refresh_token": refresh_token.expose() })),
+            login: false,
+        };
+        Ok(self.send(call).await?.body)
+    }
+
+    /// `GET /session`: the cheap test whether tokens work.
+    pub async fn session(&self, tokens: &Tokens) -> Result<SessionInfo, IgError> {
+        Ok(self.send(Call::get("/session", 1, Auth::Tokens(tokens))).await?.body)
+    }
+
+    /// `GET /session` with a token pair that is not part of a session yet.
+    pub async fn session_of(&self, pair: &Pair) -> Result<SessionInfo, IgError> {
+        Ok(self.send(Call::get("/session", 1, Auth::Pair(pair))).await?.body)
+    }
+
+    /// `GET /session?fetchSessionTokens=true`: the pair that streaming needs, from a bearer token.
+    pub async fn fetch_session_tokens(
+        &self,
+        bearer: &Bearer,
+        account_id: &str,
+    ) -> Result<(SessionInfo, Pair), IgError> {
+        let auth = Auth::Bearer(bearer, account_id);
+        let answer = self.send(Call::get("/session?fetchSessionTokens=true", 1, auth)).await?;
+        let tokens = answer.tokens.ok_or_else(|| malformed("no session tokens in the answer"))?;
+        Ok((answer.body, tokens))
+    }
+
+    /// `PUT /session`: switches this session's account. Answers the new pair; a part that IG does
+    /// not send again is kept.
+    pub async fn switch_account(&self, pair: &Pair, account_id: &str) -> Result<Pair, IgError> {
+        let call = Call {
+            method: Method::PUT,
+            path: "/session".to_owned(),
+            version: 1,
+            auth: Auth::Pair(pair),
+            body: Some(json!({ "accountId": account_id, "defaultAccount": false })),
+            login: false,
+        };
+        let (_, headers) = self.exchange(&call).await?;
+        Ok(Pair {
+            cst: secret_header(&headers, "CST").unwrap_or_else(|| pair.cst.clone()),
+            xst: secret_header(&headers, "X-SECURITY-TOKEN").unwrap_or_else(|| pair.xst.clone()),
+        })
+    }
+
+    /// `DELETE /session`. A session that is gone already counts as ended.
+    pub async fn log_out(&self, tokens: &Tokens) -> Result<(), IgError> {
+        let call = Call { method: Method::DELETE, ..Call::get("/session", 1, Auth::Tokens(tokens)) };
+        match self.exchange(&call).await {
+            Ok(_) | Err(IgError::Unauthorized(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /accounts`.
+    pub async fn accounts(&self, tokens: &Tokens) -> Result<Accounts, IgError> {
+        Ok(self.send(Call::get("/accounts", 1, Auth::Tokens(tokens))).await?.body)
+    }
+
+    /// `GET /operations/application`: the limits of this key and account.
+    pub async fn applications(&self, tokens: &Tokens) -> Result<Vec<Application>, IgError> {
+        Ok(self.send(Call::get("/operations/application", 1, Auth::Tokens(tokens))).await?.body)
+    }
+
+    /// `GET /markets?epics=` version 2: at most 50 epics; unknown ones are absent from the answer.
+    pub async fn markets(&self, tokens: &Tokens, epics: &[Epic]) -> Result<Markets, IgError> {
+        let list = epics.iter().map(Epic::as_str).collect::<Vec<_>>().join(",");
+        let path = format!("/markets?epics={}&filter=ALL", encode(&list));
+        Ok(self.send(Call::get(path, 2, Auth::Tokens(tokens))).await?.body)
+    }
+
+    /// `GET /prices/{epic}` version 3 with the given query (`resolution=…&max=…`). Each returned
+    /// bar costs a data point, so a broken socket is never answered by asking again.
+    pub async fn prices(&self, tokens: &Tokens, epic: &Epic, query: &str) -> Result<Prices, IgError> {
+        let path = format!("/prices/{}?{query}", encode(epic.as_str()));
+        let (body, _) = self.exchange_once(&Call::get(path, 3, Auth::Tokens(tokens))).await?;
+        read_json(&body)
+    }
+
+    async fn send<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<Answer<T>, IgError> {
+        let (body, headers) = self.exchange(&call).await?;
+        let tokens = secret_header(&headers, "CST").zip(secret_header(&headers, "X-SECURITY-TOKEN"));
+        Ok(Answer { body: read_json(&body)?, tokens: tokens.map(|(cst, xst)| Pair { cst, xst }) })
+    }
+
+    /// One call, repeated once on a fresh socket where a dead keep-alive socket may have been
+    /// the trouble and repeating does no harm.
+    async fn exchange(&self, call: &Call<'_>) -> Result<(Vec<u8>, HeaderMap), IgError> {
+        let first = self.exchange_once(call).await;
+        let harmless = matches!(call.method, Method::GET | Method::PUT | Method::DELETE);
+        match first {
+            Err(IgError::Retryable(why)) if harmless && why.starts_with(BROKEN_SOCKET) => {
+                log::debug!(path = path_only(&call.path), why = why.as_str(); "socket broke, asking once more");
+                actix_rt::time::sleep(SOCKET_RETRY_PAUSE).await;
+                self.exchange_once(call).await
+            }
+            other => other,
+        }
+    }
+
+    async fn exchange_once(&self, call: &Call<'_>) -> Result<(Vec<u8>, HeaderMap), IgError> {
+        let mut request = self
+            .client
+            .request(call.method.clone(), format!("{}{}", self.base, call.path))
+            .insert_header(("X-IG-API-KEY", self.api_key.expose()))
+            .insert_header(("VERSION", call.version.to_string()))
+            .insert_header(("Accept", "application/json; charset=UTF-8"))
+            .insert_header(("Content-Type", "application/json; charset=UTF-8"));
+        match call.auth {
+            Auth::None => {}
+            Auth::Pair(pair) => request = with_pair(request, pair),
+            Auth::Tokens(tokens) => match &tokens.bearer {
+                Some(bearer) => request = with_bearer(request, bearer, &tokens.account_id),
+                None => request = with_pair(request, &tokens.pair),
+            },
+            Auth::Bearer(bearer, account_id) => request = with_bearer(request, bearer, account_id),
+        }
+        let sent = match &call.body {
+            Some(body) => request.send_body(body.to_string()).await,
+            None => request.send().await,
+        };
+        let mut response = sent.map_err(|error| transport(&self.base, &error))?;
+        let body = response
+            .body()
+            .limit(BODY_MAX)
+            .await
+            .map_err(|error| IgError::Retryable(format!("{BROKEN_SOCKET} while answering: {error}")))?;
+        let status = response.status();
+        log::debug!(method = call.method.as_str(), path = path_only(&call.path), status = status.as_u16(); "asked IG");
+        if status.is_success() {
+            return Ok((body.to_vec(), response.headers().clone()));
+        }
+        if status.is_redirection() {
+            return Err(IgError::Refused(format!(
+                "redirect (HTTP {}), which is never followed",
+                status.as_u16()
+            )));
+        }
+        if call.login && status == StatusCode::NOT_FOUND {
+            return Err(IgError::Refused("HTTP 404: is ig.api_url right?".to_owned()));
+        }
+        Err(IgError::from_response(status.as_u16(), &String::from_utf8_lossy(&body), call.login))
+    }
+}
+
+const BROKEN_SOCKET: &str = "connection broke";
+
+fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
+    use awc::error::{ConnectError, SendRequestError};
+    let host = base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base);
+    IgError::Retryable(match error {
+        SendRequestError::Connect(ConnectError::Timeout) => format!("no connection to {host} in time"),
+        SendRequestError::Connect(ConnectError::Resolver(why)) => format!("cannot resolve {host}: {why}"),
+        SendRequestError::Connect(why) => format!("cannot connect to {host}: {why}"),
+        SendRequestError::Timeout => format!("no answer from {host} within {} s", ANSWER_TIMEOUT.as_secs()),
+        other => format!("{BROKEN_SOCKET} with {host}: {}", cut(&other.to_string())),
+    })
+}
+
+fn login(version: u8, body: serde_json::Value) -> Call<'static> {
+    Call {
+        method: Method::POST,
+        path: "/session".to_owned(),
+        version,
+        auth: Auth::None,
+        body: Some(body),
+        login: true,
+    }
+}
+
+fn with_pair(request: awc::ClientRequest, pair: &Pair) -> awc::ClientRequest {
+    request.insert_header(("CST", pair.cst.expose())).insert_header(("X-SECURITY-TOKEN", pair.xst.expose()))
+}
+
+fn with_bearer(request: awc::ClientRequest, bearer: &Bearer, account_id: &str) -> awc::ClientRequest {
+    request
+        .insert_header(("Authorization", format!("Bearer {}", bearer.access.expose())))
+        .insert_header(("IG-ACCOUNT-ID", account_id))
+}
+
+fn secret_header(headers: &HeaderMap, name: &str) -> Option<Secret> {
+    headers.get(name)?.to_str().ok().filter(|text| !text.is_empty()).map(Secret::new)
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, IgError> {
+    // The body may hold tokens, so only the parser's words are told.
+    serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))
+}
+
+fn malformed(why: &str) -> IgError {
+    IgError::Malformed(cut(why))
+}
+
+fn path_only(path: &str) -> &str {
+    path.split('?').next().unwrap_or(path)
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, &ALL_BUT_EPIC).to_string()
+}
+
+/// Everything is coded but what occurs in epics and lists of them.
+const ALL_BUT_EPIC: percent_encoding::AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b',');

@@ -1,0 +1,5 @@
+//! The login with IG: one at a time, spaced, verified, on the right account.
+
+pub mod actor;
+pub mod fingerprint;
+pub mod tokens;

@@ -1,0 +1,163 @@
+//! Every message between rooms: the wiring on one page.
+//!
+//! A message is a fact in the past tense or a request in the imperative, immutable, in domain
+//! types. Messages that an actor sends itself stay in its own file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use crate::domain::{CandleUpdate, FactBatch, FeedIx, Reason, Timeframe, Timestamp};
+use crate::ig::IgError;
+use crate::ig::parse::FetchedBar;
+use crate::ig::session::tokens::Tokens;
+use crate::store::StoreError;
+
+/// What the stream told of one feed, in the order told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamEvent {
+    /// A streaming session began; what it tells from here on is its evidence.
+    SessionBegan {
+        /// `ls:` and the start of the session's id.
+        evidence: Arc<str>,
+    },
+    /// The server confirmed a subscription: continuity begins.
+    Subscribed {
+        /// Which feed.
+        feed: FeedIx,
+    },
+    /// Whether the server promised to merge nothing away.
+    Configured {
+        /// Which feed.
+        feed: FeedIx,
+        /// `CONF` said `unfiltered`.
+        unfiltered: bool,
+    },
+    /// A candle moved or closed.
+    Candle {
+        /// Which feed.
+        feed: FeedIx,
+        /// Its whole state.
+        candle: CandleUpdate,
+    },
+    /// A row came that cannot be trusted, so the forming candle may not be what it seems.
+    Rejected {
+        /// Which feed.
+        feed: FeedIx,
+    },
+    /// Continuity is broken for one feed, or for all.
+    Broken {
+        /// Which feed, or all of them.
+        feed: Option<FeedIx>,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// StreamActor → AggregatorActor: all that a batch of frames told. Answered once it is taken,
+/// which is how a slow database slows the reading of the socket.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamTold(pub Vec<StreamEvent>);
+
+/// AggregatorActor → StreamActor: an item has been silent for too long.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Resubscribe(pub FeedIx);
+
+/// HealerActor → AggregatorActor: bars and findings from REST.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct HistoryTold(pub FactBatch);
+
+/// AggregatorActor → WriterActor: make these durable. Answered when they are.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Arc<StoreError>>")]
+pub struct StoreFacts(pub Arc<FactBatch>);
+
+/// AggregatorActor → HealerActor: the ledger has new holes that REST may fill.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct HolesRecorded;
+
+/// Anyone → SessionActor: tokens that work. Answered when there are some.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Arc<Tokens>, IgError>")]
+pub struct GetTokens {
+    /// Ask IG whether they still work, as before a new streaming session.
+    pub validate: bool,
+}
+
+/// Anyone → SessionActor: IG answered these tokens with 401.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TokensRefused {
+    /// Which ones, so that a second complaint about the same tokens costs nothing.
+    pub generation: u64,
+}
+
+/// Topology → SessionActor: end the session with IG. Answered when that is tried.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogOut;
+
+/// What to ask of IG's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The last `count` complete bars (one more point is spent on the forming one).
+    Last {
+        /// Complete bars wanted.
+        count: u32,
+    },
+    /// Buckets that start within this span.
+    Span(Range<Timestamp>),
+}
+
+/// HealerActor → HistoryActor: bars over REST.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<HistoryFetched, HistoryError>")]
+pub struct FetchBars {
+    /// Which feed.
+    pub feed: FeedIx,
+    /// Bar length: 5 or 15 minutes.
+    pub timeframe: Timeframe,
+    /// Which bars.
+    pub ask: Ask,
+}
+
+/// What REST answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryFetched {
+    /// Rows, ascending, at most one a bucket, none of a forming bucket.
+    pub rows: Vec<FetchedBar>,
+    /// The buckets that the answer speaks of: one of these that has no row had no price.
+    pub covered: Range<Timestamp>,
+    /// Which answer it was.
+    pub evidence: Arc<str>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// Points are short: nothing was asked.
+    #[error("the allowance leaves {available} points, the request costs {cost}")]
+    NotAffordable {
+        /// Points of the request.
+        cost: u32,
+        /// Points that may be spent on it now.
+        available: u32,
+    },
+    /// The broker's side.
+    #[error(transparent)]
+    Ig(#[from] IgError),
+    /// The database, where the spend must be booked before it is made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The event clock has seen nothing yet, so the forming bar cannot be told from a complete one.
+    #[error("no stream row has come yet to tell the time")]
+    NoTimeYet,
+    /// It is not yet known in which zone IG reads the bounds of a range.
+    #[error("the zone of IG's date ranges is not known yet")]
+    ZoneUnknown,
+}

@@ -1,0 +1,40 @@
+//! Counters that rooms add to and that summaries and metrics read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to the count.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the house has done since it started.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Candle rows taken from the stream.
+    pub rows: Counter,
+    /// Rows held back because they could not be trusted.
+    pub rows_rejected: Counter,
+    /// Lines that were not understood.
+    pub lines_skipped: Counter,
+    /// Bars settled, from the stream and from REST, corrections included.
+    pub bars_settled: Counter,
+    /// Bars that came over REST.
+    pub bars_fetched: Counter,
+    /// Holes found after the first start.
+    pub holes: Counter,
+    /// Streaming sessions begun.
+    pub stream_sessions: Counter,
+    /// Rows written or changed in the database.
+    pub rows_stored: Counter,
+}

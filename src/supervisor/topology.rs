@@ -1,0 +1,325 @@
+//! Who is built from what: the one place that knows all rooms.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::{Alarm, Alert};
+use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED};
+use crate::aggregator::finalizer::Depth;
+use crate::aggregator::{Aggregation, FeedStart};
+use crate::backoff::Backoff;
+use crate::clock::{Clock, EventClock};
+use crate::config::{Config, Environment, Login};
+use crate::domain::{Calendar, Pair, Timeframe};
+use crate::exit::{Exit, Failure};
+use crate::healer::actor::HealerActor;
+use crate::ig::IgError;
+use crate::ig::history::actor::{HistoryActor, HistorySettings};
+use crate::ig::history::pace::allowed_per_minute;
+use crate::ig::markets::{self, Instrument};
+use crate::ig::rest::{RestClient, http_client};
+use crate::ig::session::actor::{SessionActor, SessionSettings};
+use crate::ig::session::fingerprint;
+use crate::ig::session::tokens::Tokens;
+use crate::ig::stream::actor::{StopStreaming, StreamActor, StreamSettings};
+use crate::messages::{GetTokens, LogOut};
+use crate::stats::Stats;
+use crate::store::{AllowanceKey, Feed, Store, StoreHandle};
+use crate::tlcp::Version;
+use crate::writer::actor::WriterActor;
+use crate::writer::batch::Batch;
+
+/// Pauses between attempts to learn at start what the house is built from.
+const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
+const START_RETRY_LAST: std::time::Duration = std::time::Duration::from_secs(60);
+/// Messages that may wait in front of a data room.
+const MAILBOX: usize = 256;
+
+/// What a run may do that the configuration does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunFlags {
+    /// Try credentials again that IG has refused.
+    pub retry_credentials: bool,
+    /// Accept a database filled from another environment.
+    pub accept_feed_change: bool,
+}
+
+/// The running house.
+pub struct House {
+    /// What it has done so far.
+    pub stats: Arc<Stats>,
+    /// The watched instruments.
+    pub instruments: Vec<Instrument>,
+    session: Addr<SessionActor>,
+    stream: Addr<StreamActor>,
+    aggregator: Addr<AggregatorActor>,
+    alerts: UnboundedReceiver<Alert>,
+}
+
+impl House {
+    /// Opens the database, logs in, and builds every room. Returns once the stream is being
+    /// connected; history is fetched while it already runs.
+    ///
+    /// # Errors
+    /// With the exit code and the reason, where going on makes no sense.
+    pub async fn start(config: &Config, flags: RunFlags) -> Result<House, Failure> {
+        let login = config.credentials.require()?;
+        let clock = Clock::system();
+        let event_clock = EventClock::new(config.clock, clock.clone());
+        let stats = Arc::new(Stats::default());
+        let (alarm, mut alerts) = Alarm::new();
+
+        let store = open_store(config, flags)?;
+        let client = http_client();
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone());
+        let session = SessionActor::new(
+            rest.clone(),
+            store.clone(),
+            clock.clone(),
+            session_settings(config, &login, flags),
+            alarm.lifeline("session"),
+        )
+        .start();
+
+        let (tokens, instruments, per_minute) = tokio::select! {
+            learnt = learn(config, &rest, &session) => learnt?,
+            alert = alerts.recv() => return Err(failure(alert)),
+        };
+        let resume = watch(config, &store, &tokens, &instruments, &clock).await?;
+        let matched = read_matched(&store).await?;
+        let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
+
+        let batch = Batch::new(config.store.flush);
+        let writer =
+            WriterActor::new(store.clone(), clock.clone(), batch, stats.clone(), alarm.lifeline("writer"))
+                .start_with(MAILBOX);
+        let depth = Depth {
+            m5: config.history.depth.bars(Timeframe::M5),
+            m15: if config.timeframes.contains(&Timeframe::M15) {
+                config.history.depth.bars(Timeframe::M15)
+            } else {
+                0
+            },
+        };
+        let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
+        let core = Aggregation::new(&resume, Calendar::forex(), depth, stale_s, matched);
+        let aggregator = AggregatorActor::new(
+            core,
+            event_clock.clone(),
+            writer.recipient(),
+            store.clone(),
+            stats.clone(),
+            alarm.lifeline("aggregator"),
+        )
+        .start_with(MAILBOX);
+        let settings = StreamSettings {
+            instruments: instruments.clone(),
+            version: Version::parse(&config.stream.tlcp_version)
+                .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
+            clock_kind: config.clock,
+        };
+        let stream = StreamActor::new(
+            client,
+            session.clone(),
+            aggregator.clone().recipient(),
+            (clock.clone(), event_clock.clone()),
+            settings,
+            alarm.clone(),
+            stats.clone(),
+            alarm.lifeline("stream"),
+        )
+        .start();
+        let settings = HistorySettings {
+            instruments: instruments.clone(),
+            allowance: allowance_key(config, &store, &login, &tokens, &clock).await?,
+            reserve: config.history.reserve,
+            per_minute,
+        };
+        let history = HistoryActor::new(
+            rest,
+            session.clone(),
+            store.clone(),
+            (clock.clone(), event_clock.clone()),
+            settings,
+            alarm.lifeline("history"),
+        )
+        .start();
+        let fetched = [Timeframe::M5, Timeframe::M15];
+        let healer = HealerActor::new(
+            store,
+            history,
+            aggregator.clone().recipient(),
+            Calendar::forex(),
+            (clock, event_clock),
+            pairs,
+            fetched.into_iter().filter(|timeframe| config.timeframes.contains(timeframe)).collect(),
+            alarm.lifeline("healer"),
+        )
+        .start();
+        aggregator.do_send(Meet(Neighbours {
+            stream: Some(stream.clone().recipient()),
+            healer: Some(healer.recipient()),
+        }));
+        Ok(House { stats, instruments, session, stream, aggregator, alerts })
+    }
+
+    /// Waits until something ends the house; never returns while all is well.
+    pub async fn failed(&mut self) -> Failure {
+        failure(self.alerts.recv().await)
+    }
+
+    /// Stops streaming, makes durable what is held, logs out.
+    pub async fn stop(self) {
+        let _ = self.stream.send(StopStreaming).await;
+        let _ = self.aggregator.send(Drain).await;
+        let _ = self.session.send(LogOut).await;
+    }
+}
+
+/// Actors whose mailbox is bounded differently from actix's default of 16.
+trait StartWith: Actor<Context = Context<Self>> + Sized {
+    fn start_with(self, mailbox: usize) -> Addr<Self> {
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(mailbox);
+            self
+        })
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> StartWith for A {}
+
+fn failure(alert: Option<Alert>) -> Failure {
+    match alert {
+        Some(Alert::Exit { code, why }) => Failure::new(code, why),
+        Some(Alert::Died(actor)) => Failure::failed(format!("the {actor} room died")),
+        None => Failure::failed("every room died"),
+    }
+}
+
+fn open_store(config: &Config, flags: RunFlags) -> Result<StoreHandle, Failure> {
+    let mut store = Store::open(&config.database)?;
+    store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change)?;
+    store.set_timeframes(&config.timeframes);
+    let (handle, _thread) = StoreHandle::spawn("candlekeep-store", store)
+        .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
+    Ok(handle)
+}
+
+fn session_settings(config: &Config, login: &Login, flags: RunFlags) -> SessionSettings {
+    SessionSettings {
+        credentials: login.clone(),
+        api_url: config.ig.api_url.clone(),
+        account_id: config.ig.account_id.clone(),
+        version: config.session.version,
+        login_spacing: config.session.login_spacing,
+        retry_refused: flags.retry_credentials,
+    }
+}
+
+/// Logs in and asks what the house is built from, until IG answers.
+async fn learn(
+    config: &Config,
+    rest: &RestClient,
+    session: &Addr<SessionActor>,
+) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), Failure> {
+    let mut backoff = Backoff::new(START_RETRY_FIRST, 2.0, START_RETRY_LAST);
+    loop {
+        match learn_once(config, rest, session).await {
+            Ok(learnt) => return Ok(learnt),
+            Err(error @ IgError::CredentialsRefused(_)) => {
+                return Err(Failure::new(Exit::CredentialsRefused, error));
+            }
+            Err(error) => {
+                let pause = backoff.next_delay(fastrand::f64());
+                log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "cannot start yet");
+                actix_rt::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn learn_once(
+    config: &Config,
+    rest: &RestClient,
+    session: &Addr<SessionActor>,
+) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), IgError> {
+    let tokens = session
+        .send(GetTokens { validate: false })
+        .await
+        .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;
+    let instruments = markets::resolve(rest, &tokens, &config.feeds, config.ig.product).await?;
+    let per_minute = match config.history.requests_per_minute {
+        Some(per_minute) => per_minute,
+        None => {
+            let told = rest.applications(&tokens).await?.into_iter().next();
+            let account = told.as_ref().and_then(|limits| limits.allowance_account_overall);
+            let application = told.as_ref().and_then(|limits| limits.allowance_application_overall);
+            allowed_per_minute(account, application, config.ig.environment == Environment::Demo)
+        }
+    };
+    log::info!(instruments = instruments.len(), requests_per_minute = per_minute; "instruments known");
+    Ok((tokens, instruments, per_minute))
+}
+
+/// Writes the watched feeds down and finds where an earlier run stopped accounting for each.
+async fn watch(
+    config: &Config,
+    store: &StoreHandle,
+    tokens: &Tokens,
+    instruments: &[Instrument],
+    clock: &Clock,
+) -> Result<Vec<FeedStart>, Failure> {
+    let feeds: Vec<Feed> = instruments
+        .iter()
+        .zip(&config.feeds)
+        .map(|(instrument, feed)| Feed {
+            pair: instrument.pair,
+            epic: instrument.epic.to_string(),
+            environment: config.ig.environment.as_str().to_owned(),
+            account_type: tokens.account_type.clone().unwrap_or_default(),
+            scale: instrument.scale.map_or("auto".to_owned(), |scale| scale.to_string()),
+            calendar: feed.calendar.clone(),
+        })
+        .collect();
+    let now = clock.wall();
+    let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
+    let resume = store
+        .run(move |store| {
+            let before = store.feeds()?;
+            store.watch_feeds(&feeds, now)?;
+            let mut resume = store.covered_to(Timeframe::M5)?;
+            // Time in which a pair was not watched is no gap.
+            resume.retain(|pair, _| {
+                before.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
+            });
+            Ok(resume)
+        })
+        .await?;
+    Ok(pairs.into_iter().map(|pair| FeedStart { pair, resume: resume.get(&pair).copied() }).collect())
+}
+
+async fn read_matched(store: &StoreHandle) -> Result<u32, Failure> {
+    let text = store.run(|store| store.setting(SETTING_MATCHED)).await?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+async fn allowance_key(
+    config: &Config,
+    store: &StoreHandle,
+    login: &Login,
+    tokens: &Tokens,
+    clock: &Clock,
+) -> Result<AllowanceKey, Failure> {
+    let fingerprint_key = fingerprint::key(store).await.map_err(Failure::failed)?;
+    let key = AllowanceKey {
+        environment: config.ig.environment.as_str().to_owned(),
+        account: tokens.account_id.clone(),
+        key_fingerprint: fingerprint::of(&fingerprint_key, &[login.api_key.expose()]),
+    };
+    // What the last process had booked and not settled will never be.
+    let (spender, now) = (key.clone(), clock.wall());
+    store.run(move |store| store.give_up_booked_spends(&spender, now)).await?;
+    Ok(key)
+}
