@@ -1,1 +1,483 @@
-//! simulator
+//! A stand-in for IG: its REST API and its Lightstreamer server on one TCP port.
+//!
+//! ```text
+//! market, replay   what is true: ticks of every pair and bucket          pure
+//! listing          which epics there are, and their scale                pure
+//! desk             logins, tokens, limits, allowance                     pure
+//! prices, rest     IG's REST API                                         rest: sockets
+//! tlcp, feed       Lightstreamer: requests, sessions, rows               pure
+//! outbox, stream   lines on their way to a WebSocket                     stream: sockets
+//! clock, driver    virtual time
+//! faults           what can be made to go wrong
+//! ```
+//!
+//! Stream, REST and [`Truth`] fold the same ticks, so whatever a client stores can be compared
+//! with what was true. The protocol code is the simulator's own: it shares nothing with the
+//! client's rooms but the vocabulary of `domain`.
+
+mod clock;
+mod desk;
+mod driver;
+mod faults;
+mod feed;
+mod listing;
+mod market;
+mod outbox;
+mod prices;
+mod replay;
+mod rest;
+mod stream;
+mod tlcp;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use tokio::sync::Notify;
+
+pub use clock::{NotASpeed, Speed};
+pub use desk::{Account, AccountType, Credentials, RequestLimits, TokenLifetimes};
+pub use faults::Control;
+pub use feed::Unfiltered;
+pub use listing::Product;
+pub use prices::RequestZone;
+pub use replay::ReplayError;
+pub use tlcp::{NotAVersion, TlcpVersion};
+
+use crate::domain::{Bar, Pair, Timeframe, Timestamp};
+use desk::Desk;
+use driver::Gate;
+use faults::Refusing;
+use feed::{Feed, FeedSettings};
+use listing::Listing;
+use market::{Market, SeededMarket};
+use prices::Zones;
+use replay::ReplayMarket;
+
+/// Rows of a bar where nothing is said: a seeded market has at most one a second, as IG.
+const ROWS_PER_BAR_SEEDED: u32 = 300;
+/// The same for a replay, whose ticks are made up anyway.
+const ROWS_PER_BAR_REPLAY: u32 = 5;
+/// Where a seeded market begins unless it runs at real speed: Monday 2024-01-15 06:00 UTC.
+const SEEDED_START: Timestamp = Timestamp(1_705_298_400);
+/// Points (of the last decimal) in a pip.
+const POINTS_PER_PIP: f64 = 10.0;
+/// Widest made-up spread of a replay.
+const SPREAD_PIPS_MAX: f64 = 1_000.0;
+
+/// Which market is simulated.
+#[derive(Clone, Debug)]
+pub enum MarketOptions {
+    /// The default 28 pairs, computed from a seed.
+    Seeded {
+        /// Same seed, same market.
+        seed: u64,
+        /// Where virtual time begins; default: now at speed 1, else a fixed Monday.
+        start: Option<Timestamp>,
+    },
+    /// Recorded bars.
+    Replay {
+        /// Folder of `<PAIR>.csv.gz`.
+        dir: PathBuf,
+        /// First bucket to serve; default: the first recorded.
+        from: Option<Timestamp>,
+        /// End of the last bucket to serve; default: after the last recorded.
+        to: Option<Timestamp>,
+        /// Distance of ask and bid where no ask was recorded.
+        spread_pips: f64,
+    },
+}
+
+/// How the simulator behaves. [`Options::default`] is a seeded market on any free loopback port
+/// at real speed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address to listen on; port 0 = any free one.
+    pub listen: SocketAddr,
+    /// Which market.
+    pub market: MarketOptions,
+    /// How fast virtual time goes.
+    pub speed: Speed,
+    /// Rows of one streamed 5-minute bar, the closing one included, 1 to 300; fewer where fewer
+    /// ticks come. Default: 300 seeded, 5 replayed.
+    pub rows_per_bar: Option<u32>,
+    /// Subscribed items that virtual time waits for before it begins. Default: none for a seeded
+    /// market at a fixed speed; else all served pairs, or what came within 3 real seconds.
+    pub wait_for_items: Option<usize>,
+    /// Where virtual time stops; a replay stops after its last bar.
+    pub end: Option<Timestamp>,
+    /// Whom the simulator knows.
+    pub credentials: Credentials,
+    /// How long tokens live.
+    pub token_lifetimes: TokenLifetimes,
+    /// Data points a week.
+    pub allowance: u32,
+    /// Requests a virtual minute; at [`Speed::Max`] there is no limit.
+    pub requests_per_minute: RequestLimits,
+    /// What happens to subscriptions that ask for unfiltered updates.
+    pub unfiltered: Unfiltered,
+    /// Newest protocol version that is spoken; newer ones are refused with `CONERR,65`.
+    pub max_tlcp_version: TlcpVersion,
+    /// Longest silence on a stream before a `PROBE`, in real milliseconds.
+    pub keepalive_ms: u64,
+    /// Control link in `CONOK`; default `*`.
+    pub control_link: Option<String>,
+    /// Hours that the account's local time is ahead of UTC.
+    pub timezone_offset_hours: i32,
+    /// Zone of the dates in price requests.
+    pub request_zone: RequestZone,
+    /// Products that quote in points.
+    pub in_points: Vec<Product>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            market: MarketOptions::Seeded { seed: 1, start: None },
+            speed: Speed::Times(1.0),
+            rows_per_bar: None,
+            wait_for_items: None,
+            end: None,
+            credentials: Credentials::default(),
+            token_lifetimes: TokenLifetimes::default(),
+            allowance: 10_000,
+            requests_per_minute: RequestLimits::default(),
+            unfiltered: Unfiltered::Ignored,
+            max_tlcp_version: TlcpVersion { major: 2, minor: 4, patch: 0 },
+            keepalive_ms: 5_000,
+            control_link: None,
+            timezone_offset_hours: 1,
+            request_zone: RequestZone::AccountLocal,
+            in_points: Vec::new(),
+        }
+    }
+}
+
+/// Why the simulator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulatorError {
+    /// The recorded data cannot be served.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An option makes no sense.
+    #[error("{0}")]
+    BadOption(&'static str),
+}
+
+/// What all tasks of the simulator share. Locks are taken in the order feed, desk.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    market: Market,
+    listing: Listing,
+    zones: Zones,
+    access_token_s: u64,
+    feed: Mutex<Feed>,
+    desk: Mutex<Desk>,
+    refusing: Mutex<Refusing>,
+    now: AtomicI64,
+    rest_requests: AtomicU64,
+    rest_refusals: AtomicU64,
+    points_spent: AtomicU64,
+    stopping: AtomicBool,
+    /// Something happened that the driver may wait for.
+    wake: Notify,
+}
+
+impl Shared {
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().expect("a panic in the feed is a bug that must not be hidden")
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().expect("a panic at the desk is a bug that must not be hidden")
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::Acquire))
+    }
+
+    fn set_now(&self, now: Timestamp) {
+        self.now.store(now.0, Ordering::Release);
+    }
+
+    fn set_refusing(&self, refusing: Refusing) {
+        *self.refusing.lock().expect("nothing panics while holding this") = refusing;
+    }
+
+    fn refuses_streams(&self) -> bool {
+        match *self.refusing.lock().expect("nothing panics while holding this") {
+            Refusing::Never => false,
+            Refusing::Always => true,
+            Refusing::Until(until) => self.now() < until,
+        }
+    }
+
+    /// Virtual end of an announced outage.
+    fn outage_ends(&self) -> Option<Timestamp> {
+        match *self.refusing.lock().expect("nothing panics while holding this") {
+            Refusing::Until(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Totals since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Candle rows written to streams.
+    pub rows: u64,
+    /// Lightstreamer sessions opened.
+    pub sessions: u64,
+    /// Requests received on streams.
+    pub stream_requests: u64,
+    /// Requests on streams that were refused.
+    pub stream_refusals: u64,
+    /// Items subscribed at present.
+    pub items: usize,
+    /// REST requests received.
+    pub rest_requests: u64,
+    /// REST requests that were refused.
+    pub rest_refusals: u64,
+    /// Data points charged.
+    pub points_spent: u64,
+}
+
+/// What really happened in the simulated market, whoever was listening.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    market: Market,
+}
+
+impl Truth {
+    /// The pairs that have a market.
+    pub fn pairs(&self) -> &[Pair] {
+        self.market.pairs()
+    }
+
+    /// The complete bar of the bucket that starts at `start`, `None` where it has no tick.
+    pub fn bar(&self, pair: Pair, timeframe: Timeframe, start: Timestamp) -> Option<Bar> {
+        self.market.bar(pair, timeframe, start)
+    }
+
+    /// The complete bars of the buckets that start inside a span, ascending.
+    pub fn bars(&self, pair: Pair, timeframe: Timeframe, span: Range<Timestamp>) -> Vec<Bar> {
+        let first = span.start.ceil(timeframe.seconds());
+        (first.0..span.end.0)
+            .step_by(timeframe.seconds() as usize)
+            .filter_map(|start| self.bar(pair, timeframe, Timestamp(start)))
+            .collect()
+    }
+}
+
+/// A running simulator. Dropping it stops virtual time; [`Simulator::stop`] also frees the port.
+#[derive(Debug)]
+pub struct Simulator {
+    address: SocketAddr,
+    end: Option<Timestamp>,
+    shared: Arc<Shared>,
+    server: ServerHandle,
+    driver: actix_rt::Arbiter,
+}
+
+/// Starts a simulator inside the running actix system: one worker for the sockets, one thread
+/// that drives virtual time.
+///
+/// # Errors
+/// Data that cannot be read, an address that cannot be bound, an option out of its range.
+pub fn start(options: Options) -> Result<Simulator, SimulatorError> {
+    if options.credentials.accounts.is_empty() {
+        return Err(SimulatorError::BadOption("at least one account is needed"));
+    }
+    if options.rows_per_bar.is_some_and(|rows| !(1..=300).contains(&rows)) {
+        return Err(SimulatorError::BadOption("rows per bar must be 1 to 300"));
+    }
+    let built = build_market(&options)?;
+    let end = options.end.or(built.end);
+    let shared = Arc::new(share(&options, built));
+    let served = shared.market.pairs().len();
+    let seeded = matches!(shared.market, Market::Seeded(_));
+    let gate = Gate::new(options.speed, options.wait_for_items, served, seeded);
+
+    let listen = |source| SimulatorError::Listen { address: options.listen, source };
+    let data = web::Data::new(Arc::clone(&shared));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(data.clone())
+            .service(web::scope(rest::BASE_PATH).default_service(web::to(rest::handle)))
+            .route("/lightstreamer", web::get().to(stream::handle))
+    })
+    .workers(1)
+    .tcp_nodelay(true)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .bind(options.listen)
+    .map_err(listen)?;
+    let address = *server.addrs().first().expect("a bound server has an address");
+    let server = server.run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+
+    let driver = actix_rt::Arbiter::new();
+    driver.spawn(driver::drive(Arc::clone(&shared), options.speed, gate, end));
+    Ok(Simulator { address, end, shared, server: handle, driver })
+}
+
+struct Built {
+    market: Market,
+    start: Timestamp,
+    end: Option<Timestamp>,
+    rows_per_bar: u32,
+}
+
+fn build_market(options: &Options) -> Result<Built, SimulatorError> {
+    match &options.market {
+        MarketOptions::Seeded { seed, start } => {
+            let default = match options.speed {
+                Speed::Times(1.0) => clock::wall(),
+                _ => SEEDED_START,
+            };
+            let start = start.unwrap_or(default);
+            let rows_per_bar = options.rows_per_bar.unwrap_or(ROWS_PER_BAR_SEEDED);
+            Ok(Built { market: Market::Seeded(SeededMarket::new(*seed)), start, end: None, rows_per_bar })
+        }
+        MarketOptions::Replay { dir, from, to, spread_pips } => {
+            if !(0.0..=SPREAD_PIPS_MAX).contains(spread_pips) {
+                return Err(SimulatorError::BadOption("the spread must be 0 to 1000 pips"));
+            }
+            let rows_per_bar = options.rows_per_bar.unwrap_or(ROWS_PER_BAR_REPLAY);
+            let span = from.unwrap_or(Timestamp(i64::MIN))..to.unwrap_or(Timestamp(i64::MAX));
+            let spread_points = (spread_pips * POINTS_PER_PIP).round() as i32;
+            let replay = ReplayMarket::load(dir, &span, spread_points, rows_per_bar)?;
+            let recorded = replay.span();
+            let start = from.unwrap_or(recorded.start);
+            let end = Some(to.unwrap_or(recorded.end));
+            Ok(Built { market: Market::Replay(Arc::new(replay)), start, end, rows_per_bar })
+        }
+    }
+}
+
+fn share(options: &Options, built: Built) -> Shared {
+    let listing = Listing::new(built.market.pairs(), &options.in_points);
+    let settings = FeedSettings {
+        rows_per_bar: built.rows_per_bar,
+        unfiltered: options.unfiltered,
+        max_tlcp_version: options.max_tlcp_version,
+        keepalive_ms: options.keepalive_ms,
+        control_link: options.control_link.clone(),
+    };
+    let feed = Feed::new(built.market.clone(), listing.clone(), settings, built.start);
+    let desk = Desk::new(
+        options.credentials.clone(),
+        options.token_lifetimes,
+        options.requests_per_minute,
+        options.speed,
+        options.allowance,
+        fastrand::u64(..),
+    );
+    Shared {
+        market: built.market,
+        listing,
+        zones: Zones { offset_hours: options.timezone_offset_hours, requests: options.request_zone },
+        access_token_s: options.token_lifetimes.access.as_secs(),
+        feed: Mutex::new(feed),
+        desk: Mutex::new(desk),
+        refusing: Mutex::new(Refusing::Never),
+        now: AtomicI64::new(built.start.0),
+        rest_requests: AtomicU64::new(0),
+        rest_refusals: AtomicU64::new(0),
+        points_spent: AtomicU64::new(0),
+        stopping: AtomicBool::new(false),
+        wake: Notify::new(),
+    }
+}
+
+impl Simulator {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Base address of the REST API, as `ig.api_url` takes it.
+    pub fn api_url(&self) -> String {
+        format!("http://{}{}", self.address, rest::BASE_PATH)
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Timestamp {
+        self.shared.now()
+    }
+
+    /// Whether virtual time has reached its end.
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some_and(|end| self.now() >= end)
+    }
+
+    /// What really happened.
+    pub fn truth(&self) -> Truth {
+        Truth { market: self.shared.market.clone() }
+    }
+
+    /// The means to make things go wrong.
+    pub fn control(&self) -> Control {
+        Control::new(Arc::clone(&self.shared))
+    }
+
+    /// Totals since the start.
+    pub fn stats(&self) -> Stats {
+        let feed = self.shared.feed();
+        let totals = feed.totals();
+        Stats {
+            rows: totals.rows,
+            sessions: totals.sessions,
+            stream_requests: totals.requests,
+            stream_refusals: totals.refusals,
+            items: feed.items(),
+            rest_requests: self.shared.rest_requests.load(Ordering::Relaxed),
+            rest_refusals: self.shared.rest_refusals.load(Ordering::Relaxed),
+            points_spent: self.shared.points_spent.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Identifier of each living Lightstreamer session and how many data notifications it was
+    /// sent, as a recovery counts them.
+    pub fn stream_sessions(&self) -> Vec<(String, u64)> {
+        self.shared.feed().data_lines()
+    }
+
+    /// Closes every socket, stops virtual time and frees the port.
+    pub async fn stop(self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.feed().cut();
+        self.shared.wake.notify_one();
+        self.server.stop(false).await;
+        self.driver.stop();
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+        self.driver.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;
