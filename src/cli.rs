@@ -1,8 +1,6 @@
 //! Arguments to [`Command`], and nothing else.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::one_line;
+use crate::simulator::{Speed, TlcpVersion};
 
 const ABOUT: &str = "Collects IG's 5-minute forex candles, heals every hole, and keeps them in a database";
 
@@ -193,25 +192,25 @@ pub struct Simulate {
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub to: Option<Timestamp>,
     /// Distance of ask from bid where the recording has bids only
-    #[arg(long, default_value_t = 1.0, value_parser = parse_pips, value_name = "PIPS")]
+    #[arg(long, default_value_t = 1.5, value_parser = parse_pips, value_name = "PIPS")]
     pub spread_pips: f64,
-    /// Stream rows for each 5-minute candle
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=300), value_name = "ROWS")]
-    pub rows_per_bar: u32,
-    /// Hold the market still until this many items are subscribed
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=40), value_name = "ITEMS")]
-    pub wait_for_items: u32,
+    /// Stream rows for each 5-minute candle [default: 300 made up, one a second; 5 replayed]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=300), value_name = "ROWS")]
+    pub rows_per_bar: Option<u32>,
+    /// Hold the market still until this many items are subscribed [default: none at a fixed speed of a made-up market, else all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=40), value_name = "ITEMS")]
+    pub wait_for_items: Option<u32>,
     /// Weekly allowance of historical data points
     #[arg(long, default_value_t = 10_000, value_name = "POINTS")]
     pub allowance: u32,
-    /// History requests accepted a minute
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    /// REST requests accepted in a market minute, as IG's limit per account; none at --speed max
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub requests_per_minute: u32,
     /// Newest Lightstreamer protocol to accept
     #[arg(long, default_value = "2.4.0", value_name = "VERSION")]
-    pub max_tlcp_version: String,
+    pub max_tlcp_version: TlcpVersion,
     /// What becomes of a request for an unfiltered subscription
-    #[arg(long, value_enum, default_value_t = Unfiltered::Granted)]
+    #[arg(long, value_enum, default_value_t = Unfiltered::Ignored)]
     pub unfiltered: Unfiltered,
     /// The account's offset from UTC in hours, for the times that IG gives in local time
     #[arg(
@@ -315,43 +314,6 @@ pub enum Unfiltered {
     Ignored,
     /// The subscription is refused
     Refused,
-}
-
-/// How fast simulated time runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Speed {
-    /// Market seconds per second; positive and finite.
-    Times(f64),
-    /// As fast as it goes.
-    Max,
-}
-
-impl fmt::Display for Speed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Speed::Times(times) => times.fmt(f),
-            Speed::Max => f.write_str("max"),
-        }
-    }
-}
-
-/// A text that is no speed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a speed: write a positive number such as 60, or \"max\"")]
-pub struct NotASpeed;
-
-impl FromStr for Speed {
-    type Err = NotASpeed;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.eq_ignore_ascii_case("max") {
-            return Ok(Speed::Max);
-        }
-        match text.parse::<f64>() {
-            Ok(times) if times > 0.0 && times.is_finite() => Ok(Speed::Times(times)),
-            _ => Err(NotASpeed),
-        }
-    }
 }
 
 /// Why a text is not a point in time.
@@ -525,15 +487,6 @@ mod tests {
             ("2020-03-08T25:00", Err(NotATime::Unreadable)),
         ] {
             assert_eq!(parse_time(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn speeds_are_positive_or_max() {
-        assert_eq!("MAX".parse(), Ok(Speed::Max));
-        assert_eq!("0.5".parse(), Ok(Speed::Times(0.5)));
-        for text in ["0", "-1", "inf", "NaN", "fast", ""] {
-            assert_eq!(text.parse::<Speed>(), Err(NotASpeed), "{text}");
         }
     }
 

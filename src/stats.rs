@@ -31,8 +31,8 @@ pub struct Stats {
     pub bars_settled: Counter,
     /// Bars that came over REST.
     pub bars_fetched: Counter,
-    /// Holes found after the first start.
-    pub holes: Counter,
+    /// Buckets found missing after the first start, whether or not they were healed since.
+    pub buckets_missed: Counter,
     /// Streaming sessions begun.
     pub stream_sessions: Counter,
     /// Rows written or changed in the database.

@@ -136,7 +136,8 @@ impl AggregatorActor {
                 Fact::Marked(mark) if mark.state == State::Missing && mark.reason != Reason::Silent => {
                     holes = true;
                     if mark.reason != Reason::FirstStart {
-                        self.stats.holes.add(1);
+                        let seconds = mark.span.end.since(mark.span.start);
+                        self.stats.buckets_missed.add((seconds / mark.timeframe.seconds()) as u64);
                     }
                 }
                 Fact::Marked(_) => {}

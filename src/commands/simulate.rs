@@ -1,12 +1,89 @@
 //! `candlekeep simulate`: the simulator alone.
 
-use crate::cli::Simulate;
-use crate::exit::{Exit, Failure};
+use std::time::Duration;
 
-/// Fails: the simulator is not part of this build.
+use super::run::told_to_stop;
+use crate::cli::{self, Simulate};
+use crate::exit::{Exit, Failure};
+use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered};
+
+/// How often progress is told on stderr.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop.
 ///
 /// # Errors
-/// Always.
-pub fn execute(_args: &Simulate) -> Result<Exit, Failure> {
-    Err(Failure::failed("`simulate` is not part of this build"))
+/// Where an option, the recorded data or the address is of no use.
+pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
+    let options = options(args);
+    super::on_actix(async move {
+        let simulator = simulator::start(options).map_err(Failure::configuration)?;
+        introduce(&simulator);
+        let mut stop = std::pin::pin!(told_to_stop());
+        let mut ended = false;
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                () = actix_rt::time::sleep(TELL_EVERY) => {}
+            }
+            let stats = simulator.stats();
+            if stats.items > 0 && !ended {
+                log::info!(
+                    market_time:% = simulator.now(), items = stats.items, rows = stats.rows,
+                    rest_requests = stats.rest_requests, points_spent = stats.points_spent;
+                    "serving"
+                );
+            }
+            if simulator.has_ended() && !std::mem::replace(&mut ended, true) {
+                log::info!(market_time:% = simulator.now(), rows = stats.rows; "market time has reached its end, still serving");
+            }
+        }
+        simulator.stop().await;
+        Ok(Exit::Done)
+    })
+}
+
+fn options(args: &Simulate) -> Options {
+    let market = match &args.replay {
+        Some(dir) => MarketOptions::Replay {
+            dir: dir.clone(),
+            from: args.from,
+            to: args.to,
+            spread_pips: args.spread_pips,
+        },
+        None => MarketOptions::Seeded { seed: args.seed, start: args.from },
+    };
+    Options {
+        listen: args.listen,
+        market,
+        speed: args.speed,
+        rows_per_bar: args.rows_per_bar,
+        wait_for_items: args.wait_for_items.map(|items| items as usize),
+        end: args.to,
+        allowance: args.allowance,
+        requests_per_minute: RequestLimits {
+            per_key: args.requests_per_minute.saturating_mul(2),
+            per_account: args.requests_per_minute,
+        },
+        unfiltered: match args.unfiltered {
+            cli::Unfiltered::Granted => Unfiltered::Granted,
+            cli::Unfiltered::Ignored => Unfiltered::Ignored,
+            cli::Unfiltered::Refused => Unfiltered::Refused,
+        },
+        max_tlcp_version: args.max_tlcp_version,
+        timezone_offset_hours: i32::from(args.timezone_offset),
+        ..Options::default()
+    }
+}
+
+/// Says on stdout how to reach the simulator: the first line is its address, for scripts.
+fn introduce(simulator: &simulator::Simulator) {
+    let Credentials { identifier, password, api_key, .. } = Credentials::default();
+    println!("{}", simulator.api_url());
+    println!();
+    println!("In another terminal:");
+    println!("  export IG_API_URL={}", simulator.api_url());
+    println!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}");
+    println!("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
+    println!("  candlekeep run");
 }

@@ -1,0 +1,214 @@
+//! `candlekeep demo`: simulator and service in one process, and the proof that it worked.
+//!
+//! Nothing here is a shortcut: the service logs in and streams over real sockets, through the
+//! same rooms and into the same kind of file as `run`.
+
+mod proof;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::run::told_to_stop;
+use crate::cli::Demo;
+use crate::clock::{Clock, ClockKind};
+use crate::config::{self, Config, Flags};
+use crate::domain::{Timeframe, Timestamp};
+use crate::exit::{Exit, Failure};
+use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
+use crate::supervisor::topology::{House, RunFlags};
+
+/// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend.
+const START: Timestamp = Timestamp(1_705_053_600);
+/// Buckets of market time shown, the weekend's included.
+const BUCKETS: i64 = 948;
+/// When the connection is cut, in buckets from the start, and for how long.
+const CUT_AT: i64 = 96;
+const CUT_FOR: i64 = 5;
+/// How often progress is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// Where no terminal shows a bar, a line is printed this often.
+const PRINT_EVERY: Duration = Duration::from_secs(2);
+/// Longest wait for market time to pass and for the last hole to be healed.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+const STEP: i64 = Timeframe::M5.seconds();
+
+/// Shows the whole thing.
+///
+/// # Errors
+/// Where a part of it cannot start, or what it stored is not what happened in the market.
+pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
+    if std::env::var_os("RUST_LOG").is_none() {
+        // The progress bar tells the story; warnings of a cut that is part of it would spoil it.
+        log::set_max_level(log::LevelFilter::Error);
+    }
+    let (options, leave) = (options(args), args.exit);
+    let database = database(flags);
+    super::on_actix(async move {
+        let mut stop = std::pin::pin!(told_to_stop());
+        let simulator = simulator::start(options).map_err(Failure::failed)?;
+        let config = configure(&simulator, &database)?;
+        println!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP));
+        println!("Simulator {}", simulator.api_url());
+        println!("Database  {}", config.database);
+        let mut show = tokio::select! {
+            show = show(&simulator, &config) => show?,
+            () = &mut stop => return Ok(Exit::Failed),
+        };
+        println!("\n{}", show.findings);
+        println!("{}", pandas_line(&config));
+        let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
+        if !leave {
+            println!("\nThe service is still up, and so is the simulator. Try in another terminal:");
+            println!("  candlekeep --database {} candles EUR_USD 5 --count 20", config.database);
+            println!("Ctrl-C ends it.");
+            tokio::select! {
+                failure = show.house.failed() => return Err(failure),
+                () = &mut stop => {}
+            }
+        }
+        show.house.stop().await;
+        simulator.stop().await;
+        Ok(exit)
+    })
+}
+
+fn options(args: &Demo) -> Options {
+    Options {
+        market: MarketOptions::Seeded { seed: args.seed, start: Some(START) },
+        speed: args.speed,
+        rows_per_bar: Some(60),
+        wait_for_items: Some(28),
+        end: Some(START.plus(BUCKETS * STEP)),
+        ..Options::default()
+    }
+}
+
+/// The database asked for, or a new one among the temporary files.
+fn database(flags: &Flags) -> String {
+    flags.database.clone().unwrap_or_else(|| {
+        let name = format!("candlekeep-demo-{}-{}.db", Clock::system().wall().0, std::process::id());
+        let path: PathBuf = std::env::temp_dir().join(name);
+        format!("sqlite:///{}", path.display())
+    })
+}
+
+/// The configuration of a user of the simulator. The environment's is left alone, so that a
+/// demonstration never meets real credentials.
+fn configure(simulator: &Simulator, database: &str) -> Result<Config, Failure> {
+    let who = Credentials::default();
+    let environment: BTreeMap<String, String> = [
+        ("IG_API_URL", simulator.api_url()),
+        ("IG_API_KEY", who.api_key),
+        ("IG_USERNAME", who.identifier),
+        ("IG_PASSWORD", who.password),
+        ("DATABASE_URL", database.to_owned()),
+        ("CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE", "10000".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    let config = config::load(None, &environment, &Flags::default())?;
+    Ok(Config { clock: ClockKind::Stream, ..config })
+}
+
+struct Show {
+    house: House,
+    findings: proof::Findings,
+}
+
+async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
+    let clock = Clock::system();
+    let began = clock.monotonic();
+    let mut house = House::start(config, RunFlags::default()).await?;
+    let mut progress = Progress::new(clock.clone());
+    let mut cut = false;
+    loop {
+        tokio::select! {
+            failure = house.failed() => return Err(failure),
+            () = actix_rt::time::sleep(DRAW_EVERY) => {}
+        }
+        let bucket = simulator.now().since(START) / STEP;
+        if !cut && bucket >= CUT_AT {
+            cut = true;
+            let control = simulator.control();
+            control.refuse_streams_until(simulator.now().plus(CUT_FOR * STEP));
+            control.cut_streams();
+            progress.say(&format!("{}  connection cut, {} minutes of market time are lost", simulator.now(), CUT_FOR * 5));
+        }
+        progress.show(bucket, simulator, &house);
+        if simulator.has_ended() && proof::nothing_left_to_heal(config, simulator).await? {
+            break;
+        }
+        if clock.monotonic().saturating_duration_since(began) > PATIENCE {
+            progress.say("patience has run out, looking at what is there");
+            break;
+        }
+    }
+    progress.finish();
+    let mut findings = proof::examine(config, simulator, START).await?;
+    findings.took = clock.monotonic().saturating_duration_since(began);
+    findings.buckets_missed = house.stats.buckets_missed.get();
+    findings.rows = house.stats.rows.get();
+    findings.stream_sessions = house.stats.stream_sessions.get();
+    Ok(Show { house, findings })
+}
+
+/// A bar on a terminal, now and then a line elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    is_terminal: bool,
+    clock: Clock,
+    printed: Option<std::time::Instant>,
+}
+
+impl Progress {
+    fn new(clock: Clock) -> Progress {
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(BUCKETS as u64), target);
+        let style = ProgressStyle::with_template("{msg} [{bar:32}] {percent:>3}% {elapsed}")
+            .expect("the template is well-formed");
+        bar.set_style(style.progress_chars("=> "));
+        Progress { bar, is_terminal, clock, printed: None }
+    }
+
+    fn show(&mut self, bucket: i64, simulator: &Simulator, house: &House) {
+        let line = format!(
+            "{}  {:>9} rows  {:>6} bars stored  {:>5} over REST",
+            simulator.now(),
+            house.stats.rows.get(),
+            house.stats.rows_stored.get(),
+            house.stats.bars_fetched.get(),
+        );
+        if self.is_terminal {
+            self.bar.set_position(bucket.clamp(0, BUCKETS) as u64);
+            self.bar.set_message(line);
+            return;
+        }
+        let now = self.clock.monotonic();
+        if self.printed.is_none_or(|printed| now.saturating_duration_since(printed) >= PRINT_EVERY) {
+            self.printed = Some(now);
+            eprintln!("{line}  {}%", bucket.clamp(0, BUCKETS) * 100 / BUCKETS);
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.is_terminal { self.bar.println(text) } else { eprintln!("{text}") }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn pandas_line(config: &Config) -> String {
+    let path = config.database.sqlite_path().map(|path| path.display().to_string()).unwrap_or_default();
+    format!(
+        "Look at it:\n  python3 -c \"import sqlite3, pandas; print(pandas.read_sql(\\\"SELECT timestamp, open, high, low, close, volume \
+         FROM candles WHERE pair='EUR_USD' AND timeframe='5' ORDER BY timestamp DESC LIMIT 5\\\", sqlite3.connect('{path}')))\""
+    )
+}
