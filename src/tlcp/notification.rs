@@ -17,8 +17,8 @@ use super::percent::{self, BadPercent};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields carry the names of the protocol's own arguments")]
 pub enum Notification<'a> {
-    /// An update, its values still coded. Items are numbered from 1.
-    Update { sub_id: SubId, item: u16, values: &'a str },
+    /// An update.
+    Update(UpdateLine<'a>),
     /// The WebSocket works.
     Wsok,
     /// The session is made or bound. A control link of `*` means: stay at this address.
@@ -76,6 +76,17 @@ pub enum Notification<'a> {
     Mpn,
 }
 
+/// The arguments of an update, by far the most frequent line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpdateLine<'a> {
+    /// The subscription it is for.
+    pub sub_id: SubId,
+    /// Item in the group, from 1.
+    pub item: u16,
+    /// The values, still coded.
+    pub values: &'a str,
+}
+
 /// Why a line is not a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineFault {
@@ -119,21 +130,18 @@ impl<'a> Notification<'a> {
     /// # Errors
     /// [`NotificationError`] for an unknown tag, a wrong number of arguments, a bad number or a
     /// bad percent-coding.
-    #[inline]
     pub fn parse(line: &'a str) -> Result<Notification<'a>, NotificationError<'a>> {
-        // Nearly every line is an update.
-        let read = match line.strip_prefix("U,") {
-            Some(args) => parse_update(args),
-            None => parse_other(line),
-        };
-        read.map_err(|fault| describe(fault, Excerpt::of(line)))
+        if let Some(read) = UpdateLine::parse(line) {
+            return read.map(Notification::Update);
+        }
+        parse_other(line).map_err(|fault| describe(fault, Excerpt::of(line)))
     }
 
     /// Whether the server counts it as data, for session recovery.
     pub fn is_data(&self) -> bool {
         use Notification::*;
         match self {
-            Update { .. } | Subok { .. } | Subcmd { .. } | Conf { .. } | Eos { .. } | Cs { .. } => true,
+            Update(_) | Subok { .. } | Subcmd { .. } | Conf { .. } | Eos { .. } | Cs { .. } => true,
             Overflow { .. } | Unsub { .. } | Msgdone { .. } | Msgfail { .. } | Mpn => true,
             Wsok | Conok { .. } | Conerr { .. } | End { .. } | Loop { .. } | Probe | Noop => false,
             Sync { .. } | Servname { .. } | Clientip { .. } | Cons { .. } | Prog { .. } => false,
@@ -158,14 +166,26 @@ pub fn describe(fault: LineFault, line: Excerpt<'_>) -> NotificationError<'_> {
     NotificationError { fault, is_data, sub_id, line }
 }
 
-#[inline]
-fn parse_update(args: &str) -> Result<Notification<'_>, LineFault> {
-    let mut args = Args(Some(args));
-    Ok(Notification::Update {
-        sub_id: args.sub_id()?,
-        item: args.number()?,
-        values: args.0.ok_or(LineFault::TooFewArguments)?,
-    })
+impl<'a> UpdateLine<'a> {
+    /// Reads a line if it is an update, without the detour over everything else it might be.
+    ///
+    /// # Errors
+    /// As [`Notification::parse`].
+    #[inline]
+    pub fn parse(line: &'a str) -> Option<Result<UpdateLine<'a>, NotificationError<'a>>> {
+        let args = line.strip_prefix("U,")?;
+        Some(UpdateLine::parse_args(args).map_err(|fault| describe(fault, Excerpt::of(line))))
+    }
+
+    #[inline]
+    fn parse_args(args: &'a str) -> Result<UpdateLine<'a>, LineFault> {
+        let mut args = Args(Some(args));
+        Ok(UpdateLine {
+            sub_id: args.sub_id()?,
+            item: args.number()?,
+            values: args.0.ok_or(LineFault::TooFewArguments)?,
+        })
+    }
 }
 
 fn parse_other(line: &str) -> Result<Notification<'_>, LineFault> {
@@ -390,8 +410,12 @@ mod tests {
             Notification::Conf { sub_id, frequency: "unlimited".into(), unfiltered: true },
             true,
         );
-        check("U,3,1,a%7C|b,c|", Notification::Update { sub_id, item, values: "a%7C|b,c|" }, true);
-        check("U,3,1,", Notification::Update { sub_id, item, values: "" }, true);
+        check(
+            "U,3,1,a%7C|b,c|",
+            Notification::Update(UpdateLine { sub_id, item, values: "a%7C|b,c|" }),
+            true,
+        );
+        check("U,3,1,", Notification::Update(UpdateLine { sub_id, item, values: "" }), true);
         check("EOS,3,1", Notification::Eos { sub_id, item }, true);
         check("CS,3,1", Notification::Cs { sub_id, item }, true);
         check("OV,3,1,2", Notification::Overflow { sub_id, item, dropped: 2 }, true);
@@ -459,9 +483,7 @@ mod tests {
     #[test]
     fn an_update_allocates_nothing() {
         let line = "U,12,1,1778847900000|17|17|0|13358.8";
-        let Ok(Notification::Update { values, .. }) = Notification::parse(line) else {
-            panic!("not an update")
-        };
+        let Some(Ok(UpdateLine { values, .. })) = UpdateLine::parse(line) else { panic!("not an update") };
         assert_eq!(values.as_ptr(), line[7..].as_ptr());
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Version;
 use super::code::{self, Policy, Verdict};
 use super::lines::{self, Excerpt};
-use super::notification::{self, LineFault, Notification, NotificationError};
+use super::notification::{self, LineFault, Notification, NotificationError, UpdateLine};
 use super::recovery::{DataCount, OutOfStep};
 use super::request::{self, Control, ControlBatch, Credentials, Streaming};
 use super::update::{self, Change, UpdateFault};
@@ -486,16 +486,11 @@ impl TlcpSession {
                 Phase::Ended => break,
                 Phase::Idle | Phase::Opening { .. } => {}
             }
-            let read = match line {
-                Ok(line) => Notification::parse(line).map(|notification| (line, notification)),
-                Err((why, head)) => Err(notification::describe(why.into(), head)),
-            };
-            match read {
-                Ok((line, Notification::Update { sub_id, item, values })) => {
-                    self.handle_update(now, line, sub_id, item, values, &mut changes, on_event);
+            match line {
+                Ok(line) => self.handle_line(now, line, &mut changes, on_event),
+                Err((why, head)) => {
+                    self.handle_unreadable(now, &notification::describe(why.into(), head), on_event);
                 }
-                Ok((line, other)) => self.handle_notification(now, line, other, on_event),
-                Err(error) => self.handle_unreadable(now, &error, on_event),
             }
         }
         self.changes = update::recycle(changes);
@@ -627,14 +622,29 @@ impl TlcpSession {
     // Lines.
 
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "the parts of one line on the hot path")]
+    fn handle_line<'m>(
+        &mut self,
+        now: Instant,
+        line: &'m str,
+        changes: &mut Vec<Change<'m>>,
+        on_event: OnEvent<'_>,
+    ) {
+        match UpdateLine::parse(line) {
+            Some(Ok(update)) => self.handle_update(now, line, update, changes, on_event),
+            Some(Err(error)) => self.handle_unreadable(now, &error, on_event),
+            None => match Notification::parse(line) {
+                Ok(notification) => self.handle_notification(now, line, notification, on_event),
+                Err(error) => self.handle_unreadable(now, &error, on_event),
+            },
+        }
+    }
+
+    #[inline]
     fn handle_update<'m>(
         &mut self,
         now: Instant,
         line: &'m str,
-        sub_id: SubId,
-        item: u16,
-        values: &'m str,
+        UpdateLine { sub_id, item, values }: UpdateLine<'m>,
         changes: &mut Vec<Change<'m>>,
         on_event: OnEvent<'_>,
     ) {
@@ -658,6 +668,7 @@ impl TlcpSession {
         }
     }
 
+    #[inline(never)]
     fn handle_notification(
         &mut self,
         now: Instant,
@@ -744,7 +755,7 @@ impl TlcpSession {
             Notification::Msgdone { .. } | Notification::Msgfail { .. } | Notification::Mpn => {
                 self.skip(SkipReason::OutOfPlace, Excerpt::of(line), on_event);
             }
-            Notification::Update { .. } => unreachable!("updates have their own way"),
+            Notification::Update(_) => unreachable!("updates have their own way"),
             Notification::Probe
             | Notification::Noop
             | Notification::Sync { .. }
@@ -755,6 +766,7 @@ impl TlcpSession {
         }
     }
 
+    #[cold]
     fn handle_unreadable(&mut self, now: Instant, error: &NotificationError<'_>, on_event: OnEvent<'_>) {
         if error.is_data && !self.count.take() {
             return;
