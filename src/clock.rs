@@ -129,6 +129,12 @@ impl EventClock {
         }
     }
 
+    /// Whether this clock goes on while the stream is silent. One that follows the stream stands
+    /// still through an outage, so it cannot tell when a subscription began.
+    pub fn is_steady(&self) -> bool {
+        matches!(self.0, Inner::Wall(_))
+    }
+
     /// Event time, or `None` while the stream has shown no row.
     pub fn now(&self) -> Option<Timestamp> {
         match &self.0 {

@@ -102,28 +102,16 @@ pub struct TokensRefused {
 #[rtype(result = "()")]
 pub struct LogOut;
 
-/// What to ask of IG's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// The last `count` complete bars (one more point is spent on the forming one).
-    Last {
-        /// Complete bars wanted.
-        count: u32,
-    },
-    /// Buckets that start within this span.
-    Span(Range<Timestamp>),
-}
-
 /// HealerActor → HistoryActor: bars over REST.
-#[derive(Clone, Debug, Message)]
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<HistoryFetched, HistoryError>")]
 pub struct FetchBars {
     /// Which feed.
     pub feed: FeedIx,
     /// Bar length: 5 or 15 minutes.
     pub timeframe: Timeframe,
-    /// Which bars.
-    pub ask: Ask,
+    /// Buckets that start within this span.
+    pub span: Range<Timestamp>,
 }
 
 /// What REST answered.

@@ -196,7 +196,7 @@ impl Handler<StreamTold> for AggregatorActor {
                 StreamEvent::Candle { candle, .. } => self.event_clock.observe(candle.start, candle.closed),
                 _ => {}
             }
-            self.core.handle(event, self.event_clock.now());
+            self.core.handle(event, self.event_clock.now(), self.event_clock.is_steady());
         }
         self.forward(self.evidence.clone());
         let mut queue = self.queue.borrow_mut();

@@ -17,7 +17,7 @@ const STEP: i64 = Timeframe::M5.seconds();
 /// is called unconfirmed or silent.
 pub const GRACE_S: i64 = 15;
 
-/// The start of continuity while no event time is known.
+/// The start of continuity of a subscription that is not dated yet.
 const UNDATED: Timestamp = Timestamp(i64::MAX);
 
 /// Whether rows of this feed can be trusted to follow each other without loss.
@@ -86,16 +86,16 @@ impl Finalizer {
         }
     }
 
-    /// The server confirmed the subscription at event time `now`.
+    /// The server confirmed the subscription at event time `now`, if a clock can tell that.
     pub fn subscribed(&mut self, now: Option<Timestamp>) {
         if let Link::Down(reason) = self.link {
             self.lost_by = reason;
         }
-        // The snapshot row tells of the bucket under way; only later ones are seen whole. With
-        // no time known yet the first row brings it.
+        // The snapshot row tells of the bucket under way; only later ones are seen whole. Where
+        // no clock tells the time, the first row of a bucket still open dates the subscription.
         self.link = Link::Up { since: now.map_or(UNDATED, |now| now.ceil(STEP)) };
         self.unfiltered = false;
-        self.last_row = now;
+        self.last_row = now.or(self.last_row);
     }
 
     /// `CONF` told whether rows of this subscription can be merged away.
@@ -124,14 +124,19 @@ impl Finalizer {
     /// A row came, at event time `now`.
     pub fn row(&mut self, candle: CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         let start = candle.start;
-        self.place_in_time(start.plus(STEP));
-        self.last_row = self.last_row.max(Some(now.unwrap_or(start)));
+        let now = now.unwrap_or(start);
+        self.last_row = self.last_row.max(Some(now));
         let frontier = match self.frontier {
             Some(frontier) => frontier,
             None => self.begin(start, around),
         };
         if start < frontier {
             return self.late_row(candle, around);
+        }
+        if let Link::Up { since } = &mut self.link
+            && *since == UNDATED
+        {
+            *since = start.plus(STEP).max(now.ceil(STEP));
         }
         if let Some(unclosed) = self.forming.take_if(|forming| forming.start < start) {
             self.close_unseen(&unclosed, around);
@@ -171,7 +176,6 @@ impl Finalizer {
             Some(frontier) => frontier,
             None => self.begin(now.floor(STEP), around),
         };
-        self.place_in_time(now.ceil(STEP));
         while frontier.plus(STEP + GRACE_S) <= now {
             match self.forming.take_if(|forming| forming.start == frontier) {
                 Some(unclosed) => self.close_unseen(&unclosed, around),
@@ -188,15 +192,6 @@ impl Finalizer {
             self.broken(Reason::Stale, around);
         }
         stale
-    }
-
-    /// Dates a subscription that was confirmed before any event time was known.
-    fn place_in_time(&mut self, from: Timestamp) {
-        if let Link::Up { since } = &mut self.link
-            && *since == UNDATED
-        {
-            *since = from;
-        }
     }
 
     /// First knowledge of a feed never watched before: asks the first backfill for what lies
@@ -342,8 +337,9 @@ mod tests {
             };
             let minute = |text: &str| text.parse::<i64>().ok().map(|minute| Timestamp(NOON + minute * 60));
             if let Some(time) = word.strip_prefix("sub@") {
-                now = minute(time);
-                feed.subscribed(now);
+                let since = minute(time);
+                now = since.or(now);
+                feed.subscribed(since);
             } else if let Some(time) = word.strip_prefix('@') {
                 now = minute(time);
                 if feed.tick(now.unwrap(), STALE_S, &mut around) {
@@ -434,6 +430,15 @@ mod tests {
         check("sub@0 c0 lost @21", "bar 0, missing disconnected 1..4");
         check("@16 sub@16 r3 c3", "missing offline 0..3, bar 3");
         check("sub@? c2 c4", "missing offline 0..2, bar 2, quiet later_row 3..4, bar 4");
+    }
+
+    #[test]
+    fn a_subscription_without_a_time_is_dated_by_its_first_row_of_an_open_bucket() {
+        check(
+            "sub@0 c0 lost sub@? c3 c5",
+            "bar 0, missing disconnected 1..3, bar 3, quiet later_row 4..5, bar 5",
+        );
+        check("sub@0 c0 lost sub@? c0 c3", "bar 0, bar 0, missing disconnected 1..3, bar 3");
     }
 
     #[test]

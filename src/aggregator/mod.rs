@@ -53,8 +53,9 @@ impl Aggregation {
         }
     }
 
-    /// Takes one thing that the stream told.
-    pub fn handle(&mut self, event: &StreamEvent, now: Option<Timestamp>) {
+    /// Takes one thing that the stream told at event time `now`. `steady` says whether that time
+    /// goes on by itself, so that it can tell when a subscription began.
+    pub fn handle(&mut self, event: &StreamEvent, now: Option<Timestamp>, steady: bool) {
         let mut around = Surroundings {
             calendar: &self.calendar,
             inference: &mut self.inference,
@@ -64,7 +65,7 @@ impl Aggregation {
         let feeds = &mut self.feeds;
         match *event {
             StreamEvent::SessionBegan { .. } => {}
-            StreamEvent::Subscribed { feed } => feeds[feed.ix()].subscribed(now),
+            StreamEvent::Subscribed { feed } => feeds[feed.ix()].subscribed(now.filter(|_| steady)),
             StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
             StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed } => feeds[feed.ix()].rejected(),

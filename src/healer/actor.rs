@@ -125,11 +125,11 @@ impl Healer {
         }
         let Some(event_now) = self.event_clock.now() else { return false };
         let Some(holes) = self.holes().await else { return false };
-        let Some((hole, fetch)) = plan::next(&holes, &work.attempts, &self.calendar, event_now, now) else {
+        let Some(hole) = plan::next(&holes, &work.attempts, &self.calendar, event_now, now) else {
             return false;
         };
         work.attempts.note(&hole, now);
-        match self.fetch(&fetch).await {
+        match self.fetch(&hole).await {
             Ok(()) => {
                 (work.spent_pause, work.short_of_points) = (None, false);
                 true
@@ -176,15 +176,16 @@ impl Healer {
 
     /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
     /// knows of it.
-    async fn fetch(&self, fetch: &FetchBars) -> Result<(), HistoryError> {
-        let fetched = match self.history.send(fetch.clone()).await {
+    async fn fetch(&self, hole: &Hole) -> Result<(), HistoryError> {
+        let request = FetchBars { feed: hole.feed, timeframe: hole.timeframe, span: hole.span.clone() };
+        let fetched = match self.history.send(request).await {
             Ok(result) => result?,
             Err(_) => return Err(IgError::Retryable("the history room is being rebuilt".to_owned()).into()),
         };
-        let pair = self.pairs[fetch.feed.ix()];
-        let facts = plan::facts(pair, fetch.timeframe, &fetched, &self.calendar);
+        let pair = self.pairs[hole.feed.ix()];
+        let facts = plan::facts(pair, hole.timeframe, &fetched, &self.calendar);
         log::info!(
-            pair:% = pair, timeframe:% = fetch.timeframe, bars = fetched.rows.len(),
+            pair:% = pair, timeframe:% = hole.timeframe, bars = fetched.rows.len(),
             from:% = fetched.covered.start, to:% = fetched.covered.end;
             "history fetched"
         );

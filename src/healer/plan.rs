@@ -7,11 +7,8 @@ use std::time::{Duration, Instant};
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, Expectation, Fact, FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
 use crate::ig::history::actor::BARS_PER_REQUEST_MAX;
-use crate::messages::{Ask, FetchBars, HistoryFetched};
+use crate::messages::HistoryFetched;
 
-/// Points by which asking for "the last N" may be dearer than asking for the range itself:
-/// it needs no knowledge of the zone in which IG reads ranges.
-const LAST_EXTRA_POINTS_MAX: u32 = 2;
 /// First pause after a hole was asked for and nothing came of it; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(60);
 const RETRY_LAST: Duration = Duration::from_secs(3600);
@@ -83,14 +80,14 @@ impl Attempts {
 }
 
 /// The first hole that may be asked about now, cut to what one request may hold (its newest
-/// part), with the request.
+/// part).
 pub fn next(
     holes: &[Hole],
     attempts: &Attempts,
     calendar: &Calendar,
     event_now: Timestamp,
     now: Instant,
-) -> Option<(Hole, FetchBars)> {
+) -> Option<Hole> {
     holes
         .iter()
         .map(|hole| {
@@ -100,28 +97,6 @@ pub fn next(
             Hole { span: hole.span.start.max(longest)..hole.span.end, ..hole.clone() }
         })
         .find(|hole| hole.span.end <= hole.timeframe.bucket(event_now) && attempts.allows(hole, now))
-        .map(|hole| {
-            let open = |span: Range<Timestamp>| open_buckets(calendar, span, hole.timeframe);
-            let last_cost = open(hole.span.start..hole.timeframe.bucket(event_now)) + 1;
-            let ask = if last_cost <= open(hole.span.clone()) + LAST_EXTRA_POINTS_MAX {
-                Ask::Last { count: last_cost - 1 }
-            } else {
-                Ask::Span(hole.span.clone())
-            };
-            let request = FetchBars { feed: hole.feed, timeframe: hole.timeframe, ask };
-            (hole, request)
-        })
-}
-
-/// Buckets of a length in which the market may trade.
-fn open_buckets(calendar: &Calendar, span: Range<Timestamp>, timeframe: Timeframe) -> u32 {
-    let open: i64 = calendar
-        .runs(span)
-        .iter()
-        .filter(|(_, expectation)| *expectation != Expectation::Closed)
-        .map(|(run, _)| run.end.since(run.start))
-        .sum();
-    u32::try_from(open / timeframe.seconds()).unwrap_or(u32::MAX)
 }
 
 /// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
@@ -213,38 +188,30 @@ mod tests {
         assert_eq!(found(&[run(0, 2, Reason::Silent), run(2, 3, Reason::Disconnected)]), [(2, 3)]);
     }
 
-    fn planned(from: i64, to: i64, now: i64) -> Option<Ask> {
+    fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {
         let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to) };
         let clock = Clock::system().monotonic();
-        next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock).map(|(_, fetch)| fetch.ask)
-    }
-
-    #[test]
-    fn the_last_bars_are_asked_by_number_and_older_ones_by_range() {
-        assert_eq!(planned(-100, 0, 0), Some(Ask::Last { count: 100 }));
-        assert_eq!(planned(-100, 0, 1), Some(Ask::Last { count: 101 }));
-        assert_eq!(planned(-100, 0, 2), Some(Ask::Span(at(-100)..at(0))));
+        let bucket = |time: Timestamp| time.since(NOON) / 300;
+        next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock)
+            .map(|hole| (bucket(hole.span.start), bucket(hole.span.end)))
     }
 
     #[test]
     fn a_hole_that_has_not_ended_waits() {
         assert_eq!(planned(-3, 1, 0), None);
+        assert_eq!(planned(-3, 0, 0), Some((-3, 0)));
     }
 
     #[test]
     fn a_long_hole_is_asked_in_parts_from_its_newest() {
-        assert_eq!(planned(-1000, -100, 0), Some(Ask::Span(at(-500)..at(-100))));
+        assert_eq!(planned(-500, -50, 0), Some((-450, -50)));
     }
 
     #[test]
-    fn the_weekend_costs_nothing() {
+    fn the_weekend_counts_for_nothing() {
         let friday = 2 * 288 + 119; // 21:55
-        let (from, to) = (friday, friday + 1 + 48 * 12);
-        assert_eq!(
-            planned(from, to, to),
-            Some(Ask::Last { count: 1 + 12 }),
-            "one bucket and a possible hour"
-        );
+        let monday = friday + 1 + 3 * 288;
+        assert_eq!(planned(friday, monday, monday), Some((friday, monday)));
     }
 
     #[test]

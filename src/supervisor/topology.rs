@@ -134,6 +134,7 @@ impl House {
         let settings = HistorySettings {
             instruments: instruments.clone(),
             allowance: allowance_key(config, &store, &login, &tokens, &clock).await?,
+            calendar: Calendar::forex(),
             reserve: config.history.reserve,
             per_minute,
         };

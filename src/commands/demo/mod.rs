@@ -137,7 +137,11 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
             let control = simulator.control();
             control.refuse_streams_until(simulator.now().plus(CUT_FOR * STEP));
             control.cut_streams();
-            progress.say(&format!("{}  connection cut, {} minutes of market time are lost", simulator.now(), CUT_FOR * 5));
+            progress.say(&format!(
+                "{}  connection cut, {} minutes of market time are lost",
+                simulator.now(),
+                CUT_FOR * 5
+            ));
         }
         progress.show(bucket, simulator, &house);
         if simulator.has_ended() && proof::nothing_left_to_heal(config, simulator).await? {
@@ -190,6 +194,9 @@ impl Progress {
             return;
         }
         let now = self.clock.monotonic();
+        if bucket >= BUCKETS && self.printed.is_some() {
+            return;
+        }
         if self.printed.is_none_or(|printed| now.saturating_duration_since(printed) >= PRINT_EVERY) {
             self.printed = Some(now);
             eprintln!("{line}  {}%", bucket.clamp(0, BUCKETS) * 100 / BUCKETS);

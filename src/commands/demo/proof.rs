@@ -46,9 +46,10 @@ impl Findings {
     /// Whether nothing is missing and nothing different.
     pub fn is_sound(&self) -> bool {
         self.left == 0
-            && self.per_timeframe.iter().all(|compared| {
-                compared.stored > 0 && compared.different == 0 && compared.missing == 0
-            })
+            && self
+                .per_timeframe
+                .iter()
+                .all(|compared| compared.stored > 0 && compared.different == 0 && compared.missing == 0)
     }
 }
 
@@ -62,7 +63,14 @@ impl fmt::Display for Findings {
         )?;
         let mut table = comfy_table::Table::new();
         table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["timeframe", "bars stored", "of these derived", "compared with the market", "different", "missing"]);
+        table.set_header([
+            "timeframe",
+            "bars stored",
+            "of these derived",
+            "compared with the market",
+            "different",
+            "missing",
+        ]);
         for row in &self.per_timeframe {
             table.add_row([
                 format!("{} min", row.timeframe),
@@ -127,7 +135,11 @@ pub async fn nothing_left_to_heal(config: &Config, simulator: &Simulator) -> Res
         for pair in truth.pairs() {
             // Silence at the very end is never proved, so the last bar is what counts.
             let last = last_bar(&truth, *pair, end);
-            let bars = store.bars(*pair, Timeframe::M5, &BarQuery { from: last, count: Some(1), ..BarQuery::default() })?;
+            let bars = store.bars(
+                *pair,
+                Timeframe::M5,
+                &BarQuery { from: last, count: Some(1), ..BarQuery::default() },
+            )?;
             if bars.is_empty() {
                 return Ok(false);
             }
@@ -202,21 +214,31 @@ impl Findings {
     }
 
     /// A longer bar is due once the stream has shown that its last parts are there or quiet.
-    fn is_due(&self, truth: &Truth, pair: Pair, timeframe: Timeframe, start: Timestamp, end: Timestamp) -> bool {
+    fn is_due(
+        &self,
+        truth: &Truth,
+        pair: Pair,
+        timeframe: Timeframe,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> bool {
         timeframe == Timeframe::M5
-            || last_bar(truth, pair, end).is_some_and(|last| last.plus(Timeframe::M5.seconds()) >= start.plus(timeframe.seconds()))
+            || last_bar(truth, pair, end)
+                .is_some_and(|last| last.plus(Timeframe::M5.seconds()) >= start.plus(timeframe.seconds()))
     }
 
     fn account(&mut self, store: &mut Store, pairs: &[Pair], end: Timestamp) -> Result<(), StoreError> {
         let step = Timeframe::M5.seconds();
         let everything = Timestamp(0)..end;
-        let mut states = [State::Stored, State::Quiet, State::Closed, State::Missing, State::Lost].map(|state| (state, 0));
+        let mut states =
+            [State::Stored, State::Quiet, State::Closed, State::Missing, State::Lost].map(|state| (state, 0));
         for pair in pairs {
             let runs = store.coverage(*pair, Timeframe::M5, everything.clone())?;
             for pair_of_runs in runs.windows(2) {
                 if pair_of_runs[0].span.end != pair_of_runs[1].span.start {
                     self.left += 1;
-                    self.differences.push(format!("{pair}: nothing is known from {}", pair_of_runs[0].span.end));
+                    self.differences
+                        .push(format!("{pair}: nothing is known from {}", pair_of_runs[0].span.end));
                 }
             }
             for run in runs {

@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Price, Timeframe, Timestamp};
+use crate::domain::{Calendar, Expectation, Price, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::Instrument;
 use crate::ig::models::Prices;
@@ -23,12 +23,14 @@ use crate::ig::parse::{FetchedBar, price_row};
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
-use crate::messages::{Ask, FetchBars, GetTokens, HistoryError, HistoryFetched, TokensRefused};
+use crate::messages::{FetchBars, GetTokens, HistoryError, HistoryFetched, TokensRefused};
 use crate::store::{AllowanceKey, AllowanceSeen, StoreHandle};
 use crate::supervisor::Lifeline;
 
 /// Most bars asked for in one request: larger ones have been refused, and charged, on some accounts.
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
+/// Points by which asking for the last bars may be dearer than asking for the range.
+const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
 
@@ -41,6 +43,8 @@ pub struct HistorySettings {
     pub instruments: Vec<Instrument>,
     /// Whose allowance is spent.
     pub allowance: AllowanceKey,
+    /// The hours in which bars cost points.
+    pub calendar: Calendar,
     /// Points left to the user.
     pub reserve: u32,
     /// Requests a minute.
@@ -110,24 +114,52 @@ impl History {
         let mut state = self.state.lock().await;
         let now = self.event_clock.now().ok_or(HistoryError::NoTimeYet)?;
         let complete_to = fetch.timeframe.bucket(now);
-        match &fetch.ask {
-            Ask::Last { count } => {
-                let query = format!("max={}", count + 1);
-                let (rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
-                let rows = tidy(rows, fetch.timeframe, |start| start < complete_to);
-                let from = rows.first().map_or(complete_to, |row| row.start);
-                Ok(HistoryFetched { rows, covered: from..complete_to, evidence })
-            }
-            Ask::Span(span) => {
-                let span = span.start..span.end.min(complete_to);
-                if state.zone == Zone::Unknown {
-                    self.learn_zone(&mut state, fetch, &span).await?;
-                }
-                let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
-                let rows = tidy(rows, fetch.timeframe, |start| span.contains(&start));
-                Ok(HistoryFetched { rows, covered: span, evidence })
-            }
+        let span = fetch.span.start..fetch.span.end.min(complete_to);
+        if let Some(count) = self.as_last_bars(&state, fetch, &span, complete_to) {
+            let query = format!("max={}", count + 1);
+            let (rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
+            let rows = tidy(rows, fetch.timeframe, |start| start < complete_to);
+            let from = rows.first().map_or(complete_to, |row| row.start);
+            return Ok(HistoryFetched { rows, covered: from..complete_to, evidence });
         }
+        if state.zone == Zone::Unknown {
+            self.learn_zone(&mut state, fetch, &span).await?;
+        }
+        let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
+        let rows = tidy(rows, fetch.timeframe, |start| span.contains(&start));
+        Ok(HistoryFetched { rows, covered: span, evidence })
+    }
+
+    /// How many last bars answer for this span, where asking so is better than by range: it
+    /// needs no knowledge of the zone, at the price of the forming bar and of bars after the
+    /// span. Not where event time may outrun the request.
+    fn as_last_bars(
+        &self,
+        state: &State,
+        fetch: &FetchBars,
+        span: &Range<Timestamp>,
+        complete_to: Timestamp,
+    ) -> Option<u32> {
+        let step = fetch.timeframe.seconds();
+        let dearer_by = complete_to.since(span.end) / step + 1;
+        let usable = state.zone == Zone::Unknown
+            && self.event_clock.is_steady()
+            && dearer_by <= LAST_EXTRA_POINTS_MAX
+            && self.open_bars(span, fetch.timeframe)
+                == u32::try_from(span.end.since(span.start) / step).ok()?;
+        let count = u32::try_from(complete_to.since(span.start) / step).ok()?;
+        usable.then_some(count)
+    }
+
+    /// Bars that a span can have at most: what it may cost.
+    fn open_bars(&self, span: &Range<Timestamp>, timeframe: Timeframe) -> u32 {
+        let runs = self.settings.calendar.runs(span.clone());
+        let open_s: i64 = runs
+            .iter()
+            .filter(|(_, expectation)| *expectation != Expectation::Closed)
+            .map(|(run, _)| run.end.since(run.start))
+            .sum();
+        u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
     }
 
     /// Spends a point or two on the newest bucket of the span to see how IG reads a range.
@@ -162,8 +194,7 @@ impl History {
         fetch: &FetchBars,
         span: &Range<Timestamp>,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        let step = fetch.timeframe.seconds();
-        let bars = u32::try_from(span.end.since(span.start) / step).unwrap_or(0);
+        let bars = self.open_bars(span, fetch.timeframe);
         let offset = state.local_offset_s.unwrap_or(0);
         // A bar is named by its start, so the last second before the span's end takes in the
         // last bar and not the one after it.
