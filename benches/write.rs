@@ -2,7 +2,6 @@
 //!
 //! The floor is a prepared upsert over the same SQLite, the same table, the same rows in the same
 //! transactions, and nothing else: no ledger, no derivation, no reading back.
-#![allow(missing_docs, reason = "a program")]
 
 use std::path::Path;
 use std::sync::Arc;
