@@ -340,6 +340,17 @@ fn runs_join_and_survive_a_restart() {
 }
 
 #[test]
+fn runs_join_where_buckets_of_two_timeframes_do_not_nest() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        store.set_timeframes(&[Timeframe::M10, Timeframe::M15]);
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)]), NOW);
+        commit(&mut store, settled(&[streamed(3, 5, 7)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M10, 6), "ssss");
+    });
+}
+
+#[test]
 fn coverage_is_cut_to_what_was_asked() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
@@ -786,7 +797,8 @@ struct Model {
     states: BTreeMap<BarKey, State>,
 }
 
-const LONGER: [Timeframe; 2] = [Timeframe::M15, Timeframe::M30];
+/// Two whose buckets do not nest.
+const LONGER: [Timeframe; 2] = [Timeframe::M10, Timeframe::M15];
 
 impl Model {
     fn offer(&mut self, bar: &Bar) {
@@ -879,7 +891,7 @@ fn check_against(model: &Model, before: &Model, last_seq: i64, store: &mut Store
     let everything = NOON..NOON.plus(100 * 300);
     let mut stored_bars = BTreeMap::new();
     for pair in pairs() {
-        for timeframe in [Timeframe::M5, Timeframe::M15, Timeframe::M30] {
+        for timeframe in [Timeframe::M5, Timeframe::M10, Timeframe::M15] {
             let stored = store.bars(pair, timeframe, &EVERYTHING).unwrap();
             let runs: Vec<Run> = store.coverage(pair, timeframe, everything.clone()).unwrap();
             for next in runs.windows(2) {
