@@ -1,4 +1,8 @@
 //! Queries on `candles` and `candle_revisions`. Each text stands here once, for both databases.
+//!
+//! None has a `LIMIT`, nor diesel's `first`, which adds one: SQLite 3.47 and later prepares a
+//! statement anew whenever a bound limit is bound again, which costs more than the query. Rows
+//! come one by one, in the order of an index, so reading stops where enough are read.
 
 use std::ops::Range;
 
@@ -38,7 +42,7 @@ pub(super) fn find(connection: &mut Connection, key: BarKey) -> Result<Option<St
         candles::table
             .find((pair.as_str(), key.timeframe.as_str(), key.start.0))
             .select(ReadCandle::as_select())
-            .first(connection)
+            .get_result(connection)
             .optional()
     })?;
     row.map(|row| row.stored_bar(key.pair, key.timeframe)).transpose()
@@ -60,9 +64,10 @@ pub(super) fn newest(
             .filter(candles::timestamp.ge(span.start.0))
             .filter(candles::timestamp.lt(span.end.0))
             .order(candles::timestamp.desc())
-            .limit(i64::try_from(count_max).unwrap_or(i64::MAX))
             .select(ReadCandle::as_select())
-            .load(connection)
+            .load_iter::<ReadCandle, _>(connection)?
+            .take(count_max)
+            .collect::<QueryResult<Vec<_>>>()
     })?;
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
 }
@@ -77,9 +82,10 @@ pub(super) fn after(
         candles::table
             .filter(candles::seq.gt(seq))
             .order(candles::seq.asc())
-            .limit(i64::try_from(count_max).unwrap_or(i64::MAX))
             .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
-            .load(connection)
+            .load_iter::<(String, String, ReadCandle), _>(connection)?
+            .take(count_max)
+            .collect::<QueryResult<Vec<_>>>()
     })?;
     rows.iter()
         .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
@@ -98,7 +104,7 @@ pub(super) fn last_start(
             .filter(candles::pair.eq(pair.as_str()))
             .filter(candles::timeframe.eq(timeframe.as_str()))
             .select(max(candles::timestamp))
-            .first(connection)
+            .get_result(connection)
     })?;
     Ok(last.map(Timestamp))
 }
@@ -122,10 +128,10 @@ pub(super) fn counts(connection: &mut Connection) -> Result<Vec<(Timeframe, u64)
 /// The highest `seq` given so far, 0 before the first.
 pub(super) fn last_seq(connection: &mut Connection) -> QueryResult<i64> {
     let stored: Option<i64> = on_backend!(connection, connection => {
-        candles::table.select(max(candles::seq)).first(connection)
+        candles::table.select(max(candles::seq)).get_result(connection)
     })?;
     let revised: Option<i64> = on_backend!(connection, connection => {
-        candle_revisions::table.select(max(candle_revisions::seq)).first(connection)
+        candle_revisions::table.select(max(candle_revisions::seq)).get_result(connection)
     })?;
     Ok(stored.max(revised).unwrap_or(0))
 }

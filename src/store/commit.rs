@@ -267,15 +267,20 @@ impl Commit<'_> {
         Ok(self.report)
     }
 
-    /// Of each pair, the buckets of the longest timeframe that its findings lie in.
+    /// Of each pair, the longer buckets that its findings lie in.
     fn spans(&self) -> BTreeMap<Pair, Range<Timestamp>> {
-        let longest = self.terms.longer.last().copied().unwrap_or(Timeframe::M5).seconds();
         let mut spans: BTreeMap<Pair, Range<Timestamp>> = BTreeMap::new();
         for ((pair, _), runs) in &self.findings {
-            for run in runs {
-                let (start, end) = (run.span.start.floor(longest), run.span.end.ceil(longest));
-                let span = spans.entry(*pair).or_insert(start..end);
-                *span = span.start.min(start)..span.end.max(end);
+            let span = |run: &Run| {
+                // Each timeframe is asked: buckets of 10 and 15 minutes do not nest.
+                let lengths = || self.terms.longer.iter().map(|longer| longer.seconds());
+                let start = lengths().map(|length| run.span.start.floor(length)).min();
+                let end = lengths().map(|length| run.span.end.ceil(length)).max();
+                start.unwrap_or(run.span.start)..end.unwrap_or(run.span.end)
+            };
+            for run in runs.iter().map(span) {
+                let hull = spans.entry(*pair).or_insert(run.clone());
+                *hull = hull.start.min(run.start)..hull.end.max(run.end);
             }
         }
         spans

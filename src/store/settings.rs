@@ -10,7 +10,7 @@ use super::schema::settings;
 /// A setting's value.
 pub(super) fn get(connection: &mut Connection, key: &str) -> Result<Option<String>, StoreError> {
     Ok(on_backend!(connection, connection => {
-        settings::table.find(key).select(settings::value).first(connection).optional()
+        settings::table.find(key).select(settings::value).get_result(connection).optional()
     })?)
 }
 

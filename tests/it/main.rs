@@ -1,4 +1,6 @@
 //! Tests of the whole program, in one binary.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy cannot tell")]
 
+#[cfg(test)]
 mod command_line;
+#[cfg(test)]
+mod store_contract;

@@ -1,0 +1,161 @@
+//! What the store costs over the bare database, measured in one run: `cargo bench --bench write`.
+//!
+//! The floor is a prepared upsert over the same SQLite, the same table, the same rows in the same
+//! transactions, and nothing else: no ledger, no derivation, no reading back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
+use candlekeep::store::{BarQuery, DatabaseUrl, Store, StoredBar};
+
+/// 2020-01-05 22:00:00 UTC, a Sunday.
+const START: Timestamp = Timestamp(1_578_261_600);
+/// 5-minute buckets of the bulk load: four trading weeks.
+const BUCKETS: i64 = 4 * 5 * 288;
+/// Buckets a transaction: some 1,000 5-minute bars of 28 pairs.
+const BUCKETS_PER_COMMIT: i64 = 36;
+/// Commits of one bucket each, for latency.
+const LIVE_COMMITS: i64 = 600;
+
+fn main() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let batches: Vec<Arc<FactBatch>> = (0..BUCKETS / BUCKETS_PER_COMMIT)
+        .map(|ix| bars_of(ix * BUCKETS_PER_COMMIT, BUCKETS_PER_COMMIT))
+        .collect();
+    let live: Vec<Arc<FactBatch>> = (0..LIVE_COMMITS).map(|ix| bars_of(BUCKETS + ix, 1)).collect();
+    let facts: usize = batches.iter().map(|batch| batch.facts.len()).sum();
+
+    let url = DatabaseUrl::sqlite(dir.path().join("store.db"));
+    let mut store = Store::open(&url).expect("a store");
+    let store_bulk = time(|| commit_each(&mut store, &batches));
+    let mut store_live: Vec<Duration> =
+        live.iter().map(|batch| time(|| commit_each(&mut store, std::slice::from_ref(batch)))).collect();
+
+    // The rows that came of it, in the order written, are what the floor writes.
+    let rows = store.bars_after(0, usize::MAX).expect("its rows");
+    let (bulk_rows, live_rows): (Vec<StoredBar>, Vec<StoredBar>) =
+        rows.iter().partition(|row| row.bar.key.start < START.plus(BUCKETS * 300));
+    let mut floor = Floor::open(&dir.path().join("floor.db"));
+    let rows_per_commit = bulk_rows.len() / batches.len();
+    let floor_bulk = time(|| bulk_rows.chunks(rows_per_commit).for_each(|rows| floor.upsert(rows)));
+    // As many rows as a live bucket has without derived ones.
+    let mut floor_live: Vec<Duration> =
+        live_rows.chunks(MAJOR_PAIRS.len()).map(|rows| time(|| floor.upsert(rows))).collect();
+
+    let again = time(|| commit_each(&mut store, &batches));
+    let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
+    let mut reads: Vec<Duration> = (0..1000)
+        .map(|ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            time(|| assert_eq!(store.bars(pair, Timeframe::M5, &last_hundred).expect("bars").len(), 100))
+        })
+        .collect();
+
+    let per_second = |count: usize, took: Duration| count as f64 / took.as_secs_f64();
+    println!("bulk, {facts} 5-minute bars, {} rows, {rows_per_commit} rows a transaction:", bulk_rows.len());
+    println!("  floor  {:>9.0} rows/s", per_second(bulk_rows.len(), floor_bulk));
+    println!(
+        "  store  {:>9.0} rows/s, {:.0} 5-minute bars/s, {:.0} % of the floor",
+        per_second(bulk_rows.len(), store_bulk),
+        per_second(facts, store_bulk),
+        100.0 * floor_bulk.as_secs_f64() / store_bulk.as_secs_f64()
+    );
+    println!("  again  {:>9.0} 5-minute bars/s, all of them known", per_second(facts, again));
+    println!("one bucket of 28 pairs a transaction:");
+    println!("  floor  {}", quantiles(&mut floor_live));
+    println!("  store  {}", quantiles(&mut store_live));
+    println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+}
+
+fn commit_each(store: &mut Store, batches: &[Arc<FactBatch>]) {
+    for batch in batches {
+        store.commit(std::slice::from_ref(batch), START).expect("a commit");
+    }
+}
+
+/// Streamed bars of all pairs, as a replay of recorded weeks would settle them.
+fn bars_of(first: i64, buckets: i64) -> Arc<FactBatch> {
+    let facts = (first..first + buckets)
+        .flat_map(|bucket| {
+            MAJOR_PAIRS.into_iter().zip(0..).map(move |(pair, n)| Fact::Settled(bar(pair, n, bucket)))
+        })
+        .collect();
+    Arc::new(FactBatch { evidence: "session 1".into(), facts })
+}
+
+fn bar(pair: Pair, n: i64, bucket: i64) -> Bar {
+    // Prices that wander a little: what they are does not matter, their digits do.
+    let open = 110_000_000 + n * 1_000_000 + (bucket * 7_919 + n * 104_729) % 700_000;
+    let side = |spread: i64| {
+        let price =
+            |offset: i64| Price::from_units((open + offset + spread) / 1_000 * 1_000).expect("a price");
+        Ohlc { open: price(0), high: price(41_000), low: price(-37_000), close: price(12_000) }
+    };
+    let key = BarKey { pair, timeframe: Timeframe::M5, start: START.plus(bucket * 300) };
+    Bar { key, bid: side(0), ask: side(9_000), volume: 300 + (bucket % 97) as u32, source: Source::Stream }
+}
+
+struct Floor(rusqlite::Connection);
+
+impl Floor {
+    fn open(path: &Path) -> Floor {
+        drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
+        let connection = rusqlite::Connection::open(path).expect("a connection");
+        connection.pragma_update(None, "synchronous", "FULL").expect("a pragma");
+        Floor(connection)
+    }
+
+    fn upsert(&mut self, rows: &[StoredBar]) {
+        let transaction = self.0.transaction().expect("a transaction");
+        {
+            let mut statement = transaction
+                .prepare_cached(
+                    "INSERT INTO candles VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) \
+                     ON CONFLICT (pair, timeframe, timestamp) DO UPDATE SET open = excluded.open, \
+                     high = excluded.high, low = excluded.low, close = excluded.close, \
+                     volume = excluded.volume, seq = excluded.seq WHERE excluded.volume >= volume",
+                )
+                .expect("a statement");
+            for row in rows {
+                let bar = &row.bar;
+                let mid = bar.mid().map(|mid| mid.to_f64());
+                let bid = bar.bid.prices().map(Price::to_f64);
+                let ask = bar.ask.prices().map(Price::to_f64);
+                let bind = |statement: &mut rusqlite::CachedStatement<'_>| -> rusqlite::Result<()> {
+                    statement.raw_bind_parameter(1, bar.key.pair.letters())?;
+                    statement.raw_bind_parameter(2, bar.key.timeframe.as_str())?;
+                    statement.raw_bind_parameter(3, bar.key.start.0)?;
+                    (0..4).try_for_each(|ix| statement.raw_bind_parameter(4 + ix, mid[ix]))?;
+                    statement.raw_bind_parameter(8, bar.volume)?;
+                    statement.raw_bind_parameter(9, bar.source.as_str())?;
+                    statement.raw_bind_parameter(10, row.created_at.0)?;
+                    (0..4).try_for_each(|ix| statement.raw_bind_parameter(11 + ix, bid[ix]))?;
+                    (0..4).try_for_each(|ix| statement.raw_bind_parameter(15 + ix, ask[ix]))?;
+                    statement.raw_bind_parameter(19, row.revision)?;
+                    statement.raw_bind_parameter(20, row.updated_at.0)?;
+                    statement.raw_bind_parameter(21, row.seq)?;
+                    statement.raw_bind_parameter(22, row.feed_id)
+                };
+                bind(&mut statement).expect("its parameters");
+                statement.raw_execute().expect("an upsert");
+            }
+        }
+        transaction.commit().expect("a commit");
+    }
+}
+
+fn quantiles(times: &mut [Duration]) -> String {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    format!("median {:?}, p99 {:?}", at(0.5), at(0.99))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}

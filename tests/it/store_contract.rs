@@ -1,0 +1,1000 @@
+//! What the store promises, case by case, on each database. PostgreSQL joins in
+//! [`on_each_database`] once the store speaks to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use candlekeep::aggregator::rollup::{Slot, fold};
+use candlekeep::domain::coverage::{Run, replaces};
+use candlekeep::domain::{
+    Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
+};
+use candlekeep::store::{
+    AllowanceKey, AllowanceSeen, AllowanceState, BarQuery, CommitReport, DatabaseUrl, Feed, RevisionKind,
+    Store, StoreError, StoredBar, Verdict, judge,
+};
+use proptest::prelude::*;
+
+/// 2020-03-09 12:00:00 UTC, a Monday.
+const NOON: Timestamp = Timestamp(1_583_755_200);
+/// The wall clock of the first commit.
+const NOW: Timestamp = Timestamp(1_600_000_000);
+const EVERYTHING: BarQuery = BarQuery { from: None, to: None, count: None };
+
+/// Runs a case on a fresh database of each kind.
+fn on_each_database(case: impl Fn(&DatabaseUrl)) {
+    let dir = tempfile::tempdir().unwrap();
+    case(&DatabaseUrl::sqlite(dir.path().join("candles.db")));
+}
+
+fn pair(text: &str) -> Pair {
+    text.parse().unwrap()
+}
+
+fn eur() -> Pair {
+    pair("EURUSD")
+}
+
+/// A bar whose prices follow from one number, with bid and ask of different shape.
+fn bar(pair: Pair, timeframe: Timeframe, start: Timestamp, pips: i64, volume: u32, source: Source) -> Bar {
+    let side = |[open, high, low, close]: [i64; 4]| {
+        let price = |offset: i64| Price::from_units(100_000_000 + pips * 10_000 + offset).unwrap();
+        Ohlc { open: price(open), high: price(high), low: price(low), close: price(close) }
+    };
+    Bar {
+        key: BarKey { pair, timeframe, start },
+        bid: side([0, 3_000 + pips, -2_000, 1_000]),
+        ask: side([700, 3_900, -1_500 - pips, 1_600]),
+        volume,
+        source,
+    }
+}
+
+/// A streamed bar of the n-th 5-minute slot after noon.
+fn streamed(slot: i64, pips: i64, volume: u32) -> Bar {
+    bar(eur(), Timeframe::M5, NOON.plus(slot * 300), pips, volume, Source::Stream)
+}
+
+fn marked(slots: Range<i64>, state: State, reason: Reason) -> Fact {
+    let span = NOON.plus(slots.start * 300)..NOON.plus(slots.end * 300);
+    Fact::Marked(Mark { pair: eur(), timeframe: Timeframe::M5, span, state, reason })
+}
+
+fn batch(evidence: &str, facts: impl IntoIterator<Item = Fact>) -> Arc<FactBatch> {
+    Arc::new(FactBatch { evidence: evidence.into(), facts: facts.into_iter().collect() })
+}
+
+fn settled(bars: &[Bar]) -> Arc<FactBatch> {
+    batch("session 1", bars.iter().copied().map(Fact::Settled))
+}
+
+fn commit(store: &mut Store, batch: Arc<FactBatch>, now: Timestamp) -> CommitReport {
+    store.commit(&[batch], now).unwrap()
+}
+
+fn all(store: &mut Store, timeframe: Timeframe) -> Vec<StoredBar> {
+    store.bars(eur(), timeframe, &EVERYTHING).unwrap()
+}
+
+fn values(bars: &[StoredBar]) -> Vec<Bar> {
+    bars.iter().map(|stored| stored.bar).collect()
+}
+
+/// The ledger as text: a letter for each 5-minute slot from noon on, a bar between runs.
+fn ledger(store: &mut Store, timeframe: Timeframe, slots: i64) -> String {
+    let runs = store.coverage(eur(), timeframe, NOON..NOON.plus(slots * 300)).unwrap();
+    let (mut text, mut at) = (String::new(), NOON);
+    for (ix, run) in runs.iter().enumerate() {
+        if ix > 0 && runs[ix - 1].span.end == run.span.start {
+            text.push('|');
+        }
+        let letter = &run.state.as_str()[..1];
+        text += &".".repeat((run.span.start.since(at) / 300) as usize);
+        text += &letter.repeat((run.span.end.since(run.span.start) / 300) as usize);
+        at = run.span.end;
+    }
+    text
+}
+
+#[test]
+fn a_settled_bar_is_stored_as_it_was() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let report = commit(&mut store, settled(&[streamed(0, 5, 77)]), NOW);
+        assert_eq!(report, CommitReport { inserted: 1, last_seq: 1, ..CommitReport::default() });
+        let expected = StoredBar {
+            bar: streamed(0, 5, 77),
+            created_at: NOW,
+            updated_at: NOW,
+            revision: 0,
+            seq: 1,
+            feed_id: None,
+        };
+        assert_eq!(all(&mut store, Timeframe::M5), [expected]);
+        assert_eq!(store.bar(expected.bar.key).unwrap(), Some(expected));
+        assert_eq!(ledger(&mut store, Timeframe::M5, 2), "s");
+    });
+}
+
+#[test]
+fn the_same_bar_again_changes_nothing() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let bars = [streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)];
+        commit(&mut store, settled(&bars), NOW);
+        let (fives, fifteens) = (all(&mut store, Timeframe::M5), all(&mut store, Timeframe::M15));
+        let again = batch("session 2", bars.iter().copied().map(Fact::Settled));
+        let report = commit(&mut store, again, NOW.plus(60));
+        assert_eq!(report, CommitReport { unchanged: 3, last_seq: 4, ..CommitReport::default() });
+        assert_eq!(all(&mut store, Timeframe::M5), fives);
+        assert_eq!(all(&mut store, Timeframe::M15), fifteens);
+        let runs = store.coverage(eur(), Timeframe::M5, NOON..NOON.plus(900)).unwrap();
+        assert_eq!(runs.len(), 1);
+        assert_eq!(&*runs[0].evidence, "session 1", "whose bar is stored is whose evidence counts");
+    });
+}
+
+#[test]
+fn a_correction_keeps_the_old_value() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7)]), NOW);
+        let report = commit(&mut store, settled(&[streamed(0, 6, 8)]), NOW.plus(60));
+        assert_eq!(report, CommitReport { revised: 1, last_seq: 2, ..CommitReport::default() });
+        let stored = all(&mut store, Timeframe::M5)[0];
+        assert_eq!(stored.bar, streamed(0, 6, 8));
+        assert_eq!((stored.created_at, stored.updated_at), (NOW, NOW.plus(60)));
+        assert_eq!((stored.revision, stored.seq), (1, 2));
+
+        let revisions = store.revisions(eur(), Timeframe::M5, NOON..NOON.plus(300)).unwrap();
+        let [old] = revisions[..] else { panic!("{revisions:?}") };
+        assert_eq!((old.bar, old.kind, old.seq), (streamed(0, 5, 7), RevisionKind::Superseded, 1));
+        assert_eq!((old.valid_from, old.valid_to, old.revision), (NOW, NOW.plus(60), 0));
+    });
+}
+
+#[test]
+fn a_refused_value_is_kept_once() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let rest = |pips, volume| bar(eur(), Timeframe::M5, NOON, pips, volume, Source::Rest);
+        commit(&mut store, settled(&[streamed(0, 5, 7)]), NOW);
+        for _ in 0..3 {
+            let report = commit(&mut store, settled(&[rest(6, 9)]), NOW.plus(60));
+            assert_eq!((report.refused, report.revised), (1, 0));
+        }
+        let report = commit(&mut store, settled(&[streamed(0, 7, 6)]), NOW.plus(60));
+        assert_eq!(report.refused, 1, "fewer ticks");
+        assert_eq!(commit(&mut store, settled(&[rest(5, 9)]), NOW).unchanged, 1, "REST counts ticks its way");
+
+        assert_eq!(values(&all(&mut store, Timeframe::M5)), [streamed(0, 5, 7)]);
+        let revisions = store.revisions(eur(), Timeframe::M5, NOON..NOON.plus(300)).unwrap();
+        let refused: Vec<Bar> = revisions.iter().map(|revision| revision.bar).collect();
+        assert_eq!(refused, [rest(6, 9), streamed(0, 7, 6)]);
+        assert!(revisions.iter().all(|revision| revision.kind == RevisionKind::Refused));
+    });
+}
+
+#[test]
+fn an_import_yields_to_the_broker() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let import =
+            |slot: i64, pips| bar(eur(), Timeframe::M5, NOON.plus(slot * 300), pips, 0, Source::Import);
+        commit(&mut store, settled(&[import(0, 1), streamed(1, 1, 7)]), NOW);
+        let report = commit(&mut store, settled(&[streamed(0, 2, 7), import(1, 2)]), NOW);
+        assert_eq!((report.revised, report.refused), (1, 1));
+        assert_eq!(values(&all(&mut store, Timeframe::M5)), [streamed(0, 2, 7), streamed(1, 1, 7)]);
+    });
+}
+
+#[test]
+fn a_longer_bar_appears_with_its_last_part() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let parts = [streamed(0, 5, 7), streamed(1, 9, 8), streamed(2, 2, 9)];
+        commit(&mut store, settled(&parts[..1]), NOW);
+        // The last one first: order of arrival does not matter.
+        commit(&mut store, settled(&parts[2..]), NOW);
+        assert_eq!(all(&mut store, Timeframe::M15), []);
+        assert_eq!(ledger(&mut store, Timeframe::M15, 3), "");
+        let report = commit(&mut store, settled(&parts[1..2]), NOW);
+        assert_eq!((report.inserted, report.derived), (1, 1));
+        let folded = fold(Timeframe::M15, NOON, &parts.each_ref().map(Slot::Bar)).unwrap();
+        assert_eq!(values(&all(&mut store, Timeframe::M15)), [folded]);
+        assert_eq!(ledger(&mut store, Timeframe::M15, 3), "sss");
+    });
+}
+
+#[test]
+fn quiet_and_closed_slots_complete_a_longer_bar_and_missing_ones_do_not() {
+    let check = |facts: &[Fact], expected: &[i64]| {
+        // Whether the facts come at once or one by one.
+        for at_once in [true, false] {
+            on_each_database(|url| {
+                let mut store = Store::open(url).unwrap();
+                if at_once {
+                    commit(&mut store, batch("e", facts.iter().cloned()), NOW);
+                } else {
+                    for fact in facts {
+                        commit(&mut store, batch("e", [fact.clone()]), NOW);
+                    }
+                }
+                let slots: Vec<i64> = all(&mut store, Timeframe::M15)
+                    .iter()
+                    .map(|stored| stored.bar.key.start.since(NOON) / 300)
+                    .collect();
+                assert_eq!(slots, expected, "{facts:?} at once: {at_once}");
+            });
+        }
+    };
+    let stored = |slot| Fact::Settled(streamed(slot, 5, 7));
+    let quiet = |slots| marked(slots, State::Quiet, Reason::LaterRow);
+    let closed = |slots| marked(slots, State::Closed, Reason::Calendar);
+    let missing = |slots| marked(slots, State::Missing, Reason::Silent);
+    let lost = |slots| marked(slots, State::Lost, Reason::GivenUp);
+
+    check(&[stored(0), quiet(1..2), closed(2..3)], &[0]);
+    check(&[quiet(0..2), stored(2)], &[0]);
+    check(&[closed(0..2), stored(2)], &[0]);
+    check(&[quiet(0..3)], &[]);
+    check(&[stored(0), stored(1), missing(2..3)], &[]);
+    check(&[stored(0), stored(1), lost(2..3)], &[]);
+    check(&[stored(0), stored(1), missing(2..3), quiet(2..3)], &[0]);
+    // A long mark around bars completes the buckets at both ends of each run of bars.
+    check(&[stored(4), stored(5), stored(6), quiet(0..12)], &[3, 6]);
+    check(&[stored(4), missing(0..12), quiet(0..12)], &[3]);
+    check(&[stored(0), stored(11), quiet(1..11)], &[0, 9]);
+}
+
+#[test]
+fn a_correction_runs_through_to_the_longer_bars() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        store.set_timeframes(&[Timeframe::H1, Timeframe::M5, Timeframe::M15]);
+        let mut parts: Vec<Bar> = (0..12).map(|slot| streamed(slot, slot, 7)).collect();
+        let report = commit(&mut store, settled(&parts), NOW);
+        assert_eq!((report.inserted, report.derived), (12, 5));
+
+        parts[4] = streamed(4, 50, 9);
+        let report = commit(&mut store, settled(&parts[4..5]), NOW.plus(60));
+        assert_eq!((report.revised, report.rederived, report.derived), (1, 2, 0));
+        let slots: Vec<Slot<'_>> = parts.iter().map(Slot::Bar).collect();
+        let hour = fold(Timeframe::H1, NOON, &slots).unwrap();
+        assert_eq!(values(&all(&mut store, Timeframe::H1)), [hour]);
+        let revisions: Vec<u32> =
+            all(&mut store, Timeframe::M15).iter().map(|stored| stored.revision).collect();
+        assert_eq!(revisions, [0, 1, 0, 0]);
+        assert_eq!(all(&mut store, Timeframe::M5)[4].revision, 1);
+        let old = store.revisions(eur(), Timeframe::H1, NOON..NOON.plus(1)).unwrap();
+        assert_eq!(old.len(), 1);
+        assert_eq!((old[0].bar.volume, old[0].bar.source), (84, Source::Derived));
+    });
+}
+
+#[test]
+fn a_healed_part_completes_a_longer_bar() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let facts = [
+            Fact::Settled(streamed(0, 5, 7)),
+            marked(1..2, State::Missing, Reason::Disconnected),
+            Fact::Settled(streamed(2, 5, 7)),
+        ];
+        commit(&mut store, batch("session 1", facts), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 3), "s|m|s");
+        let [(missing_pair, run)] = &store.missing(Timeframe::M5).unwrap()[..] else { panic!("one run") };
+        assert_eq!((*missing_pair, run.reason), (eur(), Reason::Disconnected));
+        assert_eq!(run.span, NOON.plus(300)..NOON.plus(600));
+
+        let healed = bar(eur(), Timeframe::M5, NOON.plus(300), 6, 3, Source::Rest);
+        let report = commit(&mut store, batch("rest 9", [Fact::Settled(healed)]), NOW.plus(60));
+        assert_eq!((report.inserted, report.derived), (1, 1));
+        assert_eq!(store.missing(Timeframe::M5).unwrap(), []);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 3), "s|s|s", "each by its own evidence");
+    });
+}
+
+#[test]
+fn what_the_broker_says_of_a_longer_bucket_stays() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let rest = bar(eur(), Timeframe::M15, NOON, 30, 5, Source::Rest);
+        commit(&mut store, settled(&[rest]), NOW);
+        let parts = [streamed(0, 5, 7), streamed(1, 9, 8), streamed(2, 2, 9)];
+        let report = commit(&mut store, settled(&parts), NOW);
+        assert_eq!((report.inserted, report.derived, report.refused), (3, 0, 0));
+        assert_eq!(values(&all(&mut store, Timeframe::M15)), [rest]);
+        let kept = store.revisions(eur(), Timeframe::M15, NOON..NOON.plus(900)).unwrap();
+        assert_eq!(kept.len(), 1);
+        assert_eq!((kept[0].kind, kept[0].bar.source), (RevisionKind::Refused, Source::Derived));
+    });
+}
+
+#[test]
+fn runs_join_and_survive_a_restart() {
+    on_each_database(|url| {
+        for slot in 0..7 {
+            let mut store = Store::open(url).unwrap();
+            commit(&mut store, settled(&[streamed(slot, slot, 7)]), NOW.plus(slot));
+        }
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(ledger(&mut store, Timeframe::M5, 12), "sssssss");
+        assert_eq!(ledger(&mut store, Timeframe::M15, 12), "ssssss");
+        // A run that is filled in the middle joins both neighbours.
+        let facts =
+            [marked(8..9, State::Quiet, Reason::LaterRow), marked(10..11, State::Quiet, Reason::LaterRow)];
+        commit(&mut store, batch("session 1", facts), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 12), "sssssss.q.q");
+        commit(&mut store, batch("session 1", [marked(9..10, State::Quiet, Reason::LaterRow)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 12), "sssssss.qqq");
+        commit(&mut store, batch("session 1", [marked(0..12, State::Missing, Reason::Silent)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 12), "sssssss|m|qqq|m");
+    });
+}
+
+#[test]
+fn runs_join_where_buckets_of_two_timeframes_do_not_nest() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        store.set_timeframes(&[Timeframe::M10, Timeframe::M15]);
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)]), NOW);
+        commit(&mut store, settled(&[streamed(3, 5, 7)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M10, 6), "ssss");
+    });
+}
+
+#[test]
+fn coverage_is_cut_to_what_was_asked() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let facts =
+            [marked(0..4, State::Missing, Reason::Offline), marked(4..8, State::Closed, Reason::Calendar)];
+        commit(&mut store, batch("e", facts), NOW);
+        let asked = NOON.plus(600)..NOON.plus(1500);
+        let runs = store.coverage(eur(), Timeframe::M5, asked).unwrap();
+        let spans: Vec<Range<i64>> =
+            runs.iter().map(|run| run.span.start.since(NOON)..run.span.end.since(NOON)).collect();
+        assert_eq!(spans, [600..1200, 1200..1500]);
+        assert_eq!(store.coverage(eur(), Timeframe::M5, NOON.plus(2400)..NOON.plus(9000)).unwrap(), []);
+        assert_eq!(store.coverage(eur(), Timeframe::M15, NOON..NOON.plus(9000)).unwrap(), []);
+    });
+}
+
+#[test]
+fn many_pairs_over_a_long_time_are_each_read_for_themselves() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let far = 40 * 24 * 12;
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(far, 5, 7)]), NOW);
+        let other =
+            |slot: i64| bar(pair("USDJPY"), Timeframe::M5, NOON.plus(slot * 300), 5, 7, Source::Stream);
+        commit(&mut store, settled(&[streamed(1, 5, 7), other(far), streamed(far + 1, 5, 7)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 4), "ss");
+        let span = NOON.plus(far * 300)..NOON.plus(far * 300 + 900);
+        assert_eq!(store.coverage(eur(), Timeframe::M5, span.clone()).unwrap().len(), 1);
+        assert_eq!(store.coverage(pair("USDJPY"), Timeframe::M5, span).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(1, 5, 7), streamed(0, 5, 7)]), NOW);
+        let report = commit(&mut store, settled(&[streamed(1, 6, 8), streamed(2, 5, 7)]), NOW);
+        let order: Vec<(i64, String, i64)> = store
+            .bars_after(0, usize::MAX)
+            .unwrap()
+            .iter()
+            .map(|stored| {
+                let key = stored.bar.key;
+                (stored.seq, key.timeframe.to_string(), key.start.since(NOON) / 300)
+            })
+            .collect();
+        let text = |text: &str| text.to_owned();
+        assert_eq!(order, [(2, text("5"), 0), (3, text("5"), 1), (4, text("5"), 2), (5, text("15"), 0)]);
+        assert_eq!(report.last_seq, 5);
+        assert_eq!(store.bars_after(3, 1).unwrap().len(), 1);
+        assert_eq!(store.bars_after(5, 10).unwrap(), []);
+
+        // A refused value takes the highest; it is not given again after a restart.
+        commit(&mut store, settled(&[bar(eur(), Timeframe::M5, NOON, 9, 9, Source::Rest)]), NOW);
+        drop(store);
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(3, 5, 7)]), NOW);
+        assert_eq!(store.bars_after(5, 10).unwrap()[0].seq, 7);
+    });
+}
+
+#[test]
+fn two_writers_never_give_the_same_seq() {
+    on_each_database(|url| {
+        let mut stores = [Store::open(url).unwrap(), Store::open(url).unwrap()];
+        for slot in 0..20 {
+            commit(&mut stores[slot as usize % 2], settled(&[streamed(slot, 5, 7)]), NOW);
+        }
+        let seqs: Vec<i64> =
+            stores[0].bars_after(0, usize::MAX).unwrap().iter().map(|stored| stored.seq).collect();
+        assert_eq!(seqs, (1..=26).collect::<Vec<_>>());
+        assert_eq!(ledger(&mut stores[1], Timeframe::M5, 20), "s".repeat(20));
+    });
+}
+
+#[test]
+fn bars_are_chosen_by_time_and_count() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let bars: Vec<Bar> = (0..10).map(|slot| streamed(slot, slot, 7)).collect();
+        commit(&mut store, settled(&bars), NOW);
+        let mut check = |from: Option<i64>, to: Option<i64>, count: Option<usize>, expected: Range<usize>| {
+            let at = |slot: Option<i64>| slot.map(|slot| NOON.plus(slot * 300));
+            let query = BarQuery { from: at(from), to: at(to), count };
+            let found = store.bars(eur(), Timeframe::M5, &query).unwrap();
+            assert_eq!(values(&found), bars[expected], "{query:?}");
+        };
+        check(None, None, None, 0..10);
+        check(None, None, Some(3), 7..10);
+        check(None, None, Some(0), 0..0);
+        check(Some(2), None, None, 2..10);
+        check(None, Some(4), None, 0..4);
+        check(Some(2), Some(8), Some(3), 5..8);
+        check(Some(8), Some(2), None, 0..0);
+        assert_eq!(store.bars(pair("USDJPY"), Timeframe::M5, &EVERYTHING).unwrap(), []);
+        let last = |slot: i64, timeframe| (eur(), timeframe, NOON.plus(slot * 300));
+        assert_eq!(store.last_bars().unwrap(), [last(9, Timeframe::M5), last(6, Timeframe::M15)]);
+        assert_eq!(store.counts().unwrap(), [(Timeframe::M5, 10), (Timeframe::M15, 3)]);
+    });
+}
+
+#[test]
+fn a_bot_reads_mid_prices_with_one_plain_query() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("candles.db");
+    let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
+    let side = |prices: [&str; 4]| Ohlc::from_prices(prices.map(|text| Price::parse(text, 0).unwrap()));
+    let bar = Bar {
+        bid: side(["1.30450", "1.30500", "1.30400", "1.30451"]),
+        ask: side(["1.30459", "1.30510", "1.30411", "1.30460"]),
+        ..streamed(0, 0, 42)
+    };
+    commit(&mut store, settled(&[bar, streamed(1, 1, 1)]), NOW);
+    let row = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row(
+            "SELECT timestamp, open, high, low, close, volume FROM candles \
+             WHERE pair=? AND timeframe=? ORDER BY timestamp DESC LIMIT ? OFFSET 1",
+            ("EUR_USD", "5", 2),
+            |row| {
+                let prices: [f64; 4] = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+                Ok((row.get::<_, i64>(0)?, prices, row.get::<_, i64>(5)?))
+            },
+        )
+        .unwrap();
+    assert_eq!(row, (NOON.0, [1.304545, 1.30505, 1.304055, 1.304555], 42));
+}
+
+#[test]
+fn readers_see_five_and_fifteen_minutes_appear_together_while_another_writes() {
+    on_each_database(|url| {
+        const BUCKETS: i64 = 60;
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 0, 7), streamed(1, 0, 7), streamed(2, 0, 7)]), NOW);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut reader = Store::open_read_only(url).unwrap();
+                    let mut seen = 0;
+                    while seen < 3 * BUCKETS as usize {
+                        let (fives, fifteens) = reader
+                            .consistently(|reader| {
+                                let fives = reader.bars(eur(), Timeframe::M5, &EVERYTHING)?.len();
+                                Ok((fives, reader.bars(eur(), Timeframe::M15, &EVERYTHING)?.len()))
+                            })
+                            .unwrap();
+                        assert_eq!(fives, 3 * fifteens);
+                        assert!(fives >= seen, "a bar was gone again");
+                        seen = fives;
+                    }
+                });
+            }
+            for bucket in 1..BUCKETS {
+                let bars: Vec<Bar> = (0..3).map(|slot| streamed(bucket * 3 + slot, bucket, 7)).collect();
+                commit(&mut store, settled(&bars), NOW);
+            }
+        });
+    });
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7)]), NOW);
+        let path = url.sqlite_path().unwrap();
+        let other = rusqlite::Connection::open(path).unwrap();
+        other
+            .execute_batch(
+                "CREATE TRIGGER full BEFORE INSERT ON coverage \
+                 BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+            )
+            .unwrap();
+        let bars = settled(&[streamed(1, 5, 7), streamed(2, 5, 7)]);
+        let failed = store.commit(std::slice::from_ref(&bars), NOW).unwrap_err();
+        assert!(failed.is_retryable(), "{failed:?}");
+        assert_eq!(all(&mut store, Timeframe::M5).len(), 1);
+        assert_eq!(all(&mut store, Timeframe::M15).len(), 0);
+        other.execute_batch("DROP TRIGGER full").unwrap();
+        assert_eq!(commit(&mut store, bars, NOW).inserted, 2, "the same again succeeds");
+        assert_eq!(ledger(&mut store, Timeframe::M5, 3), "sss");
+    });
+}
+
+#[test]
+fn reading_never_creates_a_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.db");
+    let failed = Store::open_read_only(&DatabaseUrl::sqlite(&path)).map(drop).unwrap_err();
+    assert!(matches!(failed, StoreError::Absent { .. }), "{failed:?}");
+    assert!(failed.to_string().contains("none.db"), "{failed}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_cannot_write() {
+    on_each_database(|url| {
+        drop(Store::open(url).unwrap());
+        let mut reader = Store::open_read_only(url).unwrap();
+        let failed = reader.commit(&[settled(&[streamed(0, 5, 7)])], NOW).unwrap_err();
+        assert!(matches!(failed, StoreError::Unwritable { .. }), "{failed:?}");
+    });
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |path: &Path| {
+        let failed = Store::open(&DatabaseUrl::sqlite(path)).map(drop).unwrap_err();
+        assert!(matches!(failed, StoreError::Unopenable { .. }), "{failed:?}");
+        assert!(failed.to_string().contains(path.to_str().unwrap()), "{failed}");
+    };
+    check(&dir.path().join("no such directory/candles.db"));
+    check(dir.path());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let locked = dir.path().join("locked");
+        fs::create_dir(&locked).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+        // Root writes everywhere.
+        if fs::write(locked.join("probe"), "").is_err() {
+            check(&locked.join("candles.db"));
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), if cfg!(unix) { 1 } else { 0 });
+}
+
+#[test]
+fn postgresql_is_refused_in_plain_words() {
+    let url: DatabaseUrl = "postgres://me:secret@host/candles".parse().unwrap();
+    for opened in [Store::open(&url), Store::open_read_only(&url)] {
+        let failed = opened.map(drop).unwrap_err();
+        assert_eq!(failed.to_string(), "this candlekeep is not built for PostgreSQL");
+    }
+}
+
+#[test]
+fn a_database_belongs_to_one_environment() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        store.bind_environment("demo", false).unwrap();
+        store.bind_environment("demo", false).unwrap();
+        drop(store);
+        let mut store = Store::open(url).unwrap();
+        match store.bind_environment("live", false) {
+            Err(StoreError::OtherEnvironment { bound, asked }) => {
+                assert_eq!((&*bound, &*asked), ("demo", "live"))
+            }
+            other => panic!("{other:?}"),
+        }
+        store.bind_environment("demo", false).unwrap();
+        store.bind_environment("live", true).unwrap();
+        store.bind_environment("live", false).unwrap();
+    });
+}
+
+#[test]
+fn settings_are_overwritten_and_outlive_a_restart() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.setting("login.last").unwrap(), None);
+        store.set_setting("login.last", "1").unwrap();
+        store.set_setting("login.last", "2").unwrap();
+        drop(store);
+        assert_eq!(Store::open(url).unwrap().setting("login.last").unwrap().as_deref(), Some("2"));
+    });
+}
+
+fn feed(pair: Pair, scale: &str) -> Feed {
+    Feed {
+        pair,
+        epic: format!("CS.D.{}.CFD.IP", pair.letters()),
+        environment: "demo".to_owned(),
+        account_type: "CFD".to_owned(),
+        scale: scale.to_owned(),
+        calendar: "forex".to_owned(),
+    }
+}
+
+#[test]
+fn a_feed_is_watched_until_it_is_dropped_and_anew_when_it_returns() {
+    on_each_database(|url| {
+        let (eur, yen) = (feed(eur(), "1"), feed(pair("USDJPY"), "1"));
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.watch_feeds(&[eur.clone(), yen.clone()], NOW).unwrap(), [1, 2]);
+        drop(store);
+        // A restart keeps what is watched, in whatever order it is given.
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.watch_feeds(&[yen.clone(), eur.clone()], NOW.plus(100)).unwrap(), [2, 1]);
+        assert_eq!(store.watch_feeds(std::slice::from_ref(&yen), NOW.plus(200)).unwrap(), [2]);
+        let rescaled = feed(yen.pair, "100");
+        let wanted = [rescaled, eur];
+        assert_eq!(store.watch_feeds(&wanted, NOW.plus(300)).unwrap(), [3, 4]);
+        let watched: Vec<(i64, i64, Option<i64>)> = store
+            .feeds()
+            .unwrap()
+            .iter()
+            .map(|feed| (feed.id, feed.watched_from.since(NOW), feed.watched_to.map(|to| to.since(NOW))))
+            .collect();
+        assert_eq!(watched, [(1, 0, Some(200)), (2, 0, Some(300)), (3, 300, None), (4, 300, None)]);
+        assert_eq!(store.feeds().unwrap()[3].feed, wanted[1]);
+    });
+}
+
+#[test]
+fn bars_name_the_feed_that_they_came_from() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        store.watch_feeds(&[feed(pair("USDJPY"), "1"), feed(eur(), "1")], NOW).unwrap();
+        let import = bar(eur(), Timeframe::M5, NOON.plus(900), 5, 7, Source::Import);
+        let bars = [streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7), import];
+        commit(&mut store, settled(&bars), NOW);
+        let ids = |bars: Vec<StoredBar>| bars.iter().map(|bar| bar.feed_id).collect::<Vec<_>>();
+        assert_eq!(ids(all(&mut store, Timeframe::M5)), [Some(2), Some(2), Some(2), None]);
+        assert_eq!(ids(all(&mut store, Timeframe::M15)), [Some(2)]);
+    });
+}
+
+#[test]
+fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
+    on_each_database(|url| {
+        let key = AllowanceKey {
+            environment: "demo".to_owned(),
+            account: "ABC12".to_owned(),
+            key_fingerprint: "f1".to_owned(),
+        };
+        let at = |seconds| NOW.plus(seconds);
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.allowance(&key, NOW).unwrap(), AllowanceState::default());
+
+        // Under way, and settled without the broker's numbers: both count.
+        let first = store.book_spend(&key, 100, "EUR_USD 5", at(0)).unwrap();
+        assert_eq!(store.allowance(&key, at(1)).unwrap().spent_since, 100);
+        store.settle_spend(first, 90, None, at(2)).unwrap();
+        assert_eq!(store.allowance(&key, at(3)).unwrap().spent_since, 90);
+
+        // Numbers seen cover what was settled before them.
+        let seen = AllowanceSeen { remaining: 9_000, total: 10_000, expires_at: at(1_000) };
+        let second = store.book_spend(&key, 50, "GBP_USD 5", at(4)).unwrap();
+        store.settle_spend(second, 50, Some(seen), at(5)).unwrap();
+        let expected = AllowanceState { seen: Some((seen, at(5))), spent_since: 0 };
+        assert_eq!(store.allowance(&key, at(6)).unwrap(), expected);
+
+        // What comes after them counts, and a spend that is never settled does so for good.
+        store.book_spend(&key, 7, "lost in a crash", at(7)).unwrap();
+        drop(store);
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.allowance(&key, at(8)).unwrap(), AllowanceState { spent_since: 7, ..expected });
+        assert_eq!(store.give_up_booked_spends(&key, at(9)).unwrap(), 1);
+        let third = store.book_spend(&key, 20, "timed out", at(9)).unwrap();
+        store.give_up_spend(third, at(10)).unwrap();
+        assert_eq!(store.allowance(&key, at(11)).unwrap(), AllowanceState { spent_since: 27, ..expected });
+
+        // Newer numbers know of all that.
+        let newer = AllowanceSeen { remaining: 8_970, ..seen };
+        let fourth = store.book_spend(&key, 3, "AUD_USD 5", at(12)).unwrap();
+        store.settle_spend(fourth, 3, Some(newer), at(13)).unwrap();
+        let expected = AllowanceState { seen: Some((newer, at(13))), spent_since: 0 };
+        assert_eq!(store.allowance(&key, at(14)).unwrap(), expected);
+
+        // Once they have expired, only what was spent since then counts.
+        store.book_spend(&key, 11, "after", at(1_001)).unwrap();
+        assert_eq!(store.allowance(&key, at(1_002)).unwrap().spent_since, 11);
+
+        let other = AllowanceKey { key_fingerprint: "f2".to_owned(), ..key };
+        assert_eq!(store.allowance(&other, at(14)).unwrap(), AllowanceState::default());
+    });
+}
+
+const KILLED_DATABASE: &str = "CANDLEKEEP_TEST_KILLED_DATABASE";
+const KILLED_AFTER: i64 = 25;
+
+/// Not a test: the process that the next one kills.
+#[test]
+#[ignore = "run as a child process by a_killed_process_loses_nothing_it_has_acknowledged"]
+fn child_that_commits_until_killed() {
+    let Some(path) = std::env::var_os(KILLED_DATABASE) else { return };
+    let mut store = Store::open(&DatabaseUrl::sqlite(path)).unwrap();
+    for slot in 0.. {
+        commit(&mut store, settled(&[streamed(slot, slot % 50, 7)]), NOW);
+        println!("\nstored {slot}");
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_has_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("candles.db");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store_contract::child_that_commits_until_killed", "--ignored", "--nocapture"])
+        .env(KILLED_DATABASE, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let acknowledged = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| line.strip_prefix("stored ")?.parse::<i64>().ok())
+        .find(|slot| *slot >= KILLED_AFTER);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(acknowledged, Some(KILLED_AFTER));
+
+    let url = DatabaseUrl::sqlite(&path);
+    let mut store = Store::open(&url).unwrap();
+    let found = all(&mut store, Timeframe::M5).len() as i64;
+    assert!(found > KILLED_AFTER, "{found} bars");
+    let expected: Vec<Bar> = (0..found).map(|slot| streamed(slot, slot % 50, 7)).collect();
+    assert_eq!(values(&all(&mut store, Timeframe::M5)), expected);
+    assert_eq!(all(&mut store, Timeframe::M15).len() as i64, found / 3);
+    assert_eq!(ledger(&mut store, Timeframe::M5, found), "s".repeat(found as usize));
+    // The restarted process learns some of it again.
+    let again: Vec<Bar> = (found - 3..found + 3).map(|slot| streamed(slot, slot % 50, 7)).collect();
+    let report = commit(&mut store, settled(&again), NOW);
+    assert_eq!((report.unchanged, report.inserted), (3, 3));
+}
+
+#[test]
+fn both_databases_have_the_same_tables_and_columns() {
+    let columns = |folder: &str| -> Vec<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
+        let mut steps: Vec<_> = fs::read_dir(path).unwrap().map(|step| step.unwrap().path()).collect();
+        steps.sort();
+        let text: String =
+            steps.iter().map(|step| fs::read_to_string(step.join("up.sql")).unwrap()).collect();
+        let names = text.lines().filter_map(|line| {
+            let mut words = line.split("--").next()?.split_whitespace();
+            let first = words.next()?;
+            Some(if first == "CREATE" { words.nth(1)?.to_owned() } else { first.to_owned() })
+        });
+        names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+    };
+    let sqlite = columns("sqlite");
+    assert!(sqlite.len() > 70, "{sqlite:?}");
+    assert_eq!(sqlite, columns("postgres"));
+}
+
+/// What the tables must hold, kept the simplest way.
+#[derive(Clone, Default)]
+struct Model {
+    bars: BTreeMap<BarKey, (Bar, u32)>,
+    states: BTreeMap<BarKey, State>,
+}
+
+/// Two whose buckets do not nest.
+const LONGER: [Timeframe; 2] = [Timeframe::M10, Timeframe::M15];
+
+impl Model {
+    fn offer(&mut self, bar: &Bar) {
+        let revision = match self.bars.get(&bar.key) {
+            None => 0,
+            Some((stored, revision)) if judge(stored, bar) == Verdict::Supersede => revision + 1,
+            Some(_) => return,
+        };
+        self.bars.insert(bar.key, (*bar, revision));
+        self.states.insert(bar.key, State::Stored);
+    }
+
+    fn learn(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Settled(bar) => self.offer(bar),
+            Fact::Marked(mark) => {
+                let mut start = mark.span.start;
+                while start < mark.span.end {
+                    let key = BarKey { pair: mark.pair, timeframe: mark.timeframe, start };
+                    let state = self.states.entry(key).or_insert(mark.state);
+                    if replaces(mark.state, *state) {
+                        *state = mark.state;
+                    }
+                    start = start.plus(mark.timeframe.seconds());
+                }
+            }
+        }
+    }
+
+    /// Folds every longer bucket, touched or not.
+    fn fold_all(&mut self, slots: i64) {
+        for pair in pairs() {
+            for timeframe in LONGER {
+                let width = timeframe.seconds() / 300;
+                for bucket in 0..=slots / width {
+                    let start = NOON.plus(bucket * timeframe.seconds());
+                    let parts: Vec<Slot<'_>> = (0..width)
+                        .map(|slot| {
+                            let start = start.plus(slot * 300);
+                            let key = BarKey { pair, timeframe: Timeframe::M5, start };
+                            match self.states.get(&key) {
+                                Some(State::Stored) => Slot::Bar(&self.bars[&key].0),
+                                Some(State::Quiet | State::Closed) => Slot::NoBar,
+                                _ => Slot::Unknown,
+                            }
+                        })
+                        .collect();
+                    if let Some(bar) = fold(timeframe, start, &parts) {
+                        self.offer(&bar);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pairs() -> [Pair; 2] {
+    [eur(), pair("USDJPY")]
+}
+
+const SLOTS: i64 = 14;
+
+fn any_fact() -> impl Strategy<Value = Fact> {
+    let source = prop_oneof![
+        4 => Just(Source::Stream), 2 => Just(Source::Rest), 1 => Just(Source::Import),
+    ];
+    let part =
+        (0..2usize, 0..SLOTS, 0..3i64, 0..3u32, source).prop_map(|(which, slot, pips, volume, source)| {
+            Fact::Settled(bar(pairs()[which], Timeframe::M5, NOON.plus(slot * 300), pips, volume, source))
+        });
+    let longer = (0..2usize, 0..SLOTS / 3, 0..3i64, any::<bool>()).prop_map(|(which, bucket, pips, rest)| {
+        let source = if rest { Source::Rest } else { Source::Import };
+        Fact::Settled(bar(pairs()[which], Timeframe::M15, NOON.plus(bucket * 900), pips, 7, source))
+    });
+    let state = prop_oneof![
+        Just((State::Quiet, Reason::LaterRow)),
+        Just((State::Closed, Reason::Calendar)),
+        Just((State::Missing, Reason::Silent)),
+        Just((State::Missing, Reason::Disconnected)),
+        Just((State::Lost, Reason::GivenUp)),
+    ];
+    let mark = (0..2usize, 0..SLOTS, 1..6i64, state).prop_map(|(which, from, length, (state, reason))| {
+        let span = NOON.plus(from * 300)..NOON.plus((from + length) * 300);
+        Fact::Marked(Mark { pair: pairs()[which], timeframe: Timeframe::M5, span, state, reason })
+    });
+    prop_oneof![6 => part, 1 => longer, 3 => mark]
+}
+
+fn check_against(model: &Model, before: &Model, last_seq: i64, store: &mut Store) {
+    let everything = NOON..NOON.plus(100 * 300);
+    let mut stored_bars = BTreeMap::new();
+    for pair in pairs() {
+        for timeframe in [Timeframe::M5, Timeframe::M10, Timeframe::M15] {
+            let stored = store.bars(pair, timeframe, &EVERYTHING).unwrap();
+            let runs: Vec<Run> = store.coverage(pair, timeframe, everything.clone()).unwrap();
+            for next in runs.windows(2) {
+                let joined = next[0].span.end == next[1].span.start
+                    && (next[0].state, next[0].reason, &next[0].evidence)
+                        == (next[1].state, next[1].reason, &next[1].evidence);
+                assert!(next[0].span.end <= next[1].span.start && !joined, "{next:?}");
+            }
+            for slot in 0..everything.end.since(everything.start) / timeframe.seconds() {
+                let key = BarKey { pair, timeframe, start: NOON.plus(slot * timeframe.seconds()) };
+                let state = runs.iter().find(|run| run.span.contains(&key.start)).map(|run| run.state);
+                assert_eq!(state, model.states.get(&key).copied(), "{key:?}");
+            }
+            let revisions = store.revisions(pair, timeframe, everything.clone()).unwrap();
+            for bar in &stored {
+                let superseded: Vec<_> = revisions
+                    .iter()
+                    .filter(|revision| {
+                        revision.bar.key == bar.bar.key && revision.kind == RevisionKind::Superseded
+                    })
+                    .collect();
+                assert_eq!(superseded.len(), bar.revision as usize);
+                assert!(superseded.iter().zip(0..).all(|(revision, number)| revision.revision == number));
+                assert!(superseded.last().is_none_or(|last| last.valid_to == bar.updated_at));
+                assert!(superseded.iter().all(|revision| revision.seq < bar.seq));
+            }
+            stored_bars.extend(stored.iter().map(|stored| (stored.bar.key, (stored.bar, stored.revision))));
+        }
+    }
+    assert_eq!(stored_bars, model.bars);
+    let mut renewed: Vec<BarKey> =
+        store.bars_after(last_seq, usize::MAX).unwrap().iter().map(|stored| stored.bar.key).collect();
+    renewed.sort();
+    let changed: Vec<BarKey> = model
+        .bars
+        .iter()
+        .filter(|(key, bar)| before.bars.get(key) != Some(bar))
+        .map(|(key, _)| *key)
+        .collect();
+    assert_eq!(renewed, changed);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever is learnt in whatever order, cut into whatever transactions and restarts.
+    #[test]
+    fn the_tables_hold_what_a_simple_model_holds(
+        commits in proptest::collection::vec(
+            (proptest::collection::vec((any_fact(), 0..2usize), 0..12), any::<bool>()), 1..6,
+        ),
+    ) {
+        on_each_database(|url| {
+            let mut model = Model::default();
+            let mut last_seq = 0;
+            let mut store = Store::open(url).unwrap();
+            store.set_timeframes(&LONGER);
+            for (ix, (facts, reopen)) in commits.iter().enumerate() {
+                if *reopen {
+                    store = Store::open(url).unwrap();
+                    store.set_timeframes(&LONGER);
+                }
+                let before = model.clone();
+                let batches: Vec<Arc<FactBatch>> = facts
+                    .iter()
+                    .map(|(fact, evidence)| batch(["a", "b"][*evidence], [fact.clone()]))
+                    .collect();
+                let report = store.commit(&batches, NOW.plus(ix as i64)).unwrap();
+                facts.iter().for_each(|(fact, _)| model.learn(fact));
+                model.fold_all(SLOTS + 6);
+                check_against(&model, &before, last_seq, &mut store);
+                last_seq = report.last_seq;
+            }
+        });
+    }
+
+    /// A price that went in comes out, to the last digit.
+    #[test]
+    fn values_come_back_exactly(
+        bars in proptest::collection::vec(
+            (proptest::array::uniform8(1..=1_000_000_000_000_000_i64), any::<u32>()), 1..40,
+        ),
+    ) {
+        on_each_database(|url| {
+            let bars: Vec<Bar> = bars
+                .iter()
+                .zip(0..)
+                .map(|((units, volume), slot)| {
+                    let price = |ix: usize| Price::from_units(units[ix]).unwrap();
+                    Bar {
+                        bid: Ohlc::from_prices([0, 1, 2, 3].map(price)),
+                        ask: Ohlc::from_prices([4, 5, 6, 7].map(price)),
+                        // The sources take turns.
+                        source: [Source::Stream, Source::Rest, Source::Import][slot % 3],
+                        ..streamed(slot as i64, 0, *volume)
+                    }
+                })
+                .collect();
+            let mut store = Store::open(url).unwrap();
+            commit(&mut store, settled(&bars), NOW);
+            drop(store);
+            let mut store = Store::open_read_only(url).unwrap();
+            assert_eq!(values(&all(&mut store, Timeframe::M5)), bars);
+        });
+    }
+}
