@@ -83,7 +83,8 @@ pub enum MarketOptions {
     Replay {
         /// Folder of `<PAIR>.csv.gz`.
         dir: PathBuf,
-        /// First bucket to serve; default: the first recorded.
+        /// Where virtual time begins; default: at the first recorded bar. What was recorded before
+        /// is history that REST serves.
         from: Option<Timestamp>,
         /// End of the last bucket to serve; default: after the last recorded.
         to: Option<Timestamp>,
@@ -362,9 +363,9 @@ fn build_market(options: &Options) -> Result<Built, SimulatorError> {
                 return Err(SimulatorError::BadOption("the spread must be 0 to 1000 pips"));
             }
             let rows_per_bar = options.rows_per_bar.unwrap_or(ROWS_PER_BAR_REPLAY);
-            let span = from.unwrap_or(Timestamp(i64::MIN))..to.unwrap_or(Timestamp(i64::MAX));
+            let before = to.unwrap_or(Timestamp(i64::MAX));
             let spread_points = (spread_pips * POINTS_PER_PIP).round() as i32;
-            let replay = ReplayMarket::load(dir, &span, spread_points, rows_per_bar)?;
+            let replay = ReplayMarket::load(dir, before, spread_points, rows_per_bar)?;
             let recorded = replay.span();
             let start = from.unwrap_or(recorded.start);
             let end = Some(to.unwrap_or(recorded.end));

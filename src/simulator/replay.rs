@@ -73,7 +73,7 @@ pub(crate) struct ReplayMarket {
 }
 
 impl ReplayMarket {
-    /// Reads every `<PAIR>.csv.gz` of a folder, of which bars that start in `span` count.
+    /// Reads every `<PAIR>.csv.gz` of a folder, of which bars that start before `before` count.
     /// `spread_points` is the ask's distance where a row has none (JPY: of the third decimal).
     /// A bar is taken apart so that it can be streamed as `rows_per_bar` rows.
     ///
@@ -81,7 +81,7 @@ impl ReplayMarket {
     /// An unreadable or malformed file, or nothing to serve.
     pub fn load(
         dir: &Path,
-        span: &Range<Timestamp>,
+        before: Timestamp,
         spread_points: i32,
         rows_per_bar: u32,
     ) -> Result<ReplayMarket, ReplayError> {
@@ -93,7 +93,7 @@ impl ReplayMarket {
             let Some(Ok(pair)) = name.strip_suffix(SUFFIX).map(str::parse::<Pair>) else { continue };
             let file =
                 File::open(&path).map_err(|source| ReplayError::Unreadable { path: path.clone(), source })?;
-            let read = read_bars(GzDecoder::new(file), pair, span, spread_points)
+            let read = read_bars(GzDecoder::new(file), pair, before, spread_points)
                 .map_err(|(line, what)| ReplayError::Malformed { path: path.clone(), line, what })?;
             if !read.is_empty() {
                 bars.insert(pair, read);
@@ -168,7 +168,7 @@ fn take_apart(candle: &Candle, count: u32, ticks: &mut Vec<Tick>) {
 fn read_bars(
     source: impl Read,
     pair: Pair,
-    span: &Range<Timestamp>,
+    before: Timestamp,
     spread_points: i32,
 ) -> Result<Vec<Recorded>, (u64, String)> {
     let mut reader = csv::ReaderBuilder::new().from_reader(source);
@@ -179,8 +179,8 @@ fn read_bars(
         line += 1;
         let bar = read_row(&row, pair, spread_points).map_err(|what| (line, what))?;
         let start = bar.start.floor(BUCKET_S);
-        if !span.contains(&start) {
-            continue;
+        if start >= before {
+            break;
         }
         match bars.last_mut() {
             Some(last) if last.start == start => last.candle.extend(&bar.candle),
@@ -241,8 +241,8 @@ mod tests {
     const HEADER: &str = "pair,time_ms,bid_o,bid_h,bid_l,bid_c,ask_o,ask_h,ask_l,ask_c,volume\n";
 
     fn read(pair: &str, rows: &str) -> Result<Vec<Recorded>, (u64, String)> {
-        let all = Timestamp(0)..Timestamp(i64::MAX);
-        read_bars(format!("{HEADER}{rows}").as_bytes(), pair.parse().unwrap(), &all, 15)
+        let before = Timestamp(i64::MAX);
+        read_bars(format!("{HEADER}{rows}").as_bytes(), pair.parse().unwrap(), before, 15)
     }
 
     #[test]

@@ -339,7 +339,7 @@ impl Call<'_> {
         let limits = desk.limits();
         Ok(json!([{
             "name": "simulator",
-            "apiKey": desk.api_key(),
+            "apiKey": self.sender.api_key,
             "status": "ENABLED",
             "allowanceApplicationOverall": limits.per_key.min(UNLIMITED_REQUESTS),
             "allowanceAccountTrading": 100,

@@ -476,7 +476,7 @@ async fn subscriptions_are_refused_with_their_reason() {
         ),
         (add(1, &format!("{eurusd}:5MINUTE"), "").replace("LTP_CLOSE", "LTP"), 23, "Invalid schema"),
         (
-            add(1, &format!("{eurusd}:5MINUTE%20").repeat(41).trim_end_matches("%20"), ""),
+            add(1, format!("{eurusd}:5MINUTE%20").repeat(41).trim_end_matches("%20"), ""),
             -1,
             "Subscription limit exceeded",
         ),
@@ -600,5 +600,17 @@ async fn recorded_bars_are_served_as_they_were() {
             &format!("U,1,1,{}|2|0|1.1001|1.1001|1.1001||1.10025|1.10025|1.10025||", start_ms + 600_000),
         ])
         .await;
+    simulator.stop().await;
+
+    // Begun in the middle, what came before is history.
+    let from = Some(at("2020-01-15T12:10:00Z"));
+    let market = MarketOptions::Replay { dir: dir.path().to_owned(), from, to: None, spread_pips: 1.5 };
+    let simulator = start(Options { market, speed: Speed::Max, ..Options::default() }).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let answer = rest.get("/prices/CS.D.EURUSD.CFD.IP?resolution=MINUTE_5&max=5", "3").await;
+    let bars = answer.body["prices"].as_array().unwrap();
+    assert_eq!(bars.len(), 1);
+    assert_eq!(bars[0]["snapshotTimeUTC"], "2020-01-15T12:00:00");
+    assert_eq!(bars[0]["highPrice"]["ask"], 1.10045);
     simulator.stop().await;
 }

@@ -304,36 +304,52 @@ fn write_unchanged(out: &mut Vec<u8>, count: usize, first: &mut bool) {
 
 /// Appends a price without trailing zeros, as IG does.
 pub(crate) fn write_points(out: &mut Vec<u8>, points: i64, decimals: usize) {
-    let (mut points, mut decimals) = (points, decimals);
-    while decimals > 0 && points % 10 == 0 {
-        points /= 10;
-        decimals -= 1;
+    let mut buffer = [b'0'; DIGITS_MAX];
+    // At least one digit stands before the point.
+    let begin = write_digits(&mut buffer, points).min(DIGITS_MAX - 1 - decimals);
+    let point = DIGITS_MAX - decimals;
+    let mut end = DIGITS_MAX;
+    while end > point && buffer[end - 1] == b'0' {
+        end -= 1;
     }
-    if decimals == 0 {
-        return write_integer(out, points);
+    out.extend_from_slice(&buffer[begin..point]);
+    if end > point {
+        out.push(b'.');
+        out.extend_from_slice(&buffer[point..end]);
     }
-    let unit = 10_i64.pow(decimals as u32);
-    write_integer(out, points / unit);
-    // A leading one keeps the zeros behind the point; the point then takes its place.
-    let point = out.len();
-    write_integer(out, unit + points % unit);
-    out[point] = b'.';
 }
 
 /// Appends a number that is not negative.
 fn write_integer(out: &mut Vec<u8>, value: i64) {
-    let mut digits = [0_u8; 20];
-    let mut begin = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
+    let mut buffer = [b'0'; DIGITS_MAX];
+    let begin = write_digits(&mut buffer, value);
+    out.extend_from_slice(&buffer[begin..]);
+}
+
+/// Most digits of a number.
+const DIGITS_MAX: usize = 20;
+
+/// Writes a number's digits at the end of the buffer and returns where they begin.
+fn write_digits(buffer: &mut [u8; DIGITS_MAX], value: i64) -> usize {
+    let mut begin = DIGITS_MAX;
+    let mut put = |digit: u32| {
         begin -= 1;
-        digits[begin] = b'0' + (rest % 10) as u8;
+        buffer[begin] = b'0' + digit as u8;
+    };
+    let mut rest = value.unsigned_abs();
+    // Only instants need more than 32 bits; dividing fewer is several times faster.
+    while rest > u64::from(u32::MAX) {
+        put((rest % 10) as u32);
+        rest /= 10;
+    }
+    let mut rest = rest as u32;
+    loop {
+        put(rest % 10);
         rest /= 10;
         if rest == 0 {
-            break;
+            return begin;
         }
     }
-    out.extend_from_slice(&digits[begin..]);
 }
 
 /// Decodes an update's values over what was known before. For tests alone.
