@@ -72,6 +72,7 @@ fn options(args: &Simulate) -> Options {
         },
         max_tlcp_version: args.max_tlcp_version,
         timezone_offset_hours: i32::from(args.timezone_offset),
+        credentials: Credentials { accept_any: true, ..Credentials::default() },
         ..Options::default()
     }
 }

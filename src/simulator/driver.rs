@@ -70,6 +70,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
             let feed = shared.feed();
             (feed.now(), feed.items())
         };
+        let to_come = shared.begin_scheduled_outage(now);
         let real = monotonic();
         let outage_ends = shared.outage_ends().filter(|ends| speed == Speed::Max && *ends > now);
         if now >= end || !(gate.is_open(items, real) || outage_ends.is_some()) {
@@ -81,7 +82,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
             Speed::Max => outage_ends.unwrap_or(end),
             Speed::Times(times) => pace.get_or_insert_with(|| Pace::new(times, now, real)).target(now, real),
         };
-        let until = until.min(end);
+        let until = until.min(end).min(to_come.map_or(end, |outage| outage.at));
         let outboxes = {
             let mut feed = shared.feed();
             feed.advance(until, BATCH_BYTES, BATCH_EVENTS);

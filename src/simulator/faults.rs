@@ -15,6 +15,13 @@ pub(crate) enum Refusing {
     Until(Timestamp),
 }
 
+/// A time without streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outage {
+    pub at: Timestamp,
+    pub until: Timestamp,
+}
+
 /// A hand on the running simulator. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -43,6 +50,13 @@ impl Control {
     /// [`Speed::Max`]: super::Speed::Max
     pub fn refuse_streams_until(&self, until: Timestamp) {
         self.shared.set_refusing(Refusing::Until(until));
+        self.shared.wake.notify_one();
+    }
+
+    /// Cuts every stream when virtual time reaches `at`, and refuses new ones until it reaches
+    /// `until`. A later call replaces an outage that has not begun.
+    pub fn schedule_outage(&self, at: Timestamp, until: Timestamp) {
+        self.shared.schedule_outage(Some(Outage { at, until }));
         self.shared.wake.notify_one();
     }
 

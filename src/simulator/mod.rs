@@ -51,7 +51,7 @@ pub use tlcp::{NotAVersion, TlcpVersion};
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use desk::Desk;
 use driver::Gate;
-use faults::Refusing;
+use faults::{Outage, Refusing};
 use feed::{Feed, FeedSettings};
 use listing::Listing;
 use market::{Market, SeededMarket};
@@ -188,6 +188,7 @@ pub(crate) struct Shared {
     feed: Mutex<Feed>,
     desk: Mutex<Desk>,
     refusing: Mutex<Refusing>,
+    scheduled: Mutex<Option<Outage>>,
     now: AtomicI64,
     rest_requests: AtomicU64,
     rest_refusals: AtomicU64,
@@ -224,6 +225,23 @@ impl Shared {
             Refusing::Always => true,
             Refusing::Until(until) => self.now() < until,
         }
+    }
+
+    fn schedule_outage(&self, outage: Option<Outage>) {
+        *self.scheduled.lock().expect("nothing panics while holding this") = outage;
+    }
+
+    /// The outage that is to come. Once its time has come it begins here, and there is none.
+    fn begin_scheduled_outage(&self, now: Timestamp) -> Option<Outage> {
+        let mut scheduled = self.scheduled.lock().expect("nothing panics while holding this");
+        let outage = scheduled.take_if(|outage| outage.at <= now);
+        let to_come = *scheduled;
+        drop(scheduled);
+        if let Some(outage) = outage {
+            self.set_refusing(Refusing::Until(outage.until));
+            self.feed().cut();
+        }
+        to_come
     }
 
     /// Virtual end of an announced outage.
@@ -400,6 +418,7 @@ fn share(options: &Options, built: Built) -> Shared {
         feed: Mutex::new(feed),
         desk: Mutex::new(desk),
         refusing: Mutex::new(Refusing::Never),
+        scheduled: Mutex::new(None),
         now: AtomicI64::new(built.start.0),
         rest_requests: AtomicU64::new(0),
         rest_refusals: AtomicU64::new(0),

@@ -26,8 +26,8 @@ const START: Timestamp = Timestamp(1_705_053_600);
 /// Buckets of market time shown, the weekend's included.
 const BUCKETS: i64 = 948;
 /// When the connection is cut, in buckets from the start, and for how long.
-const CUT_AT: i64 = 96;
-const CUT_FOR: i64 = 5;
+const CUT_AT: i64 = 100;
+const CUT_FOR: i64 = 6;
 /// How often progress is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Where no terminal shows a bar, a line is printed this often.
@@ -81,7 +81,6 @@ fn options(args: &Demo) -> Options {
     Options {
         market: MarketOptions::Seeded { seed: args.seed, start: Some(START) },
         speed: args.speed,
-        rows_per_bar: Some(60),
         wait_for_items: Some(28),
         end: Some(START.plus(BUCKETS * STEP)),
         ..Options::default()
@@ -123,6 +122,8 @@ struct Show {
 async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let clock = Clock::system();
     let began = clock.monotonic();
+    let cut_at = START.plus(CUT_AT * STEP);
+    simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
     let mut house = House::start(config, RunFlags::default()).await?;
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;
@@ -134,13 +135,9 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         let bucket = simulator.now().since(START) / STEP;
         if !cut && bucket >= CUT_AT {
             cut = true;
-            let control = simulator.control();
-            control.refuse_streams_until(simulator.now().plus(CUT_FOR * STEP));
-            control.cut_streams();
             progress.say(&format!(
-                "{}  connection cut, {} minutes of market time are lost",
-                simulator.now(),
-                CUT_FOR * 5
+                "{cut_at}  connection cut: {} minutes of market time pass unseen",
+                CUT_FOR * STEP / 60
             ));
         }
         progress.show(bucket, simulator, &house);
