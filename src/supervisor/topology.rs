@@ -92,9 +92,8 @@ impl House {
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
 
         let batch = Batch::new(config.store.flush);
-        let writer =
-            WriterActor::new(store.clone(), clock.clone(), batch, stats.clone(), alarm.lifeline("writer"))
-                .start_with(MAILBOX);
+        let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
+            .start_with(MAILBOX);
         let depth = Depth {
             m5: config.history.depth.bars(Timeframe::M5),
             m15: if config.timeframes.contains(&Timeframe::M15) {
@@ -128,7 +127,6 @@ impl House {
             settings,
             alarm.clone(),
             stats.clone(),
-            alarm.lifeline("stream"),
         )
         .start();
         let settings = HistorySettings {

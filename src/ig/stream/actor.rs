@@ -132,8 +132,8 @@ impl StreamActor {
         settings: StreamSettings,
         alarm: Alarm,
         stats: Arc<Stats>,
-        lifeline: Lifeline,
     ) -> StreamActor {
+        let lifeline = alarm.lifeline("stream");
         let item = |instrument: &Instrument| StreamItem {
             chart: ChartItem::new(instrument.pair, instrument.scale),
             unfiltered: false,
