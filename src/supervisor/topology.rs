@@ -6,7 +6,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Alarm, Alert};
-use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED};
+use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED, UNSTORED_MAX};
 use crate::aggregator::finalizer::Depth;
 use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
@@ -34,8 +34,11 @@ use crate::writer::batch::Batch;
 /// Pauses between attempts to learn at start what the house is built from.
 const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
 const START_RETRY_LAST: std::time::Duration = std::time::Duration::from_secs(60);
-/// Messages that may wait in front of a data room.
+/// Messages that may wait in front of the aggregator.
 const MAILBOX: usize = 256;
+/// Messages that may wait in front of the writer: as many as the aggregator lets out, so that
+/// none ever finds the mailbox full and is overtaken.
+const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
 /// What a run may do that the configuration does not say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,7 +96,7 @@ impl House {
 
         let batch = Batch::new(config.store.flush);
         let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
-            .start_with(MAILBOX);
+            .start_with(WRITER_MAILBOX);
         let depth = Depth {
             m5: config.history.depth.bars(Timeframe::M5),
             m15: if config.timeframes.contains(&Timeframe::M15) {
