@@ -63,11 +63,15 @@ pub struct House {
 
 impl House {
     /// Opens the database, logs in, and builds every room. Returns once the stream is being
-    /// connected; history is fetched while it already runs.
+    /// connected; history is fetched while it already runs. `None` where `stop` came first.
     ///
     /// # Errors
     /// With the exit code and the reason, where going on makes no sense.
-    pub async fn start(config: &Config, flags: RunFlags) -> Result<House, Failure> {
+    pub async fn start(
+        config: &Config,
+        flags: RunFlags,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let event_clock = EventClock::new(config.clock, clock.clone());
@@ -89,6 +93,10 @@ impl House {
         let (tokens, instruments, per_minute) = tokio::select! {
             learnt = learn(config, &rest, &session) => learnt?,
             alert = alerts.recv() => return Err(failure(alert)),
+            () = stop => {
+                let _ = session.send(LogOut).await;
+                return Ok(None);
+            }
         };
         let resume = watch(config, &store, &tokens, &instruments, &clock).await?;
         let matched = read_matched(&store).await?;
@@ -164,7 +172,7 @@ impl House {
             stream: Some(stream.clone().recipient()),
             healer: Some(healer.recipient()),
         }));
-        Ok(House { stats, instruments, session, stream, aggregator, alerts })
+        Ok(Some(House { stats, instruments, session, stream, aggregator, alerts }))
     }
 
     /// Waits until something ends the house; never returns while all is well.

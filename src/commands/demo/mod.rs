@@ -124,7 +124,9 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
     simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
-    let mut house = House::start(config, RunFlags::default()).await?;
+    let Some(mut house) = House::start(config, RunFlags::default(), std::future::pending()).await? else {
+        return Err(Failure::failed("stopped"));
+    };
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;
     loop {
