@@ -112,6 +112,8 @@ pub struct FetchBars {
     pub timeframe: Timeframe,
     /// Buckets that start within this span.
     pub span: Range<Timestamp>,
+    /// Whether the reserve of points may be used.
+    pub urgent: bool,
 }
 
 /// What REST answered.

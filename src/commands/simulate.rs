@@ -86,5 +86,8 @@ fn introduce(simulator: &simulator::Simulator) {
     println!("  export IG_API_URL={}", simulator.api_url());
     println!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}");
     println!("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
-    println!("  candlekeep run");
+    println!(
+        "  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0     # IG wants 61 s between logins, this does not"
+    );
+    println!("  candlekeep run --database sqlite://simulated.db");
 }

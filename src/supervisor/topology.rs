@@ -55,6 +55,7 @@ pub struct House {
     pub stats: Arc<Stats>,
     /// The watched instruments.
     pub instruments: Vec<Instrument>,
+    store: StoreHandle,
     session: Addr<SessionActor>,
     stream: Addr<StreamActor>,
     aggregator: Addr<AggregatorActor>,
@@ -158,7 +159,7 @@ impl House {
         .start();
         let fetched = [Timeframe::M5, Timeframe::M15];
         let healer = HealerActor::new(
-            store,
+            store.clone(),
             history,
             aggregator.clone().recipient(),
             Calendar::forex(),
@@ -172,7 +173,7 @@ impl House {
             stream: Some(stream.clone().recipient()),
             healer: Some(healer.recipient()),
         }));
-        Ok(Some(House { stats, instruments, session, stream, aggregator, alerts }))
+        Ok(Some(House { stats, instruments, store, session, stream, aggregator, alerts }))
     }
 
     /// Waits until something ends the house; never returns while all is well.
@@ -185,6 +186,9 @@ impl House {
         let _ = self.stream.send(StopStreaming).await;
         let _ = self.aggregator.send(Drain).await;
         let _ = self.session.send(LogOut).await;
+        if let Err(error) = self.store.run(Store::fold_log).await {
+            log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+        }
     }
 }
 

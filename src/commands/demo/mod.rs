@@ -32,8 +32,8 @@ const CUT_FOR: i64 = 6;
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Where no terminal shows a bar, a line is printed this often.
 const PRINT_EVERY: Duration = Duration::from_secs(2);
-/// Longest wait for market time to pass and for the last hole to be healed.
-const PATIENCE: Duration = Duration::from_secs(50);
+/// Longest wait in which neither market time passes nor a bar is stored.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const STEP: i64 = Timeframe::M5.seconds();
 
@@ -129,6 +129,7 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     };
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;
+    let mut moved = (Timestamp(0), 0, began);
     loop {
         tokio::select! {
             failure = house.failed() => return Err(failure),
@@ -146,7 +147,10 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         if simulator.has_ended() && proof::nothing_left_to_heal(config, simulator).await? {
             break;
         }
-        if clock.monotonic().saturating_duration_since(began) > PATIENCE {
+        let (now, stored) = (clock.monotonic(), house.stats.rows_stored.get());
+        if (moved.0, moved.1) != (simulator.now(), stored) {
+            moved = (simulator.now(), stored, now);
+        } else if now.saturating_duration_since(moved.2) > PATIENCE {
             progress.say("patience has run out, looking at what is there");
             break;
         }

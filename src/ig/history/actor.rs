@@ -27,8 +27,6 @@ use crate::messages::{FetchBars, GetTokens, HistoryError, HistoryFetched, Tokens
 use crate::store::{AllowanceKey, AllowanceSeen, StoreHandle};
 use crate::supervisor::Lifeline;
 
-/// Most bars asked for in one request: larger ones have been refused, and charged, on some accounts.
-pub const BARS_PER_REQUEST_MAX: u32 = 400;
 /// Points by which asking for the last bars may be dearer than asking for the range.
 const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
@@ -45,7 +43,7 @@ pub struct HistorySettings {
     pub allowance: AllowanceKey,
     /// The hours in which bars cost points.
     pub calendar: Calendar,
-    /// Points left to the user.
+    /// Points that only urgent requests may use.
     pub reserve: u32,
     /// Requests a minute.
     pub per_minute: u32,
@@ -215,7 +213,7 @@ impl History {
         points: u32,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
-        let available = self.available().await?;
+        let available = self.available(fetch.urgent).await?;
         if points > available {
             return Err(HistoryError::NotAffordable { cost: points, available });
         }
@@ -318,10 +316,11 @@ impl History {
         read
     }
 
-    async fn available(&self) -> Result<u32, HistoryError> {
+    /// Points that may be spent now: the reserve is for what was lost of late.
+    async fn available(&self, urgent: bool) -> Result<u32, HistoryError> {
         let (key, now) = (self.settings.allowance.clone(), self.clock.wall());
         let state = self.store.run(move |store| store.allowance(&key, now)).await?;
-        Ok(state.remaining(now).saturating_sub(self.settings.reserve))
+        Ok(state.remaining(now).saturating_sub(if urgent { 0 } else { self.settings.reserve }))
     }
 
     async fn tokens(&self) -> Result<Arc<Tokens>, IgError> {

@@ -210,7 +210,7 @@ impl Session {
 
     async fn log_in(&self, generation: u64) -> Result<Tokens, IgError> {
         let fingerprint = self.check_not_refused_before().await?;
-        self.wait_for_turn().await?;
+        let last_login = self.wait_for_turn().await?;
         let result = match self.settings.version {
             3 => self.log_in_v3(generation).await,
             _ => self.log_in_v2(generation).await,
@@ -224,7 +224,9 @@ impl Session {
             Err(IgError::CredentialsRefused(_)) => {
                 self.save(SETTING_REFUSED, fingerprint).await?;
             }
-            Err(error) => log::warn!(error:% = error; "login failed"),
+            // No login was made, so the next need not keep its distance from it.
+            Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
+            Err(_) => {}
         }
         result
     }
@@ -318,15 +320,21 @@ impl Session {
     }
 
     /// Waits until a login keeps its distance from the last, and takes note of this one before
-    /// it is made.
-    async fn wait_for_turn(&self) -> Result<(), IgError> {
+    /// it is made. Answers the one before.
+    async fn wait_for_turn(&self) -> Result<Option<Timestamp>, IgError> {
         let last = self.load(SETTING_LAST_LOGIN).await?.and_then(|text| text.parse().ok()).map(Timestamp);
         let wait = login_wait(last, self.settings.login_spacing, self.clock.wall());
         if !wait.is_zero() {
             log::info!(wait_s = wait.as_secs(); "waiting before the next login");
             actix_rt::time::sleep(wait).await;
         }
-        self.save(SETTING_LAST_LOGIN, self.clock.wall().0.to_string()).await
+        self.note_login(Some(self.clock.wall())).await?;
+        Ok(last)
+    }
+
+    async fn note_login(&self, at: Option<Timestamp>) -> Result<(), IgError> {
+        let at = at.map(|at| at.0.to_string()).unwrap_or_default();
+        self.save(SETTING_LAST_LOGIN, at).await
     }
 
     async fn load(&self, key: &'static str) -> Result<Option<String>, IgError> {

@@ -603,7 +603,11 @@ impl Translation<'_> {
                     if apart == Apart::Clocks && *self.apart_rows == APART_ROWS_MAX {
                         self.later.push(Later::ClocksApart { stream: candle.start, system: now });
                     }
-                    return self.reject(feed, "its time is implausible");
+                    return match apart {
+                        // Told once, when it is clear which clock is to blame.
+                        Apart::Clocks => self.told.push(StreamEvent::Rejected { feed }),
+                        Apart::Row => self.reject(feed, "its time is implausible"),
+                    };
                 }
                 *self.apart_rows = 0;
                 self.items[feed.ix()].first = false;
