@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 
 use super::Aggregation;
 use crate::clock::EventClock;
-use crate::domain::{Fact, FactBatch, Reason, State};
-use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamEvent, StreamTold};
+use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent};
+use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
 use crate::supervisor::Lifeline;

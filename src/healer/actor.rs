@@ -152,6 +152,7 @@ impl Healer {
                 log::warn!(pair:% = pair, timeframe:% = hole.timeframe, code = code.as_str(); "IG refused a request for history");
                 true
             }
+            Err(HistoryError::ScaleInDoubt) => true,
             Err(HistoryError::NoTimeYet) => false,
             Err(error) => {
                 log::warn!(error:% = error; "healing waits");

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::domain::coverage::Run;
-use crate::domain::{Calendar, Expectation, Fact, FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
-use crate::messages::HistoryFetched;
+use crate::domain::{
+    Calendar, Expectation, Fact, FeedIx, Fetched, Mark, Pair, Reason, State, Timeframe, Timestamp,
+};
 
 /// Bars asked for in one request: larger ones have been refused, and charged, on some accounts.
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
@@ -142,7 +143,7 @@ pub fn next(
 
 /// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
 /// closed), and a bar with a null price stays missing.
-pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &HistoryFetched, calendar: &Calendar) -> Vec<Fact> {
+pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &Fetched, calendar: &Calendar) -> Vec<Fact> {
     let step = timeframe.seconds();
     let mut facts = Vec::new();
     let mut bare_from = fetched.covered.start;
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
     use crate::aggregator::testing::bar;
     use crate::clock::Clock;
-    use crate::ig::parse::FetchedBar;
+    use crate::domain::FetchedBar;
 
     const NOON: Timestamp = Timestamp(1_579_089_600); // a Wednesday
 
@@ -303,7 +304,7 @@ mod tests {
             local_offset_s: None,
             bar: whole.then(|| bar("EURUSD", at(bucket).0, "1.1")),
         };
-        let fetched = HistoryFetched {
+        let fetched = Fetched {
             rows: vec![row(0, true), row(1, false), row(4, true)],
             covered: at(0)..at(6),
             evidence: "rest:1".into(),

@@ -12,6 +12,7 @@ use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login};
+use crate::domain::scale::Verdict;
 use crate::domain::{Calendar, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::HealerActor;
@@ -293,7 +294,10 @@ async fn watch(
             epic: instrument.epic.to_string(),
             environment: config.ig.environment.as_str().to_owned(),
             account_type: tokens.account_type.clone().unwrap_or_default(),
-            scale: instrument.scale.map_or("auto".to_owned(), |scale| scale.to_string()),
+            scale: match instrument.scale {
+                Verdict::Scale(scale) => scale.to_string(),
+                Verdict::NoPriceYet | Verdict::Ambiguous => "auto".to_owned(),
+            },
             calendar: feed.calendar.clone(),
         })
         .collect();
