@@ -64,7 +64,9 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
         if !leave {
             println!("\nThe service is still up, and so is the simulator. Try in another terminal:");
-            println!("  candlekeep --database {} candles EUR_USD 5 --count 20", config.database);
+            // As it was called: under `cargo run` it is in nobody's PATH.
+            let program = std::env::args().next().unwrap_or_else(|| "candlekeep".to_owned());
+            println!("  {program} --database {} candles EUR_USD 5 --count 20", config.database);
             println!("Ctrl-C ends it.");
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
@@ -177,7 +179,7 @@ impl Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(BUCKETS as u64), target);
-        let style = ProgressStyle::with_template("{msg} [{bar:32}] {percent:>3}% {elapsed}")
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {percent:>3}%")
             .expect("the template is well-formed");
         bar.set_style(style.progress_chars("=> "));
         Progress { bar, is_terminal, clock, printed: None }
