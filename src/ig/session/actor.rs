@@ -224,7 +224,8 @@ impl Session {
             Err(IgError::CredentialsRefused(_)) => {
                 self.save(SETTING_REFUSED, fingerprint).await?;
             }
-            Err(error) => log::warn!(error:% = error; "login failed"),
+            // Whoever asked for tokens tells of it, and when it tries again.
+            Err(error) => log::debug!(error:% = error; "login failed"),
         }
         result
     }
