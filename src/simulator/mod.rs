@@ -192,6 +192,7 @@ pub(crate) struct Shared {
     now: AtomicI64,
     rest_requests: AtomicU64,
     rest_refusals: AtomicU64,
+    logins: AtomicU64,
     points_spent: AtomicU64,
     stopping: AtomicBool,
     /// Something happened that the driver may wait for.
@@ -274,6 +275,8 @@ pub struct Stats {
     pub rest_requests: u64,
     /// REST requests that were refused.
     pub rest_refusals: u64,
+    /// Login requests received.
+    pub logins: u64,
     /// Data points charged.
     pub points_spent: u64,
 }
@@ -422,6 +425,7 @@ fn share(options: &Options, built: Built) -> Shared {
         now: AtomicI64::new(built.start.0),
         rest_requests: AtomicU64::new(0),
         rest_refusals: AtomicU64::new(0),
+        logins: AtomicU64::new(0),
         points_spent: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         wake: Notify::new(),
@@ -471,6 +475,7 @@ impl Simulator {
             items: feed.items(),
             rest_requests: self.shared.rest_requests.load(Ordering::Relaxed),
             rest_refusals: self.shared.rest_refusals.load(Ordering::Relaxed),
+            logins: self.shared.logins.load(Ordering::Relaxed),
             points_spent: self.shared.points_spent.load(Ordering::Relaxed),
         }
     }

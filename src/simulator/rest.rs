@@ -192,6 +192,7 @@ impl Call<'_> {
     // ---- sessions ----
 
     fn check_login(&self) -> Result<(), Refusal> {
+        self.shared.logins.fetch_add(1, Ordering::Relaxed);
         #[derive(Deserialize)]
         struct Login {
             identifier: String,

@@ -226,7 +226,8 @@ impl Session {
             }
             // No login was made, so the next need not keep its distance from it.
             Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
-            Err(_) => {}
+            // Whoever asked for tokens tells of it, and when it tries again.
+            Err(error) => log::debug!(error:% = error; "login failed"),
         }
         result
     }

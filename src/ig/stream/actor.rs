@@ -47,6 +47,9 @@ const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
 const APART_ROWS_MAX: u32 = 5;
 /// System clock and stream may differ by this much, seconds.
 const CLOCK_APART_MAX_S: i64 = 3_600;
+/// A subscription's first row shows the last candle there was, at most so many seconds ago: any
+/// holiday is shorter.
+const SNAPSHOT_AGE_MAX_S: i64 = 14 * 86_400;
 /// With the clock that follows the stream, a row may be ahead of all others by this much.
 const STREAM_LEAP_MAX_S: i64 = 60 * 86_400;
 
@@ -681,6 +684,7 @@ fn implausible(kind: ClockKind, start: Timestamp, first: bool, now: Timestamp) -
     match kind {
         ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S).then_some(Apart::Row),
         ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
+        ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
         ClockKind::System if !first && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
             Some(Apart::Clocks)
         }
@@ -701,6 +705,7 @@ mod tests {
         assert_eq!(check(ClockKind::System, -3_900, false), None);
         assert_eq!(check(ClockKind::System, -3_901, false), Some(Apart::Clocks));
         assert_eq!(check(ClockKind::System, -200_000, true), None, "an old snapshot on a weekend");
+        assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
         assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
         assert_eq!(check(ClockKind::Stream, 61 * 86_400, false), Some(Apart::Row));
     }

@@ -1,0 +1,317 @@
+//! What goes wrong, and that nothing of it reaches the stored bars.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use candlekeep::simulator::{MarketOptions, Options, Speed};
+use candlekeep::store::{DatabaseUrl, Store};
+
+use super::world::{DEPTH, Database, Holes, START, STEP, World, market};
+
+#[test]
+fn an_outage_is_healed_over_rest() {
+    let world = World::new(market(4));
+    let outage = START.plus(12 * STEP)..START.plus(20 * STEP);
+    world.simulator().control().schedule_outage(outage.start, outage.end);
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+
+    let database = Database::open(&world.database()).unwrap();
+    for (pair, runs) in database.ledger("5") {
+        for run in runs.iter().filter(|run| run.to > outage.start.0 && run.from < outage.end.0) {
+            assert!(run.evidence.starts_with("rest:"), "{pair}: {run:?}");
+        }
+    }
+    // A point for each bar that came over REST, and two to learn the zone of its dates.
+    let fetched = summary.bars("5", "ig_rest") + summary.bars("15", "ig_rest");
+    let stats = world.simulator().stats();
+    assert!(stats.points_spent <= fetched as u64 + 2, "{} points for {fetched} bars", stats.points_spent);
+    // History before the start, the outage, and the bucket under way on each side of it.
+    let most = 28 * (2 * DEPTH as usize + 8 + 2);
+    assert!(fetched <= most, "{fetched} bars fetched");
+    assert_eq!(stats.sessions, 2);
+    assert_eq!(stats.logins, 1);
+}
+
+#[test]
+fn killed_at_any_instant_it_loses_and_doubles_nothing() {
+    // Market time goes on while the program is down. It ends within a bucket, so that a program
+    // that starts after the end still learns from the forming candle what time it is.
+    let end = Some(START.plus(24 * 3600 + STEP / 2));
+    let world =
+        World::new(Options { speed: Speed::Times(7_200.0), rows_per_bar: Some(20), end, ..market(0) });
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut killed = 0;
+    while killed < 5 && !world.simulator().has_ended() {
+        let mut service = world.run();
+        // By lines of the log: while it logs in and fetches history. By bars: while it streams.
+        if random.bool() {
+            service.wait_lines(random.usize(0..60));
+        } else {
+            let bars = world.stored() + random.i64(1..1_500);
+            world.wait(&mut service, "some bars", |world| {
+                world.stored() >= bars || world.simulator().has_ended()
+            });
+        }
+        assert_eq!(service.kill().code, None, "a signal ended it");
+        killed += 1;
+    }
+    assert!(killed > 1, "the market was over too soon");
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+    assert!(summary.bars("5", "websocket") > 0 && summary.bars("5", "ig_rest") > 28 * 12, "{summary:?}");
+}
+
+#[test]
+fn stopped_in_mid_stream_it_goes_on_where_it_was() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let mut service = world.run();
+    world.wait(&mut service, "half an hour of bars", |world| {
+        world.simulator().now() > START.plus(6 * STEP) && world.stored() > 0
+    });
+    service.stop();
+    // While it is down, market time goes on.
+    world.wait_market(START.plus(18 * STEP));
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+    assert!(summary.bars("5", "websocket") > 0, "{summary:?}");
+}
+
+#[test]
+fn wrong_credentials_are_tried_once() {
+    let world = World::new(market(1));
+    let wrong = [("IG_PASSWORD", "wrong")];
+    let refused = |line: &str, variables: &[(&str, &str)], reason: &str, requests: u64| {
+        let ended = world.start(line, variables).ended();
+        assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
+        let begins = format!("<3>candlekeep: IG refuses the credentials: {reason}");
+        assert!(ended.reason().starts_with(&begins), "{}", ended.reason());
+        assert_eq!(world.simulator().stats().rest_requests, requests, "{line} {variables:?}");
+        assert_eq!(world.simulator().stats().logins, requests);
+    };
+    refused("run", &wrong, "wrong user name or password (error.security.invalid-details)", 1);
+    refused("run", &wrong, "refused before and not tried again", 1);
+    refused("run --retry-credentials", &wrong, "wrong user name or password", 2);
+    refused("run", &wrong, "refused before and not tried again", 2);
+    refused("run", &[("IG_PASSWORD", "wrong too")], "wrong user name or password", 3);
+    // The right one is not held up by what was wrong before.
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}
+
+#[test]
+fn a_wrong_key_is_told_apart_from_a_wrong_password() {
+    let world = World::new(market(1));
+    let ended = world.start("run", &[("IG_API_KEY", "nonsense")]).ended();
+    assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
+    assert!(ended.reason().contains("unknown API key, or a demo key on the live host"), "{}", ended.reason());
+    assert_eq!(world.simulator().stats().rest_requests, 1);
+}
+
+#[test]
+fn an_account_that_is_not_there_is_no_reason_to_go_on() {
+    let world = World::new(market(1));
+    let ended = world.start("run", &[("IG_ACCOUNT_ID", "SIM99")]).ended();
+    assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
+    assert!(ended.reason().contains("IG_ACCOUNT_ID is none of this client's accounts"), "{}", ended.reason());
+    assert_eq!(world.simulator().stats().logins, 1);
+}
+
+#[test]
+fn dead_tokens_cost_one_login() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let mut service = world.run();
+    world.wait(&mut service, "an hour of market time", |world| {
+        world.simulator().now() > START.plus(12 * STEP) && world.stored() > 0
+    });
+    let control = world.simulator().control();
+    control.wipe_tokens();
+    control.cut_streams();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+    let stats = world.simulator().stats();
+    assert_eq!((stats.logins, stats.sessions), (2, 2));
+}
+
+#[test]
+fn an_unreachable_host_is_tried_again_and_again() {
+    let world = World::new(market(1));
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{unused}/gateway/deal");
+    let mut service = world.start("run", &[("IG_API_URL", &url)]);
+    let attempt = "cannot start yet";
+    service.wait_said(attempt, 2);
+    let ended = service.terminate();
+    assert_eq!(ended.code, Some(0), "{:#?}", ended.log);
+    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    for line in &ended.log {
+        assert!(
+            line.starts_with("<4>") && line.contains(attempt),
+            "one warning an attempt: {:#?}",
+            ended.log
+        );
+        assert!(line.contains(&unused.to_string()), "{line}");
+    }
+    assert_eq!(world.stored(), 0);
+    assert_eq!(world.number("SELECT count(*) FROM coverage"), 0);
+    assert_eq!(world.number("SELECT count(*) FROM feeds"), 0);
+    // The file is sound, and bound to no market that it knows nothing of.
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}
+
+#[test]
+fn a_market_of_the_past_asks_for_the_clock_of_the_stream() {
+    let world = World::new(market(4));
+    let ended = world.start("run", &[("CANDLEKEEP_CLOCK", "")]).ended();
+    assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
+    assert!(ended.reason().starts_with("<3>candlekeep: "), "{}", ended.reason());
+    assert!(ended.reason().contains("CANDLEKEEP_CLOCK=stream"), "{}", ended.reason());
+    // Taken at its word, it goes on with the same file, in which nothing stands yet.
+    assert_eq!(world.number("SELECT count(*) FROM coverage"), 0);
+    let start = world.simulator().now();
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify_from(start, Holes::None);
+}
+
+#[test]
+fn a_slow_market_of_the_past_leaves_no_trace_either() {
+    // Its first rows are snapshots, and a second may pass before there are others.
+    let start = START.plus(150);
+    let world = World::new(Options {
+        market: MarketOptions::Seeded { seed: 7, start: Some(start) },
+        speed: Speed::Times(1.0),
+        rows_per_bar: Some(100),
+        ..market(1)
+    });
+    let ended = world.start("run", &[("CANDLEKEEP_CLOCK", "")]).ended();
+    assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
+    assert!(ended.reason().contains("CANDLEKEEP_CLOCK=stream"), "{}", ended.reason());
+    assert_eq!(world.number("SELECT count(*) FROM coverage"), 0);
+}
+
+#[test]
+fn a_database_of_another_environment_is_left_alone() {
+    let world = World::new(market(1));
+    let url = DatabaseUrl::sqlite(world.database());
+    Store::open(&url).unwrap().bind_environment("demo", false).unwrap();
+    let ended = world.start("run", &[]).ended();
+    assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
+    assert!(
+        ended.reason().contains("bound to environment \"demo\", not to \"custom\""),
+        "{}",
+        ended.reason()
+    );
+    assert_eq!(ended.log.len(), 1, "{:#?}", ended.log);
+    assert_eq!(world.simulator().stats().rest_requests, 0, "nothing was asked of the broker");
+    let mut service = world.start("run --accept-feed-change", &[]);
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+    // It is bound to the new one now.
+    let mut service = world.run();
+    world.wait(&mut service, "the stream", |world| world.simulator().stats().sessions == 2);
+    service.stop();
+}
+
+#[test]
+fn with_the_allowance_nearly_spent_the_stream_goes_on() {
+    // The reserve of 1000 points is the operator's, which leaves 100.
+    let world = World::new(Options { allowance: 1_100, ..market(2) });
+    let mut service = world.run();
+    world.wait_streamed(&mut service);
+    service.wait_said("the allowance is short", 1);
+    let log = service.stop();
+    let summary = world.verify(Holes::Listed);
+    let spent = world.simulator().stats().points_spent;
+    assert!((1..=100).contains(&spent), "{spent} points");
+    assert!(summary.bars("5", "websocket") > 28 * 20, "{summary:?}");
+    let first_start = summary.buckets.get(&("missing".to_owned(), "first_start".to_owned()));
+    assert!(first_start.is_some_and(|buckets| *buckets > 28 * 5), "{summary:?}");
+    assert_eq!(log.iter().filter(|line| line.contains("the allowance is short")).count(), 1, "{log:#?}");
+
+    // A restart does not forget what is spent.
+    let mut service = world.run();
+    world.wait(&mut service, "the stream", |world| world.simulator().stats().sessions == 2);
+    service.stop();
+    assert_eq!(world.simulator().stats().points_spent, spent);
+}
+
+#[test]
+fn with_the_allowance_spent_the_stream_goes_on() {
+    let world = World::new(Options { allowance: 0, ..market(2) });
+    let mut service = world.run();
+    world.wait_streamed(&mut service);
+    service.wait_said("the week's points are spent", 1);
+    service.stop();
+    let summary = world.verify(Holes::Listed);
+    let stats = world.simulator().stats();
+    assert_eq!(stats.points_spent, 0);
+    assert!(summary.bars("5", "websocket") > 28 * 20, "{summary:?}");
+    assert!(stats.rest_refusals <= 2, "{} refusals", stats.rest_refusals);
+}
+
+#[test]
+fn a_database_that_cannot_be_made_is_one_clear_line() {
+    let world = World::new(market(1));
+    std::fs::create_dir(world.folder().join("a_folder.db")).unwrap();
+    std::fs::write(world.folder().join("a_file"), "").unwrap();
+    for (path, names) in [
+        ("missing/candlekeep.db", "missing/candlekeep.db"),
+        ("a_folder.db", "a_folder.db"),
+        ("a_file/candlekeep.db", "a_file/candlekeep.db"),
+    ] {
+        let url = format!("sqlite://{path}");
+        let ended = world.start("run", &[("DATABASE_URL", &url)]).ended();
+        assert_eq!(ended.code, Some(78), "{path}: {:#?}", ended.log);
+        assert_eq!(ended.log.len(), 1, "{path}: {:#?}", ended.log);
+        assert!(ended.reason().contains(names), "{path}: {}", ended.reason());
+    }
+    assert_eq!(world.simulator().stats().rest_requests, 0);
+    let left = std::fs::read_dir(world.folder()).unwrap().count();
+    assert_eq!(left, 2, "something was left behind");
+}
+
+#[test]
+fn an_unknown_pair_is_a_wrong_usage() {
+    let world = World::new(market(1));
+    drop(Store::open(&DatabaseUrl::sqlite(world.database())).unwrap());
+    let output = world.output("candles USD_EUR 5", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.starts_with("<3>candlekeep: USD_EUR is not watched and has no bars; did you mean EUR_USD?")
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn outages_that_follow_each_other_are_each_healed() {
+    let world = World::new(Options { speed: Speed::Times(7_200.0), ..market(8) });
+    let mut service = world.run();
+    for hour in [1, 3, 5] {
+        let at = START.plus(hour * 3600);
+        world.simulator().control().schedule_outage(at, at.plus(3 * STEP + 100));
+        world.wait(&mut service, "the outage's end", |world| world.simulator().now() > at.plus(6 * STEP));
+    }
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+    assert!(world.simulator().stats().sessions >= 4);
+}

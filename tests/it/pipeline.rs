@@ -1,0 +1,259 @@
+//! The whole program against the simulated broker: what is stored is what happened.
+
+use std::process::Stdio;
+
+use candlekeep::domain::Timestamp;
+use candlekeep::simulator::{
+    Account, AccountType, Credentials, MarketOptions, Options, Product, Speed, TlcpVersion, TokenLifetimes,
+    Unfiltered,
+};
+use std::time::Duration;
+
+use super::world::{Database, Holes, START, STEP, Service, Summary, World, market, verify};
+
+/// Runs the service over the whole market and compares.
+fn stores_the_truth(options: Options, variables: &[(&str, &str)]) -> (World, Summary, Vec<String>) {
+    let world = World::new(options);
+    let mut service = world.start("run", variables);
+    world.wait_complete(&mut service);
+    let log = service.stop();
+    let summary = world.verify(Holes::None);
+    (world, summary, log)
+}
+
+#[test]
+fn hours_of_streaming_are_stored_as_they_happened() {
+    let (_world, summary, log) = stores_the_truth(market(4), &[]);
+    // Of each pair most buckets had ticks; what came before the start came over REST.
+    assert!(summary.bars("5", "websocket") > 28 * 40, "{summary:?}");
+    assert!(summary.bars("5", "ig_rest") >= 28 * 11, "{summary:?}");
+    assert!(summary.bars("15", "derived") > 28 * 15, "{summary:?}");
+    assert!(log.iter().any(|line| line.contains("logged out")), "{log:#?}");
+}
+
+#[test]
+fn the_journal_has_priorities_and_no_secrets() {
+    let account = |id: &str, account_type, preferred| Account {
+        id: id.to_owned(),
+        name: "Somebody-Private".to_owned(),
+        account_type,
+        preferred,
+    };
+    let secrets = ["hush-user", "hush-password", "hush-key", "HUSH1", "HUSH2"];
+    let credentials = Credentials {
+        identifier: secrets[0].to_owned(),
+        password: secrets[1].to_owned(),
+        api_key: secrets[2].to_owned(),
+        accounts: vec![
+            account(secrets[3], AccountType::Cfd, true),
+            account(secrets[4], AccountType::Spreadbet, false),
+        ],
+        accept_any: false,
+    };
+    for level in ["info", "trace"] {
+        let world = World::new(Options { credentials: credentials.clone(), ..market(1) });
+        let variables = [("RUST_LOG", level), ("IG_ACCOUNT_ID", secrets[4])];
+        let mut service = world.start("run", &variables);
+        world.wait_complete(&mut service);
+        let log = service.stop();
+        world.verify(Holes::None);
+        assert!(log.iter().any(|line| line.starts_with("<6>candlekeep::")), "{level}: {log:#?}");
+        for line in &log {
+            let digit = line.strip_prefix('<').and_then(|rest| rest.split_once('>')).map(|(digit, _)| digit);
+            assert!(matches!(digit, Some("3" | "4" | "6" | "7")), "{level}: {line}");
+            for secret in secrets {
+                assert!(!line.contains(secret), "{level}: {line}");
+            }
+            // The tokens are 64 hexadecimal digits, and nothing else has half as many.
+            let hex = line.split(|c: char| !c.is_ascii_hexdigit()).map(str::len).max().unwrap_or(0);
+            assert!(hex < 32, "{level}: {line}");
+        }
+        let file = std::fs::read(world.database()).unwrap();
+        for secret in &secrets[..3] {
+            let found = file.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} is in the database");
+        }
+    }
+}
+
+#[test]
+fn the_server_may_grant_ignore_or_refuse_unfiltered_rows() {
+    for unfiltered in [Unfiltered::Granted, Unfiltered::Ignored, Unfiltered::Refused] {
+        let (_world, summary, _) = stores_the_truth(Options { unfiltered, ..market(1) }, &[]);
+        assert!(summary.bars("5", "websocket") > 28 * 9, "{unfiltered:?}: {summary:?}");
+    }
+}
+
+#[test]
+fn a_server_of_an_older_protocol_is_served() {
+    let max_tlcp_version = TlcpVersion { major: 2, minor: 1, patch: 0 };
+    let (world, _, log) = stores_the_truth(Options { max_tlcp_version, ..market(1) }, &[]);
+    assert!(log.iter().any(|line| line.contains("claiming an older protocol version")), "{log:#?}");
+    assert_eq!(world.simulator().stats().sessions, 1);
+}
+
+#[test]
+fn prices_quoted_in_points_are_stored_as_decimals() {
+    let options = Options { in_points: vec![Product::Cfd], ..market(1) };
+    let (world, ..) = stores_the_truth(options, &[]);
+    let database = Database::open(&world.database()).unwrap();
+    let scales = database.number("SELECT count(*) FROM feeds WHERE scale LIKE 'points%'");
+    assert_eq!(scales, Some(28));
+}
+
+#[test]
+fn an_account_is_switched_to_and_its_products_are_streamed() {
+    let (world, ..) = stores_the_truth(market(1), &[("IG_ACCOUNT_ID", "SIM02")]);
+    let database = Database::open(&world.database()).unwrap();
+    let feeds = "SELECT count(*) FROM feeds WHERE epic LIKE '%.TODAY.IP' AND account_type = 'SPREADBET'";
+    assert_eq!(database.number(feeds), Some(28));
+    assert_eq!(database.number("SELECT count(*) FROM feeds"), Some(28));
+}
+
+#[test]
+fn oauth_tokens_are_refreshed_before_they_are_needed() {
+    // Four market hours in as many seconds; the access token lives for one of them.
+    let lifetimes = TokenLifetimes { access: Duration::from_secs(1), ..TokenLifetimes::default() };
+    let world = World::new(Options { speed: Speed::Times(3_600.0), token_lifetimes: lifetimes, ..market(4) });
+    let outage = START.plus(30 * STEP)..START.plus(34 * STEP);
+    world.simulator().control().schedule_outage(outage.start, outage.end);
+    let mut service = world.start("run", &[("CANDLEKEEP_SESSION_VERSION", "3")]);
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+    assert!(summary.bars("5", "ig_rest") >= 28 * 14, "the outage was healed: {summary:?}");
+    assert_eq!(world.simulator().stats().logins, 1);
+}
+
+#[test]
+fn bars_are_read_while_they_are_written() {
+    let world = World::new(Options { speed: Speed::Times(7_200.0), ..market(8) });
+    let truth = world.simulator().truth();
+    let mut service = world.run();
+    world.wait(&mut service, "the first bars", |world| {
+        world.number("SELECT count(*) FROM candles WHERE pair = 'EUR_USD' AND timeframe = '15'") > 0
+    });
+    let mut counts = Vec::new();
+    while !world.simulator().has_ended() {
+        for format in ["table", "csv", "json"] {
+            let timeframe = ["5", "15"][counts.len() % 2];
+            let line = format!("candles eurusd {timeframe} --count 10000 --format {format}");
+            let output = world.output(&line, &[("RUST_LOG", "warn")]);
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{line}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            let rows = read_candles(format, &text);
+            assert!(!rows.is_empty(), "{line}");
+            counts.push(rows.len());
+            for (start, prices) in rows {
+                let bar = truth.bar("EURUSD".parse().unwrap(), timeframe.parse().unwrap(), start);
+                let mid = bar.unwrap_or_else(|| panic!("{line}: no bar at {start}")).mid();
+                assert_eq!(mid.map(|price| price.to_f64()), prices, "{line}: {start}");
+            }
+        }
+    }
+    assert!(counts.len() >= 6, "{counts:?}");
+    assert!(counts.first() < counts.get(counts.len() - 2), "nothing was written meanwhile: {counts:?}");
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}
+
+/// Start and mid prices of each printed bar.
+fn read_candles(format: &str, text: &str) -> Vec<(Timestamp, [f64; 4])> {
+    match format {
+        "json" => {
+            let bars: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+            let read = |bar: &serde_json::Value| {
+                let price = |name: &str| bar[name].as_f64().unwrap();
+                let start = Timestamp(bar["timestamp"].as_i64().unwrap());
+                (start, ["open", "high", "low", "close"].map(price))
+            };
+            bars.iter().map(read).collect()
+        }
+        "csv" => {
+            let read = |line: &str| {
+                let fields: Vec<&str> = line.split(',').collect();
+                let price = |ix: usize| fields[ix].parse().unwrap();
+                (Timestamp(fields[0].parse().unwrap()), [1, 2, 3, 4].map(price))
+            };
+            text.lines().skip(1).map(read).collect()
+        }
+        _ => {
+            let read = |line: &str| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let time = format!("{}T{}:00Z", words[0], words[1]);
+                let start = time.parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+                let price = |ix: usize| words[ix].parse().unwrap();
+                (Timestamp::from(start), [2, 3, 4, 5].map(price))
+            };
+            text.lines().skip(2).map(read).collect()
+        }
+    }
+}
+
+#[test]
+fn two_processes_talk_over_real_sockets() {
+    // An idle twin of the simulator knows what happens in the other.
+    let end = START.plus(3600);
+    let world = World::new(market(1));
+    let line = format!(
+        "simulate --listen 127.0.0.1:0 --seed 7 --from {START} --to {end} --speed max --rows-per-bar 4 \
+         --wait-for-items 28 --timezone-offset 2"
+    );
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_candlekeep"));
+    command.args(line.split_whitespace()).env_clear().stdout(Stdio::piped());
+    let mut simulator = Service::spawn(&mut command);
+    let address = simulator.first_line();
+    assert!(address.starts_with("http://127.0.0.1:"), "{address}");
+
+    let mut service = world.start("run", &[("IG_API_URL", &address), ("IG_PASSWORD", "any")]);
+    let last = end.plus(-STEP).0;
+    world.wait(&mut service, "the last bar of every pair and nothing to heal", |world| {
+        let bars = format!("SELECT count(*) FROM candles WHERE timeframe = '5' AND timestamp = {last}");
+        let holes = "SELECT count(*) FROM coverage WHERE state = 'missing' AND reason <> 'silent'";
+        world.number(&bars) == 28 && world.number(holes) == 0
+    });
+    service.stop();
+    let truth = world.simulator().truth();
+    verify(&world.database(), &truth, START..end, super::world::DEPTH, Holes::None);
+    simulator.stop();
+}
+
+#[test]
+fn a_first_start_keeps_inside_its_points() {
+    let depth = [("CANDLEKEEP_HISTORY_DEPTH", "100")];
+    let world = World::new(market(1));
+    let mut service = world.start("run", &depth);
+    world.wait_complete(&mut service);
+    service.stop();
+    let truth = world.simulator().truth();
+    let summary = verify(&world.database(), &truth, START..START.plus(3600), 100, Holes::None);
+    // A hundred bars of each length, of which a third of the longer are derived.
+    assert!(summary.bars("15", "derived") >= 28 * 33, "{summary:?}");
+    let spent = world.simulator().stats().points_spent;
+    assert!((4_500..=4_750).contains(&spent), "{spent} points");
+
+    // What is there already is not paid for again.
+    let service = world.start("run", &depth);
+    let log = {
+        let mut service = service;
+        world.wait(&mut service, "the stream", |world| world.simulator().stats().sessions == 2);
+        service.stop()
+    };
+    assert_eq!(world.simulator().stats().points_spent, spent, "{log:#?}");
+}
+
+#[test]
+fn a_market_that_begins_at_a_weekend_is_stored_from_its_opening() {
+    // Friday 20:00 to Sunday 23:30 UTC, in winter.
+    let start = Timestamp(1_705_694_400);
+    let end = Timestamp(1_705_879_800);
+    let options = Options {
+        market: MarketOptions::Seeded { seed: 11, start: Some(start) },
+        end: Some(end),
+        ..market(0)
+    };
+    let (_world, summary, _) = stores_the_truth(options, &[]);
+    assert!(summary.in_state("closed") > 28 * 500, "{summary:?}");
+}
