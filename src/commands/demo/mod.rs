@@ -13,6 +13,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::run::told_to_stop;
+use super::say;
 use crate::cli::Demo;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
@@ -52,22 +53,22 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let mut stop = std::pin::pin!(told_to_stop());
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
-        println!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP));
-        println!("Simulator {}", simulator.api_url());
-        println!("Database  {}", config.database);
+        say(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
+        say(format!("Simulator {}", simulator.api_url()));
+        say(format!("Database  {}", config.database));
         let mut show = tokio::select! {
             show = show(&simulator, &config) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
-        println!("\n{}", show.findings);
-        println!("{}", pandas_line(&config));
+        say(format!("\n{}", show.findings));
+        say(pandas_line(&config));
         let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
         if !leave {
-            println!("\nThe service is still up, and so is the simulator. Try in another terminal:");
+            say("\nThe service is still up, and so is the simulator. Try in another terminal:");
             // As it was called: under `cargo run` it is in nobody's PATH.
             let program = std::env::args().next().unwrap_or_else(|| "candlekeep".to_owned());
-            println!("  {program} --database {} candles EUR_USD 5 --count 20", config.database);
-            println!("Ctrl-C ends it.");
+            say(format!("  {program} --database {} candles EUR_USD 5 --count 20", config.database));
+            say("Ctrl-C ends it.");
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
                 () = &mut stop => {}

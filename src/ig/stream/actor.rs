@@ -127,7 +127,6 @@ pub struct StopStreaming;
 
 impl StreamActor {
     /// A stream that connects when it starts.
-    #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
         client: awc::Client,
         session: Addr<SessionActor>,
