@@ -125,7 +125,8 @@ impl Handler<LogOut> for SessionActor {
     fn handle(&mut self, _: LogOut, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
         Box::pin(async move {
-            let tokens = session.state.lock().await.tokens.take();
+            // A login under way, which may be waiting for its turn, has no session to end yet.
+            let tokens = session.state.try_lock().ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
                     Ok(()) => log::info!("logged out"),
