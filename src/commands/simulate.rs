@@ -1,5 +1,6 @@
 //! `candlekeep simulate`: the simulator alone.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use super::run::told_to_stop;
@@ -80,11 +81,15 @@ fn options(args: &Simulate) -> Options {
 /// Says on stdout how to reach the simulator: the first line is its address, for scripts.
 fn introduce(simulator: &simulator::Simulator) {
     let Credentials { identifier, password, api_key, .. } = Credentials::default();
-    println!("{}", simulator.api_url());
-    println!();
-    println!("In another terminal:");
-    println!("  export IG_API_URL={}", simulator.api_url());
-    println!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}");
-    println!("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
-    println!("  candlekeep run");
+    let url = simulator.api_url();
+    // A script that has read the first line may close its end: nothing to fail for.
+    let _ = writeln!(
+        io::stdout(),
+        "{url}\n\n\
+         In another terminal:\n  \
+           export IG_API_URL={url}\n  \
+           export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}\n  \
+           export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's\n  \
+           candlekeep run"
+    );
 }

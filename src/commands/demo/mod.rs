@@ -6,7 +6,7 @@
 mod proof;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,20 +52,22 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let mut stop = std::pin::pin!(told_to_stop());
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
-        println!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP));
-        println!("Simulator {}", simulator.api_url());
-        println!("Database  {}", config.database);
+        tell(format_args!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
+        tell(format_args!("Simulator {}", simulator.api_url()));
+        tell(format_args!("Database  {}", config.database));
         let mut show = tokio::select! {
             show = show(&simulator, &config) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
-        println!("\n{}", show.findings);
-        println!("{}", pandas_line(&config));
+        tell(format_args!("\n{}", show.findings));
+        tell(format_args!("{}", pandas_line(&config)));
         let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
         if !leave {
-            println!("\nThe service is still up, and so is the simulator. Try in another terminal:");
-            println!("  candlekeep --database {} candles EUR_USD 5 --count 20", config.database);
-            println!("Ctrl-C ends it.");
+            tell(format_args!(
+                "\nThe service is still up, and so is the simulator. Try in another terminal:"
+            ));
+            tell(format_args!("  candlekeep --database {} candles EUR_USD 5 --count 20", config.database));
+            tell(format_args!("Ctrl-C ends it."));
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
                 () = &mut stop => {}
@@ -94,6 +96,11 @@ fn database(flags: &Flags) -> String {
         let path: PathBuf = std::env::temp_dir().join(name);
         format!("sqlite:///{}", path.display())
     })
+}
+
+/// Prints a line. A reader that has gone away, such as `head`, ends no demonstration.
+fn tell(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// The configuration of a user of the simulator. The environment's is left alone, so that a
