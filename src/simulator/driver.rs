@@ -85,6 +85,10 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
         let until = until.min(end).min(to_come.map_or(end, |outage| outage.at));
         let outboxes = {
             let mut feed = shared.feed();
+            if items > 0 && feed.items() == 0 {
+                // The last listener has left since: whether time may go on is to be asked anew.
+                continue;
+            }
             feed.advance(until, BATCH_BYTES, BATCH_EVENTS);
             shared.set_now(feed.now());
             feed.outboxes()

@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use candlekeep::simulator::{MarketOptions, Options, Speed};
+use candlekeep::domain::Timestamp;
+use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
 use super::world::{DEPTH, Database, Holes, START, STEP, World, market};
@@ -33,6 +34,29 @@ fn an_outage_is_healed_over_rest() {
     assert!(fetched <= most, "{fetched} bars fetched");
     assert_eq!(stats.sessions, 2);
     assert_eq!(stats.logins, 1);
+}
+
+#[test]
+fn holes_are_healed_whatever_the_zone_of_the_account() {
+    for (timezone_offset_hours, request_zone) in [
+        (0, RequestZone::AccountLocal),
+        (11, RequestZone::AccountLocal),
+        (-5, RequestZone::AccountLocal),
+        (1, RequestZone::Utc),
+        (-5, RequestZone::Utc),
+    ] {
+        let world = World::new(Options { timezone_offset_hours, request_zone, ..market(2) });
+        let at = START.plus(12 * STEP);
+        world.simulator().control().schedule_outage(at, at.plus(4 * STEP + 77));
+        let mut service = world.run();
+        world.wait_complete(&mut service);
+        service.stop();
+        let summary = world.verify(Holes::None);
+        assert!(
+            summary.bars("5", "ig_rest") >= 28 * 15,
+            "{timezone_offset_hours} {request_zone:?}: {summary:?}"
+        );
+    }
 }
 
 #[test]
@@ -77,7 +101,7 @@ fn stopped_in_mid_stream_it_goes_on_where_it_was() {
     });
     service.stop();
     // While it is down, market time goes on.
-    world.wait_market(START.plus(18 * STEP));
+    world.wait_for("an hour and a half", |world| world.simulator().now() > START.plus(18 * STEP));
     let mut service = world.run();
     world.wait_complete(&mut service);
     service.stop();
@@ -145,6 +169,81 @@ fn dead_tokens_cost_one_login() {
 }
 
 #[test]
+fn a_broker_that_was_gone_altogether_is_met_again() {
+    let seeded = |start| MarketOptions::Seeded { seed: 7, start: Some(start) };
+    let hours = |from: Timestamp| Options {
+        market: seeded(from),
+        speed: Speed::Times(3_600.0),
+        end: Some(START.plus(4 * 3600)),
+        ..market(0)
+    };
+    let mut world = World::new(hours(START));
+    let mut service = world.run();
+    world.wait(&mut service, "an hour of market time", |world| {
+        world.simulator().now() > START.plus(12 * STEP) && world.stored() > 0
+    });
+    // It comes back half an hour later, and has forgotten who was logged in.
+    let later = world.simulator().now().plus(6 * STEP + 77);
+    world.replace(hours(later));
+    world.wait_complete(&mut service);
+    let log = service.stop();
+    world.verify(Holes::None);
+    assert_eq!(world.simulator().stats().logins, 1);
+    assert!(log.iter().any(|line| line.contains("stream broken")), "{log:#?}");
+}
+
+#[test]
+fn a_locked_database_is_waited_for() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let mut service = world.run();
+    world.wait(&mut service, "the first hour's bars", |world| {
+        world.number("SELECT count(*) FROM candles WHERE source = 'websocket'") > 28 * 8
+    });
+    let held = rusqlite::Connection::open(world.database()).unwrap();
+    held.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    service.wait_said("the database is away, bars wait", 1);
+    held.execute_batch("ROLLBACK").unwrap();
+    drop(held);
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+    // None was fetched again that had come over the stream.
+    assert_eq!(summary.bars("5", "ig_rest"), 28 * DEPTH as usize, "{summary:?}");
+}
+
+#[test]
+fn time_in_which_a_pair_is_not_watched_is_no_gap() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(6) });
+    let without = [("CANDLEKEEP_PAIRS", "{ GBP_USD = false }")];
+    let mut ends = Vec::new();
+    for (line, hour) in [(&[][..], 1), (&without[..], 4)] {
+        let mut service = world.start("run", line);
+        let until = START.plus(hour * 3600);
+        world.wait(&mut service, "hours of market time", |world| world.simulator().now() > until);
+        service.stop();
+        ends.push(world.simulator().now());
+    }
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let database = Database::open(&world.database()).unwrap();
+    let ledger = database.ledger("5");
+    let holes = |pair: &str| {
+        let gaps = ledger[pair].windows(2).filter(|two| two[0].to < two[1].from);
+        gaps.map(|two| (two[0].to, two[1].from)).collect::<Vec<_>>()
+    };
+    assert_eq!(holes("EUR_USD"), []);
+    let [(from, to)] = holes("GBP_USD")[..] else { panic!("{:#?}", ledger["GBP_USD"]) };
+    assert!(from <= ends[0].0 && to < ends[1].0, "{from} to {to}");
+    assert!(to - from > 12 * STEP, "{from} to {to}");
+    let bars = database.bars("5");
+    assert_eq!(bars["GBP_USD"].range(from..to).count(), 0);
+    let feeds = "SELECT count(*) FROM feeds WHERE pair = 'GBP_USD'";
+    assert_eq!(database.number(feeds), Some(2));
+    world.verify_but(&["GBP_USD"], Holes::None);
+}
+
+#[test]
 fn an_unreachable_host_is_tried_again_and_again() {
     let world = World::new(market(1));
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -182,6 +281,8 @@ fn a_market_of_the_past_asks_for_the_clock_of_the_stream() {
     assert!(ended.reason().contains("CANDLEKEEP_CLOCK=stream"), "{}", ended.reason());
     // Taken at its word, it goes on with the same file, in which nothing stands yet.
     assert_eq!(world.number("SELECT count(*) FROM coverage"), 0);
+    // Market time stands still once the simulator has seen that the program is gone.
+    world.wait_for("nobody to listen", |world| world.simulator().stats().items == 0);
     let start = world.simulator().now();
     let mut service = world.run();
     world.wait_complete(&mut service);
@@ -303,12 +404,16 @@ fn an_unknown_pair_is_a_wrong_usage() {
 
 #[test]
 fn outages_that_follow_each_other_are_each_healed() {
-    let world = World::new(Options { speed: Speed::Times(7_200.0), ..market(8) });
+    let world = World::new(Options { speed: Speed::Times(7_200.0), ..market(16) });
     let mut service = world.run();
-    for hour in [1, 3, 5] {
-        let at = START.plus(hour * 3600);
+    for outage in 1..=3 {
+        world.wait(&mut service, "the stream", |world| {
+            let stats = world.simulator().stats();
+            stats.sessions == outage && stats.items == 28
+        });
+        let at = world.simulator().now().plus(4 * STEP);
         world.simulator().control().schedule_outage(at, at.plus(3 * STEP + 100));
-        world.wait(&mut service, "the outage's end", |world| world.simulator().now() > at.plus(6 * STEP));
+        world.wait(&mut service, "the outage", |world| world.simulator().stats().items == 0);
     }
     world.wait_complete(&mut service);
     service.stop();

@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use candlekeep::domain::Timestamp;
 use candlekeep::simulator::{
-    Account, AccountType, Credentials, MarketOptions, Options, Product, Speed, TlcpVersion, TokenLifetimes,
-    Unfiltered,
+    Account, AccountType, Credentials, MarketOptions, Options, Product, RequestLimits, RequestZone, Speed,
+    TlcpVersion, TokenLifetimes, Unfiltered,
 };
 use std::time::Duration;
 
@@ -242,6 +242,35 @@ fn a_first_start_keeps_inside_its_points() {
         service.stop()
     };
     assert_eq!(world.simulator().stats().points_spent, spent, "{log:#?}");
+}
+
+#[test]
+fn the_clock_of_the_system_serves_a_market_of_now() {
+    // Whatever the hour of the week: while the market is closed, the last bars are Friday's.
+    let market_now = MarketOptions::Seeded { seed: 7, start: None };
+    let world = World::new(Options {
+        market: market_now,
+        speed: Speed::Times(1.0),
+        rows_per_bar: Some(100),
+        end: None,
+        requests_per_minute: RequestLimits { per_key: 1_000, per_account: 1_000 },
+        timezone_offset_hours: -5,
+        request_zone: RequestZone::Utc,
+        ..market(0)
+    });
+    let mut service = world.start("run", &[("CANDLEKEEP_CLOCK", "")]);
+    world.wait(&mut service, "the history of every pair", |world| {
+        let accounted =
+            "SELECT count(DISTINCT pair) FROM coverage WHERE timeframe = '5' AND state = 'stored'";
+        let first_start = "SELECT count(*) FROM coverage WHERE reason = 'first_start'";
+        world.number(accounted) == 28 && world.number(first_start) == 0
+    });
+    let log = service.interrupt().orderly();
+    let summary = world.verify(Holes::Listed);
+    assert!(summary.bars("5", "ig_rest") >= 28 * 11, "{summary:?}");
+    assert!(summary.bars("15", "ig_rest") >= 28 * 7, "{summary:?}");
+    assert!(summary.bars("15", "derived") >= 28 * 3, "{summary:?}");
+    assert!(!log.iter().any(|line| line.starts_with("<3>") || line.starts_with("<4>")), "{log:#?}");
 }
 
 #[test]

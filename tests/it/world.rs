@@ -108,6 +108,23 @@ impl World {
         self.simulator.as_ref().expect("it is there until the world ends")
     }
 
+    /// Ends the simulator with all its sessions, and starts another on the same port.
+    pub fn replace(&mut self, options: Options) {
+        let listen = self.simulator().address();
+        self.end();
+        let World { simulator, stop, thread, .. } = &mut World::new(Options { listen, ..options });
+        (self.simulator, self.stop, self.thread) = (simulator.take(), stop.take(), thread.take());
+    }
+
+    fn end(&mut self) {
+        if let (Some(stop), Some(simulator)) = (self.stop.take(), self.simulator.take()) {
+            let _ = stop.send(simulator);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// Where the program runs and has its database.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -171,9 +188,9 @@ impl World {
         service.wait(what, || event(self));
     }
 
-    /// Waits until market time has come so far, whether or not the program runs.
-    pub fn wait_market(&self, time: Timestamp) {
-        assert!(poll(|| self.simulator().now() >= time), "market time does not come to {time}");
+    /// Waits for an event while no program runs.
+    pub fn wait_for(&self, what: &str, mut event: impl FnMut(&World) -> bool) {
+        assert!(poll(|| event(self)), "waited in vain for {what}");
     }
 
     /// Waits until market time has ended and nothing is left that could still be stored.
@@ -233,6 +250,14 @@ impl World {
         self.verify_from(self.start, holes)
     }
 
+    /// The same, leaving some pairs aside.
+    pub fn verify_but(&self, aside: &[&str], holes: Holes) -> Summary {
+        let truth = self.simulator().truth();
+        verify_pairs(&self.database(), &truth, self.start..self.settled_to(), DEPTH, holes, |pair| {
+            !aside.contains(&pair)
+        })
+    }
+
     /// The same for a database that knows of the market from this time on.
     pub fn verify_from(&self, start: Timestamp, holes: Holes) -> Summary {
         let truth = self.simulator().truth();
@@ -242,12 +267,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let (Some(stop), Some(simulator)) = (self.stop.take(), self.simulator.take()) {
-            let _ = stop.send(simulator);
-        }
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 
@@ -270,6 +290,13 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Expects the end of a program that was told to stop; answers its log.
+    pub fn orderly(self) -> Vec<String> {
+        assert_eq!(self.code, Some(0), "{:?}", self.reason());
+        assert!(self.took < STOP_WITHIN, "took {:?} to stop", self.took);
+        self.log
+    }
+
     /// The line that says why it ended.
     pub fn reason(&self) -> &str {
         self.log.last().map_or("", String::as_str)
@@ -309,7 +336,7 @@ impl Service {
         });
     }
 
-    /// What the process writes to stdout, for one that was given a pipe.
+    /// The first line on stdout of a process that was given a pipe, whose end is closed then.
     pub fn first_line(&mut self) -> String {
         let stdout = self.child.stdout.take().expect("stdout is piped");
         let mut line = String::new();
@@ -360,6 +387,12 @@ impl Service {
         self.ended()
     }
 
+    /// Tells it to stop, as Ctrl-C does, and waits for its end.
+    pub fn interrupt(self) -> Ended {
+        self.signal("-INT");
+        self.ended()
+    }
+
     /// Ends it without a word.
     pub fn kill(self) -> Ended {
         self.signal("-KILL");
@@ -383,10 +416,7 @@ impl Service {
 
     /// Tells it to stop and expects the orderly end.
     pub fn stop(self) -> Vec<String> {
-        let ended = self.terminate();
-        assert_eq!(ended.code, Some(0), "{:?}", ended.reason());
-        assert!(ended.took < STOP_WITHIN, "took {:?} to stop", ended.took);
-        ended.log
+        self.terminate().orderly()
     }
 }
 
@@ -569,6 +599,17 @@ pub fn verify(
     depth: i64,
     holes: Holes,
 ) -> Summary {
+    verify_pairs(path, truth, watched, depth, holes, |_| true)
+}
+
+fn verify_pairs(
+    path: &Path,
+    truth: &Truth,
+    watched: std::ops::Range<Timestamp>,
+    depth: i64,
+    holes: Holes,
+    wanted: impl Fn(&str) -> bool,
+) -> Summary {
     let database = Database::open(path).expect("there is a database");
     assert_eq!(database.text("PRAGMA integrity_check").as_deref(), Some("ok"));
     assert_eq!(database.number("SELECT count(*) FROM candle_revisions"), Some(0), "something was corrected");
@@ -582,7 +623,7 @@ pub fn verify(
         bars: [database.bars("5"), database.bars("15")],
         ledgers: [database.ledger("5"), database.ledger("15")],
     };
-    for pair in truth.pairs() {
+    for pair in truth.pairs().iter().filter(|pair| wanted(&name(**pair))) {
         comparison.pair(*pair);
     }
     let pairs: Vec<String> = truth.pairs().iter().map(|pair| name(*pair)).collect();
