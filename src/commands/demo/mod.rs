@@ -22,10 +22,10 @@ use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
 use crate::supervisor::topology::{House, RunFlags};
 
-/// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend.
+/// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend and most of a week.
 const START: Timestamp = Timestamp(1_705_053_600);
 /// Buckets of market time shown, the weekend's included.
-const BUCKETS: i64 = 948;
+const BUCKETS: i64 = 7 * 288 + 84;
 /// When the connection is cut, in buckets from the start, and for how long.
 const CUT_AT: i64 = 100;
 const CUT_FOR: i64 = 6;
