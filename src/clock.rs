@@ -96,6 +96,9 @@ pub enum ClockKind {
     Stream,
 }
 
+/// A broker's history may lag behind its stream by this much, seconds.
+const HISTORY_LAG_S: i64 = 30;
+
 /// No row seen yet.
 const UNSET: i64 = i64::MIN;
 
@@ -127,6 +130,13 @@ impl EventClock {
             let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
             latest.fetch_max(reached.0, Ordering::Relaxed);
         }
+    }
+
+    /// Event time up to which a broker's history can be taken as complete: half a minute ago by
+    /// the wall, since neither the broker's books nor two clocks are in step to the second.
+    pub fn settled(&self) -> Option<Timestamp> {
+        let lag_s = if self.is_steady() { HISTORY_LAG_S } else { 0 };
+        self.now().map(|now| now.plus(-lag_s))
     }
 
     /// Whether this clock goes on while the stream is silent. One that follows the stream stands

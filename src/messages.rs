@@ -10,6 +10,7 @@ use actix::prelude::*;
 
 use crate::domain::{FactBatch, FeedIx, Fetched, StreamEvent, Timeframe, Timestamp};
 use crate::ig::IgError;
+use crate::ig::history::answer::Unproven;
 use crate::ig::session::tokens::Tokens;
 use crate::store::StoreError;
 
@@ -53,6 +54,8 @@ pub struct GetTokens {
 pub struct TokensRefused {
     /// Which ones, so that a second complaint about the same tokens costs nothing.
     pub generation: u64,
+    /// Whether they are dead for certain; else they are tested before they are replaced.
+    pub certain: bool,
 }
 
 /// Topology → SessionActor: end the session with IG. Answered when that is tried.
@@ -70,6 +73,8 @@ pub struct FetchBars {
     pub timeframe: Timeframe,
     /// Buckets that start within this span.
     pub span: Range<Timestamp>,
+    /// A bucket near the span whose bar is known, to test by it how IG reads ranges.
+    pub anchor: Option<Timestamp>,
     /// Whether the reserve of points may be used.
     pub urgent: bool,
 }
@@ -88,6 +93,9 @@ pub enum HistoryError {
     /// The scale of the instrument's prices is in doubt: nothing was asked.
     #[error("the scale of the instrument's prices is in doubt")]
     ScaleInDoubt,
+    /// The answer cannot be trusted to speak of what was asked.
+    #[error(transparent)]
+    Unproven(#[from] Unproven),
     /// The broker's side.
     #[error(transparent)]
     Ig(#[from] IgError),

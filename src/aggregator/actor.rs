@@ -175,7 +175,7 @@ impl Actor for AggregatorActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |act, _| {
             if let Some(now) = act.event_clock.now() {
-                act.core.tick(now);
+                act.core.tick(now, act.event_clock.is_steady());
                 act.forward(act.evidence.clone());
             }
         });

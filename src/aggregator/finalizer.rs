@@ -93,7 +93,11 @@ impl Finalizer {
     }
 
     /// The server confirmed the subscription at event time `now`, if a clock can tell that.
-    pub fn subscribed(&mut self, now: Option<Timestamp>) {
+    pub fn subscribed(&mut self, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
+        if matches!(self.link, Link::Up { .. }) {
+            // News of the break was overtaken.
+            self.broken(Reason::Disconnected, around);
+        }
         if let Link::Down(reason) = self.link {
             self.lost_by = reason;
         }
@@ -171,7 +175,20 @@ impl Finalizer {
             }
         }
         if candle.closed {
-            around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+            let bar = Bar::from_candle(self.pair, &candle);
+            around.inference.late_close(&bar);
+            around.facts.push(Fact::Settled(bar));
+        }
+    }
+
+    /// Time has passed that nobody saw, as in a suspended machine: rows after it do not follow
+    /// those before it. The subscription itself goes on.
+    pub fn interrupted(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        if matches!(self.link, Link::Up { .. }) {
+            let unfiltered = self.unfiltered;
+            self.broken(Reason::Disconnected, around);
+            self.subscribed(Some(now), around);
+            self.unfiltered = unfiltered;
         }
     }
 
@@ -234,7 +251,11 @@ impl Finalizer {
             Link::Up { since } => since.clamp(frontier, start.max(frontier)),
             Link::Down(_) => start,
         };
-        self.mark_by_calendar(frontier..seen_from, self.lost_by, around);
+        let lost_by = match self.link {
+            Link::Up { .. } => self.lost_by,
+            Link::Down(reason) => reason,
+        };
+        self.mark_by_calendar(frontier..seen_from, lost_by, around);
         self.quiet(seen_from..start, around);
     }
 
@@ -326,7 +347,7 @@ mod tests {
     /// Runs a script and returns what was found, both as text. Words of a script:
     /// `sub@M` subscribed at minute M (`sub@?` before any time is known), `unf` CONF unfiltered,
     /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `bad` a
-    /// row held back, `lost` broken, `@M` event time reaches minute M.
+    /// row held back, `lost` broken, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
     fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
         let calendar = Calendar::forex();
         let mut inference = Inference::new(matched);
@@ -346,7 +367,11 @@ mod tests {
             if let Some(time) = word.strip_prefix("sub@") {
                 let since = minute(time);
                 now = since.or(now);
-                feed.subscribed(since);
+                feed.subscribed(since, &mut around);
+            } else if let Some(time) = word.strip_prefix("gap@") {
+                now = minute(time);
+                feed.interrupted(now.unwrap(), &mut around);
+                feed.tick(now.unwrap(), STALE_S, &mut around);
             } else if let Some(time) = word.strip_prefix('@') {
                 now = minute(time);
                 if feed.tick(now.unwrap(), STALE_S, &mut around) {
@@ -452,6 +477,16 @@ mod tests {
     fn the_bucket_in_which_a_subscription_began_is_not_proved_quiet_by_it() {
         check("sub@2 c1", "missing offline 0..1, bar 1");
         check("sub@0 c1", "quiet later_row 0..1, bar 1");
+    }
+
+    #[test]
+    fn rows_after_an_unseen_gap_prove_nothing_of_it() {
+        let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
+        // News of the break was overtaken by the next subscription.
+        assert_eq!(earned("sub@0 unf r1 sub@27 unf r5"), "quiet later_row 0..1, missing disconnected 1..5");
+        // The machine slept: the candle of minute 1 is not its last.
+        assert_eq!(earned("sub@0 unf r0 @1 gap@31"), "missing disconnected 0..6");
+        assert_eq!(earned("sub@0 unf c0 r1 gap@9 c1 r2"), "bar 0, bar 1");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Inference {
     matched: u32,
     trusted: u32,
     candidates: BTreeMap<BarKey, Bar>,
+    /// Guesses that were settled.
+    settled: BTreeMap<BarKey, Bar>,
 }
 
 /// What to do with a bucket whose close was not seen.
@@ -48,14 +50,22 @@ impl Inference {
         if self.matched >= MATCHES_TO_EARN {
             self.trusted = self.trusted.wrapping_add(1);
             if !self.trusted.is_multiple_of(AUDIT_ONE_IN) {
+                keep(&mut self.settled, bar);
                 return Guess::Trust;
             }
         }
-        if self.candidates.len() >= CANDIDATES_MAX {
-            self.candidates.pop_first();
-        }
-        self.candidates.insert(bar.key, *bar);
+        keep(&mut self.candidates, bar);
         Guess::Ask
+    }
+
+    /// Compares an end-of-candle row that came late with what was settled by a guess. True if the
+    /// guess was wrong, which loses all trust.
+    pub fn late_close(&mut self, closed: &Bar) -> bool {
+        let wrong = self.settled.remove(&closed.key).is_some_and(|guessed| !guessed.same_prices(closed));
+        if wrong {
+            self.matched = 0;
+        }
+        wrong
     }
 
     /// Compares REST's bar with a guess about the same bucket. True if the count changed. One
@@ -69,6 +79,13 @@ impl Inference {
         }
         true
     }
+}
+
+fn keep(guesses: &mut BTreeMap<BarKey, Bar>, bar: &Bar) {
+    if guesses.len() >= CANDIDATES_MAX {
+        guesses.pop_first();
+    }
+    guesses.insert(bar.key, *bar);
 }
 
 #[cfg(test)]
@@ -90,6 +107,16 @@ mod tests {
         let mut other = bar("EURUSD", 0, "1.2");
         other.key = audited;
         assert!(inference.confirm(&other));
+        assert_eq!((inference.matched(), inference.guess(&guess)), (0, Guess::Ask));
+    }
+
+    #[test]
+    fn a_late_close_that_contradicts_a_trusted_guess_loses_all_trust() {
+        let mut inference = Inference::new(MATCHES_TO_EARN);
+        let guess = bar("EURUSD", 0, "1.1");
+        assert_eq!(inference.guess(&guess), Guess::Trust);
+        assert!(!inference.late_close(&bar("EURUSD", 300, "1.2")), "nothing was guessed there");
+        assert!(inference.late_close(&bar("EURUSD", 0, "1.2")));
         assert_eq!((inference.matched(), inference.guess(&guess)), (0, Guess::Ask));
     }
 

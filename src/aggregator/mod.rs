@@ -14,6 +14,10 @@ use crate::domain::{Calendar, Fact, FeedIx, Pair, StreamEvent, Timestamp};
 use finalizer::{Depth, Finalizer, Surroundings};
 use inference::Inference;
 
+/// Longest time between two ticks of a steady clock that still counts as watched, seconds. The
+/// grace of a close is shorter than a bucket, so a gap below it hides nothing.
+const UNSEEN_S: i64 = 10;
+
 /// One feed as the aggregation sees it.
 #[derive(Clone, Debug)]
 pub struct FeedStart {
@@ -64,7 +68,9 @@ impl Aggregation {
         let feeds = &mut self.feeds;
         match *event {
             StreamEvent::SessionBegan { .. } => {}
-            StreamEvent::Subscribed { feed } => feeds[feed.ix()].subscribed(now.filter(|_| steady)),
+            StreamEvent::Subscribed { feed } => {
+                feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
+            }
             StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
             StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed } => feeds[feed.ix()].rejected(),
@@ -88,12 +94,14 @@ impl Aggregation {
         record_changed
     }
 
-    /// Event time has come to `now`. Does nothing within the same second as the last call.
-    pub fn tick(&mut self, now: Timestamp) {
-        if self.last_tick.is_some_and(|last| last >= now) {
+    /// Event time has come to `now`. Does nothing within the same second as the last call. Where
+    /// time goes on by itself (`steady`), a gap between calls is time that nobody saw.
+    pub fn tick(&mut self, now: Timestamp, steady: bool) {
+        let Some(last) = self.last_tick.replace(now) else { return };
+        if last >= now {
             return;
         }
-        self.last_tick = Some(now);
+        let unseen = steady && now.since(last) > UNSEEN_S;
         let mut around = Surroundings {
             calendar: &self.calendar,
             inference: &mut self.inference,
@@ -101,6 +109,9 @@ impl Aggregation {
             depth: self.depth,
         };
         for (ix, feed) in self.feeds.iter_mut().enumerate() {
+            if unseen {
+                feed.interrupted(now, &mut around);
+            }
             if feed.tick(now, self.stale_s, &mut around) {
                 self.stale.push(FeedIx(ix as u16));
             }

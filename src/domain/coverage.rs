@@ -192,14 +192,18 @@ impl Run {
 /// Whether a finding may replace an older one about the same bucket.
 ///
 /// A stored bar is never forgotten; proof of quiet beats any suspicion; a suspicion never beats
-/// proof; only what is missing can be lost, and what is lost can be reopened.
-pub fn replaces(new: State, old: State) -> bool {
-    match new {
-        State::Stored => true,
-        State::Quiet => matches!(old, State::Quiet | State::Missing | State::Lost | State::Closed),
-        State::Missing => matches!(old, State::Missing | State::Lost),
-        State::Lost => matches!(old, State::Missing | State::Lost),
-        State::Closed => matches!(old, State::Closed),
+/// proof; only what is missing can be lost, and what is lost can be reopened. That REST has no bar
+/// is no proof of quiet where the stream or REST itself has shown that there were prices.
+pub fn replaces(new: (State, Reason), old: (State, Reason)) -> bool {
+    match (new.0, old.0) {
+        (State::Stored, _) => true,
+        (State::Quiet, State::Missing) => {
+            let had_prices = matches!(old.1, Reason::UnconfirmedClose | Reason::NullLeg);
+            !(had_prices && new.1 == Reason::NotInRest)
+        }
+        (State::Quiet, old) => matches!(old, State::Quiet | State::Lost | State::Closed),
+        (State::Missing | State::Lost, old) => matches!(old, State::Missing | State::Lost),
+        (State::Closed, old) => old == State::Closed,
     }
 }
 
@@ -225,7 +229,7 @@ pub fn overlay(known: &[Run], new: &Run) -> Vec<Run> {
         }
         let meet = old.span.start.max(new.span.start)..old.span.end.min(new.span.end);
         pieces.extend(old.cut(old.span.start..meet.start));
-        if replaces(new.state, old.state) {
+        if replaces((new.state, new.reason), (old.state, old.reason)) {
             pieces.extend(new.cut(from..meet.end));
         } else {
             pieces.extend(new.cut(from..meet.start));
@@ -259,6 +263,8 @@ mod tests {
                 '.' => continue,
                 's' => (State::Stored, Reason::Settled),
                 'q' => (State::Quiet, Reason::LaterRow),
+                'r' => (State::Quiet, Reason::NotInRest),
+                'u' => (State::Missing, Reason::UnconfirmedClose),
                 'c' => (State::Closed, Reason::Calendar),
                 'm' => (State::Missing, Reason::Silent),
                 'd' => (State::Missing, Reason::Disconnected),
@@ -307,6 +313,12 @@ mod tests {
     }
 
     #[test]
+    fn absence_in_rest_is_no_proof_where_there_were_prices() {
+        check("mud", "rrr", "rur");
+        check("u", "s", "s");
+    }
+
+    #[test]
     fn a_newer_suspicion_names_the_newer_reason() {
         check("mmm", ".dd", "mdd");
         check("mms", ".ddd", "mdsd");
@@ -331,7 +343,7 @@ mod tests {
         /// The law of the overlay, bucket by bucket.
         #[test]
         fn each_bucket_follows_the_rule_of_replacement(
-            known in "[.sqcmdl]{0,12}", letter in "[sqcmdl]", from in 0usize..12, len in 1usize..6,
+            known in "[.sqcmdlru]{0,12}", letter in "[sqcmdlru]", from in 0usize..12, len in 1usize..6,
         ) {
             let new_text = format!("{}{}", ".".repeat(from), letter.repeat(len));
             let new = parse(&new_text).remove(0);
@@ -348,7 +360,7 @@ mod tests {
                 let old = at(&parse(&known), ix);
                 let finding = at(std::slice::from_ref(&new), ix);
                 let expected = match (old, finding) {
-                    (Some(old), Some(new)) => Some(if replaces(new.0, old.0) { new } else { old }),
+                    (Some(old), Some(new)) => Some(if replaces(new, old) { new } else { old }),
                     (old, new) => old.or(new),
                 };
                 prop_assert_eq!(at(&result, ix), expected, "bucket {}", ix);

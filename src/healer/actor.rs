@@ -13,7 +13,8 @@ use tokio::sync::Mutex;
 
 use super::plan::{self, Attempts, Hole};
 use crate::clock::{Clock, EventClock};
-use crate::domain::{Calendar, FactBatch, FeedIx, Pair, Timeframe};
+use crate::domain::coverage::Run;
+use crate::domain::{Calendar, FactBatch, FeedIx, Pair, State, Timeframe, Timestamp};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistoryActor;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
@@ -25,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Pause after the week's points were found spent; doubles up to the last.
 const SPENT_PAUSE_FIRST: Duration = Duration::from_secs(60);
 const SPENT_PAUSE_LAST: Duration = Duration::from_secs(3600);
+
+/// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
+const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 
 /// Keeps the ledger free of holes.
 pub struct HealerActor {
@@ -123,13 +127,17 @@ impl Healer {
         if work.blocked_until.is_some_and(|until| now < until) {
             return false;
         }
-        let Some(event_now) = self.event_clock.now() else { return false };
-        let Some(holes) = self.holes().await else { return false };
+        let Some(event_now) = self.event_clock.settled() else { return false };
+        let Some(holes) = self.holes(event_now).await else { return false };
         let Some(hole) = plan::next(&holes, &work.attempts, &self.calendar, event_now, now) else {
             return false;
         };
-        work.attempts.note(&hole, now);
-        match self.fetch(&hole, hole.is_urgent(event_now)).await {
+        let fetched = self.fetch(&hole, hole.is_urgent(event_now)).await;
+        let now = self.clock.monotonic();
+        if was_answered(&fetched) {
+            work.attempts.note(&hole, now);
+        }
+        match fetched {
             Ok(()) => {
                 (work.spent_pause, work.short_of_points) = (None, false);
                 true
@@ -152,7 +160,13 @@ impl Healer {
                 log::warn!(pair:% = pair, timeframe:% = hole.timeframe, code = code.as_str(); "IG refused a request for history");
                 true
             }
-            Err(HistoryError::ScaleInDoubt) => true,
+            // Another hole may tell the zone, or be on a scale that is known.
+            Err(HistoryError::ScaleInDoubt | HistoryError::ZoneUnknown) => true,
+            Err(HistoryError::Unproven(error)) => {
+                let pair = self.pairs[hole.feed.ix()];
+                log::warn!(pair:% = pair, timeframe:% = hole.timeframe, error:% = error; "an answer proves nothing, the hole stays");
+                true
+            }
             Err(HistoryError::NoTimeYet) => false,
             Err(error) => {
                 log::warn!(error:% = error; "healing waits");
@@ -161,11 +175,11 @@ impl Healer {
         }
     }
 
-    async fn holes(&self) -> Option<Vec<Hole>> {
+    async fn holes(&self, now: Timestamp) -> Option<Vec<Hole>> {
         let mut holes = Vec::new();
         for timeframe in self.timeframes.iter().copied() {
             match self.store.run(move |store| store.missing(timeframe)).await {
-                Ok(missing) => holes.extend(plan::holes(&missing, timeframe, |pair| self.feed_of(pair))),
+                Ok(missing) => holes.extend(plan::holes(&missing, timeframe, now, |pair| self.feed_of(pair))),
                 Err(error) => {
                     log::warn!(error:% = error; "the ledger cannot be read");
                     return None;
@@ -178,8 +192,9 @@ impl Healer {
     /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
     /// knows of it.
     async fn fetch(&self, hole: &Hole, urgent: bool) -> Result<(), HistoryError> {
-        let request =
-            FetchBars { feed: hole.feed, timeframe: hole.timeframe, span: hole.span.clone(), urgent };
+        let anchor = self.anchor(hole).await?;
+        let (feed, timeframe, span) = (hole.feed, hole.timeframe, hole.span.clone());
+        let request = FetchBars { feed, timeframe, span, anchor, urgent };
         let fetched = match self.history.send(request).await {
             Ok(result) => result?,
             Err(_) => return Err(IgError::Retryable("the history room is being rebuilt".to_owned()).into()),
@@ -200,7 +215,30 @@ impl Healer {
         Ok(())
     }
 
+    /// A stored bucket near the hole, before it rather than after.
+    async fn anchor(&self, hole: &Hole) -> Result<Option<Timestamp>, HistoryError> {
+        let (pair, timeframe, span) = (self.pairs[hole.feed.ix()], hole.timeframe, hole.span.clone());
+        let around = span.start.plus(-ANCHOR_WITHIN_S)..span.end.plus(ANCHOR_WITHIN_S);
+        let runs = self.store.run(move |store| store.coverage(pair, timeframe, around)).await?;
+        let stored = |run: &&Run| run.state == State::Stored;
+        let before = runs.iter().rev().filter(stored).find(|run| run.span.end <= span.start);
+        let after = runs.iter().filter(stored).find(|run| run.span.start >= span.end);
+        let last_of = |run: &Run| run.span.end.plus(-timeframe.seconds());
+        Ok(before.map(last_of).or(after.map(|run| run.span.start)))
+    }
+
     fn feed_of(&self, pair: Pair) -> Option<FeedIx> {
         self.pairs.iter().position(|watched| *watched == pair).map(|ix| FeedIx(ix as u16))
+    }
+}
+
+/// Whether asking again at once would be asking the same twice.
+fn was_answered(fetched: &Result<(), HistoryError>) -> bool {
+    match fetched {
+        Ok(()) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
+            true
+        }
+        Err(HistoryError::Ig(error)) => matches!(error, IgError::Refused(_) | IgError::Malformed(_)),
+        Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
     }
 }

@@ -13,6 +13,8 @@ use crate::domain::{
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
 /// Holes younger than this may use the reserve of points, seconds.
 const URGENT_S: i64 = 24 * 3600;
+/// A bucket called silent so long ago is no longer watched over by its subscription, seconds.
+const SILENT_FOR_LONG_S: i64 = 3600;
 /// Times that REST is asked for a bar which it has with a null price.
 const NULL_LEG_TRIES_MAX: u32 = 8;
 /// First pause after a hole was asked for and nothing came of it; doubles up to the last.
@@ -62,22 +64,28 @@ impl Hole {
     }
 }
 
-/// Whether REST should be asked about buckets that are missing for this reason. A silent bucket
-/// waits for its proof: most are quiet, and the stream tells for free.
-fn may_ask(reason: Reason) -> bool {
-    !matches!(reason, Reason::Silent | Reason::ScaleInDoubt)
+/// Whether REST should be asked about a run. A silent bucket waits for its proof: most are quiet,
+/// and the stream tells for free. One that has waited for long waits for a subscription that is
+/// no more, as after a restart.
+fn may_ask(run: &Run, now: Timestamp) -> bool {
+    match run.reason {
+        Reason::Silent => now.since(run.span.end) >= SILENT_FOR_LONG_S,
+        Reason::ScaleInDoubt => false,
+        _ => true,
+    }
 }
 
 /// Joins the ledger's missing runs of one timeframe into holes, newest first.
 pub fn holes(
     missing: &[(Pair, Run)],
     timeframe: Timeframe,
+    now: Timestamp,
     feed_of: impl Fn(Pair) -> Option<FeedIx>,
 ) -> Vec<Hole> {
     let mut holes: Vec<Hole> = Vec::new();
     let mut runs: Vec<(FeedIx, &Run)> = missing
         .iter()
-        .filter(|(_, run)| may_ask(run.reason))
+        .filter(|(_, run)| may_ask(run, now))
         .filter_map(|(pair, run)| Some((feed_of(*pair)?, run)))
         .collect();
     runs.sort_by_key(|(feed, run)| (*feed, run.span.start));
@@ -207,7 +215,7 @@ mod tests {
         let missing: Vec<_> = runs.iter().map(|run| (pair(), run.clone())).collect();
         let bucket = |time: Timestamp| time.since(NOON) / 300;
         let feed = |_| Some(FeedIx(0));
-        holes(&missing, Timeframe::M5, feed)
+        holes(&missing, Timeframe::M5, at(10), feed)
             .iter()
             .map(|h| (bucket(h.span.start), bucket(h.span.end)))
             .collect()
@@ -228,6 +236,7 @@ mod tests {
     #[test]
     fn silence_is_not_asked_about() {
         assert_eq!(found(&[run(0, 2, Reason::Silent), run(2, 3, Reason::Disconnected)]), [(2, 3)]);
+        assert_eq!(found(&[run(-3, -2, Reason::Silent)]), [(-3, -2)], "nobody waits for its proof any more");
     }
 
     fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {

@@ -29,6 +29,12 @@ pub enum IgError {
     /// IG refuses these credentials or this key for good: an operator is needed.
     #[error("IG refuses the credentials: {}", explain(.0))]
     CredentialsRefused(String),
+    /// The configuration names something that IG does not have: an operator is needed.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The connection broke under a request: what became of it is unknown.
+    #[error("the connection to IG broke: {0}")]
+    Broken(String),
     /// This one request can never succeed; others can.
     #[error("IG refuses the request ({0})")]
     Refused(String),
@@ -40,7 +46,29 @@ pub enum IgError {
 /// How long to leave IG alone after [`IgError::RateLimited`] (recovers "in about a minute").
 pub const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 
+/// Families of refusals that come before any history is read, and so cost no data point. A failed
+/// request for too many bars has been charged, so others count as spent.
+const REFUSED_UNREAD: [&str; 7] = [
+    "unsupported.epic",
+    "epic-not-found",
+    "market.not-found",
+    "equity.exception",
+    "validation.",
+    "date",
+    "invalid.",
+];
+
 impl IgError {
+    /// Whether a request for history that failed so has surely cost nothing.
+    pub fn came_before_any_history(&self) -> bool {
+        match self {
+            IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_) => true,
+            IgError::Unreachable(_) | IgError::CredentialsRefused(_) => true,
+            IgError::Refused(code) => REFUSED_UNREAD.iter().any(|part| code.contains(part)),
+            _ => false,
+        }
+    }
+
     /// Sorts an HTTP error answer. `login` says whether the call was a login, where a 401 is
     /// about the credentials and not about tokens.
     pub fn from_response(status: u16, body: &str, login: bool) -> IgError {
@@ -150,7 +178,8 @@ mod tests {
     fn kind(status: u16, code: &str, login: bool) -> &'static str {
         let body = format!(r#"{{"errorCode":"{code}"}}"#);
         match IgError::from_response(status, &body, login) {
-            IgError::Retryable(_) | IgError::Unreachable(_) => "retry",
+            IgError::Retryable(_) | IgError::Unreachable(_) | IgError::Broken(_) => "retry",
+            IgError::Misconfigured(_) => "misconfigured",
             IgError::Unauthorized(_) => "re-login",
             IgError::RateLimited(_) => "wait",
             IgError::AllowanceSpent(_) => "week",
@@ -189,6 +218,14 @@ mod tests {
         ] {
             assert_eq!(kind(status, code, login), expected, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn only_a_refusal_before_any_history_is_known_to_cost_nothing() {
+        let refused = |code: &str| IgError::Refused(code.to_owned()).came_before_any_history();
+        assert!(refused("error.unsupported.epic") && refused("error.invalid.daterange"));
+        assert!(!refused("error.error.price-history.io-error"));
+        assert!(!IgError::Broken(String::new()).came_before_any_history());
     }
 
     #[test]

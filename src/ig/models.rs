@@ -121,7 +121,6 @@ pub struct MarketSnapshot {
 /// Answer to `GET /prices/{epic}` version 3.
 #[derive(Debug, Deserialize)]
 pub struct Prices {
-    #[serde(default)]
     pub prices: Vec<PriceRow>,
     pub metadata: Option<PricesMetadata>,
 }

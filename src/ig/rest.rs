@@ -200,7 +200,7 @@ impl RestClient {
         let first = self.exchange_once(call).await;
         let harmless = matches!(call.method, Method::GET | Method::PUT | Method::DELETE);
         match first {
-            Err(IgError::Retryable(why)) if harmless && why.starts_with(BROKEN_SOCKET) => {
+            Err(IgError::Broken(why)) if harmless => {
                 log::debug!(path = path_only(&call.path), why = why.as_str(); "socket broke, asking once more");
                 actix_rt::time::sleep(SOCKET_RETRY_PAUSE).await;
                 self.exchange_once(call).await
@@ -235,7 +235,7 @@ impl RestClient {
             .body()
             .limit(BODY_MAX)
             .await
-            .map_err(|error| IgError::Retryable(format!("{BROKEN_SOCKET} while answering: {error}")))?;
+            .map_err(|error| IgError::Broken(format!("while answering: {error}")))?;
         let status = response.status();
         log::debug!(method = call.method.as_str(), path = path_only(&call.path), status = status.as_u16(); "asked IG");
         if status.is_success() {
@@ -254,8 +254,6 @@ impl RestClient {
     }
 }
 
-const BROKEN_SOCKET: &str = "connection broke";
-
 fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
     use awc::error::{ConnectError, SendRequestError};
     let host = base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base);
@@ -270,7 +268,7 @@ fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
         SendRequestError::Timeout => {
             IgError::Retryable(format!("no answer from {host} within {} s", ANSWER_TIMEOUT.as_secs()))
         }
-        other => IgError::Retryable(format!("{BROKEN_SOCKET} with {host}: {}", cut(&other.to_string()))),
+        other => IgError::Broken(format!("{host}: {}", cut(&other.to_string()))),
     }
 }
 

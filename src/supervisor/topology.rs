@@ -88,12 +88,12 @@ impl House {
             store.clone(),
             clock.clone(),
             session_settings(config, &login, flags),
-            alarm.lifeline("session"),
+            alarm.clone(),
         )
         .start();
 
         let (tokens, instruments, per_minute) = tokio::select! {
-            learnt = learn(config, &rest, &session) => learnt?,
+            learnt = learn(config, &login, &rest, &session) => learnt?,
             alert = alerts.recv() => return Err(failure(alert)),
             () = stop => {
                 let _ = session.send(LogOut).await;
@@ -130,6 +130,7 @@ impl House {
             instruments: instruments.clone(),
             version: Version::parse(&config.stream.tlcp_version)
                 .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
+            calendar: Calendar::forex(),
             clock_kind: config.clock,
         };
         let stream = StreamActor::new(
@@ -236,16 +237,18 @@ fn session_settings(config: &Config, login: &Login, flags: RunFlags) -> SessionS
 /// Logs in and asks what the house is built from, until IG answers.
 async fn learn(
     config: &Config,
+    login: &Login,
     rest: &RestClient,
     session: &Addr<SessionActor>,
 ) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), Failure> {
     let mut backoff = Backoff::new(START_RETRY_FIRST, 2.0, START_RETRY_LAST);
     loop {
-        match learn_once(config, rest, session).await {
+        match learn_once(config, login, rest, session).await {
             Ok(learnt) => return Ok(learnt),
             Err(error @ IgError::CredentialsRefused(_)) => {
                 return Err(Failure::new(Exit::CredentialsRefused, error));
             }
+            Err(error @ IgError::Misconfigured(_)) => return Err(Failure::configuration(error)),
             Err(error) => {
                 let pause = backoff.next_delay(fastrand::f64());
                 log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "cannot start yet");
@@ -257,6 +260,7 @@ async fn learn(
 
 async fn learn_once(
     config: &Config,
+    login: &Login,
     rest: &RestClient,
     session: &Addr<SessionActor>,
 ) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), IgError> {
@@ -268,9 +272,15 @@ async fn learn_once(
     let per_minute = match config.history.requests_per_minute {
         Some(per_minute) => per_minute,
         None => {
-            let told = rest.applications(&tokens).await?.into_iter().next();
-            let account = told.as_ref().and_then(|limits| limits.allowance_account_overall);
-            let application = told.as_ref().and_then(|limits| limits.allowance_application_overall);
+            // Only the pace depends on the answer, and there is a default for that.
+            let told = rest.applications(&tokens).await.unwrap_or_else(|error| {
+                log::warn!(error:% = error; "IG does not tell its limits, going by the default");
+                Vec::new()
+            });
+            let ours = login.api_key.expose();
+            let ours = told.iter().find(|limits| limits.api_key.as_deref() == Some(ours)).or(told.first());
+            let account = ours.and_then(|limits| limits.allowance_account_overall);
+            let application = ours.and_then(|limits| limits.allowance_application_overall);
             allowed_per_minute(account, application, config.ig.environment == Environment::Demo)
         }
     };

@@ -146,9 +146,13 @@ fn a_wrong_key_is_told_apart_from_a_wrong_password() {
 fn an_account_that_is_not_there_is_no_reason_to_go_on() {
     let world = World::new(market(1));
     let ended = world.start("run", &[("IG_ACCOUNT_ID", "SIM99")]).ended();
-    assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
+    assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
     assert!(ended.reason().contains("IG_ACCOUNT_ID is none of this client's accounts"), "{}", ended.reason());
     assert_eq!(world.simulator().stats().logins, 1);
+    // The user name and the password were right: with another account they are tried again.
+    let mut service = world.start("run", &[("IG_ACCOUNT_ID", "SIM01")]);
+    world.wait_complete(&mut service);
+    service.stop();
 }
 
 #[test]

@@ -794,7 +794,7 @@ fn both_databases_have_the_same_tables_and_columns() {
 #[derive(Clone, Default)]
 struct Model {
     bars: BTreeMap<BarKey, (Bar, u32)>,
-    states: BTreeMap<BarKey, State>,
+    states: BTreeMap<BarKey, (State, Reason)>,
 }
 
 /// Two whose buckets do not nest.
@@ -808,7 +808,7 @@ impl Model {
             Some(_) => return,
         };
         self.bars.insert(bar.key, (*bar, revision));
-        self.states.insert(bar.key, State::Stored);
+        self.states.insert(bar.key, (State::Stored, Reason::Settled));
     }
 
     fn learn(&mut self, fact: &Fact) {
@@ -818,9 +818,10 @@ impl Model {
                 let mut start = mark.span.start;
                 while start < mark.span.end {
                     let key = BarKey { pair: mark.pair, timeframe: mark.timeframe, start };
-                    let state = self.states.entry(key).or_insert(mark.state);
-                    if replaces(mark.state, *state) {
-                        *state = mark.state;
+                    let finding = (mark.state, mark.reason);
+                    let known = self.states.entry(key).or_insert(finding);
+                    if replaces(finding, *known) {
+                        *known = finding;
                     }
                     start = start.plus(mark.timeframe.seconds());
                 }
@@ -839,7 +840,7 @@ impl Model {
                         .map(|slot| {
                             let start = start.plus(slot * 300);
                             let key = BarKey { pair, timeframe: Timeframe::M5, start };
-                            match self.states.get(&key) {
+                            match self.states.get(&key).map(|(state, _)| state) {
                                 Some(State::Stored) => Slot::Bar(&self.bars[&key].0),
                                 Some(State::Quiet | State::Closed) => Slot::NoBar,
                                 _ => Slot::Unknown,
@@ -903,7 +904,7 @@ fn check_against(model: &Model, before: &Model, last_seq: i64, store: &mut Store
             for slot in 0..everything.end.since(everything.start) / timeframe.seconds() {
                 let key = BarKey { pair, timeframe, start: NOON.plus(slot * timeframe.seconds()) };
                 let state = runs.iter().find(|run| run.span.contains(&key.start)).map(|run| run.state);
-                assert_eq!(state, model.states.get(&key).copied(), "{key:?}");
+                assert_eq!(state, model.states.get(&key).map(|(state, _)| *state), "{key:?}");
             }
             let revisions = store.revisions(pair, timeframe, everything.clone()).unwrap();
             for bar in &stored {

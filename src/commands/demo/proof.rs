@@ -167,7 +167,7 @@ pub async fn examine(config: &Config, simulator: &Simulator, start: Timestamp) -
                 .ceil(timeframe.seconds());
             findings.compare(store, &truth, timeframe, expected_from..end)?;
         }
-        findings.account(store, truth.pairs(), end)?;
+        findings.account(store, &truth, end)?;
         Ok(findings)
     })
     .await?;
@@ -227,12 +227,13 @@ impl Findings {
                 .is_some_and(|last| last.plus(Timeframe::M5.seconds()) >= start.plus(timeframe.seconds()))
     }
 
-    fn account(&mut self, store: &mut Store, pairs: &[Pair], end: Timestamp) -> Result<(), StoreError> {
+    fn account(&mut self, store: &mut Store, truth: &Truth, end: Timestamp) -> Result<(), StoreError> {
         let step = Timeframe::M5.seconds();
         let everything = Timestamp(0)..end;
         let mut states =
             [State::Stored, State::Quiet, State::Closed, State::Missing, State::Lost].map(|state| (state, 0));
-        for pair in pairs {
+        for pair in truth.pairs() {
+            let last = last_bar(truth, *pair, end);
             let runs = store.coverage(*pair, Timeframe::M5, everything.clone())?;
             for pair_of_runs in runs.windows(2) {
                 if pair_of_runs[0].span.end != pair_of_runs[1].span.start {
@@ -247,7 +248,10 @@ impl Findings {
                     *count += buckets;
                 }
                 match run.state {
-                    State::Missing if run.reason != Reason::Silent => self.left += buckets as u64,
+                    // Silence at the very end is never proved.
+                    State::Missing if run.reason != Reason::Silent || Some(run.span.start) <= last => {
+                        self.left += buckets as u64;
+                    }
                     _ => {}
                 }
             }

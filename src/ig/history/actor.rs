@@ -11,15 +11,15 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::answer::{self, Unproven};
 use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
-use crate::domain::scale::{self, Verdict};
+use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::Instrument;
 use crate::ig::models::Prices;
-use crate::ig::parse::price_row;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
@@ -31,9 +31,6 @@ use crate::supervisor::Lifeline;
 const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
-
-/// The charge of a request whose outcome nobody told.
-const UNKNOWN: u32 = u32::MAX;
 
 /// What the history needs to know.
 pub struct HistorySettings {
@@ -68,6 +65,8 @@ struct History {
 struct State {
     pace: Pace,
     zone: Zone,
+    /// Tokens that IG complained of with a history request.
+    complained_of: Option<u64>,
     /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
     local_offset_s: Option<i64>,
     scales: Vec<Verdict>,
@@ -86,6 +85,7 @@ impl HistoryActor {
         let state = Mutex::new(State {
             pace: Pace::new(settings.per_minute),
             zone: Zone::Unknown,
+            complained_of: None,
             local_offset_s: None,
             scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
         });
@@ -110,22 +110,42 @@ impl Handler<FetchBars> for HistoryActor {
 impl History {
     async fn fetch(&self, fetch: &FetchBars) -> Result<Fetched, HistoryError> {
         let mut state = self.state.lock().await;
-        let now = self.event_clock.now().ok_or(HistoryError::NoTimeYet)?;
+        let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
         let complete_to = fetch.timeframe.bucket(now);
         let span = fetch.span.start..fetch.span.end.min(complete_to);
         if let Some(count) = self.as_last_bars(&state, fetch, &span, complete_to) {
             let query = format!("max={}", count + 1);
-            let (rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
-            let rows = tidy(rows, fetch.timeframe, |start| start < complete_to);
-            let from = rows.first().map_or(complete_to, |row| row.start);
-            return Ok(Fetched { rows, covered: from..complete_to, evidence });
+            let (mut rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
+            let first = rows.first().ok_or(Unproven::Empty)?.start;
+            rows.retain(|row| (span.start..complete_to).contains(&row.start));
+            return Ok(Fetched { rows, covered: first.max(span.start)..complete_to, evidence });
         }
         if state.zone == Zone::Unknown {
             self.learn_zone(&mut state, fetch, &span).await?;
         }
         let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
-        let rows = tidy(rows, fetch.timeframe, |start| span.contains(&start));
+        match answer::check_range(&rows, &span) {
+            Ok(()) => {}
+            Err(Unproven::Empty) => self.check_zone(&mut state, fetch).await?,
+            Err(error) => {
+                log::warn!(pair:% = self.settings.instruments[fetch.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
+                state.zone = Zone::Unknown;
+                return Err(error.into());
+            }
+        }
         Ok(Fetched { rows, covered: span, evidence })
+    }
+
+    /// After an empty answer: spends a point on a bar that is known, to see that ranges are still
+    /// read as they are meant.
+    async fn check_zone(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
+        let anchor = fetch.anchor.ok_or(Unproven::Empty)?;
+        let span = anchor..anchor.plus(fetch.timeframe.seconds());
+        let (rows, _) = self.ask_span(state, fetch, &span).await?;
+        answer::check_range(&rows, &span).map_err(|error| {
+            state.zone = Zone::Unknown;
+            error.into()
+        })
     }
 
     /// How many last bars answer for this span, where asking so is better than by range: it
@@ -170,7 +190,7 @@ impl History {
         let tokens = self.tokens().await?;
         let offset = *state.local_offset_s.get_or_insert(tokens.timezone_offset_s);
         if offset == 0 {
-            state.zone = Zone::Local;
+            // Both readings are the same, for now: nothing is learnt.
             return Ok(());
         }
         let probe = span.end.plus(-fetch.timeframe.seconds())..span.end;
@@ -232,29 +252,33 @@ impl History {
         let answer = self.pages(state, &tokens, instrument, &query).await;
 
         let (charged, seen) = match &answer {
-            Ok(pages) => (pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32, self.seen(pages)),
-            // Refused before any history was read.
-            Err(IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_)) => (0, None),
+            Ok(pages) => {
+                (Some(pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32), self.seen(pages))
+            }
+            Err(error) if error.came_before_any_history() => (Some(0), None),
             // Perhaps charged, so it counts as spent.
-            Err(_) => (UNKNOWN, None),
+            Err(_) => (None, None),
         };
         let now = self.clock.wall();
         self.store
             .run(move |store| match charged {
-                UNKNOWN => store.give_up_spend(spend, now),
-                points => store.settle_spend(spend, points, seen, now),
+                Some(points) => store.settle_spend(spend, points, seen, now),
+                None => store.give_up_spend(spend, now),
             })
             .await?;
         match &answer {
             Err(IgError::Unauthorized(_)) => {
-                self.session.do_send(TokensRefused { generation: tokens.generation });
+                // Complained of twice, they are dead whatever a cheap test of them says.
+                let generation = tokens.generation;
+                let certain = state.complained_of.replace(generation) == Some(generation);
+                self.session.do_send(TokensRefused { generation, certain });
             }
             Err(IgError::RateLimited(_)) => state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE),
             _ => {}
         }
         let pages = answer?;
-        log::debug!(pair:% = instrument.pair, timeframe:% = fetch.timeframe, points = charged, query = query.as_str(); "history fetched");
-        Ok((self.rows(state, fetch, &pages), evidence))
+        log::debug!(pair:% = instrument.pair, timeframe:% = fetch.timeframe, query = query.as_str(); "asked for history");
+        Ok((self.rows(state, fetch, &pages)?, evidence))
     }
 
     async fn pages(
@@ -271,9 +295,10 @@ impl History {
         let count = total(&pages[0]).min(PAGES_MAX);
         for number in 2..=count {
             actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
-            pages.push(
-                self.rest.prices(tokens, &instrument.epic, &format!("{query}&pageNumber={number}")).await?,
-            );
+            let query = format!("{query}&pageNumber={number}");
+            let page = self.rest.prices(tokens, &instrument.epic, &query);
+            // The pages before were charged, so this is no refusal that cost nothing.
+            pages.push(page.await.map_err(|error| IgError::Retryable(format!("page {number}: {error}")))?);
         }
         Ok(pages)
     }
@@ -288,33 +313,34 @@ impl History {
         })
     }
 
-    fn rows(&self, state: &mut State, fetch: &FetchBars, pages: &[Prices]) -> Vec<FetchedBar> {
+    fn rows(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        pages: &[Prices],
+    ) -> Result<Vec<FetchedBar>, HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
-        let rows = || pages.iter().flat_map(|page| &page.prices);
         let scale = &mut state.scales[fetch.feed.ix()];
         if *scale == Verdict::NoPriceYet {
-            let first = rows().find_map(|row| row.open_price.as_ref()?.bid.as_ref());
-            let price = first.and_then(|text| Price::parse(text.get(), 0).ok());
-            *scale = scale::classify(instrument.pair, price, None);
+            let mut bids = pages
+                .iter()
+                .flat_map(|page| &page.prices)
+                .filter_map(|row| row.open_price.as_ref()?.bid.as_ref())
+                .filter_map(|text| Price::parse(text.get(), 0).ok());
+            *scale = scale::classify(instrument.pair, bids.next(), None);
         }
-        let Verdict::Scale(scale) = *scale else { return Vec::new() };
-        let fixed = instrument.scale_is_fixed;
-        let usable = |mut bar: FetchedBar| {
-            bar.bar = bar.bar.filter(|bar| fixed || scale::is_plausible(instrument.pair, bar.bid.close));
-            bar
+        let scale = match *scale {
+            Verdict::Scale(scale) => scale,
+            // Without a price there is no bar to misread, only times.
+            Verdict::NoPriceYet => Scale::Decimal,
+            Verdict::Ambiguous => return Err(HistoryError::ScaleInDoubt),
         };
-        let read: Vec<FetchedBar> = rows()
-            .filter_map(|row| price_row(instrument.pair, fetch.timeframe, scale.points_shift(), row))
-            .map(usable)
-            .collect();
-        let unread = rows().count() - read.len();
-        if unread > 0 {
-            log::warn!(pair:% = instrument.pair, rows = unread; "rows without a readable time were dropped");
+        let mut rows = answer::rows(instrument.pair, fetch.timeframe, scale, pages)?;
+        if !instrument.scale_is_fixed {
+            rows = rows.into_iter().map(|row| answer::plausible(instrument.pair, row)).collect();
         }
-        if let Some(offset) = read.iter().rev().find_map(|row| row.local_offset_s) {
-            state.local_offset_s = Some(offset);
-        }
-        read
+        state.local_offset_s = answer::local_offset_s(&rows).or(state.local_offset_s);
+        Ok(rows)
     }
 
     /// Points that may be spent now: the reserve is for what was lost of late.
@@ -340,35 +366,5 @@ fn resolution(timeframe: Timeframe) -> &'static str {
         Timeframe::M15 => "MINUTE_15",
         Timeframe::M30 => "MINUTE_30",
         Timeframe::H1 => "HOUR",
-    }
-}
-
-/// Ascending, one row a bucket (the later one wins), only wanted ones.
-fn tidy(
-    mut rows: Vec<FetchedBar>,
-    timeframe: Timeframe,
-    wanted: impl Fn(Timestamp) -> bool,
-) -> Vec<FetchedBar> {
-    rows.retain(|row| wanted(row.start) && timeframe.bucket(row.start) == row.start);
-    rows.reverse();
-    rows.sort_by_key(|row| row.start);
-    rows.dedup_by_key(|row| row.start);
-    rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_ascending_unique_and_wanted() {
-        let row = |start: i64, offset: i64| FetchedBar {
-            start: Timestamp(start),
-            local_offset_s: Some(offset),
-            bar: None,
-        };
-        let rows = vec![row(600, 1), row(300, 1), row(300, 2), row(900, 1)];
-        let tidied = tidy(rows, Timeframe::M5, |start| start < Timestamp(900));
-        assert_eq!(tidied, [row(300, 2), row(600, 1)]);
     }
 }

@@ -1,5 +1,6 @@
 //! IG's history over REST, inside its allowance.
 
 pub mod actor;
+pub mod answer;
 pub mod pace;
 pub mod zone;

@@ -5,6 +5,7 @@
 //! other, so a storm of complaints about dead tokens leads to one login. A restart of this actor
 //! loses the tokens and costs one login, whose spacing is kept in the database.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +18,17 @@ use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens, login_wait};
 use crate::clock::Clock;
 use crate::config::Login;
 use crate::domain::Timestamp;
+use crate::exit::Exit;
 use crate::ig::error::IgError;
 use crate::ig::models::OauthToken;
 use crate::ig::rest::RestClient;
 use crate::messages::{GetTokens, LogOut, TokensRefused};
 use crate::secret::Secret;
 use crate::store::StoreHandle;
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Alarm, Lifeline};
 
+/// How long a logout waits for a login or a test of tokens that is under way.
+const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
 const SETTING_LAST_LOGIN: &str = "session.last_login";
 const SETTING_REFUSED: &str = "session.refused_fingerprint";
 
@@ -55,6 +59,9 @@ struct Session {
     store: StoreHandle,
     clock: Clock,
     settings: SessionSettings,
+    alarm: Alarm,
+    /// Refused credentials may be tried once more.
+    retry_refused: Cell<bool>,
     state: Mutex<State>,
 }
 
@@ -73,11 +80,13 @@ impl SessionActor {
         store: StoreHandle,
         clock: Clock,
         settings: SessionSettings,
-        lifeline: Lifeline,
+        alarm: Alarm,
     ) -> SessionActor {
+        let lifeline = alarm.lifeline("session");
+        let retry_refused = Cell::new(settings.retry_refused);
         let state = Mutex::new(State::default());
         SessionActor {
-            session: Rc::new(Session { rest, store, clock, settings, state }),
+            session: Rc::new(Session { rest, store, clock, settings, alarm, retry_refused, state }),
             _lifeline: lifeline,
         }
     }
@@ -108,12 +117,15 @@ impl Handler<GetTokens> for SessionActor {
 impl Handler<TokensRefused> for SessionActor {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, TokensRefused { generation }: TokensRefused, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, refused: TokensRefused, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
         Box::pin(async move {
             let mut state = session.state.lock().await;
-            if state.generation == generation {
+            if state.generation == refused.generation {
                 state.suspect = true;
+                if refused.certain {
+                    state.tokens = None;
+                }
             }
         })
     }
@@ -126,7 +138,8 @@ impl Handler<LogOut> for SessionActor {
         let session = self.session.clone();
         Box::pin(async move {
             // A login under way, which may be waiting for its turn, has no session to end yet.
-            let tokens = session.state.try_lock().ok().and_then(|mut state| state.tokens.take());
+            let state = tokio::time::timeout(LOG_OUT_WAIT, session.state.lock()).await;
+            let tokens = state.ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
                     Ok(()) => log::info!("logged out"),
@@ -170,10 +183,27 @@ impl Session {
             tokens = self.refresh(state, &tokens).await?;
         }
         if validate || state.suspect {
-            self.rest.session(&tokens).await?;
+            tokens = self.validate(&tokens).await?;
+            state.tokens = Some(tokens.clone());
             state.suspect = false;
         }
         Ok(tokens)
+    }
+
+    /// Asks IG whether the tokens work. With a bearer token, the pair that streaming needs is
+    /// fetched anew, since the bearer's life says nothing of the pair's.
+    async fn validate(&self, tokens: &Arc<Tokens>) -> Result<Arc<Tokens>, IgError> {
+        let Some(bearer) = &tokens.bearer else {
+            self.rest.session(tokens).await?;
+            return Ok(tokens.clone());
+        };
+        let (info, pair) = self.rest.fetch_session_tokens(bearer, &tokens.account_id).await?;
+        let pair = if info.account_id == tokens.account_id {
+            pair
+        } else {
+            self.switch(&pair, &tokens.account_id).await?
+        };
+        Ok(Arc::new(Tokens { pair, ..tokens.as_ref().clone() }))
     }
 
     /// Renews the bearer token. A refresh token that IG no longer knows means a new login.
@@ -217,13 +247,20 @@ impl Session {
             _ => self.log_in_v2(generation).await,
         };
         match &result {
-            Ok(tokens) => log::info!(
-                version = self.settings.version,
-                account_type = tokens.account_type.as_deref().unwrap_or("unknown");
-                "logged in"
-            ),
-            Err(IgError::CredentialsRefused(_)) => {
+            Ok(tokens) => {
+                log::info!(
+                    version = self.settings.version,
+                    account_type = tokens.account_type.as_deref().unwrap_or("unknown");
+                    "logged in"
+                );
+                self.save(SETTING_REFUSED, String::new()).await?;
+            }
+            Err(error @ IgError::CredentialsRefused(_)) => {
                 self.save(SETTING_REFUSED, fingerprint).await?;
+                self.alarm.exit(Exit::CredentialsRefused, error.to_string());
+            }
+            Err(error @ IgError::Misconfigured(_)) => {
+                self.alarm.exit(Exit::Configuration, error.to_string());
             }
             // No login was made, so the next need not keep its distance from it.
             Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
@@ -236,7 +273,7 @@ impl Session {
     async fn log_in_v2(&self, generation: u64) -> Result<Tokens, IgError> {
         let (answer, pair) = self.rest.log_in_v2(&self.settings.credentials).await?;
         // IG may hand out cached tokens that are dead already; only a call with them tells.
-        self.rest.session_of(&pair).await.map_err(dead_on_arrival)?;
+        self.rest.session_of(&pair).await.map_err(after_login)?;
         let account_id = answer.current_account_id;
         let type_of = |id: &str| {
             let account = answer.accounts.iter().find(|account| account.account_id == id);
@@ -267,7 +304,7 @@ impl Session {
         let bearer = self.bearer(answer.oauth_token);
         let account_id = self.settings.account_id.clone().unwrap_or(answer.account_id);
         let (info, mut pair) =
-            self.rest.fetch_session_tokens(&bearer, &account_id).await.map_err(dead_on_arrival)?;
+            self.rest.fetch_session_tokens(&bearer, &account_id).await.map_err(after_login)?;
         if info.account_id != account_id {
             pair = self.switch(&pair, &account_id).await?;
         }
@@ -297,12 +334,10 @@ impl Session {
             }
             // Already there.
             Err(IgError::Refused(code)) if code.contains("must-be-different") => Ok(pair.clone()),
-            Err(IgError::Refused(code)) if code.contains("invalid-accountId") => {
-                Err(IgError::CredentialsRefused(format!(
-                    "{code}: IG_ACCOUNT_ID is none of this client's accounts"
-                )))
-            }
-            Err(error) => Err(error),
+            Err(IgError::Refused(code)) if code.contains("invalid-accountId") => Err(IgError::Misconfigured(
+                format!("IG_ACCOUNT_ID is none of this client's accounts ({code})"),
+            )),
+            Err(error) => Err(after_login(error)),
         }
     }
 
@@ -312,7 +347,7 @@ impl Session {
         let (settings, login) = (&self.settings, &self.settings.credentials);
         let parts = [&login.api_key, &login.username, &login.password].map(Secret::expose);
         let print = fingerprint::of(&key, &[&[settings.api_url.as_str()], &parts[..]].concat());
-        if !settings.retry_refused && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
+        if !self.retry_refused.take() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
             return Err(IgError::CredentialsRefused(
                 "refused before and not tried again, since IG locks accounts; change them or use --retry-credentials"
                     .to_owned(),
@@ -348,11 +383,13 @@ impl Session {
     }
 }
 
-fn dead_on_arrival(error: IgError) -> IgError {
+/// Trouble right after a login that IG has granted: the login was made, whatever follows.
+fn after_login(error: IgError) -> IgError {
     match error {
         IgError::Unauthorized(code) => {
             IgError::Retryable(format!("the login gave tokens that are dead already ({code})"))
         }
+        IgError::Unreachable(why) => IgError::Retryable(why),
         other => other,
     }
 }

@@ -20,12 +20,12 @@ use super::chart::{self, ChartFault, ChartItem, Knowledge};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, ClockKind, EventClock};
 use crate::domain::scale::Verdict;
-use crate::domain::{FeedIx, Reason, StreamEvent, Timeframe, Timestamp};
+use crate::domain::{Calendar, Expectation, FeedIx, Reason, StreamEvent, Timeframe, Timestamp};
 use crate::exit::Exit;
 use crate::ig::error::{IgError, cut};
 use crate::ig::markets::Instrument;
 use crate::ig::session::actor::SessionActor;
-use crate::messages::{GetTokens, Resubscribe, StreamTold};
+use crate::messages::{GetTokens, Resubscribe, StreamTold, TokensRefused};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::supervisor::{Alarm, Lifeline};
@@ -41,6 +41,8 @@ const OUTGOING_MAX: usize = 64;
 /// Shortest and longest pause between attempts.
 const RECONNECT_FIRST: Duration = Duration::from_millis(500);
 const RECONNECT_LAST: Duration = Duration::from_secs(60);
+/// A session that lived so long was a working one: the next attempt may come soon.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Pauses before a refused subscription is tried again; the last one repeats.
 const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
 /// Rows in a row that are too far from the system's clock before the clock is to blame.
@@ -59,6 +61,8 @@ pub struct StreamSettings {
     pub instruments: Vec<Instrument>,
     /// Version to claim first.
     pub version: Version,
+    /// The hours in which rows are fresh.
+    pub calendar: Calendar,
     /// Which clock the rows are compared with.
     pub clock_kind: ClockKind,
 }
@@ -101,6 +105,9 @@ struct Link {
     session: TlcpSession,
     outgoing: mpsc::Sender<WsMessage>,
     partial: Vec<u8>,
+    since: Instant,
+    /// Which login the session's password is made of.
+    tokens_generation: u64,
     timer: Option<(Instant, SpawnHandle)>,
     _reader: actix_rt::task::JoinHandle<()>,
 }
@@ -180,9 +187,8 @@ impl StreamActor {
             }
             match opened {
                 Ok(opened) => act.begin(opened, ctx),
-                Err(IgError::CredentialsRefused(code)) => {
-                    act.alarm.exit(Exit::CredentialsRefused, IgError::CredentialsRefused(code).to_string());
-                }
+                // The session has asked for the process to end.
+                Err(IgError::CredentialsRefused(_) | IgError::Misconfigured(_)) => {}
                 Err(error) => {
                     log::warn!(error:% = error; "no stream");
                     act.connect_later(ctx);
@@ -200,13 +206,21 @@ impl StreamActor {
     fn begin(&mut self, opened: Opened, ctx: &mut Context<Self>) {
         let options =
             Options { version: self.version, first_request_id: self.next_request_id, ..Options::default() };
-        let Opened { account_id, password, outgoing, reader } = opened;
+        let Opened { account_id, password, tokens_generation, outgoing, reader } = opened;
         let mut session = TlcpSession::new(options, account_id, password.expose().to_owned());
         for feed in 0..self.items.len() {
             session.subscribe(self.spec(FeedIx(feed as u16)));
         }
         session.handle_open(self.clock.monotonic());
-        self.link = Some(Link { session, outgoing, partial: Vec::new(), timer: None, _reader: reader });
+        self.link = Some(Link {
+            session,
+            outgoing,
+            partial: Vec::new(),
+            since: self.clock.monotonic(),
+            tokens_generation,
+            timer: None,
+            _reader: reader,
+        });
         self.pump(ctx);
     }
 
@@ -271,6 +285,7 @@ impl StreamActor {
             instruments: &self.settings.instruments,
             clock_kind: self.settings.clock_kind,
             event_now: self.event_clock.now(),
+            calendar: &self.settings.calendar,
             apart_rows: &mut self.apart_rows,
             stats: &self.stats,
             told,
@@ -284,7 +299,6 @@ impl StreamActor {
 
     fn follow_up(&mut self, what: Later, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match what {
-            Later::Works => self.backoff.reset(),
             Later::Retry { feed, pause } => {
                 let socket = self.socket;
                 ctx.run_later(pause, move |act, ctx| {
@@ -314,6 +328,16 @@ impl StreamActor {
     fn ended(&mut self, cause: &EndCause, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         if let Some(mut link) = self.link.take() {
             self.next_request_id = link.session.next_request_id();
+            let lived = self.clock.monotonic().saturating_duration_since(link.since);
+            if lived >= STABLE_AFTER {
+                self.backoff.reset();
+            }
+            if let EndCause::Refused { policy, .. } | EndCause::Closed { policy, .. } = cause
+                && matches!(policy.step, Step::LoginThenBackoff | Step::LoginThenSlow)
+            {
+                let generation = link.tokens_generation;
+                self.session.do_send(TokensRefused { generation, certain: true });
+            }
             if let Some((_, handle)) = link.timer.take() {
                 ctx.cancel_future(handle);
             }
@@ -339,7 +363,6 @@ impl StreamActor {
                 }
                 None => drop(ctx.run_later(RECONNECT_LAST, Self::connect)),
             },
-            // Tokens are validated before each session, which leads to a login where they are dead.
             Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.connect_later(ctx),
             Step::Slow | Step::LoginThenSlow => {
                 log::error!(cause:% = cause; "only the operator can mend this; trying slowly");
@@ -423,15 +446,16 @@ impl Handler<Arrived> for StreamActor {
             if arrived.ended {
                 self.handle(&mut told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
             }
-            self.pump(ctx);
         }
-        if told.is_empty() {
-            return Box::pin(std::future::ready(()));
-        }
-        let sending = self.aggregator.send(StreamTold(told));
+        // Told before anything is sent: that the socket takes nothing any more is news that
+        // belongs behind what it has still brought.
+        let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));
+        self.pump(ctx);
         Box::pin(async move {
-            // A dead aggregator takes the process down; nothing to do here.
-            let _ = sending.await;
+            if let Some(sending) = sending {
+                // A dead aggregator takes the process down; nothing to do here.
+                let _ = sending.await;
+            }
         })
     }
 }
@@ -472,6 +496,7 @@ fn knowledge(instrument: &Instrument) -> Knowledge {
 struct Opened {
     account_id: String,
     password: Secret,
+    tokens_generation: u64,
     outgoing: mpsc::Sender<WsMessage>,
     reader: actix_rt::task::JoinHandle<()>,
 }
@@ -520,12 +545,17 @@ async fn open(
         }
         address.do_send(Arrived { socket, frames: Vec::new(), ended: true });
     });
-    Ok(Opened { account_id: tokens.account_id.clone(), password: tokens.stream_password(), outgoing, reader })
+    Ok(Opened {
+        account_id: tokens.account_id.clone(),
+        password: tokens.stream_password(),
+        tokens_generation: tokens.generation,
+        outgoing,
+        reader,
+    })
 }
 
 /// What cannot be done while the session is being driven.
 enum Later {
-    Works,
     Retry { feed: FeedIx, pause: Duration },
     ClocksApart { stream: Timestamp, system: Timestamp },
     Ended(EndCause),
@@ -537,6 +567,7 @@ struct Translation<'a> {
     instruments: &'a [Instrument],
     clock_kind: ClockKind,
     event_now: Option<Timestamp>,
+    calendar: &'a Calendar,
     apart_rows: &'a mut u32,
     stats: &'a Stats,
     told: &'a mut Vec<StreamEvent>,
@@ -558,7 +589,6 @@ impl Translation<'_> {
                 item.chart.reset();
                 (item.first, item.refusals, item.unfiltered) = (true, 0, false);
                 self.told.push(StreamEvent::Subscribed { feed: FeedIx(tag) });
-                self.later.push(Later::Works);
             }
             Event::Configured { tag, unfiltered, frequency } => {
                 log::debug!(feed = tag, unfiltered, frequency; "subscription configured");
@@ -608,7 +638,8 @@ impl Translation<'_> {
         match item.chart.apply(changes) {
             Ok(Some(candle)) => {
                 if let Some(now) = self.event_now
-                    && let Some(apart) = implausible(self.clock_kind, candle.start, item.first, now)
+                    && let Some(apart) =
+                        implausible(self.clock_kind, candle.start, item.first, now, self.calendar)
                 {
                     *self.apart_rows += 1;
                     if apart == Apart::Clocks && *self.apart_rows == APART_ROWS_MAX {
@@ -624,7 +655,8 @@ impl Translation<'_> {
                 self.items[feed.ix()].first = false;
                 self.told.push(StreamEvent::Candle { feed, candle });
             }
-            Ok(None) => {}
+            // A price is missing: what is known of the candle is not its last state.
+            Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
             Err(fault) => {
                 let why = match fault {
                     ChartFault::Unreadable => "unreadable field",
@@ -678,13 +710,22 @@ enum Apart {
 
 /// Compares a candle's start with event time. The first row of a subscription may be old, since
 /// a snapshot shows the last candle there was.
-fn implausible(kind: ClockKind, start: Timestamp, first: bool, now: Timestamp) -> Option<Apart> {
+fn implausible(
+    kind: ClockKind,
+    start: Timestamp,
+    first: bool,
+    now: Timestamp,
+    calendar: &Calendar,
+) -> Option<Apart> {
     let ahead = start.since(now);
+    // At a weekend the last candle may be sent again.
+    let fresh_due =
+        !first && calendar.expectation(now.floor(Timeframe::M5.seconds())) == Expectation::Expected;
     match kind {
         ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S).then_some(Apart::Row),
         ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
         ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
-        ClockKind::System if !first && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
+        ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
             Some(Apart::Clocks)
         }
         ClockKind::System => None,
@@ -698,7 +739,11 @@ mod tests {
     #[test]
     fn clocks_more_than_an_hour_apart_are_noticed() {
         let now = Timestamp(1_579_089_600);
-        let check = |kind, ahead: i64, first| implausible(kind, now.plus(ahead), first, now);
+        let calendar = Calendar::forex();
+        let check = |kind, ahead: i64, first| implausible(kind, now.plus(ahead), first, now, &calendar);
+        let saturday = now.plus(3 * 86_400);
+        let friday = saturday.plus(-15 * 3600);
+        assert_eq!(implausible(ClockKind::System, friday, false, saturday, &calendar), None, "sent again");
         assert_eq!(check(ClockKind::System, 3_601, true), Some(Apart::Clocks));
         assert_eq!(check(ClockKind::System, 300, true), None);
         assert_eq!(check(ClockKind::System, -3_900, false), None);

@@ -116,8 +116,15 @@ impl ChartItem {
     fn set(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
         let row = &mut self.row;
         match field {
-            UTM => row.utm_ms = number(text)?,
-            TICK_COUNT => row.ticks = number(text)?,
+            // Without value first: what cannot be read must not leave the old one standing.
+            UTM => {
+                row.utm_ms = None;
+                row.utm_ms = number(text)?;
+            }
+            TICK_COUNT => {
+                row.ticks = None;
+                row.ticks = number(text)?;
+            }
             CONS_END => {
                 row.closed = match text {
                     None => None,
@@ -250,6 +257,14 @@ mod tests {
             assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "the field stays without value");
             assert!(item.apply(&row("||||13358.8|||||||")).unwrap().unwrap().closed);
         }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_read_is_no_time() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert_eq!(item.apply(&row("soon|1|1|0||||||||")), Err(ChartFault::Unreadable));
+        assert_eq!(item.apply(&row("|41|41|1||||||||")), Ok(None), "the close of an unknown bucket");
     }
 
     fn check_fault(update: &str, expected: ChartFault) {

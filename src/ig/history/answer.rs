@@ -1,0 +1,133 @@
+//! What an answer of IG's price API proves. Pure.
+//!
+//! A bucket that an answer speaks of and has no row for is called quiet for good, and a longer
+//! bar is folded without it, so an answer proves something only where every row of it was
+//! understood and lies where it was asked for: an answer shifted by an hour would otherwise pass
+//! for an hour of silence.
+
+use std::ops::Range;
+
+use crate::domain::scale::{self, Scale};
+use crate::domain::{FetchedBar, Pair, Timeframe, Timestamp};
+use crate::ig::models::Prices;
+use crate::ig::parse::price_row;
+
+/// Offsets of local time from UTC beyond this are not on this planet, seconds.
+const OFFSET_MAX_S: i64 = 15 * 3600;
+
+/// Why an answer proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// Pages of it are missing.
+    #[error("pages of the answer are missing")]
+    PagesMissing,
+    /// A row's time cannot be read, or fits no bucket.
+    #[error("a row of the answer has no readable time")]
+    RowUnreadable,
+    /// Rows lie outside the range asked for: the range was read in another zone.
+    #[error("the answer lies outside the range that was asked for")]
+    OutsideRange,
+    /// No row at all, and none that could show that the range was read as meant.
+    #[error("the answer is empty")]
+    Empty,
+}
+
+/// Reads the rows of all pages: ascending, one a bucket (the later one wins).
+///
+/// # Errors
+/// [`Unproven`] where pages are missing or a row cannot be read.
+pub fn rows(
+    pair: Pair,
+    timeframe: Timeframe,
+    scale: Scale,
+    pages: &[Prices],
+) -> Result<Vec<FetchedBar>, Unproven> {
+    let told = pages.iter().filter_map(|page| page.metadata.as_ref()?.page_data).map(|data| data.total_pages);
+    if told.max().unwrap_or(1) > pages.len() as i64 {
+        return Err(Unproven::PagesMissing);
+    }
+    let mut rows = Vec::new();
+    for row in pages.iter().flat_map(|page| &page.prices) {
+        let row = price_row(pair, timeframe, scale.points_shift(), row).ok_or(Unproven::RowUnreadable)?;
+        rows.push(row);
+    }
+    rows.reverse();
+    rows.sort_by_key(|row| row.start);
+    rows.dedup_by_key(|row| row.start);
+    Ok(rows)
+}
+
+/// Takes out prices that this pair cannot have; their buckets then count as having a null price.
+pub fn plausible(pair: Pair, mut row: FetchedBar) -> FetchedBar {
+    row.bar = row.bar.filter(|bar| scale::is_plausible(pair, bar.bid.close));
+    row
+}
+
+/// Checks that an answer to a range is one to the range that was meant.
+///
+/// # Errors
+/// [`Unproven::OutsideRange`], [`Unproven::Empty`].
+pub fn check_range(rows: &[FetchedBar], asked: &Range<Timestamp>) -> Result<(), Unproven> {
+    match rows {
+        [] => Err(Unproven::Empty),
+        rows if rows.iter().all(|row| asked.contains(&row.start)) => Ok(()),
+        _ => Err(Unproven::OutsideRange),
+    }
+}
+
+/// Account-local time minus UTC, as the latest row that tells it does.
+pub fn local_offset_s(rows: &[FetchedBar]) -> Option<i64> {
+    rows.iter().rev().find_map(|row| row.local_offset_s).filter(|offset| offset.abs() <= OFFSET_MAX_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(rows_json: &str, pages: u32) -> Result<Vec<i64>, Unproven> {
+        let json = format!(
+            r#"{{"prices":[{rows_json}],"metadata":{{"pageData":{{"pageNumber":1,"totalPages":{pages}}}}}}}"#
+        );
+        let page: Prices = serde_json::from_str(&json).expect("test JSON");
+        let read = rows("GBPUSD".parse().unwrap(), Timeframe::M5, Scale::Decimal, &[page])?;
+        Ok(read.iter().map(|row| row.start.0 % 86_400 / 60).collect())
+    }
+
+    const AT_50: &str = r#"{"snapshotTimeUTC":"2020-10-12T20:50:00"}"#;
+    const AT_45: &str = r#"{"snapshotTimeUTC":"2020-10-12T20:45:00"}"#;
+
+    #[test]
+    fn rows_come_ascending_and_once() {
+        assert_eq!(read(&format!("{AT_50},{AT_45},{AT_50}"), 1), Ok(vec![20 * 60 + 45, 20 * 60 + 50]));
+        assert_eq!(read("", 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_was_not_understood_proves_nothing() {
+        assert_eq!(read(AT_50, 2), Err(Unproven::PagesMissing));
+        for bad in [
+            r#"{"snapshotTimeUTC":"2020-10-12T20:50:00.000"}"#,
+            r#"{"snapshotTimeUTC":"2020-10-12T20:51:00"}"#,
+            "{}",
+        ] {
+            assert_eq!(read(&format!("{AT_45},{bad}"), 1), Err(Unproven::RowUnreadable), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_answer_beside_the_range_proves_nothing() {
+        let row = |start: i64| FetchedBar { start: Timestamp(start), local_offset_s: None, bar: None };
+        let asked = Timestamp(3600)..Timestamp(7200);
+        assert_eq!(check_range(&[row(3600), row(6900)], &asked), Ok(()));
+        assert_eq!(check_range(&[row(3600), row(7200)], &asked), Err(Unproven::OutsideRange));
+        assert_eq!(check_range(&[row(3300)], &asked), Err(Unproven::OutsideRange));
+        assert_eq!(check_range(&[], &asked), Err(Unproven::Empty));
+    }
+
+    #[test]
+    fn an_offset_from_another_planet_is_not_believed() {
+        let row = |offset| FetchedBar { start: Timestamp(0), local_offset_s: Some(offset), bar: None };
+        assert_eq!(local_offset_s(&[row(0), row(3600)]), Some(3600));
+        assert_eq!(local_offset_s(&[row(90_000)]), None);
+    }
+}
