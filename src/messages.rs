@@ -1,59 +1,17 @@
 //! Every message between rooms: the wiring on one page.
 //!
 //! A message is a fact in the past tense or a request in the imperative, immutable, in domain
-//! types. Messages that an actor sends itself stay in its own file.
+//! types but for tokens and errors, which belong to the rooms that give them. Messages that an actor sends itself stay in its own file.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use actix::prelude::*;
 
-use crate::domain::{CandleUpdate, FactBatch, FeedIx, Reason, Timeframe, Timestamp};
+use crate::domain::{FactBatch, FeedIx, Fetched, StreamEvent, Timeframe, Timestamp};
 use crate::ig::IgError;
-use crate::ig::parse::FetchedBar;
 use crate::ig::session::tokens::Tokens;
 use crate::store::StoreError;
-
-/// What the stream told of one feed, in the order told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StreamEvent {
-    /// A streaming session began; what it tells from here on is its evidence.
-    SessionBegan {
-        /// `ls:` and the start of the session's id.
-        evidence: Arc<str>,
-    },
-    /// The server confirmed a subscription: continuity begins.
-    Subscribed {
-        /// Which feed.
-        feed: FeedIx,
-    },
-    /// Whether the server promised to merge nothing away.
-    Configured {
-        /// Which feed.
-        feed: FeedIx,
-        /// `CONF` said `unfiltered`.
-        unfiltered: bool,
-    },
-    /// A candle moved or closed.
-    Candle {
-        /// Which feed.
-        feed: FeedIx,
-        /// Its whole state.
-        candle: CandleUpdate,
-    },
-    /// A row came that cannot be trusted, so the forming candle may not be what it seems.
-    Rejected {
-        /// Which feed.
-        feed: FeedIx,
-    },
-    /// Continuity is broken for one feed, or for all.
-    Broken {
-        /// Which feed, or all of them.
-        feed: Option<FeedIx>,
-        /// Why.
-        reason: Reason,
-    },
-}
 
 /// StreamActor → AggregatorActor: all that a batch of frames told. Answered once it is taken,
 /// which is how a slow database slows the reading of the socket.
@@ -104,7 +62,7 @@ pub struct LogOut;
 
 /// HealerActor → HistoryActor: bars over REST.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Result<HistoryFetched, HistoryError>")]
+#[rtype(result = "Result<Fetched, HistoryError>")]
 pub struct FetchBars {
     /// Which feed.
     pub feed: FeedIx,
@@ -112,17 +70,8 @@ pub struct FetchBars {
     pub timeframe: Timeframe,
     /// Buckets that start within this span.
     pub span: Range<Timestamp>,
-}
-
-/// What REST answered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HistoryFetched {
-    /// Rows, ascending, at most one a bucket, none of a forming bucket.
-    pub rows: Vec<FetchedBar>,
-    /// The buckets that the answer speaks of: one of these that has no row had no price.
-    pub covered: Range<Timestamp>,
-    /// Which answer it was.
-    pub evidence: Arc<str>,
+    /// Whether the reserve of points may be used.
+    pub urgent: bool,
 }
 
 /// Why there is no answer.
@@ -136,6 +85,9 @@ pub enum HistoryError {
         /// Points that may be spent on it now.
         available: u32,
     },
+    /// The scale of the instrument's prices is in doubt: nothing was asked.
+    #[error("the scale of the instrument's prices is in doubt")]
+    ScaleInDoubt,
     /// The broker's side.
     #[error(transparent)]
     Ig(#[from] IgError),

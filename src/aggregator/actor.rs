@@ -9,13 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::dev::RecipientRequest;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::Aggregation;
 use crate::clock::EventClock;
-use crate::domain::{Fact, FactBatch, Reason, State};
-use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamEvent, StreamTold};
+use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent};
+use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
 use crate::supervisor::Lifeline;
@@ -109,8 +110,10 @@ impl AggregatorActor {
         self.queue.borrow_mut().unstored += batch.facts.len();
         let (writer, queue, healer) =
             (self.writer.clone(), self.queue.clone(), self.neighbours.healer.clone());
+        // Queued here and not in the task, so that findings reach the writer in their order.
+        let first_offer = writer.send(StoreFacts(batch.clone()));
         actix_rt::spawn(async move {
-            offer(&writer, &batch).await;
+            offer(first_offer, &writer, &batch).await;
             let mut queue = queue.borrow_mut();
             queue.unstored -= batch.facts.len();
             if queue.unstored < UNSTORED_MAX {
@@ -147,10 +150,14 @@ impl AggregatorActor {
     }
 }
 
-/// Offers a batch to the writer until it is durable.
-async fn offer(writer: &Recipient<StoreFacts>, batch: &Arc<FactBatch>) {
+/// Waits until a batch is durable, and offers it again where it could not be stored.
+async fn offer(
+    mut offered: RecipientRequest<StoreFacts>,
+    writer: &Recipient<StoreFacts>,
+    batch: &Arc<FactBatch>,
+) {
     loop {
-        match writer.send(StoreFacts(batch.clone())).await {
+        match offered.await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
                 log::error!(error:% = error, facts = batch.facts.len(); "the writer could not store, offering again")
@@ -158,6 +165,7 @@ async fn offer(writer: &Recipient<StoreFacts>, batch: &Arc<FactBatch>) {
             Err(_) => log::error!(facts = batch.facts.len(); "the writer is gone, holding what it had"),
         }
         actix_rt::time::sleep(OFFER_AGAIN).await;
+        offered = writer.send(StoreFacts(batch.clone()));
     }
 }
 

@@ -17,6 +17,10 @@ const STEP: i64 = Timeframe::M5.seconds();
 /// is called unconfirmed or silent.
 pub const GRACE_S: i64 = 15;
 
+/// Seconds in which the first row may come and say where the account of a new feed begins. Rows
+/// also show a clock that is wrong before anything is written down by it.
+const FIRST_ROW_WAIT_S: i64 = 10;
+
 /// The start of continuity of a subscription that is not dated yet.
 const UNDATED: Timestamp = Timestamp(i64::MAX);
 
@@ -47,6 +51,7 @@ pub struct Finalizer {
     silent: Option<Range<Timestamp>>,
     /// Event time of the last row.
     last_row: Option<Timestamp>,
+    first_tick: Option<Timestamp>,
 }
 
 /// What a feed needs of the house around it.
@@ -83,6 +88,7 @@ impl Finalizer {
             tainted: false,
             silent: None,
             last_row: None,
+            first_tick: None,
         }
     }
 
@@ -174,6 +180,7 @@ impl Finalizer {
     pub fn tick(&mut self, now: Timestamp, stale_s: i64, around: &mut Surroundings<'_>) -> bool {
         let mut frontier = match self.frontier {
             Some(frontier) => frontier,
+            None if now.since(*self.first_tick.get_or_insert(now)) < FIRST_ROW_WAIT_S => return false,
             None => self.begin(now.floor(STEP), around),
         };
         while frontier.plus(STEP + GRACE_S) <= now {
@@ -466,6 +473,11 @@ mod tests {
     fn a_feed_never_watched_asks_for_the_first_backfill() {
         let (told, _) = run(None, 0, "sub@0 r0 c0");
         assert_eq!(told, "missing first_start -4..0, missing first_start 15m -9..-3, bar 0");
+        assert_eq!(run(None, 0, "sub@0 @1").0, "");
+        assert_eq!(
+            run(None, 0, "sub@0 @1 @2").0,
+            "missing first_start -4..0, missing first_start 15m -9..-3"
+        );
     }
 
     #[test]

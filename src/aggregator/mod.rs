@@ -10,8 +10,7 @@ pub mod finalizer;
 pub mod inference;
 pub mod rollup;
 
-use crate::domain::{Calendar, Fact, FeedIx, Pair, Timestamp};
-use crate::messages::StreamEvent;
+use crate::domain::{Calendar, Fact, FeedIx, Pair, StreamEvent, Timestamp};
 use finalizer::{Depth, Finalizer, Surroundings};
 use inference::Inference;
 

@@ -63,3 +63,9 @@ where
     let _ = rustls::crypto::ring::default_provider().install_default();
     actix::System::new().block_on(command)
 }
+
+/// Prints a line to stdout. A reader that has gone away is no reason to stop.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

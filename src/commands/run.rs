@@ -21,9 +21,9 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         RunFlags { retry_credentials: args.retry_credentials, accept_feed_change: args.accept_feed_change };
     super::on_actix(async move {
         let mut told_to_stop = std::pin::pin!(told_to_stop());
-        let mut house = tokio::select! {
-            started = House::start(&config, flags) => started?,
-            () = &mut told_to_stop => return Ok(Exit::Done),
+        let Some(mut house) = House::start(&config, flags, &mut told_to_stop).await? else {
+            log::info!("told to stop");
+            return Ok(Exit::Done);
         };
         log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
         tokio::select! {

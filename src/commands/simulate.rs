@@ -1,9 +1,9 @@
 //! `candlekeep simulate`: the simulator alone.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use super::run::told_to_stop;
+use super::say;
 use crate::cli::{self, Simulate};
 use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered};
@@ -81,15 +81,12 @@ fn options(args: &Simulate) -> Options {
 /// Says on stdout how to reach the simulator: the first line is its address, for scripts.
 fn introduce(simulator: &simulator::Simulator) {
     let Credentials { identifier, password, api_key, .. } = Credentials::default();
-    let url = simulator.api_url();
-    // A script that has read the first line may close its end: nothing to fail for.
-    let _ = writeln!(
-        io::stdout(),
-        "{url}\n\n\
-         In another terminal:\n  \
-           export IG_API_URL={url}\n  \
-           export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}\n  \
-           export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's\n  \
-           candlekeep run"
-    );
+    say(simulator.api_url());
+    say("");
+    say("In another terminal:");
+    say(format!("  export IG_API_URL={}", simulator.api_url()));
+    say(format!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}"));
+    say("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
+    say("  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0     # IG wants 61 s between logins, this does not");
+    say("  candlekeep run --database sqlite://simulated.db");
 }

@@ -170,7 +170,8 @@ pub const KEYS: &[Key] = &[
         "history.incident_cap",
         Default("3000"),
         &["Most data points that healing one incident may spend."],
-    ),
+    )
+    .later(),
     Key::new(
         "history.depth",
         Default("100"),
@@ -184,7 +185,8 @@ pub const KEYS: &[Key] = &[
         "history.give_up_days",
         Default("28"),
         &["Days after which a hole that could not be healed counts as lost."],
-    ),
+    )
+    .later(),
     Key::new(
         "store.flush_ms",
         Default("0"),

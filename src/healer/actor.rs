@@ -129,7 +129,7 @@ impl Healer {
             return false;
         };
         work.attempts.note(&hole, now);
-        match self.fetch(&hole).await {
+        match self.fetch(&hole, hole.is_urgent(event_now)).await {
             Ok(()) => {
                 (work.spent_pause, work.short_of_points) = (None, false);
                 true
@@ -152,6 +152,7 @@ impl Healer {
                 log::warn!(pair:% = pair, timeframe:% = hole.timeframe, code = code.as_str(); "IG refused a request for history");
                 true
             }
+            Err(HistoryError::ScaleInDoubt) => true,
             Err(HistoryError::NoTimeYet) => false,
             Err(error) => {
                 log::warn!(error:% = error; "healing waits");
@@ -176,8 +177,9 @@ impl Healer {
 
     /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
     /// knows of it.
-    async fn fetch(&self, hole: &Hole) -> Result<(), HistoryError> {
-        let request = FetchBars { feed: hole.feed, timeframe: hole.timeframe, span: hole.span.clone() };
+    async fn fetch(&self, hole: &Hole, urgent: bool) -> Result<(), HistoryError> {
+        let request =
+            FetchBars { feed: hole.feed, timeframe: hole.timeframe, span: hole.span.clone(), urgent };
         let fetched = match self.history.send(request).await {
             Ok(result) => result?,
             Err(_) => return Err(IgError::Retryable("the history room is being rebuilt".to_owned()).into()),

@@ -5,10 +5,16 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::domain::coverage::Run;
-use crate::domain::{Calendar, Expectation, Fact, FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
-use crate::ig::history::actor::BARS_PER_REQUEST_MAX;
-use crate::messages::HistoryFetched;
+use crate::domain::{
+    Calendar, Expectation, Fact, FeedIx, Fetched, Mark, Pair, Reason, State, Timeframe, Timestamp,
+};
 
+/// Bars asked for in one request: larger ones have been refused, and charged, on some accounts.
+pub const BARS_PER_REQUEST_MAX: u32 = 400;
+/// Holes younger than this may use the reserve of points, seconds.
+const URGENT_S: i64 = 24 * 3600;
+/// Times that REST is asked for a bar which it has with a null price.
+const NULL_LEG_TRIES_MAX: u32 = 8;
 /// First pause after a hole was asked for and nothing came of it; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(60);
 const RETRY_LAST: Duration = Duration::from_secs(3600);
@@ -24,6 +30,36 @@ pub struct Hole {
     pub timeframe: Timeframe,
     /// First bucket's start to the end of the last.
     pub span: Range<Timestamp>,
+    /// What it is about, where that decides how it is healed.
+    pub kind: Kind,
+}
+
+/// What decides how a hole is healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// History from before the first connection, which leaves the reserve of points alone.
+    Backfill,
+    /// REST has the bar with a null price: asked for a few times, not for ever.
+    NullLeg,
+    /// Anything else.
+    Lost,
+}
+
+impl Kind {
+    fn of(reason: Reason) -> Kind {
+        match reason {
+            Reason::FirstStart => Kind::Backfill,
+            Reason::NullLeg => Kind::NullLeg,
+            _ => Kind::Lost,
+        }
+    }
+}
+
+impl Hole {
+    /// Whether the reserve may be spent on it: it was lost within the last day.
+    pub fn is_urgent(&self, event_now: Timestamp) -> bool {
+        self.kind != Kind::Backfill && event_now.since(self.span.start) <= URGENT_S
+    }
 }
 
 /// Whether REST should be asked about buckets that are missing for this reason. A silent bucket
@@ -47,10 +83,14 @@ pub fn holes(
     runs.sort_by_key(|(feed, run)| (*feed, run.span.start));
     for (feed, run) in runs {
         match holes.last_mut() {
-            Some(last) if last.feed == feed && last.span.end == run.span.start => {
-                last.span.end = run.span.end
+            Some(last)
+                if last.feed == feed
+                    && last.span.end == run.span.start
+                    && last.kind == Kind::of(run.reason) =>
+            {
+                last.span.end = run.span.end;
             }
-            _ => holes.push(Hole { feed, timeframe, span: run.span.clone() }),
+            _ => holes.push(Hole { feed, timeframe, span: run.span.clone(), kind: Kind::of(run.reason) }),
         }
     }
     holes.sort_by_key(|hole| (std::cmp::Reverse(hole.span.end), hole.feed));
@@ -75,7 +115,9 @@ impl Attempts {
     }
 
     fn allows(&self, hole: &Hole, now: Instant) -> bool {
-        self.made.get(hole).is_none_or(|(_, not_before)| now >= *not_before)
+        self.made.get(hole).is_none_or(|(times, not_before)| {
+            now >= *not_before && !(hole.kind == Kind::NullLeg && *times >= NULL_LEG_TRIES_MAX)
+        })
     }
 }
 
@@ -101,7 +143,7 @@ pub fn next(
 
 /// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
 /// closed), and a bar with a null price stays missing.
-pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &HistoryFetched, calendar: &Calendar) -> Vec<Fact> {
+pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &Fetched, calendar: &Calendar) -> Vec<Fact> {
     let step = timeframe.seconds();
     let mut facts = Vec::new();
     let mut bare_from = fetched.covered.start;
@@ -145,7 +187,7 @@ mod tests {
     use super::*;
     use crate::aggregator::testing::bar;
     use crate::clock::Clock;
-    use crate::ig::parse::FetchedBar;
+    use crate::domain::FetchedBar;
 
     const NOON: Timestamp = Timestamp(1_579_089_600); // a Wednesday
 
@@ -189,7 +231,8 @@ mod tests {
     }
 
     fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {
-        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to) };
+        let hole =
+            Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to), kind: Kind::Lost };
         let clock = Clock::system().monotonic();
         let bucket = |time: Timestamp| time.since(NOON) / 300;
         next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock)
@@ -200,6 +243,27 @@ mod tests {
     fn a_hole_that_has_not_ended_waits() {
         assert_eq!(planned(-3, 1, 0), None);
         assert_eq!(planned(-3, 0, 0), Some((-3, 0)));
+    }
+
+    #[test]
+    fn only_what_was_lost_within_a_day_may_use_the_reserve() {
+        let hole =
+            |from: i64, kind| Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(0), kind };
+        assert!(hole(-288, Kind::Lost).is_urgent(at(0)));
+        assert!(!hole(-289, Kind::Lost).is_urgent(at(0)));
+        assert!(!hole(-3, Kind::Backfill).is_urgent(at(0)));
+    }
+
+    #[test]
+    fn a_null_price_is_asked_for_eight_times() {
+        let hole =
+            Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-1)..at(0), kind: Kind::NullLeg };
+        let (mut attempts, start) = (Attempts::default(), Clock::system().monotonic());
+        let later = start + RETRY_LAST;
+        (0..NULL_LEG_TRIES_MAX - 1).for_each(|_| attempts.note(&hole, start));
+        assert!(attempts.allows(&hole, later));
+        attempts.note(&hole, start);
+        assert!(!attempts.allows(&hole, later));
     }
 
     #[test]
@@ -216,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_hole_that_did_not_shrink_waits_longer_each_time() {
-        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0) };
+        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0), kind: Kind::Lost };
         let mut attempts = Attempts::default();
         let start = Clock::system().monotonic();
         let calendar = Calendar::forex();
@@ -240,7 +304,7 @@ mod tests {
             local_offset_s: None,
             bar: whole.then(|| bar("EURUSD", at(bucket).0, "1.1")),
         };
-        let fetched = HistoryFetched {
+        let fetched = Fetched {
             rows: vec![row(0, true), row(1, false), row(4, true)],
             covered: at(0)..at(6),
             evidence: "rest:1".into(),

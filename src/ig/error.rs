@@ -12,8 +12,11 @@ const TEXT_MAX: usize = 160;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IgError {
     /// Network trouble, a 5xx, or a surprise on IG's side: try again later.
-    #[error("IG cannot be reached or is in trouble: {0}")]
+    #[error("IG is in trouble: {0}")]
     Retryable(String),
+    /// The request did not reach IG: no name, no route, no listener. Try again later.
+    #[error("IG cannot be reached: {0}")]
+    Unreachable(String),
     /// The session's tokens are dead: get new ones, then try again once.
     #[error("IG no longer accepts the session's tokens ({0})")]
     Unauthorized(String),
@@ -147,7 +150,7 @@ mod tests {
     fn kind(status: u16, code: &str, login: bool) -> &'static str {
         let body = format!(r#"{{"errorCode":"{code}"}}"#);
         match IgError::from_response(status, &body, login) {
-            IgError::Retryable(_) => "retry",
+            IgError::Retryable(_) | IgError::Unreachable(_) => "retry",
             IgError::Unauthorized(_) => "re-login",
             IgError::RateLimited(_) => "wait",
             IgError::AllowanceSpent(_) => "week",

@@ -5,7 +5,7 @@ use super::models::MarketDetails;
 use super::rest::RestClient;
 use super::session::tokens::Tokens;
 use crate::config::{FeedConfig, Product, ScaleSetting};
-use crate::domain::scale::{self, Scale, Verdict};
+use crate::domain::scale::{self, Verdict};
 use crate::domain::{Epic, Pair, Price};
 
 /// IG answers at most this many epics in one call.
@@ -18,8 +18,10 @@ pub struct Instrument {
     pub pair: Pair,
     /// IG's identifier.
     pub epic: Epic,
-    /// Scale of its quotes; `None` until a price tells.
-    pub scale: Option<Scale>,
+    /// What is known of the scale of its quotes.
+    pub scale: Verdict,
+    /// Whether the operator settled the scale.
+    pub scale_is_fixed: bool,
 }
 
 /// Product part of an epic by account type, where the configuration leaves it to us.
@@ -72,31 +74,27 @@ fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument
         }
         Some(_) => {}
     }
-    let explicit = match feed.scale {
-        ScaleSetting::Auto => None,
-        ScaleSetting::Fixed(scale) => Some(scale),
-    };
-    let scale = explicit.or_else(|| {
-        let snapshot = found?.snapshot.as_ref()?;
-        let bid = snapshot.bid.as_ref().and_then(|bid| Price::parse(bid.get(), 0).ok());
-        match scale::classify(pair, bid, snapshot.scaling_factor) {
-            Verdict::Scale(scale) => Some(scale),
-            Verdict::NoPriceYet => None,
-            Verdict::Ambiguous => {
-                log::error!(
-                    pair:% = pair, epic:% = epic, scaling_factor:? = snapshot.scaling_factor;
-                    "price scale in doubt: set pairs.<PAIR>.scale to decimal or points"
-                );
-                None
-            }
-        }
-    });
-    Instrument { pair, epic, scale }
+    if let ScaleSetting::Fixed(scale) = feed.scale {
+        return Instrument { pair, epic, scale: Verdict::Scale(scale), scale_is_fixed: true };
+    }
+    let snapshot = found.and_then(|details| details.snapshot.as_ref());
+    let bid =
+        snapshot.and_then(|snapshot| snapshot.bid.as_ref()).and_then(|bid| Price::parse(bid.get(), 0).ok());
+    let factor = snapshot.and_then(|snapshot| snapshot.scaling_factor);
+    let scale = scale::classify(pair, bid, factor);
+    if scale == Verdict::Ambiguous {
+        log::error!(
+            pair:% = pair, epic:% = epic, scaling_factor:? = factor;
+            "price scale in doubt, its prices are held back: set the pair's scale to decimal or points"
+        );
+    }
+    Instrument { pair, epic, scale, scale_is_fixed: false }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::scale::Scale;
     use crate::ig::models::Markets;
 
     fn feed(pair: &str, scale: ScaleSetting) -> FeedConfig {
@@ -128,10 +126,13 @@ mod tests {
             let feed = feed("EURUSD", setting);
             judge(&feed, epic_of(&feed, Product::Cfd, None), &markets.market_details).scale
         };
-        assert_eq!(scale(ScaleSetting::Auto, "1.14233", "10000"), Some(Scale::Decimal));
-        assert_eq!(scale(ScaleSetting::Auto, "11423.3", "1"), Some(Scale::Points(4)));
-        assert_eq!(scale(ScaleSetting::Auto, "null", "1"), None, "no price yet");
-        assert_eq!(scale(ScaleSetting::Auto, "1.14233", "1"), None, "contradiction");
-        assert_eq!(scale(ScaleSetting::Fixed(Scale::Points(4)), "1.14233", "10000"), Some(Scale::Points(4)));
+        assert_eq!(scale(ScaleSetting::Auto, "1.14233", "10000"), Verdict::Scale(Scale::Decimal));
+        assert_eq!(scale(ScaleSetting::Auto, "11423.3", "1"), Verdict::Scale(Scale::Points(4)));
+        assert_eq!(scale(ScaleSetting::Auto, "null", "1"), Verdict::NoPriceYet);
+        assert_eq!(scale(ScaleSetting::Auto, "1.14233", "1"), Verdict::Ambiguous, "contradiction");
+        assert_eq!(
+            scale(ScaleSetting::Fixed(Scale::Points(4)), "1.14233", "10000"),
+            Verdict::Scale(Scale::Points(4))
+        );
     }
 }

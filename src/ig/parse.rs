@@ -4,18 +4,7 @@ use chrono::NaiveDateTime;
 use serde_json::value::RawValue;
 
 use super::models::{BidAsk, PriceRow};
-use crate::domain::{Bar, BarKey, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
-
-/// One row of a price answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FetchedBar {
-    /// Bucket start, UTC.
-    pub start: Timestamp,
-    /// Account-local time minus UTC of this row, seconds, where IG told both.
-    pub local_offset_s: Option<i64>,
-    /// The bar, or `None` where IG sent a null, unreadable or contradictory price.
-    pub bar: Option<Bar>,
-}
+use crate::domain::{Bar, BarKey, FetchedBar, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
 
 /// Reads one row. `None` where its time cannot be read or sits off the timeframe's grid: such a
 /// row can be assigned to no bucket.

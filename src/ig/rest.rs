@@ -259,13 +259,19 @@ const BROKEN_SOCKET: &str = "connection broke";
 fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
     use awc::error::{ConnectError, SendRequestError};
     let host = base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base);
-    IgError::Retryable(match error {
-        SendRequestError::Connect(ConnectError::Timeout) => format!("no connection to {host} in time"),
-        SendRequestError::Connect(ConnectError::Resolver(why)) => format!("cannot resolve {host}: {why}"),
-        SendRequestError::Connect(why) => format!("cannot connect to {host}: {why}"),
-        SendRequestError::Timeout => format!("no answer from {host} within {} s", ANSWER_TIMEOUT.as_secs()),
-        other => format!("{BROKEN_SOCKET} with {host}: {}", cut(&other.to_string())),
-    })
+    match error {
+        SendRequestError::Connect(ConnectError::Timeout) => {
+            IgError::Unreachable(format!("no connection to {host} in time"))
+        }
+        SendRequestError::Connect(ConnectError::Resolver(why)) => {
+            IgError::Unreachable(format!("cannot resolve {host}: {why}"))
+        }
+        SendRequestError::Connect(why) => IgError::Unreachable(format!("cannot connect to {host}: {why}")),
+        SendRequestError::Timeout => {
+            IgError::Retryable(format!("no answer from {host} within {} s", ANSWER_TIMEOUT.as_secs()))
+        }
+        other => IgError::Retryable(format!("{BROKEN_SOCKET} with {host}: {}", cut(&other.to_string()))),
+    }
 }
 
 fn login(version: u8, body: serde_json::Value) -> Call<'static> {

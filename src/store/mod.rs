@@ -330,6 +330,17 @@ impl Store {
         allowance::state(&mut self.connection, account, now)
     }
 
+    /// Folds SQLite's write-ahead log into the file, as far as readers allow, so that after an
+    /// orderly stop the file alone holds everything.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn fold_log(&mut self) -> Result<(), StoreError> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::fold_log(connection),
+        }
+    }
+
     /// Runs several reads that all see the same state of the database. Not to be nested, and not
     /// for writes.
     ///

@@ -40,6 +40,12 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
     opened
 }
 
+/// Folds the write-ahead log into the file and empties it. A reader in the way leaves a part of
+/// it for the next checkpoint, which is no error.
+pub(super) fn fold_log(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    Ok(connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
+}
+
 fn set_up(path: &Path) -> Result<SqliteConnection, StoreError> {
     let mut connection = establish(path, "rw")?;
     migrate(&mut connection, path, MIGRATIONS)?;

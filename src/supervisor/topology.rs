@@ -6,12 +6,13 @@ use actix::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Alarm, Alert};
-use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED};
+use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED, UNSTORED_MAX};
 use crate::aggregator::finalizer::Depth;
 use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login};
+use crate::domain::scale::Verdict;
 use crate::domain::{Calendar, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::HealerActor;
@@ -34,8 +35,11 @@ use crate::writer::batch::Batch;
 /// Pauses between attempts to learn at start what the house is built from.
 const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
 const START_RETRY_LAST: std::time::Duration = std::time::Duration::from_secs(60);
-/// Messages that may wait in front of a data room.
+/// Messages that may wait in front of the aggregator.
 const MAILBOX: usize = 256;
+/// Messages that may wait in front of the writer: as many as the aggregator lets out, so that
+/// none ever finds the mailbox full and is overtaken.
+const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
 /// What a run may do that the configuration does not say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +56,7 @@ pub struct House {
     pub stats: Arc<Stats>,
     /// The watched instruments.
     pub instruments: Vec<Instrument>,
+    store: StoreHandle,
     session: Addr<SessionActor>,
     stream: Addr<StreamActor>,
     aggregator: Addr<AggregatorActor>,
@@ -60,11 +65,15 @@ pub struct House {
 
 impl House {
     /// Opens the database, logs in, and builds every room. Returns once the stream is being
-    /// connected; history is fetched while it already runs.
+    /// connected; history is fetched while it already runs. `None` where `stop` came first.
     ///
     /// # Errors
     /// With the exit code and the reason, where going on makes no sense.
-    pub async fn start(config: &Config, flags: RunFlags) -> Result<House, Failure> {
+    pub async fn start(
+        config: &Config,
+        flags: RunFlags,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let event_clock = EventClock::new(config.clock, clock.clone());
@@ -86,15 +95,18 @@ impl House {
         let (tokens, instruments, per_minute) = tokio::select! {
             learnt = learn(config, &rest, &session) => learnt?,
             alert = alerts.recv() => return Err(failure(alert)),
+            () = stop => {
+                let _ = session.send(LogOut).await;
+                return Ok(None);
+            }
         };
         let resume = watch(config, &store, &tokens, &instruments, &clock).await?;
         let matched = read_matched(&store).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
 
         let batch = Batch::new(config.store.flush);
-        let writer =
-            WriterActor::new(store.clone(), clock.clone(), batch, stats.clone(), alarm.lifeline("writer"))
-                .start_with(MAILBOX);
+        let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
+            .start_with(WRITER_MAILBOX);
         let depth = Depth {
             m5: config.history.depth.bars(Timeframe::M5),
             m15: if config.timeframes.contains(&Timeframe::M15) {
@@ -128,7 +140,6 @@ impl House {
             settings,
             alarm.clone(),
             stats.clone(),
-            alarm.lifeline("stream"),
         )
         .start();
         let settings = HistorySettings {
@@ -149,7 +160,7 @@ impl House {
         .start();
         let fetched = [Timeframe::M5, Timeframe::M15];
         let healer = HealerActor::new(
-            store,
+            store.clone(),
             history,
             aggregator.clone().recipient(),
             Calendar::forex(),
@@ -163,7 +174,7 @@ impl House {
             stream: Some(stream.clone().recipient()),
             healer: Some(healer.recipient()),
         }));
-        Ok(House { stats, instruments, session, stream, aggregator, alerts })
+        Ok(Some(House { stats, instruments, store, session, stream, aggregator, alerts }))
     }
 
     /// Waits until something ends the house; never returns while all is well.
@@ -176,6 +187,9 @@ impl House {
         let _ = self.stream.send(StopStreaming).await;
         let _ = self.aggregator.send(Drain).await;
         let _ = self.session.send(LogOut).await;
+        if let Err(error) = self.store.run(Store::fold_log).await {
+            log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+        }
     }
 }
 
@@ -280,7 +294,10 @@ async fn watch(
             epic: instrument.epic.to_string(),
             environment: config.ig.environment.as_str().to_owned(),
             account_type: tokens.account_type.clone().unwrap_or_default(),
-            scale: instrument.scale.map_or("auto".to_owned(), |scale| scale.to_string()),
+            scale: match instrument.scale {
+                Verdict::Scale(scale) => scale.to_string(),
+                Verdict::NoPriceYet | Verdict::Ambiguous => "auto".to_owned(),
+            },
             calendar: feed.calendar.clone(),
         })
         .collect();

@@ -38,16 +38,16 @@ impl Policy {
 /// What a refused subscription means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The request names something the server does not have. Stays off until the configuration
-    /// changes.
+    /// The request names something the server does not have; only another configuration or
+    /// another account is likely to change that.
     Config,
     /// Unfiltered delivery is not to be had; the session itself asks again without.
     WithoutUnfiltered,
-    /// Not allowed or not understood. Stays off; an operator should hear of it.
+    /// Not allowed or not understood; an operator should hear of it.
     Off,
-    /// Trouble on the server's side: again after 5 s, doubling to 5 min.
+    /// Trouble on the server's side, likely to pass.
     RetryLater,
-    /// Refused by the broker's own adapter: again after 5 s, 30 s, 2 min, then every 15 min.
+    /// Refused by the broker's own adapter, whose reasons are its own.
     Adapter,
     /// The session is void; the subscription will be made again in the next one.
     NewSession,

@@ -15,10 +15,11 @@ use super::batch::Batch;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::domain::FactBatch;
+use crate::exit::Exit;
 use crate::messages::StoreFacts;
 use crate::stats::Stats;
 use crate::store::{CommitReport, StoreError, StoreHandle};
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Alarm, Lifeline};
 
 /// Pauses between attempts while the database is away.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -35,6 +36,7 @@ pub struct WriterActor {
     /// What found no room in the batch. Its senders hold it too, and each is bounded.
     overflow: VecDeque<(Arc<FactBatch>, Waiting)>,
     flushing: bool,
+    alarm: Alarm,
     stats: Arc<Stats>,
     _lifeline: Lifeline,
 }
@@ -45,9 +47,10 @@ impl WriterActor {
         store: StoreHandle,
         clock: Clock,
         batch: Batch,
+        alarm: Alarm,
         stats: Arc<Stats>,
-        lifeline: Lifeline,
     ) -> WriterActor {
+        let lifeline = alarm.lifeline("writer");
         WriterActor {
             store,
             clock,
@@ -55,6 +58,7 @@ impl WriterActor {
             waiting: VecDeque::new(),
             overflow: VecDeque::new(),
             flushing: false,
+            alarm,
             stats,
             _lifeline: lifeline,
         }
@@ -84,7 +88,11 @@ impl WriterActor {
                         .add((report.inserted + report.revised + report.derived + report.rederived) as u64);
                     Ok(())
                 }
-                Err(error) => Err(Arc::new(error)),
+                Err(error) => {
+                    // Nothing that comes later is stored before this, so going on makes no sense.
+                    act.alarm.exit(Exit::Failed, error.to_string());
+                    Err(Arc::new(error))
+                }
             };
             for waiting in waiting {
                 let _ = waiting.send(answer.clone());

@@ -6,13 +6,14 @@
 mod proof;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::run::told_to_stop;
+use super::say;
 use crate::cli::Demo;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
@@ -32,8 +33,8 @@ const CUT_FOR: i64 = 6;
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Where no terminal shows a bar, a line is printed this often.
 const PRINT_EVERY: Duration = Duration::from_secs(2);
-/// Longest wait for market time to pass and for the last hole to be healed.
-const PATIENCE: Duration = Duration::from_secs(50);
+/// Longest wait in which neither market time passes nor a bar is stored.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const STEP: i64 = Timeframe::M5.seconds();
 
@@ -52,22 +53,22 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let mut stop = std::pin::pin!(told_to_stop());
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
-        tell(format_args!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
-        tell(format_args!("Simulator {}", simulator.api_url()));
-        tell(format_args!("Database  {}", config.database));
+        say(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
+        say(format!("Simulator {}", simulator.api_url()));
+        say(format!("Database  {}", config.database));
         let mut show = tokio::select! {
             show = show(&simulator, &config) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
-        tell(format_args!("\n{}", show.findings));
-        tell(format_args!("{}", pandas_line(&config)));
+        say(format!("\n{}", show.findings));
+        say(pandas_line(&config));
         let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
         if !leave {
-            tell(format_args!(
-                "\nThe service is still up, and so is the simulator. Try in another terminal:"
-            ));
-            tell(format_args!("  candlekeep --database {} candles EUR_USD 5 --count 20", config.database));
-            tell(format_args!("Ctrl-C ends it."));
+            say("\nThe service is still up, and so is the simulator. Try in another terminal:");
+            // As it was called: under `cargo run` it is in nobody's PATH.
+            let program = std::env::args().next().unwrap_or_else(|| "candlekeep".to_owned());
+            say(format!("  {program} --database {} candles EUR_USD 5 --count 20", config.database));
+            say("Ctrl-C ends it.");
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
                 () = &mut stop => {}
@@ -98,11 +99,6 @@ fn database(flags: &Flags) -> String {
     })
 }
 
-/// Prints a line. A reader that has gone away, such as `head`, ends no demonstration.
-fn tell(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
 /// The configuration of a user of the simulator. The environment's is left alone, so that a
 /// demonstration never meets real credentials.
 fn configure(simulator: &Simulator, database: &str) -> Result<Config, Failure> {
@@ -131,9 +127,12 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
     simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
-    let mut house = House::start(config, RunFlags::default()).await?;
+    let Some(mut house) = House::start(config, RunFlags::default(), std::future::pending()).await? else {
+        return Err(Failure::failed("stopped"));
+    };
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;
+    let mut moved = (Timestamp(0), 0, began);
     loop {
         tokio::select! {
             failure = house.failed() => return Err(failure),
@@ -151,7 +150,10 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         if simulator.has_ended() && proof::nothing_left_to_heal(config, simulator).await? {
             break;
         }
-        if clock.monotonic().saturating_duration_since(began) > PATIENCE {
+        let (now, stored) = (clock.monotonic(), house.stats.rows_stored.get());
+        if (moved.0, moved.1) != (simulator.now(), stored) {
+            moved = (simulator.now(), stored, now);
+        } else if now.saturating_duration_since(moved.2) > PATIENCE {
             progress.say("patience has run out, looking at what is there");
             break;
         }
@@ -178,7 +180,7 @@ impl Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(BUCKETS as u64), target);
-        let style = ProgressStyle::with_template("{msg} [{bar:32}] {percent:>3}% {elapsed}")
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {percent:>3}%")
             .expect("the template is well-formed");
         bar.set_style(style.progress_chars("=> "));
         Progress { bar, is_terminal, clock, printed: None }

@@ -62,7 +62,7 @@ impl fmt::Display for Findings {
             self.rows, self.stream_sessions, self.rest_requests, self.points_spent
         )?;
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
         table.set_header([
             "timeframe",
             "bars stored",

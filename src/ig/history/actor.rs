@@ -14,21 +14,19 @@ use tokio::sync::Mutex;
 use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
-use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Calendar, Expectation, Price, Timeframe, Timestamp};
+use crate::domain::scale::{self, Verdict};
+use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::Instrument;
 use crate::ig::models::Prices;
-use crate::ig::parse::{FetchedBar, price_row};
+use crate::ig::parse::price_row;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
-use crate::messages::{FetchBars, GetTokens, HistoryError, HistoryFetched, TokensRefused};
+use crate::messages::{FetchBars, GetTokens, HistoryError, TokensRefused};
 use crate::store::{AllowanceKey, AllowanceSeen, StoreHandle};
 use crate::supervisor::Lifeline;
 
-/// Most bars asked for in one request: larger ones have been refused, and charged, on some accounts.
-pub const BARS_PER_REQUEST_MAX: u32 = 400;
 /// Points by which asking for the last bars may be dearer than asking for the range.
 const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
@@ -45,7 +43,7 @@ pub struct HistorySettings {
     pub allowance: AllowanceKey,
     /// The hours in which bars cost points.
     pub calendar: Calendar,
-    /// Points left to the user.
+    /// Points that only urgent requests may use.
     pub reserve: u32,
     /// Requests a minute.
     pub per_minute: u32,
@@ -72,7 +70,7 @@ struct State {
     zone: Zone,
     /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
     local_offset_s: Option<i64>,
-    scales: Vec<Option<Scale>>,
+    scales: Vec<Verdict>,
 }
 
 impl HistoryActor {
@@ -101,7 +99,7 @@ impl Actor for HistoryActor {
 }
 
 impl Handler<FetchBars> for HistoryActor {
-    type Result = ResponseFuture<Result<HistoryFetched, HistoryError>>;
+    type Result = ResponseFuture<Result<Fetched, HistoryError>>;
 
     fn handle(&mut self, fetch: FetchBars, _: &mut Self::Context) -> Self::Result {
         let history = self.history.clone();
@@ -110,7 +108,7 @@ impl Handler<FetchBars> for HistoryActor {
 }
 
 impl History {
-    async fn fetch(&self, fetch: &FetchBars) -> Result<HistoryFetched, HistoryError> {
+    async fn fetch(&self, fetch: &FetchBars) -> Result<Fetched, HistoryError> {
         let mut state = self.state.lock().await;
         let now = self.event_clock.now().ok_or(HistoryError::NoTimeYet)?;
         let complete_to = fetch.timeframe.bucket(now);
@@ -120,14 +118,14 @@ impl History {
             let (rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
             let rows = tidy(rows, fetch.timeframe, |start| start < complete_to);
             let from = rows.first().map_or(complete_to, |row| row.start);
-            return Ok(HistoryFetched { rows, covered: from..complete_to, evidence });
+            return Ok(Fetched { rows, covered: from..complete_to, evidence });
         }
         if state.zone == Zone::Unknown {
             self.learn_zone(&mut state, fetch, &span).await?;
         }
         let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
         let rows = tidy(rows, fetch.timeframe, |start| span.contains(&start));
-        Ok(HistoryFetched { rows, covered: span, evidence })
+        Ok(Fetched { rows, covered: span, evidence })
     }
 
     /// How many last bars answer for this span, where asking so is better than by range: it
@@ -215,7 +213,10 @@ impl History {
         points: u32,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
-        let available = self.available().await?;
+        if state.scales[fetch.feed.ix()] == Verdict::Ambiguous {
+            return Err(HistoryError::ScaleInDoubt);
+        }
+        let available = self.available(fetch.urgent).await?;
         if points > available {
             return Err(HistoryError::NotAffordable { cost: points, available });
         }
@@ -291,21 +292,19 @@ impl History {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
         let rows = || pages.iter().flat_map(|page| &page.prices);
         let scale = &mut state.scales[fetch.feed.ix()];
-        if scale.is_none() {
+        if *scale == Verdict::NoPriceYet {
             let first = rows().find_map(|row| row.open_price.as_ref()?.bid.as_ref());
             let price = first.and_then(|text| Price::parse(text.get(), 0).ok());
-            if let Verdict::Scale(found) = scale::classify(instrument.pair, price, None) {
-                *scale = Some(found);
-            }
+            *scale = scale::classify(instrument.pair, price, None);
         }
-        // Without a scale no price can be read, and every row counts as one with null legs.
-        let shift = scale.map_or(0, Scale::points_shift);
+        let Verdict::Scale(scale) = *scale else { return Vec::new() };
+        let fixed = instrument.scale_is_fixed;
         let usable = |mut bar: FetchedBar| {
-            bar.bar = bar.bar.filter(|bar| scale::is_plausible(instrument.pair, bar.bid.close));
+            bar.bar = bar.bar.filter(|bar| fixed || scale::is_plausible(instrument.pair, bar.bid.close));
             bar
         };
         let read: Vec<FetchedBar> = rows()
-            .filter_map(|row| price_row(instrument.pair, fetch.timeframe, shift, row))
+            .filter_map(|row| price_row(instrument.pair, fetch.timeframe, scale.points_shift(), row))
             .map(usable)
             .collect();
         let unread = rows().count() - read.len();
@@ -318,10 +317,11 @@ impl History {
         read
     }
 
-    async fn available(&self) -> Result<u32, HistoryError> {
+    /// Points that may be spent now: the reserve is for what was lost of late.
+    async fn available(&self, urgent: bool) -> Result<u32, HistoryError> {
         let (key, now) = (self.settings.allowance.clone(), self.clock.wall());
         let state = self.store.run(move |store| store.allowance(&key, now)).await?;
-        Ok(state.remaining(now).saturating_sub(self.settings.reserve))
+        Ok(state.remaining(now).saturating_sub(if urgent { 0 } else { self.settings.reserve }))
     }
 
     async fn tokens(&self) -> Result<Arc<Tokens>, IgError> {

@@ -125,7 +125,8 @@ impl Handler<LogOut> for SessionActor {
     fn handle(&mut self, _: LogOut, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
         Box::pin(async move {
-            let tokens = session.state.lock().await.tokens.take();
+            // A login under way, which may be waiting for its turn, has no session to end yet.
+            let tokens = session.state.try_lock().ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
                     Ok(()) => log::info!("logged out"),
@@ -210,7 +211,7 @@ impl Session {
 
     async fn log_in(&self, generation: u64) -> Result<Tokens, IgError> {
         let fingerprint = self.check_not_refused_before().await?;
-        self.wait_for_turn().await?;
+        let last_login = self.wait_for_turn().await?;
         let result = match self.settings.version {
             3 => self.log_in_v3(generation).await,
             _ => self.log_in_v2(generation).await,
@@ -224,6 +225,8 @@ impl Session {
             Err(IgError::CredentialsRefused(_)) => {
                 self.save(SETTING_REFUSED, fingerprint).await?;
             }
+            // No login was made, so the next need not keep its distance from it.
+            Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
             // Whoever asked for tokens tells of it, and when it tries again.
             Err(error) => log::debug!(error:% = error; "login failed"),
         }
@@ -319,15 +322,21 @@ impl Session {
     }
 
     /// Waits until a login keeps its distance from the last, and takes note of this one before
-    /// it is made.
-    async fn wait_for_turn(&self) -> Result<(), IgError> {
+    /// it is made. Answers the one before.
+    async fn wait_for_turn(&self) -> Result<Option<Timestamp>, IgError> {
         let last = self.load(SETTING_LAST_LOGIN).await?.and_then(|text| text.parse().ok()).map(Timestamp);
         let wait = login_wait(last, self.settings.login_spacing, self.clock.wall());
         if !wait.is_zero() {
             log::info!(wait_s = wait.as_secs(); "waiting before the next login");
             actix_rt::time::sleep(wait).await;
         }
-        self.save(SETTING_LAST_LOGIN, self.clock.wall().0.to_string()).await
+        self.note_login(Some(self.clock.wall())).await?;
+        Ok(last)
+    }
+
+    async fn note_login(&self, at: Option<Timestamp>) -> Result<(), IgError> {
+        let at = at.map(|at| at.0.to_string()).unwrap_or_default();
+        self.save(SETTING_LAST_LOGIN, at).await
     }
 
     async fn load(&self, key: &'static str) -> Result<Option<String>, IgError> {

@@ -16,20 +16,21 @@ use awc::ws::{Frame, Message as WsMessage};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::chart::{self, ChartFault, ChartItem};
+use super::chart::{self, ChartFault, ChartItem, Knowledge};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, ClockKind, EventClock};
-use crate::domain::{FeedIx, Reason, Timeframe, Timestamp};
+use crate::domain::scale::Verdict;
+use crate::domain::{FeedIx, Reason, StreamEvent, Timeframe, Timestamp};
 use crate::exit::Exit;
 use crate::ig::error::{IgError, cut};
 use crate::ig::markets::Instrument;
 use crate::ig::session::actor::SessionActor;
-use crate::messages::{GetTokens, Resubscribe, StreamEvent, StreamTold};
+use crate::messages::{GetTokens, Resubscribe, StreamTold};
 use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::code::Step;
-use crate::tlcp::{EndCause, Event, Options, SubscriptionSpec, TlcpSession, Verdict, Version};
+use crate::tlcp::{EndCause, Event, Options, SubscriptionSpec, TlcpSession, Verdict as Refusal, Version};
 
 /// Largest WebSocket message taken, whole or in parts.
 const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -126,7 +127,6 @@ pub struct StopStreaming;
 
 impl StreamActor {
     /// A stream that connects when it starts.
-    #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
         client: awc::Client,
         session: Addr<SessionActor>,
@@ -135,10 +135,10 @@ impl StreamActor {
         settings: StreamSettings,
         alarm: Alarm,
         stats: Arc<Stats>,
-        lifeline: Lifeline,
     ) -> StreamActor {
+        let lifeline = alarm.lifeline("stream");
         let item = |instrument: &Instrument| StreamItem {
-            chart: ChartItem::new(instrument.pair, instrument.scale),
+            chart: ChartItem::new(instrument.pair, knowledge(instrument)),
             unfiltered: false,
             first: true,
             refusals: 0,
@@ -460,6 +460,14 @@ impl Handler<StopStreaming> for StreamActor {
     }
 }
 
+fn knowledge(instrument: &Instrument) -> Knowledge {
+    match instrument.scale {
+        Verdict::Scale(scale) if instrument.scale_is_fixed => Knowledge::Fixed(scale),
+        Verdict::Ambiguous => Knowledge::InDoubt,
+        Verdict::Scale(_) | Verdict::NoPriceYet => Knowledge::ByPrice,
+    }
+}
+
 /// A socket that is open, and who to be on it.
 struct Opened {
     account_id: String,
@@ -574,12 +582,12 @@ impl Translation<'_> {
             }
             Event::Unanswered { tag } => {
                 log::warn!(pair:% = self.pair(tag); "a subscription stays unanswered");
-                self.refused(tag, Verdict::RetryLater);
+                self.refused(tag, Refusal::RetryLater);
             }
             Event::Unsubscribed { tag, asked } => {
                 if !asked {
                     log::warn!(pair:% = self.pair(tag); "the server ended a subscription");
-                    self.refused(tag, Verdict::RetryLater);
+                    self.refused(tag, Refusal::RetryLater);
                 }
             }
             Event::Fault { tag, reason, line } => {
@@ -606,7 +614,11 @@ impl Translation<'_> {
                     if apart == Apart::Clocks && *self.apart_rows == APART_ROWS_MAX {
                         self.later.push(Later::ClocksApart { stream: candle.start, system: now });
                     }
-                    return self.reject(feed, "its time is implausible");
+                    return match apart {
+                        // Told once, when it is clear which clock is to blame.
+                        Apart::Clocks => self.told.push(StreamEvent::Rejected { feed }),
+                        Apart::Row => self.reject(feed, "its time is implausible"),
+                    };
                 }
                 *self.apart_rows = 0;
                 self.items[feed.ix()].first = false;
@@ -636,12 +648,12 @@ impl Translation<'_> {
         self.told.push(StreamEvent::Rejected { feed });
     }
 
-    fn refused(&mut self, tag: u16, verdict: Verdict) {
+    fn refused(&mut self, tag: u16, verdict: Refusal) {
         self.lost(tag, Reason::Refused);
         let item = &mut self.items[usize::from(tag)];
         let pause_s = REFUSED_PAUSES_S[item.refusals.min(REFUSED_PAUSES_S.len() - 1)];
         item.refusals += 1;
-        if verdict != Verdict::NewSession {
+        if verdict != Refusal::NewSession {
             self.later.push(Later::Retry { feed: FeedIx(tag), pause: Duration::from_secs(pause_s) });
         }
     }

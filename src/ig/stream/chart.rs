@@ -54,20 +54,39 @@ struct Row {
 #[derive(Clone, Debug)]
 pub struct ChartItem {
     pair: Pair,
+    known: Knowledge,
     scale: Option<Scale>,
     row: Row,
     last_close: Option<Price>,
 }
 
+/// Where the scale of an item's prices comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// The operator settled it.
+    Fixed(Scale),
+    /// Its first price tells, of each subscription anew: a scale has been seen to change.
+    ByPrice,
+    /// What IG says of it contradicts its price: everything is held back.
+    InDoubt,
+}
+
 impl ChartItem {
-    /// An item whose prices have `scale`, or one to be recognised from the first price.
-    pub fn new(pair: Pair, scale: Option<Scale>) -> ChartItem {
-        ChartItem { pair, scale, row: Row::default(), last_close: None }
+    /// An item that has not told anything yet.
+    pub fn new(pair: Pair, known: Knowledge) -> ChartItem {
+        let mut item = ChartItem { pair, known, scale: None, row: Row::default(), last_close: None };
+        item.reset();
+        item
     }
 
-    /// Forgets the folded row: a new subscription begins.
+    /// Forgets the folded row and what its prices said of their scale: a new subscription begins.
     pub fn reset(&mut self) {
         self.row = Row::default();
+        self.last_close = None;
+        self.scale = match self.known {
+            Knowledge::Fixed(scale) => Some(scale),
+            Knowledge::ByPrice | Knowledge::InDoubt => None,
+        };
     }
 
     /// Folds one update in. `None` while a field that a candle needs has no value.
@@ -129,6 +148,9 @@ impl ChartItem {
     fn shift(&mut self, text: &str) -> Result<u32, ChartFault> {
         if let Some(scale) = self.scale {
             return Ok(scale.points_shift());
+        }
+        if self.known == Knowledge::InDoubt {
+            return Err(ChartFault::ScaleInDoubt);
         }
         let as_sent = Price::parse(text, 0).map_err(|_| ChartFault::Unreadable)?;
         match scale::classify(self.pair, Some(as_sent), None) {
@@ -192,7 +214,7 @@ mod tests {
     }
 
     fn item() -> ChartItem {
-        ChartItem::new("GBPUSD".parse().unwrap(), None)
+        ChartItem::new("GBPUSD".parse().unwrap(), Knowledge::ByPrice)
     }
 
     const FIRST: &str =
@@ -258,6 +280,26 @@ mod tests {
     fn an_unaligned_time_belongs_to_the_bucket_around_it() {
         let candle = item().apply(&row(&FIRST.replacen("900000", "913500", 1))).unwrap().unwrap();
         assert_eq!(candle.start.to_string(), "2026-05-15T12:25:00Z");
+    }
+
+    #[test]
+    fn a_new_subscription_may_quote_on_another_scale() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        item.reset();
+        let decimal = "1778847900000|1|1|0|1.3|1.3|1.3|1.3|1.4|1.4|1.4|1.4";
+        assert_eq!(item.apply(&row(decimal)).unwrap().unwrap().bid.open.to_string(), "1.3");
+    }
+
+    #[test]
+    fn a_scale_in_doubt_holds_everything_back_and_a_settled_one_is_not_questioned() {
+        let pair = "XAUUSD".parse().unwrap();
+        assert_eq!(
+            ChartItem::new(pair, Knowledge::InDoubt).apply(&row(FIRST)),
+            Err(ChartFault::ScaleInDoubt)
+        );
+        let gold = ChartItem::new(pair, Knowledge::Fixed(Scale::Decimal)).apply(&row(FIRST));
+        assert_eq!(gold.unwrap().unwrap().bid.open.to_string(), "13358.8");
     }
 
     #[test]
