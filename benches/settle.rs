@@ -3,11 +3,11 @@
 //!
 //! The service's side is the way of a row through the pure rooms: [`TlcpSession`], [`ChartItem`],
 //! [`Aggregation`], [`fold`]. The loop's side reads the same bytes in one pass, knows the schema
-//! by heart, believes every line, and holds its rows in an array; it too reads the start, the
-//! ticks, the end flag and eight exact prices, merges, settles at the end flag and folds three
-//! bars into one. It lacks what a service needs: protocol state, the count of notifications,
-//! percent-coding, refusal of malformed lines, checks of order and scale, gaps and quiet buckets.
-//! Both must come to the same bars.
+//! by heart and holds its rows in an array; it too reads the start, the ticks, the end flag and
+//! eight exact prices, refuses what is no number, merges, settles at the end flag and folds three
+//! bars into one. It lacks what a service needs beside that: the protocol's other lines and its
+//! count of them, its other ways to say "unchanged", nulls, checks of order and scale, gaps and
+//! quiet buckets. Both must come to the same bars.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -231,8 +231,8 @@ impl RawBar {
 struct RawItem {
     row: RawBar,
     closed: bool,
-    /// Points of this pair are 10 to this power of units.
-    unit: i64,
+    /// Decimals that make units of this pair's points.
+    decimals: usize,
     longer: RawBar,
 }
 
@@ -241,8 +241,7 @@ fn hand(messages: &[String]) -> (Duration, Vec<RawBar>) {
     let mut items = [RawItem::default(); ITEMS];
     for (item, pair) in items.iter_mut().zip(MAJOR_PAIRS) {
         item.row.minutes = 5;
-        // A tenth of a point, which is the last digit sent.
-        item.unit = if pair.is_jpy_quoted() { 100_000 } else { 1_000 };
+        item.decimals = if pair.is_jpy_quoted() { 6 } else { 4 };
     }
     let mut bars = Vec::new();
     let took = cpu_time(|| {
@@ -250,7 +249,7 @@ fn hand(messages: &[String]) -> (Duration, Vec<RawBar>) {
             let bytes = black_box(message).as_bytes();
             let mut at = 0;
             while at < bytes.len() {
-                at = hand_line(bytes, at, &mut items, &mut bars);
+                at = hand_line(bytes, at, &mut items, &mut bars).expect("good rows");
             }
         }
     });
@@ -258,25 +257,24 @@ fn hand(messages: &[String]) -> (Duration, Vec<RawBar>) {
 }
 
 /// Reads `U,<item>,1,<values>\r\n` at `at`, returns where the next line begins.
-fn hand_line(bytes: &[u8], mut at: usize, items: &mut [RawItem], bars: &mut Vec<RawBar>) -> usize {
-    at += b"U,".len();
-    let item = digits(bytes, &mut at) as usize - 1;
-    at += b",1,".len();
-    let item = &mut items[item];
+fn hand_line(bytes: &[u8], at: usize, items: &mut [RawItem], bars: &mut Vec<RawBar>) -> Option<usize> {
+    let mut at = expect(bytes, at, b"U,")?;
+    let item = items.get_mut(usize::try_from(digits(bytes, &mut at)?).ok()?.checked_sub(1)?)?;
+    at = expect(bytes, at, b",1,")?;
     for field in 0..FIELDS {
-        if bytes[at] != b'|' && bytes[at] != b'\r' {
+        let end = if field + 1 < FIELDS { b'|' } else { b'\r' };
+        if *bytes.get(at)? != end {
             match field {
-                0 => item.row.start = digits(bytes, &mut at) / 1_000,
-                1 => at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count(),
-                2 => item.row.ticks = digits(bytes, &mut at) as u32,
-                3 => item.closed = digits(bytes, &mut at) == 1,
-                // Always one decimal.
-                price => item.row.prices[price - 4] = tenths(bytes, &mut at) * item.unit,
+                0 => item.row.start = digits(bytes, &mut at)? / 1_000,
+                1 => drop(digits(bytes, &mut at)?),
+                2 => item.row.ticks = u32::try_from(digits(bytes, &mut at)?).ok()?,
+                3 => item.closed = digits(bytes, &mut at)? == 1,
+                price => item.row.prices[price - 4] = decimal(bytes, &mut at, item.decimals)?,
             }
         }
-        // The separator, or the line's carriage return.
-        at += 1;
+        at = expect(bytes, at, &[end])?;
     }
+    at = expect(bytes, at, b"\n")?;
     if item.closed {
         bars.push(item.row);
         match item.row.start % 900 {
@@ -287,22 +285,36 @@ fn hand_line(bytes: &[u8], mut at: usize, items: &mut [RawItem], bars: &mut Vec<
             bars.push(item.longer);
         }
     }
-    at + b"\n".len()
+    Some(at)
 }
 
-fn digits(bytes: &[u8], at: &mut usize) -> i64 {
-    let mut number = 0;
-    while bytes[*at].is_ascii_digit() {
-        number = number * 10 + i64::from(bytes[*at] - b'0');
+fn expect(bytes: &[u8], at: usize, text: &[u8]) -> Option<usize> {
+    bytes.get(at..)?.starts_with(text).then_some(at + text.len())
+}
+
+/// A whole number, which ends at the first byte that is no digit.
+fn digits(bytes: &[u8], at: &mut usize) -> Option<i64> {
+    let (start, mut number) = (*at, 0_i64);
+    while let Some(digit) = bytes.get(*at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        number = number.wrapping_mul(10).wrapping_add(i64::from(digit));
         *at += 1;
     }
-    number
+    // More would not fit.
+    (start < *at && *at - start <= 18).then_some(number)
 }
 
-fn tenths(bytes: &[u8], at: &mut usize) -> i64 {
-    let whole = digits(bytes, at);
-    *at += b".".len();
-    whole * 10 + digits(bytes, at)
+/// A decimal number as a whole one of so many decimals.
+fn decimal(bytes: &[u8], at: &mut usize, decimals: usize) -> Option<i64> {
+    let mut number = digits(bytes, at)?;
+    let mut missing = decimals;
+    if bytes.get(*at) == Some(&b'.') {
+        *at += 1;
+        let start = *at;
+        let fraction = digits(bytes, at)?;
+        missing = decimals.checked_sub(*at - start)?;
+        number = number.checked_mul(10_i64.pow((*at - start) as u32))?.checked_add(fraction)?;
+    }
+    number.checked_mul(10_i64.pow(missing as u32))
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

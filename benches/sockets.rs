@@ -3,10 +3,11 @@
 //!
 //! `fast [DAYS]` (also without words): 300 rows a bar, as fast as it takes them.
 //! `replay DIR`: recorded bars, 5 rows each, as fast as it takes them.
-//! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time.
+//! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
+//! hold one close of all bars.
 //!
-//! All figures are of `run` alone, from the first rows (or, live, once the first backfill is
-//! over) to the last bar stored.
+//! All figures are of `run` alone, from its first rows to the last bar stored. Nothing is
+//! backfilled: a first start's history is fetched at the pace that IG sets, for minutes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -24,8 +25,8 @@ const LIVE_FROM: Timestamp = Timestamp(1_794_902_400);
 /// 2026-11-16 00:00 UTC, a Monday.
 const FAST_FROM: Timestamp = Timestamp(1_794_787_200);
 const DAY_S: i64 = 86_400;
-/// The first backfill, and what else a start brings, is no part of the live load.
-const SETTLE: Duration = Duration::from_secs(20);
+/// What a start brings is no part of the live load.
+const SETTLE: Duration = Duration::from_secs(5);
 /// A run that used no processor for so long is done.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often that is looked for.
@@ -39,7 +40,7 @@ fn main() {
         [] | ["fast"] => fast(3),
         ["fast", days] => fast(number(days)),
         ["replay", dir] => at_full_speed(&["--replay", dir]),
-        ["live"] => live(180),
+        ["live"] => live(300),
         ["live", seconds] => live(number(seconds) as u64),
         _ => panic!("fast [DAYS], replay DIR or live [SECONDS]"),
     }
@@ -119,7 +120,8 @@ impl Pair {
             .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
             .env("IG_API_URL", &address)
             .env("DATABASE_URL", format!("sqlite://{}/bars.db", dir.display()))
-            .env("CANDLEKEEP_CLOCK", "stream");
+            .env("CANDLEKEEP_CLOCK", "stream")
+            .env("CANDLEKEEP_HISTORY_DEPTH", "0");
         let mut run = Process::start(dir, "run", &mut run);
         run.wait_for_word("streaming session begun", "session=");
         Pair { run, simulate }
