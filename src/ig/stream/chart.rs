@@ -263,6 +263,17 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_counts_as_null_until_a_good_value_comes() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert!(item.apply(&row("soon|||||||||||")).is_err());
+        assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "its bucket is not known");
+        assert!(item.apply(&row("1778848200000||many|||||||||")).is_err());
+        let candle = item.apply(&row("|||||||13357.5||||")).unwrap().unwrap();
+        assert_eq!((candle.start.to_string().as_str(), candle.ticks), ("2026-05-15T12:30:00Z", 0));
+    }
+
+    #[test]
     fn a_crossed_book_is_passed_on() {
         let mut item = item();
         let crossed = "1778847900000|1|1|0|13360|13360|13360|13360|13359|13359|13359|13359";
