@@ -243,6 +243,10 @@ impl Finalizer {
 
     /// Accounts for the buckets from the frontier up to the one that a row has just told of.
     fn account_to(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
+        // So it is for nearly every row.
+        if self.frontier == Some(start) && self.silent.is_none() {
+            return;
+        }
         if let Some(silent) = self.silent.take() {
             self.quiet(silent, around);
         }

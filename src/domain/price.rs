@@ -1,6 +1,7 @@
 //! Prices as fixed-point numbers. Floats appear only at the database's door.
 
 use std::fmt;
+use std::num::NonZeroI64;
 
 /// Decimal places that a [`Price`] keeps: finer than any forex quote IG is known to send.
 pub const DECIMALS: u32 = 8;
@@ -9,10 +10,22 @@ const UNITS_PER_ONE: i64 = 10_i64.pow(DECIMALS);
 const MAX_UNITS: i64 = 10_000_000 * UNITS_PER_ONE;
 /// More digits than this in one number is garbage, not a price.
 const MAX_DIGITS: usize = 25;
+/// A number that has come to this has all the digits that a price keeps, or too many of them.
+const ENOUGH: u64 = 10_u64.pow(17);
+/// 10 to the power of each index.
+const POWERS_OF_TEN: [u64; 20] = {
+    let mut powers = [1; 20];
+    let mut ix = 1;
+    while ix < powers.len() {
+        powers[ix] = powers[ix - 1] * 10;
+        ix += 1;
+    }
+    powers
+};
 
-/// A positive price in units of 10⁻⁸ of the quote currency.
+/// A positive price in units of 10⁻⁸ of the quote currency. An absent one takes no more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Price(i64);
+pub struct Price(NonZeroI64);
 
 /// Why a text is not a price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +40,7 @@ pub enum PriceError {
 
 impl Price {
     /// One unit of the quote currency.
-    pub const ONE: Price = Price(UNITS_PER_ONE);
+    pub const ONE: Price = Price(NonZeroI64::new(UNITS_PER_ONE).expect("one is not zero"));
 
     /// Reads a plain decimal number and divides it exactly by 10^`points_shift`.
     ///
@@ -39,58 +52,56 @@ impl Price {
     /// [`PriceError::NotANumber`] for anything but digits with at most one point;
     /// [`PriceError::OutOfRange`] for zero, negative and absurd values.
     pub fn parse(text: &str, points_shift: u32) -> Result<Price, PriceError> {
-        let bytes = text.as_bytes();
-        let (negative, digits) = match bytes.first() {
-            Some(b'-') => (true, &bytes[1..]),
-            _ => (false, bytes),
+        let (negative, digits) = match text.as_bytes() {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
         };
-        if digits.is_empty() || digits.len() > MAX_DIGITS {
+        if digits.len() > MAX_DIGITS {
             return Err(PriceError::NotANumber);
         }
-        // Digits after the point that still count; those of the shift move left of it.
-        let mut room = i64::from(DECIMALS) - i64::from(points_shift);
-        let (mut units, mut seen_point, mut seen_digit) = (0_i64, false, false);
-        let mut round_up = false;
+        let mut number = 0_u64;
+        let (mut has_digit, mut has_point, mut decimals, mut too_long) = (false, false, 0, false);
         for &byte in digits {
-            match byte {
-                b'0'..=b'9' => {
-                    seen_digit = true;
-                    let digit = i64::from(byte - b'0');
-                    if !seen_point {
-                        units = units.saturating_mul(10).saturating_add(digit);
-                    } else if room > 0 {
-                        units = units.saturating_mul(10).saturating_add(digit);
-                        room -= 1;
-                    } else if room == 0 {
-                        round_up = digit >= 5;
-                        room -= 1;
-                    }
+            let digit = byte.wrapping_sub(b'0');
+            if digit < 10 {
+                has_digit = true;
+                if number < ENOUGH {
+                    number = number * 10 + u64::from(digit);
+                    decimals += usize::from(has_point);
+                } else {
+                    too_long |= !has_point;
                 }
-                b'.' if !seen_point => seen_point = true,
-                _ => return Err(PriceError::NotANumber),
+            } else if byte == b'.' && !has_point {
+                has_point = true;
+            } else {
+                return Err(PriceError::NotANumber);
             }
         }
-        if !seen_digit {
+        if !has_digit {
             return Err(PriceError::NotANumber);
         }
-        if room > 0 {
-            units = units.saturating_mul(10_i64.pow(u32::try_from(room).unwrap_or(0)));
-        }
-        units = units.saturating_add(i64::from(round_up));
-        if negative || units <= 0 || units > MAX_UNITS {
-            return Err(PriceError::OutOfRange);
-        }
-        Ok(Price(units))
+        let decimals = decimals + points_shift as usize;
+        let units = if decimals <= DECIMALS as usize {
+            number.saturating_mul(POWERS_OF_TEN[DECIMALS as usize - decimals])
+        } else {
+            match POWERS_OF_TEN.get(decimals - DECIMALS as usize) {
+                Some(power) => (number + power / 2) / power,
+                // Too small by far.
+                None => 0,
+            }
+        };
+        let units = i64::try_from(units).ok().filter(|_| !negative && !too_long);
+        units.and_then(Price::from_units).ok_or(PriceError::OutOfRange)
     }
 
     /// The price of `units` × 10⁻⁸, or `None` where no pair trades there.
     pub fn from_units(units: i64) -> Option<Price> {
-        (units > 0 && units <= MAX_UNITS).then_some(Price(units))
+        NonZeroI64::new(units).filter(|units| units.is_positive() && units.get() <= MAX_UNITS).map(Price)
     }
 
     /// This price in units of 10⁻⁸.
     pub fn units(self) -> i64 {
-        self.0
+        self.0.get()
     }
 
     /// Reads a double from the database back into the price that it was written from.
@@ -99,29 +110,26 @@ impl Price {
     /// [`PriceError::OutOfRange`] for NaN, infinities and values no pair trades at.
     pub fn from_f64(value: f64) -> Result<Price, PriceError> {
         let units = (value * UNITS_PER_ONE as f64).round();
-        if units >= 1.0 && units <= MAX_UNITS as f64 {
-            Ok(Price(units as i64))
-        } else {
-            Err(PriceError::OutOfRange)
-        }
+        // The cast sends NaN to zero and saturates.
+        Price::from_units(units as i64).ok_or(PriceError::OutOfRange)
     }
 
     /// The nearest double. One correctly rounded division of two exact integers, so it equals
     /// what parsing the decimal text would give.
     pub fn to_f64(self) -> f64 {
-        self.0 as f64 / UNITS_PER_ONE as f64
+        self.units() as f64 / UNITS_PER_ONE as f64
     }
 
     /// Half of `self` plus `ask`, exact.
     pub fn mid(self, ask: Price) -> Mid {
-        Mid(self.0 + ask.0)
+        Mid(self.units() + ask.units())
     }
 }
 
 impl fmt::Display for Price {
     /// Plain decimal text without trailing zeros.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_decimal(f, self.0, UNITS_PER_ONE, DECIMALS as usize)
+        write_decimal(f, self.units(), UNITS_PER_ONE, DECIMALS as usize)
     }
 }
 
@@ -266,6 +274,19 @@ mod tests {
         ) {
             let mid = Price::from_units(bid).unwrap().mid(Price::from_units(ask).unwrap());
             prop_assert_eq!(mid.to_f64(), mid.to_string().parse::<f64>().unwrap());
+        }
+
+        #[test]
+        fn every_number_is_rounded_half_up_at_the_eighth_decimal(
+            whole in "[0-9]{0,12}", fraction in "[0-9]{0,12}", shift in 0u32..=4,
+        ) {
+            prop_assume!(!whole.is_empty() || !fraction.is_empty());
+            // In units of 10⁻¹², in which each of these numbers is whole.
+            let fine: i128 = format!("{whole}{fraction:0<12}").parse().unwrap();
+            let per_unit = 10_i128.pow(4 + shift);
+            let units = (fine + per_unit / 2) / per_unit;
+            let expected = i64::try_from(units).ok().and_then(Price::from_units).ok_or(PriceError::OutOfRange);
+            prop_assert_eq!(Price::parse(&format!("{whole}.{fraction}"), shift), expected);
         }
 
         #[test]

@@ -18,6 +18,8 @@ const UTM: usize = 0;
 const TICK_COUNT: usize = 2;
 const CONS_END: usize = 3;
 const FIRST_PRICE: usize = 4;
+/// Open, high, low and close of either side.
+const PRICES: usize = 8;
 
 /// The item name of an epic's 5-minute candles.
 pub fn group(epic: &Epic) -> String {
@@ -44,10 +46,10 @@ pub enum ChartFault {
 /// Folded state of one item. An unset field is one that was null or has not come yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
-    utm_ms: Option<i64>,
+    start: Option<Timestamp>,
     ticks: Option<u32>,
     closed: Option<bool>,
-    prices: [Option<Price>; 8],
+    prices: [Option<Price>; PRICES],
 }
 
 /// One watched item: its folded row and the scale of its prices.
@@ -96,15 +98,15 @@ impl ChartItem {
     /// then on, until a good value comes.
     pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Option<CandleUpdate>, ChartFault> {
         let mut fault = None;
-        for (field, change) in changes.iter().enumerate() {
-            let text = match change {
-                Change::Unchanged => continue,
-                Change::Null => None,
-                // Null and empty both mean "no value" here (protocol note on CHART fields).
-                Change::Text(text) => Some(text.as_ref()).filter(|text| !text.is_empty()),
-            };
-            if let Err(found) = self.set(field, text) {
-                fault = Some(found);
+        let (others, prices) = changes.split_at(changes.len().min(FIRST_PRICE));
+        for (field, change) in others.iter().enumerate() {
+            if let Some(told) = told(change) {
+                fault = self.set(field, told).err().or(fault);
+            }
+        }
+        for (slot, change) in prices.iter().enumerate().take(PRICES) {
+            if let Some(told) = told(change) {
+                fault = self.set_price(slot, told).err().or(fault);
             }
         }
         match fault {
@@ -118,35 +120,35 @@ impl ChartItem {
         match field {
             // Without value first: what cannot be read must not leave the old one standing.
             UTM => {
-                row.utm_ms = None;
-                row.utm_ms = number(text)?;
+                row.start = None;
+                // UTM is the candle's start; the floor guards against one that is not aligned.
+                let start = |utm_ms| Timeframe::M5.bucket(Timestamp::from_millis(utm_ms));
+                row.start = number(text)?.map(start);
             }
             TICK_COUNT => {
                 row.ticks = None;
                 row.ticks = number(text)?;
             }
             CONS_END => {
+                row.closed = None;
                 row.closed = match text {
                     None => None,
                     Some("0") => Some(false),
                     Some("1") => Some(true),
-                    Some(_) => {
-                        row.closed = None;
-                        return Err(ChartFault::Unreadable);
-                    }
-                }
-            }
-            FIRST_PRICE.. if field - FIRST_PRICE < row.prices.len() => {
-                let slot = field - FIRST_PRICE;
-                row.prices[slot] = None;
-                if let Some(text) = text {
-                    let shift = self.shift(text)?;
-                    let price = Price::parse(text, shift).map_err(|_| ChartFault::Unreadable)?;
-                    self.row.prices[slot] = Some(price);
-                }
+                    Some(_) => return Err(ChartFault::Unreadable),
+                };
             }
             // LTV equals the tick count for forex; nothing reads it.
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_price(&mut self, slot: usize, text: Option<&str>) -> Result<(), ChartFault> {
+        self.row.prices[slot] = None;
+        if let Some(text) = text {
+            let shift = self.shift(text)?;
+            self.row.prices[slot] = Some(Price::parse(text, shift).map_err(|_| ChartFault::Unreadable)?);
         }
         Ok(())
     }
@@ -171,13 +173,11 @@ impl ChartItem {
 
     fn candle(&mut self) -> Result<Option<CandleUpdate>, ChartFault> {
         let row = &self.row;
-        let Some(utm_ms) = row.utm_ms else { return Ok(None) };
-        let mut prices = [Price::ONE; 8];
-        for (to, from) in prices.iter_mut().zip(row.prices) {
-            let Some(price) = from else { return Ok(None) };
-            *to = price;
-        }
-        let [bo, bh, bl, bc, ao, ah, al, ac] = prices;
+        let Some(start) = row.start else { return Ok(None) };
+        let [Some(bo), Some(bh), Some(bl), Some(bc), Some(ao), Some(ah), Some(al), Some(ac)] = row.prices
+        else {
+            return Ok(None);
+        };
         let bid = Ohlc { open: bo, high: bh, low: bl, close: bc };
         let ask = Ohlc { open: ao, high: ah, low: al, close: ac };
         if !bid.is_ordered() || !ask.is_ordered() {
@@ -188,13 +188,22 @@ impl ChartItem {
         }
         self.last_close = Some(bid.close);
         Ok(Some(CandleUpdate {
-            // UTM is the candle's start; the floor guards against one that is not aligned.
-            start: Timeframe::M5.bucket(Timestamp::from_millis(utm_ms)),
+            start,
             bid,
             ask,
             ticks: row.ticks.unwrap_or(0),
             closed: row.closed.unwrap_or(false),
         }))
+    }
+}
+
+/// What an update says of a field: nothing, no value, or a value.
+fn told<'a>(change: &'a Change<'_>) -> Option<Option<&'a str>> {
+    match change {
+        Change::Unchanged => None,
+        Change::Null => Some(None),
+        // Null and empty both mean "no value" here (protocol note on CHART fields).
+        Change::Text(text) => Some(Some(text.as_ref()).filter(|text| !text.is_empty())),
     }
 }
 
@@ -282,6 +291,17 @@ mod tests {
         check_fault("|||yes||||||||", ChartFault::Unreadable);
         check_fault("|||||13350|||||||".trim_end_matches('|'), ChartFault::Disordered);
         check_fault("||||1.33588|1.33591|1.33573|1.33574||||", ChartFault::ScaleJumped);
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_null_until_a_good_value_comes() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert!(item.apply(&row("soon|||||||||||")).is_err());
+        assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "its bucket is not known");
+        assert!(item.apply(&row("1778848200000||many|||||||||")).is_err());
+        let candle = item.apply(&row("|||||||13357.5||||")).unwrap().unwrap();
+        assert_eq!((candle.start.to_string().as_str(), candle.ticks), ("2026-05-15T12:30:00Z", 0));
     }
 
     #[test]

@@ -1,0 +1,229 @@
+//! What `candlekeep run` costs as a process of its own, fed through real sockets by `candlekeep
+//! simulate`: `cargo bench --bench sockets -- WHAT`. Linux only: it reads `/proc`.
+//!
+//! `fast [DAYS]` (also without words): 300 rows a bar, as fast as it takes them.
+//! `replay DIR`: recorded bars, 5 rows each, as fast as it takes them.
+//! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
+//! hold one close of all bars.
+//!
+//! All figures are of `run` alone, from its first rows to the last bar stored. Nothing is
+//! backfilled: a first start's history is fetched at the pace that IG sets, for minutes.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use candlekeep::domain::Timestamp;
+use candlekeep::store::{DatabaseUrl, Store};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_candlekeep");
+/// 2026-11-17 08:00 UTC, a Tuesday: a made-up market is open then, whatever today is.
+const LIVE_FROM: Timestamp = Timestamp(1_794_902_400);
+/// 2026-11-16 00:00 UTC, a Monday.
+const FAST_FROM: Timestamp = Timestamp(1_794_787_200);
+const DAY_S: i64 = 86_400;
+/// What a start brings is no part of the live load.
+const SETTLE: Duration = Duration::from_secs(5);
+/// A run that used no processor for so long is done.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often that is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let number = |word: &str| word.parse().expect("a number");
+    match words[..] {
+        [] | ["fast"] => fast(3),
+        ["fast", days] => fast(number(days)),
+        ["replay", dir] => at_full_speed(&["--replay", dir]),
+        ["live"] => live(300),
+        ["live", seconds] => live(number(seconds) as u64),
+        _ => panic!("fast [DAYS], replay DIR or live [SECONDS]"),
+    }
+}
+
+fn fast(days: i64) {
+    let (from, to) = (FAST_FROM.to_string(), FAST_FROM.plus(days * DAY_S).to_string());
+    at_full_speed(&["--rows-per-bar", "300", "--from", &from, "--to", &to]);
+}
+
+fn at_full_speed(market: &[&str]) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut pair = Pair::start(dir.path(), &[market, &["--speed", "max"]].concat());
+    let (begun, before) = (now(), pair.run.usage());
+    let (mut ended, mut after) = (begun, before);
+    while now() - ended < IDLE {
+        sleep(LOOK_EVERY);
+        let usage = pair.run.usage();
+        // The run's own ticks are no work: less than a hundredth of a core.
+        if usage.cpu() - after.cpu() > LOOK_EVERY / 100 {
+            ended = now();
+        }
+        after = usage;
+    }
+    let (wall, used) = (ended - begun, after.since(&before));
+    let peak = pair.run.status("VmHWM:");
+    let rows = pair.simulate.wait_for_word("reached its end", "rows=");
+    drop(pair);
+    let url = DatabaseUrl::sqlite(dir.path().join("bars.db"));
+    let counts = Store::open_read_only(&url).and_then(|mut store| store.counts()).expect("its bars");
+    let bars: u64 = counts.iter().map(|(_, count)| count).sum();
+    let per_second = |count: u64| count as f64 / wall.as_secs_f64();
+    println!("{rows} rows, {bars} bars stored, in {:.2} s:", wall.as_secs_f64());
+    println!("  {:.0} rows/s, {:.0} bars/s", per_second(rows), per_second(bars));
+    println!(
+        "  {:.2} CPU-seconds a million rows ({:.2} s user, {:.2} s system)",
+        used.cpu().as_secs_f64() / rows as f64 * 1e6,
+        used.user.as_secs_f64(),
+        used.system.as_secs_f64()
+    );
+    println!("  peak resident {:.1} MiB", peak as f64 / 1024.0);
+}
+
+fn live(seconds: u64) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let from = LIVE_FROM.to_string();
+    let pair = Pair::start(dir.path(), &["--speed", "1", "--rows-per-bar", "300", "--from", &from]);
+    sleep(SETTLE);
+    let (begun, on_cpu, wakeups) = (now(), pair.run.on_cpu(), pair.run.wakeups());
+    sleep(Duration::from_secs(seconds));
+    let wall = (now() - begun).as_secs_f64();
+    let share = (pair.run.on_cpu() - on_cpu).as_secs_f64() / wall;
+    println!("{wall:.0} s of 28 pairs, a row a second each:");
+    println!("  {:.3} % of a core", 100.0 * share);
+    println!("  {:.1} wake-ups a second", (pair.run.wakeups() - wakeups) as f64 / wall);
+    println!("  peak resident {:.1} MiB", pair.run.status("VmHWM:") as f64 / 1024.0);
+    println!("  {} threads", pair.run.status("Threads:"));
+}
+
+/// Both processes. They end with it.
+struct Pair {
+    run: Process,
+    simulate: Process,
+}
+
+impl Pair {
+    /// Starts the simulator and then `run`, and waits until that streams.
+    fn start(dir: &Path, market: &[&str]) -> Pair {
+        let mut simulate = Command::new(BINARY);
+        simulate.args(["simulate", "--listen", "127.0.0.1:0"]).args(market).stdout(Stdio::piped());
+        let mut simulate = Process::start(dir, "simulate", &mut simulate);
+        // Left open behind the first line: there is more that it wants to say.
+        let stdout = simulate.child.stdout.as_mut().expect("it is piped");
+        let address = BufReader::new(stdout).lines().next().expect("an address").expect("a readable one");
+        let mut run = Command::new(BINARY);
+        run.arg("run")
+            .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
+            .env("IG_API_URL", &address)
+            .env("DATABASE_URL", format!("sqlite://{}/bars.db", dir.display()))
+            .env("CANDLEKEEP_CLOCK", "stream")
+            .env("CANDLEKEEP_HISTORY_DEPTH", "0");
+        let mut run = Process::start(dir, "run", &mut run);
+        run.wait_for_word("streaming session begun", "session=");
+        Pair { run, simulate }
+    }
+}
+
+struct Process {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Time on a processor.
+#[derive(Clone, Copy)]
+struct Usage {
+    user: Duration,
+    system: Duration,
+}
+
+impl Usage {
+    fn cpu(&self) -> Duration {
+        self.user + self.system
+    }
+
+    fn since(&self, earlier: &Usage) -> Usage {
+        Usage { user: self.user - earlier.user, system: self.system - earlier.system }
+    }
+}
+
+impl Process {
+    fn start(dir: &Path, name: &str, command: &mut Command) -> Process {
+        let log = dir.join(format!("{name}.log"));
+        let stderr = fs::File::create(&log).expect("a log file");
+        let child = command.current_dir(dir).stderr(stderr).spawn().expect("a process");
+        Process { child, log }
+    }
+
+    /// Waits for a log line that holds `text`; answers the digits behind `key` in it.
+    fn wait_for_word(&mut self, text: &str, key: &str) -> u64 {
+        loop {
+            let log = fs::read_to_string(&self.log).expect("a log");
+            if let Some((line, _)) = log.split_once(text).and_then(|(_, rest)| rest.split_once('\n')) {
+                let value = line.split_once(key).map_or("", |(_, value)| value);
+                let digits = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
+                return value[..digits].parse().unwrap_or(0);
+            }
+            assert!(self.child.try_wait().expect("a process of ours").is_none(), "it ended:\n{log}");
+            sleep(LOOK_EVERY);
+        }
+    }
+
+    fn proc(&self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("a living process")
+    }
+
+    fn status(&self, key: &str) -> u64 {
+        value(&self.proc("status"), key)
+    }
+
+    /// In ticks of 10 ms each.
+    fn usage(&self) -> Usage {
+        let stat = self.proc("stat");
+        // The name before the parenthesis may hold anything.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let ticks: Vec<u64> =
+            fields.split(' ').skip(12).take(2).map(|field| field.parse().unwrap_or(0)).collect();
+        let [user, system] = ticks[..] else { panic!("user and system time: {stat}") };
+        Usage { user: Duration::from_millis(user * 10), system: Duration::from_millis(system * 10) }
+    }
+
+    /// What each thread shows in a file of its own.
+    fn threads(&self, name: &str) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a living process");
+        // A thread may be gone by the time its file is read.
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join(name)).ok()).collect()
+    }
+
+    /// Time on a processor, finer than the ticks of [`Process::usage`].
+    fn on_cpu(&self) -> Duration {
+        let nanos = |stat: &String| stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
+        Duration::from_nanos(self.threads("schedstat").iter().map(nanos).sum())
+    }
+
+    /// How often a thread went to sleep of its own will, and so was woken.
+    fn wakeups(&self) -> u64 {
+        self.threads("status").iter().map(|status| value(status, "voluntary_ctxt_switches:")).sum()
+    }
+}
+
+fn value(status: &str, key: &str) -> u64 {
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
+fn now() -> Instant {
+    Instant::now()
+}
