@@ -19,9 +19,8 @@ use candlekeep::aggregator::rollup::{Slot, fold};
 use candlekeep::aggregator::{Aggregation, FeedStart};
 use candlekeep::clock::{Clock, ClockKind, EventClock};
 use candlekeep::domain::pair::MAJOR_PAIRS;
-use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, Price, Timeframe, Timestamp};
-use candlekeep::ig::stream::chart::{self, ChartItem};
-use candlekeep::messages::StreamEvent;
+use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, Price, StreamEvent, Timeframe, Timestamp};
+use candlekeep::ig::stream::chart::{self, ChartItem, Knowledge};
 use candlekeep::tlcp::{Event, Options, SubscriptionSpec, TlcpSession};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -126,7 +125,8 @@ fn service(messages: &[String]) -> (Duration, Vec<Bar>) {
     #[expect(clippy::disallowed_methods, reason = "a bench is its own clock")]
     let now = Instant::now();
     let mut session = session(now);
-    let mut items: Vec<ChartItem> = MAJOR_PAIRS.iter().map(|pair| ChartItem::new(*pair, None)).collect();
+    let mut items: Vec<ChartItem> =
+        MAJOR_PAIRS.iter().map(|pair| ChartItem::new(*pair, Knowledge::ByPrice)).collect();
     let feeds: Vec<FeedStart> =
         MAJOR_PAIRS.iter().map(|pair| FeedStart { pair: *pair, resume: None }).collect();
     let mut core = Aggregation::new(&feeds, Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0);
