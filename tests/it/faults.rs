@@ -1,9 +1,10 @@
 //! What goes wrong, and that nothing of it reaches the stored bars.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
-use candlekeep::domain::Timestamp;
+use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
@@ -93,6 +94,31 @@ fn killed_at_any_instant_it_loses_and_doubles_nothing() {
     service.stop();
     let summary = world.verify(Holes::None);
     assert!(summary.bars("5", "websocket") > 0 && summary.bars("5", "ig_rest") > 28 * 12, "{summary:?}");
+}
+
+#[test]
+fn silence_that_a_kill_left_unproved_is_checked_over_rest() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(5) });
+    let mut service = world.run();
+    world.wait(&mut service, "an hour of bars", |world| {
+        world.simulator().now() > START.plus(12 * STEP) && world.stored() > 0
+    });
+    service.kill();
+    // As if it had seen nothing of one pair for a bucket before it was killed.
+    let mut store = Store::open(&DatabaseUrl::sqlite(world.database())).unwrap();
+    let pair = "EURUSD".parse().unwrap();
+    let seen = store.covered_to(Timeframe::M5).unwrap()[&pair];
+    let (timeframe, span) = (Timeframe::M5, seen..seen.plus(STEP));
+    let silent = Mark { pair, timeframe, span, state: State::Missing, reason: Reason::Silent };
+    let facts = vec![Fact::Marked(silent)];
+    store.commit(&[Arc::new(FactBatch { evidence: "ls:killed".into(), facts })], seen).unwrap();
+    drop(store);
+
+    world.wait_for("hours without the program", |world| world.simulator().now() > seen.plus(3 * 3600));
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
 }
 
 #[test]

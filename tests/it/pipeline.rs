@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use candlekeep::domain::Timestamp;
+use candlekeep::domain::{Timeframe, Timestamp};
 use candlekeep::simulator::{
     Account, AccountType, Credentials, MarketOptions, Options, Product, RequestLimits, RequestZone, Speed,
     TlcpVersion, TokenLifetimes, Unfiltered,
@@ -90,6 +90,56 @@ fn a_server_of_an_older_protocol_is_served() {
     let (world, _, log) = stores_the_truth(Options { max_tlcp_version, ..market(1) }, &[]);
     assert!(log.iter().any(|line| line.contains("claiming an older protocol version")), "{log:#?}");
     assert_eq!(world.simulator().stats().sessions, 1);
+}
+
+#[test]
+fn quiet_buckets_of_thin_hours_are_proved_or_listed() {
+    let world = ends_in_silence();
+    // Long enough for nobody to be called stale.
+    let mut service = world.start("run", &[("CANDLEKEEP_STREAM_STALE_S", "7200")]);
+    world.wait_complete(&mut service);
+    world.wait(&mut service, "the silence at the end", |world| {
+        world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason = 'silent'") > 0
+    });
+    let summary = world.verify(Holes::None);
+    service.stop();
+    let quiet = summary.buckets.get(&("quiet".to_owned(), "later_row".to_owned()));
+    assert!(quiet.is_some_and(|buckets| *buckets > 5), "{summary:?}");
+}
+
+#[test]
+fn a_stale_item_is_subscribed_again_and_its_silence_checked_over_rest() {
+    let world = ends_in_silence();
+    let mut service = world.run();
+    service.wait_said("an item has been silent for long", 1);
+    world.wait_complete(&mut service);
+    world.wait(&mut service, "proof of all silence", |world| {
+        world.number("SELECT count(*) FROM coverage WHERE state = 'missing'") == 0
+    });
+    service.stop();
+    let summary = world.verify(Holes::None);
+    assert!(summary.buckets.contains_key(&("quiet".to_owned(), "not_in_rest".to_owned())), "{summary:?}");
+    let stats = world.simulator().stats();
+    assert_eq!((stats.sessions, stats.logins), (1, 1), "only the item was subscribed again");
+}
+
+/// New York's evening, in which some pairs do not move for a while. It ends with one of them
+/// silent for two buckets, which no later row proves to be quiet.
+fn ends_in_silence() -> World {
+    let start = Timestamp(1_705_437_000); // 2024-01-16 20:30:00
+    let until = |end| Options {
+        market: MarketOptions::Seeded { seed: 18, start: Some(start) },
+        speed: Speed::Times(3_600.0),
+        end: Some(end),
+        ..market(0)
+    };
+    let truth = World::new(until(start)).simulator().truth();
+    let is_silent = |end: Timestamp| {
+        let last_two = end.plus(-2 * STEP)..end;
+        truth.pairs().iter().any(|pair| truth.bars(*pair, Timeframe::M5, last_two.clone()).is_empty())
+    };
+    let mut ends = (18..30).map(|bucket| start.plus(bucket * STEP));
+    World::new(until(ends.find(|end| is_silent(*end)).expect("there are thin pairs")))
 }
 
 #[test]

@@ -195,7 +195,9 @@ impl World {
 
     /// Waits until market time has ended and nothing is left that could still be stored.
     pub fn wait_complete(&self, service: &mut Service) {
-        let to_heal = "SELECT count(*) FROM coverage WHERE state = 'missing' AND reason <> 'silent'";
+        // Silence after the last bar is proved by nothing.
+        let to_heal = "SELECT count(*) FROM coverage AS run WHERE state = 'missing' AND (reason <> 'silent' \
+             OR from_ts < (SELECT max(timestamp) FROM candles AS bar WHERE bar.pair = run.pair AND timeframe = '5'))";
         if !self.wait_end(service, |database| database.number(to_heal) == Some(0)) {
             self.verify(Holes::None);
             panic!("the database was not complete in time");
@@ -682,7 +684,7 @@ impl Comparison<'_> {
         for run in &runs5 {
             for bucket in (run.from..run.to).step_by(STEP as usize) {
                 states.insert(bucket, run);
-                self.bucket(pair, bucket, run, bars5.get(&bucket), to);
+                self.bucket(pair, bucket, run, bars5.get(&bucket));
             }
         }
         for start in bars5.keys().filter(|start| !states.contains_key(start)) {
@@ -724,17 +726,16 @@ impl Comparison<'_> {
     }
 
     /// What the ledger says of a 5-minute bucket, against what is stored and what happened.
-    fn bucket(&mut self, pair: Pair, start: i64, run: &StoredRun, stored: Option<&StoredRow>, _to: i64) {
+    fn bucket(&mut self, pair: Pair, start: i64, run: &StoredRun, stored: Option<&StoredRow>) {
         *self.summary.buckets.entry((run.state.clone(), run.reason.clone())).or_default() += 1;
         let happened = self.truth.bar(pair, Timeframe::M5, Timestamp(start)).is_some();
         let fits = match run.state.as_str() {
             "stored" => stored.is_some(),
+            // Nothing proves the silence after the last row.
+            "quiet" if run.reason == "later_row" && start > self.last_bar(pair) => false,
             "quiet" | "closed" => stored.is_none() && !happened,
             "missing" if self.holes == Holes::Listed => stored.is_none(),
-            "missing" => {
-                let last = last_bar(self.truth, pair, self.watched.end).unwrap_or(i64::MIN);
-                stored.is_none() && run.reason == "silent" && start > last
-            }
+            "missing" => stored.is_none() && run.reason == "silent" && start > self.last_bar(pair),
             _ => false,
         };
         if !fits {
@@ -744,6 +745,11 @@ impl Comparison<'_> {
                 stored.is_some()
             ));
         }
+    }
+
+    /// Start of the pair's last complete bar.
+    fn last_bar(&self, pair: Pair) -> i64 {
+        last_bar(self.truth, pair, self.watched.end).unwrap_or(i64::MIN)
     }
 
     /// The ledger of longer bars lists those that are stored, and holes.
