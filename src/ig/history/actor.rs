@@ -121,7 +121,7 @@ impl History {
             return Ok(Fetched { rows, covered: first.max(span.start)..complete_to, evidence });
         }
         if state.zone == Zone::Unknown {
-            self.learn_zone(&mut state, fetch, &span).await?;
+            self.learn_zone(&mut state, fetch, &span, complete_to).await?;
         }
         let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
         match answer::check_range(&rows, &span) {
@@ -180,12 +180,13 @@ impl History {
         u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
     }
 
-    /// Spends a point or two on the newest bucket of the span to see how IG reads a range.
+    /// Spends a point on a bucket of the span, or before it, to see how IG reads a range.
     async fn learn_zone(
         &self,
         state: &mut State,
         fetch: &FetchBars,
         span: &Range<Timestamp>,
+        complete_to: Timestamp,
     ) -> Result<(), HistoryError> {
         let tokens = self.tokens().await?;
         let offset = *state.local_offset_s.get_or_insert(tokens.timezone_offset_s);
@@ -193,7 +194,13 @@ impl History {
             // Both readings are the same, for now: nothing is learnt.
             return Ok(());
         }
-        let probe = span.end.plus(-fetch.timeframe.seconds())..span.end;
+        // Local time ahead of UTC, read as UTC, is in the future, where there is no bar to learn by:
+        // the probe goes back so far that both readings have passed, if the market traded then.
+        let step = fetch.timeframe.seconds();
+        let passed = fetch.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
+        let traded = self.open_bars(&(passed.plus(-step)..passed), fetch.timeframe) == 1;
+        let end = if traded { passed } else { span.end };
+        let probe = end.plus(-step)..end;
         let (rows, _) = self.ask_span(state, fetch, &probe).await?;
         let starts: Vec<Timestamp> = rows.iter().map(|row| row.start).collect();
         state.zone = zone::learn(&probe, &starts, state.local_offset_s.unwrap_or(offset));
