@@ -65,6 +65,17 @@ fn holes_are_healed_whatever_the_zone_of_the_account() {
 
 #[test]
 fn killed_at_any_instant_it_loses_and_doubles_nothing() {
+    // More in `.ci/full`.
+    let rounds = std::env::var("CANDLEKEEP_KILL_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
+    let mut killed = 0;
+    while killed < rounds {
+        killed += kill_through_a_day();
+        println!("{killed} kills");
+    }
+}
+
+/// Kills the program up to five times while a day passes, and compares. Answers how many times.
+fn kill_through_a_day() -> u32 {
     // Market time goes on while the program is down. It ends within a bucket, so that a program
     // that starts after the end still learns from the forming candle what time it is.
     let end = Some(START.plus(24 * 3600 + STEP / 2));
@@ -94,6 +105,7 @@ fn killed_at_any_instant_it_loses_and_doubles_nothing() {
     service.stop();
     let summary = world.verify(Holes::None);
     assert!(summary.bars("5", "websocket") > 0 && summary.bars("5", "ig_rest") > 28 * 12, "{summary:?}");
+    killed
 }
 
 #[test]
