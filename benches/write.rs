@@ -3,7 +3,7 @@
 //! The floor is a prepared upsert over the same SQLite, the same table, the same rows in the same
 //! transactions, and nothing else: no ledger, no derivation, no reading back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ const BUCKETS: i64 = 4 * 5 * 288;
 const BUCKETS_PER_COMMIT: i64 = 36;
 /// Commits of one bucket each, for latency.
 const LIVE_COMMITS: i64 = 600;
+/// Commits on one side before it is the other's turn.
+const COMMITS_PER_TURN: usize = 20;
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -28,32 +30,18 @@ fn main() {
     let live: Vec<Arc<FactBatch>> = (0..LIVE_COMMITS).map(|ix| bars_of(BUCKETS + ix, 1)).collect();
     let facts: usize = batches.iter().map(|batch| batch.facts.len()).sum();
 
-    let url = DatabaseUrl::sqlite(dir.path().join("store.db"));
-    let mut store = Store::open(&url).expect("a store");
-    let mut floor = Floor::open(&dir.path().join("floor.db"));
-    let mut seq = 0;
-    // Each transaction on the one side, then on the other: a noisy neighbour disturbs both.
-    let mut side_by_side = |store: &mut Store, batch: &Arc<FactBatch>, rows_max: usize| {
-        let by_store = time(|| commit_each(store, std::slice::from_ref(batch)));
-        // The rows that came of it, in the order written, are what the floor writes.
-        let rows = store.bars_after(seq, usize::MAX).expect("its rows");
-        seq += rows.len() as i64;
-        let by_floor = time(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
-        (by_store, by_floor, rows.len())
-    };
-    let (mut store_bulk, mut floor_bulk, mut bulk_rows) = (Duration::ZERO, Duration::ZERO, 0);
-    for batch in &batches {
-        let (by_store, by_floor, rows) = side_by_side(&mut store, batch, usize::MAX);
-        store_bulk += by_store;
-        floor_bulk += by_floor;
-        bulk_rows += rows;
-    }
+    let mut sides = Sides::new(dir.path());
+    let bulk = sides.write(&batches, usize::MAX);
+    let bulk_rows: usize = bulk.iter().map(|turn| turn.rows).sum();
     let rows_per_commit = bulk_rows / batches.len();
-    // Without the derived rows, which every third bucket brings.
-    let live: Vec<_> = live.iter().map(|batch| side_by_side(&mut store, batch, MAJOR_PAIRS.len())).collect();
-    let mut store_live: Vec<Duration> = live.iter().map(|(by_store, ..)| *by_store).collect();
-    let mut floor_live: Vec<Duration> = live.iter().map(|(_, by_floor, _)| *by_floor).collect();
+    let store_bulk: Duration = bulk.iter().map(|turn| turn.by_store).sum();
+    let floor_bulk: Duration = bulk.iter().map(|turn| turn.by_floor).sum();
+    // The floor leaves out the derived rows, which every third bucket brings.
+    let live = sides.write(&live, MAJOR_PAIRS.len());
+    let mut store_live: Vec<Duration> = live.iter().map(|turn| turn.by_store).collect();
+    let mut floor_live: Vec<Duration> = live.iter().map(|turn| turn.by_floor).collect();
 
+    let mut store = sides.store();
     let again = time(|| commit_each(&mut store, &batches));
     let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
     let mut reads: Vec<Duration> = (0..1000)
@@ -77,6 +65,68 @@ fn main() {
     println!("  floor  {}", quantiles(&mut floor_live));
     println!("  store  {}", quantiles(&mut store_live));
     println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+}
+
+/// Two databases that get the same rows in the same transactions, by turns.
+struct Sides {
+    store: DatabaseUrl,
+    floor: PathBuf,
+    seq: i64,
+}
+
+/// One transaction on either side.
+struct Turn {
+    by_store: Duration,
+    by_floor: Duration,
+    rows: usize,
+}
+
+impl Sides {
+    fn new(dir: &Path) -> Sides {
+        let (store, floor) = (dir.join("store.db"), dir.join("floor.db"));
+        drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
+        Sides { store: DatabaseUrl::sqlite(store), floor, seq: 0 }
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.store).expect("a store")
+    }
+
+    /// Some transactions on the one side, then on the other: a noisy neighbour disturbs both.
+    /// Never are both open at once, since all connections of a process share SQLite's pages in
+    /// memory and push out each other's.
+    fn write(&mut self, batches: &[Arc<FactBatch>], rows_max: usize) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        for batches in batches.chunks(COMMITS_PER_TURN) {
+            let mut store = self.store();
+            let by_store: Vec<Duration> = batches
+                .iter()
+                .map(|batch| time(|| commit_each(&mut store, std::slice::from_ref(batch))))
+                .collect();
+            // The rows that came of it, in the order written, are what the floor writes.
+            let rows = store.bars_after(self.seq, usize::MAX).expect("its rows");
+            drop(store);
+            self.seq += rows.len() as i64;
+            let mut floor = Floor::open(&self.floor);
+            // A transaction's rows begin with what was settled and end with what was derived.
+            let mut rest = &rows[..];
+            for (batch, by_store) in batches.iter().zip(by_store) {
+                let of_batch = rest.iter().take_while(|row| belongs_to(row, batch)).count();
+                let (rows, later) = rest.split_at(of_batch);
+                rest = later;
+                let by_floor = time(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
+                turns.push(Turn { by_store, by_floor, rows: rows.len() });
+            }
+            assert!(rest.is_empty(), "every row is of some transaction");
+        }
+        turns
+    }
+}
+
+/// Whether the transaction of this batch, and no later one, may have brought the row.
+fn belongs_to(row: &StoredBar, batch: &FactBatch) -> bool {
+    let Some(Fact::Settled(last)) = batch.facts.last() else { return false };
+    row.bar.key.start <= last.key.start
 }
 
 fn commit_each(store: &mut Store, batches: &[Arc<FactBatch>]) {
@@ -111,7 +161,6 @@ struct Floor(rusqlite::Connection);
 
 impl Floor {
     fn open(path: &Path) -> Floor {
-        drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
         let connection = rusqlite::Connection::open(path).expect("a connection");
         connection.pragma_update(None, "synchronous", "FULL").expect("a pragma");
         Floor(connection)
