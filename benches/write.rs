@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
 use candlekeep::store::{BarQuery, DatabaseUrl, Store, StoredBar};
+use rustix::time::{ClockId, clock_gettime};
 
 /// 2020-01-05 22:00:00 UTC, a Sunday.
 const START: Timestamp = Timestamp(1_578_261_600);
@@ -34,12 +35,12 @@ fn main() {
     let bulk = sides.write(&batches, usize::MAX);
     let bulk_rows: usize = bulk.iter().map(|turn| turn.rows).sum();
     let rows_per_commit = bulk_rows / batches.len();
-    let store_bulk: Duration = bulk.iter().map(|turn| turn.by_store).sum();
-    let floor_bulk: Duration = bulk.iter().map(|turn| turn.by_floor).sum();
+    let [store_bulk, floor_bulk] = total(&bulk, |cost| cost.wall);
+    let [store_cpu, floor_cpu] = total(&bulk, |cost| cost.cpu);
     // The floor leaves out the derived rows, which every third bucket brings.
     let live = sides.write(&live, MAJOR_PAIRS.len());
-    let mut store_live: Vec<Duration> = live.iter().map(|turn| turn.by_store).collect();
-    let mut floor_live: Vec<Duration> = live.iter().map(|turn| turn.by_floor).collect();
+    let mut store_live: Vec<Duration> = live.iter().map(|turn| turn.by_store.wall).collect();
+    let mut floor_live: Vec<Duration> = live.iter().map(|turn| turn.by_floor.wall).collect();
 
     let mut store = sides.store();
     let again = time(|| commit_each(&mut store, &batches));
@@ -60,6 +61,11 @@ fn main() {
         per_second(facts, store_bulk),
         100.0 * floor_bulk.as_secs_f64() / store_bulk.as_secs_f64()
     );
+    println!(
+        "  on a processor: floor {:.1} µs a row, store {:.1} µs",
+        floor_cpu.as_secs_f64() * 1e6 / bulk_rows as f64,
+        store_cpu.as_secs_f64() * 1e6 / bulk_rows as f64
+    );
     println!("  again  {:>9.0} 5-minute bars/s, all of them known", per_second(facts, again));
     println!("one bucket of 28 pairs a transaction:");
     println!("  floor  {}", quantiles(&mut floor_live));
@@ -76,9 +82,22 @@ struct Sides {
 
 /// One transaction on either side.
 struct Turn {
-    by_store: Duration,
-    by_floor: Duration,
+    by_store: Cost,
+    by_floor: Cost,
     rows: usize,
+}
+
+/// What work took: by the clock, and on a processor. The second knows of no neighbours, nor of
+/// the disk.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    cpu: Duration,
+}
+
+/// The sums of both sides.
+fn total(turns: &[Turn], of: impl Fn(&Cost) -> Duration) -> [Duration; 2] {
+    [turns.iter().map(|turn| of(&turn.by_store)).sum(), turns.iter().map(|turn| of(&turn.by_floor)).sum()]
 }
 
 impl Sides {
@@ -99,9 +118,9 @@ impl Sides {
         let mut turns = Vec::new();
         for batches in batches.chunks(COMMITS_PER_TURN) {
             let mut store = self.store();
-            let by_store: Vec<Duration> = batches
+            let by_store: Vec<Cost> = batches
                 .iter()
-                .map(|batch| time(|| commit_each(&mut store, std::slice::from_ref(batch))))
+                .map(|batch| cost(|| commit_each(&mut store, std::slice::from_ref(batch))))
                 .collect();
             // The rows that came of it, in the order written, are what the floor writes.
             let rows = store.bars_after(self.seq, usize::MAX).expect("its rows");
@@ -114,7 +133,7 @@ impl Sides {
                 let of_batch = rest.iter().take_while(|row| belongs_to(row, batch)).count();
                 let (rows, later) = rest.split_at(of_batch);
                 rest = later;
-                let by_floor = time(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
+                let by_floor = cost(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
                 turns.push(Turn { by_store, by_floor, rows: rows.len() });
             }
             assert!(rest.is_empty(), "every row is of some transaction");
@@ -216,4 +235,11 @@ fn time(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
+}
+
+fn cost(work: impl FnOnce()) -> Cost {
+    let on_cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time goes on");
+    let start = on_cpu();
+    let wall = time(work);
+    Cost { wall, cpu: on_cpu() - start }
 }
