@@ -3,13 +3,14 @@
 //! The floor is a prepared upsert over the same SQLite, the same table, the same rows in the same
 //! transactions, and nothing else: no ledger, no derivation, no reading back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
 use candlekeep::store::{BarQuery, DatabaseUrl, Store, StoredBar};
+use rustix::time::{ClockId, clock_gettime};
 
 /// 2020-01-05 22:00:00 UTC, a Sunday.
 const START: Timestamp = Timestamp(1_578_261_600);
@@ -19,6 +20,8 @@ const BUCKETS: i64 = 4 * 5 * 288;
 const BUCKETS_PER_COMMIT: i64 = 36;
 /// Commits of one bucket each, for latency.
 const LIVE_COMMITS: i64 = 600;
+/// Commits on one side before it is the other's turn.
+const COMMITS_PER_TURN: usize = 20;
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -28,32 +31,18 @@ fn main() {
     let live: Vec<Arc<FactBatch>> = (0..LIVE_COMMITS).map(|ix| bars_of(BUCKETS + ix, 1)).collect();
     let facts: usize = batches.iter().map(|batch| batch.facts.len()).sum();
 
-    let url = DatabaseUrl::sqlite(dir.path().join("store.db"));
-    let mut store = Store::open(&url).expect("a store");
-    let mut floor = Floor::open(&dir.path().join("floor.db"));
-    let mut seq = 0;
-    // Each transaction on the one side, then on the other: a noisy neighbour disturbs both.
-    let mut side_by_side = |store: &mut Store, batch: &Arc<FactBatch>, rows_max: usize| {
-        let by_store = time(|| commit_each(store, std::slice::from_ref(batch)));
-        // The rows that came of it, in the order written, are what the floor writes.
-        let rows = store.bars_after(seq, usize::MAX).expect("its rows");
-        seq += rows.len() as i64;
-        let by_floor = time(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
-        (by_store, by_floor, rows.len())
-    };
-    let (mut store_bulk, mut floor_bulk, mut bulk_rows) = (Duration::ZERO, Duration::ZERO, 0);
-    for batch in &batches {
-        let (by_store, by_floor, rows) = side_by_side(&mut store, batch, usize::MAX);
-        store_bulk += by_store;
-        floor_bulk += by_floor;
-        bulk_rows += rows;
-    }
+    let mut sides = Sides::new(dir.path());
+    let bulk = sides.write(&batches, usize::MAX);
+    let bulk_rows: usize = bulk.iter().map(|turn| turn.rows).sum();
     let rows_per_commit = bulk_rows / batches.len();
-    // Without the derived rows, which every third bucket brings.
-    let live: Vec<_> = live.iter().map(|batch| side_by_side(&mut store, batch, MAJOR_PAIRS.len())).collect();
-    let mut store_live: Vec<Duration> = live.iter().map(|(by_store, ..)| *by_store).collect();
-    let mut floor_live: Vec<Duration> = live.iter().map(|(_, by_floor, _)| *by_floor).collect();
+    let [store_bulk, floor_bulk] = total(&bulk, |cost| cost.wall);
+    let [store_cpu, floor_cpu] = total(&bulk, |cost| cost.cpu);
+    // The floor leaves out the derived rows, which every third bucket brings.
+    let live = sides.write(&live, MAJOR_PAIRS.len());
+    let mut store_live: Vec<Duration> = live.iter().map(|turn| turn.by_store.wall).collect();
+    let mut floor_live: Vec<Duration> = live.iter().map(|turn| turn.by_floor.wall).collect();
 
+    let mut store = sides.store();
     let again = time(|| commit_each(&mut store, &batches));
     let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
     let mut reads: Vec<Duration> = (0..1000)
@@ -72,11 +61,91 @@ fn main() {
         per_second(facts, store_bulk),
         100.0 * floor_bulk.as_secs_f64() / store_bulk.as_secs_f64()
     );
+    println!(
+        "  on a processor: floor {:.1} µs a row, store {:.1} µs",
+        floor_cpu.as_secs_f64() * 1e6 / bulk_rows as f64,
+        store_cpu.as_secs_f64() * 1e6 / bulk_rows as f64
+    );
     println!("  again  {:>9.0} 5-minute bars/s, all of them known", per_second(facts, again));
     println!("one bucket of 28 pairs a transaction:");
     println!("  floor  {}", quantiles(&mut floor_live));
     println!("  store  {}", quantiles(&mut store_live));
     println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+}
+
+/// Two databases that get the same rows in the same transactions, by turns.
+struct Sides {
+    store: DatabaseUrl,
+    floor: PathBuf,
+    seq: i64,
+}
+
+/// One transaction on either side.
+struct Turn {
+    by_store: Cost,
+    by_floor: Cost,
+    rows: usize,
+}
+
+/// What work took: by the clock, and on a processor. The second knows of no neighbours, nor of
+/// the disk.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    cpu: Duration,
+}
+
+/// The sums of both sides.
+fn total(turns: &[Turn], of: impl Fn(&Cost) -> Duration) -> [Duration; 2] {
+    [turns.iter().map(|turn| of(&turn.by_store)).sum(), turns.iter().map(|turn| of(&turn.by_floor)).sum()]
+}
+
+impl Sides {
+    fn new(dir: &Path) -> Sides {
+        let (store, floor) = (dir.join("store.db"), dir.join("floor.db"));
+        drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
+        Sides { store: DatabaseUrl::sqlite(store), floor, seq: 0 }
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.store).expect("a store")
+    }
+
+    /// Some transactions on the one side, then on the other: a noisy neighbour disturbs both.
+    /// Never are both open at once, since all connections of a process share SQLite's pages in
+    /// memory and push out each other's.
+    fn write(&mut self, batches: &[Arc<FactBatch>], rows_max: usize) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        for batches in batches.chunks(COMMITS_PER_TURN) {
+            let mut store = self.store();
+            let by_store: Vec<Cost> = batches
+                .iter()
+                .map(|batch| cost(|| commit_each(&mut store, std::slice::from_ref(batch))))
+                .collect();
+            // The rows that came of it, in the order written, are what the floor writes.
+            let rows = store.bars_after(self.seq, usize::MAX).expect("its rows");
+            drop(store);
+            self.seq += rows.len() as i64;
+            let mut floor = Floor::open(&self.floor);
+            // A transaction's rows begin with what was settled and end with what was derived.
+            let mut rest = &rows[..];
+            for (batch, by_store) in batches.iter().zip(by_store) {
+                let of_batch = rest.iter().take_while(|row| belongs_to(row, batch)).count();
+                let (rows, later) = rest.split_at(of_batch);
+                rest = later;
+                let by_floor = cost(|| floor.upsert(&rows[..rows.len().min(rows_max)]));
+                turns.push(Turn { by_store, by_floor, rows: rows.len() });
+            }
+            assert!(rest.is_empty(), "every row is of some transaction");
+        }
+        turns
+    }
+}
+
+/// Whether the transaction of this batch, and no later one, may have brought the row.
+fn belongs_to(row: &StoredBar, batch: &FactBatch) -> bool {
+    let Some(Fact::Settled(last)) = batch.facts.last() else { return false };
+    row.bar.key.start <= last.key.start
 }
 
 fn commit_each(store: &mut Store, batches: &[Arc<FactBatch>]) {
@@ -111,7 +180,6 @@ struct Floor(rusqlite::Connection);
 
 impl Floor {
     fn open(path: &Path) -> Floor {
-        drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
         let connection = rusqlite::Connection::open(path).expect("a connection");
         connection.pragma_update(None, "synchronous", "FULL").expect("a pragma");
         Floor(connection)
@@ -167,4 +235,11 @@ fn time(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
+}
+
+fn cost(work: impl FnOnce()) -> Cost {
+    let on_cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time goes on");
+    let start = on_cpu();
+    let wall = time(work);
+    Cost { wall, cpu: on_cpu() - start }
 }
