@@ -112,8 +112,7 @@ impl Sides {
     }
 
     /// Some transactions on the one side, then on the other: a noisy neighbour disturbs both.
-    /// Never are both open at once, since all connections of a process share SQLite's pages in
-    /// memory and push out each other's.
+    /// Never are both open at once: they were seen to push each other's pages out of memory.
     fn write(&mut self, batches: &[Arc<FactBatch>], rows_max: usize) -> Vec<Turn> {
         let mut turns = Vec::new();
         for batches in batches.chunks(COMMITS_PER_TURN) {
