@@ -33,7 +33,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    // What cargo passes to every bench.
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !["--bench", "--test"].contains(&word.as_str())).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let number = |word: &str| word.parse().expect("a number");
     match words[..] {
