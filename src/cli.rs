@@ -116,7 +116,7 @@ Examples:
 Then, in another terminal (the stream's own clock, since simulated time is not now):
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
   export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x
-  candlekeep run"
+  candlekeep run --database sqlite://simulated.db"
     )]
     Simulate(Simulate),
     /// Write a commented candlekeep.toml
