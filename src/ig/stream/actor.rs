@@ -30,7 +30,9 @@ use crate::secret::Secret;
 use crate::stats::Stats;
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::code::Step;
-use crate::tlcp::{EndCause, Event, Options, SubscriptionSpec, TlcpSession, Verdict as Refusal, Version};
+use crate::tlcp::{
+    EndCause, Event, Lost, Options, SubscriptionSpec, TlcpSession, Transmit, Verdict as Refusal, Version,
+};
 
 /// Largest WebSocket message taken, whole or in parts.
 const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -204,8 +206,12 @@ impl StreamActor {
     }
 
     fn begin(&mut self, opened: Opened, ctx: &mut Context<Self>) {
-        let options =
-            Options { version: self.version, first_request_id: self.next_request_id, ..Options::default() };
+        let options = Options {
+            version: self.version,
+            first_request_id: self.next_request_id,
+            recovery: Duration::ZERO,
+            ..Options::default()
+        };
         let Opened { account_id, password, tokens_generation, outgoing, reader } = opened;
         let mut session = TlcpSession::new(options, account_id, password.expose().to_owned());
         for feed in 0..self.items.len() {
@@ -238,11 +244,15 @@ impl StreamActor {
     /// Sends what the session wants sent and arms its timer.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         let Some(link) = &mut self.link else { return };
-        while let Some(text) = link.session.poll_transmit() {
+        while let Some(Transmit::Message(text)) = link.session.poll_transmit() {
             if link.outgoing.try_send(WsMessage::Text(text.into())).is_err() {
                 log::warn!("the socket takes nothing any more");
                 let mut told = Vec::new();
-                self.handle(&mut told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                self.handle(
+                    &mut told,
+                    |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
+                    ctx,
+                );
                 let sending = self.aggregator.send(StreamTold(told));
                 ctx.spawn(sending.into_actor(self).map(|_, _, _| ()));
                 return;
@@ -388,7 +398,11 @@ impl StreamActor {
                 }
                 Item::Continue(_) | Item::Last(_) => {
                     log::warn!(bytes_max = MESSAGE_MAX; "a message is too long");
-                    self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                    self.handle(
+                        told,
+                        |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
+                        ctx,
+                    );
                 }
             },
             // Pings are not answered for us; a full queue means a stuck socket, found elsewhere.
@@ -397,7 +411,11 @@ impl StreamActor {
             Frame::Binary(_) => log::warn!("a binary frame was ignored"),
             Frame::Close(reason) => {
                 drop(link.outgoing.try_send(WsMessage::Close(reason)));
-                self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                self.handle(
+                    told,
+                    |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
+                    ctx,
+                );
             }
         }
     }
@@ -410,7 +428,11 @@ impl StreamActor {
             Err(_) => {
                 // Which lines were in it cannot be known, so none can be trusted to follow.
                 log::warn!(text = cut(&String::from_utf8_lossy(bytes)).as_str(); "a message is not UTF-8");
-                self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                self.handle(
+                    told,
+                    |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
+                    ctx,
+                );
             }
         }
     }
@@ -437,14 +459,18 @@ impl Handler<Arrived> for StreamActor {
                         log::warn!(error:% = error; "the socket speaks no WebSocket");
                         self.handle(
                             &mut told,
-                            |session, now, on_event| session.handle_closed(now, on_event),
+                            |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
                             ctx,
                         );
                     }
                 }
             }
             if arrived.ended {
-                self.handle(&mut told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                self.handle(
+                    &mut told,
+                    |session, now, on_event| session.handle_closed(now, Lost::Closed, on_event),
+                    ctx,
+                );
             }
         }
         // Told before anything is sent: that the socket takes nothing any more is news that
@@ -628,6 +654,8 @@ impl Translation<'_> {
                 self.stats.lines_skipped.add(1);
                 log::debug!(reason:% = reason, line:% = line; "a line is of no use");
             }
+            Event::Interrupted { cause } => self.later.push(Later::Ended(cause.clone())),
+            Event::Rebound { .. } | Event::Recovered { .. } => {}
             Event::Ended { cause } => self.later.push(Later::Ended(cause)),
         }
     }
