@@ -882,9 +882,9 @@ impl TlcpSession {
             return self.give_up(on_event);
         }
         // A WebSocket that is not to be had may be the only thing that is wrong.
-        let same_way = !matches!(opening, Some(_) if cause != EndCause::Connection(Lost::Unreachable));
+        let other_way = opening.is_some() && cause != EndCause::Connection(Lost::Unreachable);
         self.transport = match self.transport {
-            same if same_way => same,
+            same if !other_way => same,
             Transport::Http if self.websocket_at.is_none() => Transport::WebSocket,
             _ => Transport::Http,
         };
