@@ -88,7 +88,7 @@ fn the_server_may_grant_ignore_or_refuse_unfiltered_rows() {
 fn a_server_of_an_older_protocol_is_served() {
     let max_tlcp_version = TlcpVersion { major: 2, minor: 1, patch: 0 };
     let (world, _, log) = stores_the_truth(Options { max_tlcp_version, ..market(1) }, &[]);
-    assert!(log.iter().any(|line| line.contains("claiming an older protocol version")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("version=2.1.0")), "{log:#?}");
     assert_eq!(world.simulator().stats().sessions, 1);
 }
 
