@@ -29,6 +29,7 @@ use crate::messages::{GetTokens, LogOut};
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Store, StoreHandle};
 use crate::tlcp::Version;
+use crate::transcript::Recorder;
 use crate::writer::actor::WriterActor;
 use crate::writer::batch::Batch;
 
@@ -72,6 +73,7 @@ impl House {
     pub async fn start(
         config: &Config,
         flags: RunFlags,
+        recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
@@ -82,7 +84,8 @@ impl House {
 
         let store = open_store(config, flags)?;
         let client = http_client();
-        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone());
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
+            .recorded_by(recorder.clone());
         let session = SessionActor::new(
             rest.clone(),
             store.clone(),
@@ -132,6 +135,7 @@ impl House {
                 .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
             calendar: Calendar::forex(),
             clock_kind: config.clock,
+            recorder,
         };
         let stream = StreamActor::new(
             client,

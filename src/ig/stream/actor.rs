@@ -31,6 +31,7 @@ use crate::stats::Stats;
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::code::Step;
 use crate::tlcp::{EndCause, Event, Options, SubscriptionSpec, TlcpSession, Verdict as Refusal, Version};
+use crate::transcript::{Recorder, SocketKind};
 
 /// Largest WebSocket message taken, whole or in parts.
 const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -65,6 +66,8 @@ pub struct StreamSettings {
     pub calendar: Calendar,
     /// Which clock the rows are compared with.
     pub clock_kind: ClockKind,
+    /// Where what is said is written down.
+    pub recorder: Recorder,
 }
 
 /// Streams.
@@ -206,7 +209,8 @@ impl StreamActor {
     fn begin(&mut self, opened: Opened, ctx: &mut Context<Self>) {
         let options =
             Options { version: self.version, first_request_id: self.next_request_id, ..Options::default() };
-        let Opened { account_id, password, tokens_generation, outgoing, reader } = opened;
+        let Opened { url, account_id, password, tokens_generation, outgoing, reader } = opened;
+        self.settings.recorder.stream_opened(self.socket, SocketKind::Ws, &url);
         let mut session = TlcpSession::new(options, account_id, password.expose().to_owned());
         for feed in 0..self.items.len() {
             session.subscribe(self.spec(FeedIx(feed as u16)));
@@ -239,6 +243,7 @@ impl StreamActor {
     fn pump(&mut self, ctx: &mut Context<Self>) {
         let Some(link) = &mut self.link else { return };
         while let Some(text) = link.session.poll_transmit() {
+            self.settings.recorder.stream_sent(self.socket, &text);
             if link.outgoing.try_send(WsMessage::Text(text.into())).is_err() {
                 log::warn!("the socket takes nothing any more");
                 let mut told = Vec::new();
@@ -342,6 +347,7 @@ impl StreamActor {
                 ctx.cancel_future(handle);
             }
         }
+        self.settings.recorder.stream_closed(self.socket, &cause.to_string());
         told.push(StreamEvent::Broken { feed: None, reason: Reason::Disconnected });
         if self.stopping {
             return;
@@ -405,6 +411,7 @@ impl StreamActor {
     fn message(&mut self, bytes: &[u8], told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match str::from_utf8(bytes) {
             Ok(text) => {
+                self.settings.recorder.stream_received(self.socket, text);
                 self.handle(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
             }
             Err(_) => {
@@ -494,6 +501,7 @@ fn knowledge(instrument: &Instrument) -> Knowledge {
 
 /// A socket that is open, and who to be on it.
 struct Opened {
+    url: String,
     account_id: String,
     password: Secret,
     tokens_generation: u64,
@@ -546,6 +554,7 @@ async fn open(
         address.do_send(Arrived { socket, frames: Vec::new(), ended: true });
     });
     Ok(Opened {
+        url,
         account_id: tokens.account_id.clone(),
         password: tokens.stream_password(),
         tokens_generation: tokens.generation,
