@@ -9,6 +9,7 @@
 //! outbox, stream   lines on their way to a WebSocket                     stream: sockets
 //! clock, driver    virtual time
 //! faults           what can be made to go wrong
+//! transcript       instead of all this: a recorded conversation, played back
 //! ```
 //!
 //! Stream, REST and [`Truth`] fold the same ticks, so whatever a client stores can be compared
@@ -28,6 +29,7 @@ mod replay;
 mod rest;
 mod stream;
 mod tlcp;
+pub mod transcript;
 
 use std::net::SocketAddr;
 use std::ops::Range;

@@ -32,6 +32,7 @@ use crate::messages::{GetTokens, LogOut};
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
+use crate::transcript::Recorder;
 use crate::writer::actor::WriterActor;
 use crate::writer::batch::Batch;
 
@@ -75,6 +76,7 @@ impl House {
     pub async fn start(
         config: &Config,
         flags: RunFlags,
+        recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
@@ -85,7 +87,8 @@ impl House {
 
         let store = open_store(config, flags)?;
         let client = http_client();
-        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone());
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
+            .recorded_by(recorder.clone());
         let session = SessionActor::new(
             rest.clone(),
             store.clone(),
@@ -137,6 +140,7 @@ impl House {
             clock_kind: config.clock,
             options: config.stream.clone(),
             memory: recall(config, &store).await?,
+            recorder,
         };
         let stream = StreamActor::new(
             client,

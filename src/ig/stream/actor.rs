@@ -33,7 +33,10 @@ use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::reconnect::{Attempt, Plan, Reconnect};
 use crate::tlcp::session::Purpose;
-use crate::tlcp::{EndCause, Event, Lost, Options, TlcpSession, Transmit, Transport, Version, address, code};
+use crate::tlcp::{
+    EndCause, Event, Lost, Options, Post, TlcpSession, Transmit, Transport, Version, address, code,
+};
+use crate::transcript::{Recorder, SocketKind};
 
 /// Longest random pause before the first attempt after a working connection broke.
 const FIRST_RETRY_MAX: Duration = Duration::from_millis(100);
@@ -58,6 +61,8 @@ pub struct StreamSettings {
     pub options: config::Stream,
     /// What earlier processes left.
     pub memory: Memory,
+    /// Where what is said is written down.
+    pub recorder: Recorder,
 }
 
 /// What is known from earlier processes.
@@ -87,6 +92,7 @@ pub struct StreamActor {
     kept_probes: Probes,
     reconnect: Reconnect,
     silence: Option<Silence>,
+    recorder: Recorder,
     link: Option<Link>,
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
@@ -128,7 +134,8 @@ impl StreamActor {
         alarm: Alarm,
         stats: Arc<Stats>,
     ) -> StreamActor {
-        let StreamSettings { instruments, version, calendar, clock_kind, options, memory } = settings;
+        let StreamSettings { instruments, version, calendar, clock_kind, options, memory, recorder } =
+            settings;
         let plan = Plan {
             version,
             worked: memory.version_worked,
@@ -147,6 +154,7 @@ impl StreamActor {
             stats,
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
+            recorder,
             options,
             known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
@@ -257,12 +265,14 @@ impl StreamActor {
         let Some(wanted) = link.session.wanted() else { return };
         let endpoint = &link.tokens.lightstreamer_endpoint;
         let control_link = wanted.control_link.filter(|_| self.options.control_link);
+        let transport = wanted.transport;
         let base = address::base(endpoint, control_link).or_else(|bad| {
             log::warn!(link = cut(control_link.unwrap_or_default()).as_str(), why:% = bad; "the control link is not followed");
             address::base(endpoint, None)
         });
         let Ok(base) = base else { return };
-        let transport = wanted.transport;
+        let kind = if transport == Transport::Http { SocketKind::Http } else { SocketKind::Ws };
+        self.recorder.stream_opened(socket, kind, &base);
         self.reconnect.begun(now);
         link.session.handle_connecting(now);
         match transport {
@@ -300,6 +310,7 @@ impl StreamActor {
         let address = ctx.address();
         let Some(link) = &mut self.link else { return };
         while let Some(transmit) = link.session.poll_transmit() {
+            record(&self.recorder, self.socket, &transmit);
             if !send(link, transmit, self.socket, &self.client, &address) {
                 log::warn!("the connection takes nothing any more");
                 let stuck = Some((Lost::Closed, "stuck".to_owned()));
@@ -476,9 +487,11 @@ impl StreamActor {
         match piece {
             Piece::Frame(frame) => self.frame(frame, told, ctx),
             Piece::Bytes(bytes) => {
+                self.recorder.stream_received(self.socket, &String::from_utf8_lossy(&bytes));
                 self.drive(told, |session, now, on_event| session.handle_bytes(now, &bytes, on_event), ctx);
             }
             Piece::Answer(answer) => {
+                self.recorder.stream_received(self.socket, &answer);
                 self.drive(told, |session, now, on_event| session.handle_answer(now, &answer, on_event), ctx);
             }
         }
@@ -523,6 +536,7 @@ impl StreamActor {
     fn message(&mut self, bytes: &[u8], told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match str::from_utf8(bytes) {
             Ok(text) => {
+                self.recorder.stream_received(self.socket, text);
                 self.drive(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
             }
             Err(_) => {
@@ -592,6 +606,7 @@ impl StreamActor {
         let Some(link) = &mut self.link else { return };
         link.session.destroy();
         while let Some(transmit) = link.session.poll_transmit() {
+            record(&self.recorder, self.socket, &transmit);
             send(link, transmit, self.socket, &self.client, &address);
         }
         let mut told = Vec::new();
@@ -621,6 +636,13 @@ impl StreamActor {
             self.kept_probes = self.known.probes.clone();
             self.keep(probes::SETTING, self.kept_probes.write());
         }
+    }
+}
+
+fn record(recorder: &Recorder, socket: u64, transmit: &Transmit) {
+    match transmit {
+        Transmit::Message(text) => recorder.stream_sent(socket, text),
+        Transmit::Post(Post { path, body, .. }) => recorder.stream_sent(socket, &format!("{path}\r\n{body}")),
     }
 }
 
@@ -660,6 +682,7 @@ impl Handler<Arrived> for StreamActor {
             }
             if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {
                 log::debug!(why = why.as_str(); "connection gone");
+                self.recorder.stream_closed(self.socket, &why);
                 self.lose(&mut told, lost, ctx);
             }
         }
