@@ -145,6 +145,54 @@ Examples:
   candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
     )]
     Candles(Candles),
+    /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
+    #[command(
+        long_about = "\
+Reads the database, also while `run` writes to it, and asks IG for nothing: how the stream stood when it \
+last changed, the last bar of every pair and its age, how many buckets are missing, the last breaks of \
+the stream, and what the service has found out about IG that nobody has documented.",
+        after_help = "\
+Examples:
+  candlekeep status
+  candlekeep status --format json"
+    )]
+    Status(Status),
+    /// Check what the service needs, one line each with the fix
+    #[command(
+        long_about = "\
+Checks the configuration, the credentials and the database, and lists what the service has found out \
+about IG. Does not log in. Exit code 1 if something needs mending.",
+        after_help = "\
+Examples:
+  candlekeep doctor
+  candlekeep doctor --format json"
+    )]
+    Doctor(Doctor),
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// How to print a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Arguments of `run`.

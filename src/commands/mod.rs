@@ -2,9 +2,11 @@
 
 pub mod candles;
 pub mod demo;
+pub mod doctor;
 pub mod init;
 pub mod run;
 pub mod simulate;
+pub mod status;
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Flags};
@@ -19,6 +21,8 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     let flags = Flags::from(cli.global);
     match &cli.command {
         Command::Init(args) => init::execute(args),
+        Command::Status(args) => status::execute(args, &config::read(&flags)?),
+        Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),
         Command::Run(args) => run::execute(args, config::read(&flags)?),
         Command::Demo(args) => demo::execute(args, &flags),

@@ -339,3 +339,25 @@ fn a_market_that_begins_at_a_weekend_is_stored_from_its_opening() {
     let (_world, summary, _) = stores_the_truth(options, &[]);
     assert!(summary.in_state("closed") > 28 * 500, "{summary:?}");
 }
+
+#[test]
+fn status_and_doctor_tell_how_it_stands_and_what_was_found_out() {
+    let (world, _, _) = stores_the_truth(Options { unfiltered: Unfiltered::Granted, ..market(1) }, &[]);
+    let output = world.output("status --format json", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["stream"]["phase"], "stopped");
+    assert_eq!(told["stream"]["transport"], "websocket");
+    assert_eq!(told["probes"]["tlcp_version"], "2.4.0");
+    assert_eq!(told["probes"]["empty_diffs_accepted"], true);
+    assert_eq!(told["probes"]["sessions"], 1);
+    assert_eq!(told["probes"]["unfiltered_granted"], 28);
+    assert_eq!(told["pairs"].as_array().unwrap().len(), 28);
+    let doctor = world.output("doctor", &[]);
+    let text = String::from_utf8(doctor.stdout).unwrap();
+    assert_eq!(doctor.status.code(), Some(0), "{text}");
+    assert!(text.contains("unfiltered                28 subscriptions granted"), "{text}");
+    let doctor = world.output("doctor", &[("IG_PASSWORD", "")]);
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains("FIX   credentials"));
+}

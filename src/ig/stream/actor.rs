@@ -18,6 +18,7 @@ use awc::ws::{Frame, Message as WsMessage};
 use super::probes::{self, Probes};
 use super::silence::{Remedy, Silence};
 use super::socket::{self, Arrived, Connection, MESSAGE_MAX, Piece};
+use super::state::{self, Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
 use crate::config;
@@ -90,6 +91,7 @@ pub struct StreamActor {
     options: config::Stream,
     known: Translator,
     kept_probes: Probes,
+    kept_state: StreamState,
     reconnect: Reconnect,
     silence: Option<Silence>,
     recorder: Recorder,
@@ -158,6 +160,7 @@ impl StreamActor {
             options,
             known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
+            kept_state: StreamState::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
             link: None,
             socket: 0,
@@ -375,6 +378,7 @@ impl StreamActor {
         for what in later {
             self.follow_up(what, told, ctx);
         }
+        self.keep_state();
     }
 
     fn rows_came(&mut self, now: Instant) {
@@ -435,6 +439,7 @@ impl StreamActor {
         if self.stopping {
             return;
         }
+        self.known.state.enter(Phase::Connecting, Some(cause.to_string()));
         self.probe_end(cause, &link);
         let transport = link.session.transport();
         let (next, consequences) = self.reconnect.after(cause, transport, link.works, self.clock.monotonic());
@@ -630,6 +635,19 @@ impl StreamActor {
         });
     }
 
+    /// Keeps how the stream stands, if it has changed.
+    fn keep_state(&mut self) {
+        let state = &mut self.known.state;
+        if *state == self.kept_state {
+            return;
+        }
+        if state.phase != self.kept_state.phase || state.since == 0 {
+            state.since = self.clock.wall().0;
+        }
+        self.kept_state = state.clone();
+        self.keep(state::SETTING, self.kept_state.write());
+    }
+
     fn keep_probes(&mut self) {
         if self.known.probes != self.kept_probes {
             self.known.probes.updated_at = self.clock.wall().0;
@@ -717,6 +735,8 @@ impl Handler<StopStreaming> for StreamActor {
     fn handle(&mut self, _: StopStreaming, ctx: &mut Self::Context) {
         self.stopping = true;
         self.keep_probes();
+        self.known.state.enter(Phase::Stopped, None);
+        self.keep_state();
         if let Some(link) = &mut self.link {
             link.session.destroy();
         }

@@ -5,4 +5,5 @@ pub mod chart;
 pub mod probes;
 pub mod silence;
 pub mod socket;
+pub mod state;
 pub mod translate;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::chart::{self, ChartFault, ChartItem, Knowledge};
 use super::probes::Probes;
+use super::state::{Phase, StreamState};
 use crate::clock::ClockKind;
 use crate::domain::scale::Verdict;
 use crate::domain::{Calendar, Expectation, FeedIx, Pair, Reason, StreamEvent, Timeframe, Timestamp};
@@ -125,6 +126,8 @@ pub struct Translator {
     pub items: Vec<StreamItem>,
     /// What was seen of the broker.
     pub probes: Probes,
+    /// How the stream stands; its time is the keeper's business.
+    pub state: StreamState,
     calendar: Calendar,
     clock_kind: ClockKind,
     /// Rows in a row whose time was too far from the system's.
@@ -148,6 +151,7 @@ impl Translator {
         Translator {
             items: instruments.iter().map(StreamItem::new).collect(),
             probes,
+            state: StreamState::default(),
             calendar,
             clock_kind,
             apart_rows: 0,
@@ -215,6 +219,7 @@ impl Translation<'_> {
                     "streaming session begun"
                 );
                 self.stats.stream_sessions.add(1);
+                self.streams();
                 self.known.probes.session_made(
                     self.carried.version.number(),
                     self.carried.transport.as_str(),
@@ -231,9 +236,13 @@ impl Translation<'_> {
             }
             Event::Interrupted { cause } => {
                 self.stats.stream_breaks.add(1);
+                self.known.state.enter(Phase::Interrupted, Some(cause.to_string()));
                 log::warn!(cause:% = cause; "stream interrupted, trying to go on where it stopped");
             }
-            Event::Rebound { recovering, .. } => log::debug!(recovering; "stream bound to a new connection"),
+            Event::Rebound { recovering, .. } => {
+                self.streams();
+                log::debug!(recovering; "stream bound to a new connection");
+            }
             Event::Recovered { repeated } => {
                 self.stats.stream_recoveries.add(1);
                 let transport = self.carried.transport;
@@ -247,6 +256,10 @@ impl Translation<'_> {
                 let item = &mut self.known.items[usize::from(tag)];
                 item.chart.reset();
                 (item.first, item.refusals, item.unfiltered) = (true, 0, false);
+                if !self.known.state.refused.is_empty() {
+                    let pair = self.pair(tag).to_string();
+                    self.known.state.refused.remove(&pair);
+                }
                 self.told.push(StreamEvent::Subscribed { feed: FeedIx(tag) });
             }
             Event::Configured { tag, unfiltered, frequency } => {
@@ -272,7 +285,7 @@ impl Translation<'_> {
                     pair:% = self.pair(tag), code, text = cut(text).as_str(), verdict:? = verdict;
                     "the server refuses a subscription, the others go on"
                 );
-                self.refused(tag, verdict, "subscription refused");
+                self.refused(tag, verdict, &format!("subscription refused: {code} {}", cut(text)));
             }
             Event::Unanswered { tag } => {
                 log::warn!(pair:% = self.pair(tag); "a subscription stays unanswered");
@@ -392,6 +405,7 @@ impl Translation<'_> {
 
     fn refused(&mut self, tag: u16, verdict: Refusal, why: &str) {
         self.lost(tag, Reason::Refused, why);
+        self.known.state.refused.insert(self.pair(tag).to_string(), why.to_owned());
         let item = &mut self.known.items[usize::from(tag)];
         let pause_s = REFUSED_PAUSES_S[item.refusals.min(REFUSED_PAUSES_S.len() - 1)];
         item.refusals += 1;
@@ -406,6 +420,13 @@ impl Translation<'_> {
             item.broken = item.last_row.map(|from| (from, why.to_owned()));
         }
         self.told.push(StreamEvent::Broken { feed: Some(FeedIx(tag)), reason });
+    }
+
+    fn streams(&mut self) {
+        let state = &mut self.known.state;
+        state.enter(Phase::Streaming, None);
+        state.transport = Some(self.carried.transport.as_str().to_owned());
+        state.version = Some(self.carried.version.number().to_owned());
     }
 
     fn pair(&self, tag: u16) -> Pair {

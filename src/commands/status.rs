@@ -1,0 +1,223 @@
+//! `candlekeep status`: how the service stands, as far as the database tells. Asks IG for nothing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use super::say;
+use crate::cli::{Report, Status};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::exit::{Exit, Failure};
+use crate::ig::stream::probes::{self, Probes};
+use crate::ig::stream::state::{self, StreamState};
+use crate::store::{Store, StreamBreak};
+
+/// Breaks of the stream that are shown.
+const BREAKS_SHOWN: u32 = 5;
+
+/// What there is to tell.
+struct Findings {
+    now: Timestamp,
+    database: String,
+    stream: Option<StreamState>,
+    probes: Option<Probes>,
+    pairs: BTreeMap<Pair, PairState>,
+    breaks: Vec<StreamBreak>,
+}
+
+#[derive(Default)]
+struct PairState {
+    last_bar: Option<Timestamp>,
+    missing: u64,
+}
+
+/// Prints the report.
+///
+/// # Errors
+/// When there is no database, or it cannot be read.
+pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
+    let findings = find(config, Clock::system().wall())?;
+    match args.format {
+        Report::Text => say(text(&findings).trim_end()),
+        Report::Json => say(json(&findings)),
+    }
+    Ok(Exit::Done)
+}
+
+fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
+    let mut store = Store::open_read_only(&config.database)?;
+    let mut pairs: BTreeMap<Pair, PairState> =
+        config.pairs().map(|pair| (pair, PairState::default())).collect();
+    for (pair, timeframe, start) in store.last_bars()? {
+        if timeframe == Timeframe::M5 {
+            pairs.entry(pair).or_default().last_bar = Some(start);
+        }
+    }
+    let step = Timeframe::M5.seconds();
+    for (pair, run) in store.missing(Timeframe::M5)? {
+        pairs.entry(pair).or_default().missing += (run.span.end.since(run.span.start) / step) as u64;
+    }
+    Ok(Findings {
+        now,
+        database: config.database.to_string(),
+        stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
+        probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
+        pairs,
+        breaks: store.newest_breaks(BREAKS_SHOWN)?,
+    })
+}
+
+fn text(findings: &Findings) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| writeln!(out, "{text}").expect("a String takes any text");
+    line(format!("database  {}", findings.database));
+    line(format!("stream    {}", stream_line(findings)));
+    for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
+        line(format!("          {pair} is not streamed: {why}"));
+    }
+    let mut table = plain_table(&["pair", "last bar (UTC)", "age", "missing 5m buckets"]);
+    for (pair, state) in &findings.pairs {
+        let (last, age) = match state.last_bar {
+            Some(start) => (minute(start), age(findings.now.since(start.plus(Timeframe::M5.seconds())))),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        table.add_row([pair.to_string(), last, age, state.missing.to_string()]);
+    }
+    line(format!("\n{table}"));
+    if !findings.breaks.is_empty() {
+        line("\nlatest breaks of the stream, in which rows may have been lost:".to_owned());
+        for told in &findings.breaks {
+            let who = told.pair.as_deref().unwrap_or("every pair");
+            line(format!("  {} to {}  {who}  {}", told.from, told.to, told.cause));
+        }
+    }
+    line("\nwhat was found out about IG:".to_owned());
+    for (about, known) in findings.probes.clone().unwrap_or_default().lines() {
+        line(format!("  {about:<25} {known}"));
+    }
+    out
+}
+
+fn stream_line(findings: &Findings) -> String {
+    let Some(stream) = &findings.stream else { return "never started on this database".to_owned() };
+    let mut told = format!("{} since {}", stream.phase.as_str(), Timestamp(stream.since));
+    if let (Some(transport), Some(version)) = (&stream.transport, &stream.version) {
+        write!(told, ", {transport}, TLCP {version}").expect("a String takes any text");
+    }
+    if let Some(cause) = &stream.cause {
+        write!(told, " ({cause})").expect("a String takes any text");
+    }
+    told
+}
+
+fn json(findings: &Findings) -> String {
+    let pairs: Vec<_> = findings
+        .pairs
+        .iter()
+        .map(|(pair, state)| {
+            json!({
+                "pair": pair.to_string(),
+                "last_timestamp": state.last_bar.map(|start| start.0),
+                "age_s": state.last_bar.map(|start| findings.now.since(start.plus(Timeframe::M5.seconds()))),
+                "missing": state.missing,
+            })
+        })
+        .collect();
+    let breaks: Vec<_> = findings
+        .breaks
+        .iter()
+        .map(|told| json!({ "pair": told.pair, "from": told.from.0, "to": told.to.0, "cause": told.cause }))
+        .collect();
+    json!({
+        "now": findings.now.0,
+        "database": findings.database,
+        "stream": findings.stream,
+        "pairs": pairs,
+        "breaks": breaks,
+        "probes": findings.probes.clone().unwrap_or_default(),
+    })
+    .to_string()
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn minute(at: Timestamp) -> String {
+    at.utc().format("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Seconds as the largest unit that says enough.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "ahead of the clock".to_owned(),
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ig::stream::state::Phase;
+
+    fn findings() -> Findings {
+        let mut stream = StreamState { since: 1_705_485_600, ..StreamState::default() };
+        stream.enter(Phase::Interrupted, Some("connection closed".to_owned()));
+        (stream.transport, stream.version) = (Some("http".to_owned()), Some("2.3.0".to_owned()));
+        stream
+            .refused
+            .insert("EUR_CHF".to_owned(), "subscription refused: -1 Invalid account type".to_owned());
+        let last_bar = Some(Timestamp(1_705_485_300));
+        Findings {
+            now: Timestamp(1_705_489_200),
+            database: "sqlite://c.db".to_owned(),
+            stream: Some(stream),
+            probes: None,
+            pairs: [
+                ("EURUSD".parse().unwrap(), PairState { last_bar, missing: 3 }),
+                ("EURCHF".parse().unwrap(), PairState::default()),
+            ]
+            .into(),
+            breaks: vec![StreamBreak {
+                pair: None,
+                from: Timestamp(1_705_485_600),
+                to: Timestamp(1_705_485_630),
+                cause: "silent for 10s".to_owned(),
+            }],
+        }
+    }
+
+    #[test]
+    fn people_read_what_stands_and_what_is_missing() {
+        let text = text(&findings());
+        for expected in [
+            "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
+            "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
+            " EUR_USD  2024-01-17 09:55  60 min  3 ",
+            " EUR_CHF  -                 -       0 ",
+            "  2024-01-17T10:00:00Z to 2024-01-17T10:00:30Z  every pair  silent for 10s\n",
+            "  session recovery          not seen yet\n",
+        ] {
+            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn programs_read_the_same() {
+        let told: serde_json::Value = serde_json::from_str(&json(&findings())).unwrap();
+        assert_eq!(told["stream"]["phase"], "interrupted");
+        assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
+        assert_eq!(told["pairs"][1]["age_s"], 3_600);
+        assert_eq!(told["breaks"][0]["cause"], "silent for 10s");
+        assert_eq!(told["probes"]["loops"], 0);
+    }
+}
