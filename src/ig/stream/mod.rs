@@ -7,3 +7,6 @@ pub mod silence;
 pub mod socket;
 pub mod state;
 pub mod translate;
+
+#[cfg(test)]
+mod translate_tests;

@@ -248,7 +248,9 @@ async fn run(
         match heard {
             None => {}
             Some(Some(Ok(AggregatedMessage::Text(text)))) => deck.receive(&text, monotonic()),
-            Some(Some(Ok(AggregatedMessage::Ping(payload)))) if session.pong(&payload).await.is_err() => break,
+            Some(Some(Ok(AggregatedMessage::Ping(payload)))) if session.pong(&payload).await.is_err() => {
+                break;
+            }
             Some(Some(Ok(AggregatedMessage::Ping(_) | AggregatedMessage::Pong(_)))) => {}
             Some(
                 Some(Ok(AggregatedMessage::Binary(_) | AggregatedMessage::Close(_))) | None | Some(Err(_)),
