@@ -172,6 +172,9 @@ impl Reconnect {
             Step::LoginThenSlow if self.refusals.is_some_and(|(_, count)| count == 1) => self.next_pause(now),
             Step::Slow | Step::LoginThenSlow => self.jittered_from(now, PAUSE_MAX),
         };
+        // After so many the address may be an old one, and only a login tells the new.
+        let consequences =
+            Consequences { login: consequences.login || self.failures == FIRST_PAUSES, ..consequences };
         // HTTP does not work either: the WebSocket gets its turn again.
         if transport == Transport::Http && !had_data {
             self.no_websocket_since = None;
@@ -272,6 +275,7 @@ mod tests {
     #[test]
     fn pauses_are_those_of_the_official_clients_without_an_end() {
         let told = play(PLAN, &vec![EndCause::Connection(Lost::Unreachable); 18]);
+        assert_eq!(told.iter().position(|line| line.contains("login")), Some(10), "{told:?}");
         let pauses: Vec<&str> = told.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
         assert_eq!(pauses[..11], ["4s"; 11]);
         assert_eq!(pauses[11..], ["8s", "16s", "32s", "60s", "60s", "60s", "60s"]);

@@ -109,13 +109,23 @@ struct Link {
     tokens: Arc<Tokens>,
     version: Version,
     connection: Option<Connection>,
-    /// A connection is to be made, or being made.
-    connecting: bool,
+    connecting: Connecting,
     /// Message that comes in several frames.
     partial: Vec<u8>,
     timer: Option<(Instant, SpawnHandle)>,
     /// Moving rows came, so that the pauses between attempts begin anew.
     works: bool,
+}
+
+/// How far the connection is that the session wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connecting {
+    /// None is wanted, or it is there.
+    No,
+    /// Its time is to come.
+    Later,
+    /// It is being made.
+    Now,
 }
 
 /// Asks the actor to close the stream for good.
@@ -231,7 +241,7 @@ impl StreamActor {
             tokens,
             version: attempt.version,
             connection: None,
-            connecting: false,
+            connecting: Connecting::No,
             partial: Vec::new(),
             timer: None,
             works: false,
@@ -244,10 +254,14 @@ impl StreamActor {
     /// Brings the connection that the session wants, when its time has come.
     fn bring_connection(&mut self, ctx: &mut Context<Self>) {
         let now = self.clock.monotonic();
-        let Some(link) = self.link.as_mut().filter(|link| !link.connecting) else { return };
+        let Some(link) = &mut self.link else { return };
         let Some(wanted) = link.session.wanted() else { return };
+        // One that is being made while another is wanted was given up: it took too long.
+        if link.connecting == Connecting::Later {
+            return;
+        }
         let at = self.reconnect.earliest(wanted.not_before.unwrap_or(now).max(now));
-        link.connecting = true;
+        link.connecting = Connecting::Later;
         link.connection = None;
         link.partial.clear();
         self.socket += 1;
@@ -277,6 +291,7 @@ impl StreamActor {
         let kind = if transport == Transport::Http { SocketKind::Http } else { SocketKind::Ws };
         self.recorder.stream_opened(socket, kind, &base);
         self.reconnect.begun(now);
+        link.connecting = Connecting::Now;
         link.session.handle_connecting(now);
         match transport {
             Transport::Http => self.opened(socket, Connection::Http { base, reader: None }, ctx),
@@ -303,7 +318,7 @@ impl StreamActor {
         if let Some(link) = &mut self.link {
             link.session.handle_open(now);
             link.connection = Some(connection);
-            link.connecting = false;
+            link.connecting = Connecting::No;
         }
         self.pump(ctx);
     }
@@ -555,7 +570,7 @@ impl StreamActor {
     /// The connection is gone, or of no use.
     fn lose(&mut self, told: &mut Vec<StreamEvent>, lost: Lost, ctx: &mut Context<Self>) {
         let Some(link) = &mut self.link else { return };
-        link.connecting = false;
+        link.connecting = Connecting::No;
         // A WebSocket on which not even WSOK came is one that something in between only pretends.
         let session = &link.session;
         let hollow = session.transport() == Transport::WebSocket
@@ -699,7 +714,9 @@ impl Handler<Arrived> for StreamActor {
                 self.piece(piece, &mut told, ctx);
             }
             if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {
-                log::debug!(why = why.as_str(); "connection gone");
+                let opening = self.link.as_ref().is_some_and(|link| link.session.opening().is_some());
+                let level = if opening { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, why = why.as_str(); "no connection to the stream");
                 self.recorder.stream_closed(self.socket, &why);
                 self.lose(&mut told, lost, ctx);
             }
