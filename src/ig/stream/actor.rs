@@ -672,10 +672,14 @@ impl StreamActor {
     }
 }
 
+/// Writes down what is sent; over HTTP in the form that it would have on a WebSocket.
 fn record(recorder: &Recorder, socket: u64, transmit: &Transmit) {
     match transmit {
         Transmit::Message(text) => recorder.stream_sent(socket, text),
-        Transmit::Post(Post { path, body, .. }) => recorder.stream_sent(socket, &format!("{path}\r\n{body}")),
+        Transmit::Post(Post { path, body, .. }) => {
+            let name = path.trim_start_matches('/').split('.').next().unwrap_or_default();
+            recorder.stream_sent(socket, &format!("{name}\r\n{body}"));
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! One recorded stream, played to a client that is not quite the recorded one. Pure.
 //!
 //! What came after a request in the recording comes after the client's own request of that kind,
-//! and then at the recorded distance. The client numbers its subscriptions and requests as it
+//! and then at the recorded distance; requests over REST are counted for that. The client numbers its subscriptions and requests as it
 //! likes: recorded numbers are translated by what was subscribed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::simulator::clock::Speed;
@@ -14,12 +14,24 @@ use crate::transcript::format::{Closed, Entry, Line, Opened, Text};
 /// How long a recorded subscription waits for the client to make it too, before what belongs to
 /// it is left out.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the stream waits for a client that asks less over REST than the recorded one, before
+/// it goes on without regard to REST: a client that keeps IG's pace pauses for some seconds.
+const REST_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest silence before a `PROBE` while the recording says none.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(5);
 
-/// What was said on one connection, with its time in milliseconds.
+/// What was said on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Stream(Vec<(u64, Spoken)>);
+pub(super) struct Stream(Vec<Moment>);
+
+#[derive(Debug)]
+struct Moment {
+    /// Recorded milliseconds.
+    ms: u64,
+    /// REST requests that had been made before, of those that were answered.
+    asked: u64,
+    spoken: Spoken,
+}
 
 #[derive(Debug)]
 enum Spoken {
@@ -56,6 +68,9 @@ enum Said {
 pub(super) fn streams(lines: &[Line]) -> Vec<Stream> {
     let mut streams: Vec<Stream> = Vec::new();
     let mut place: HashMap<u64, usize> = HashMap::new();
+    let answer = |line: &Line| if let Entry::Answer(answer) = &line.entry { Some(answer.id) } else { None };
+    let answered: HashSet<u64> = lines.iter().filter_map(answer).collect();
+    let mut asked = 0;
     for Line { ms, entry } in lines {
         let (socket, spoken) = match entry {
             Entry::Opened(Opened { socket, .. }) => {
@@ -66,10 +81,14 @@ pub(super) fn streams(lines: &[Line]) -> Vec<Stream> {
             Entry::Sent(Text { socket, text }) => (socket, Spoken::Sent(read(text))),
             Entry::Received(Text { socket, text }) => (socket, Spoken::Received(text.clone())),
             Entry::Closed(Closed { socket, .. }) => (socket, Spoken::Closed),
+            Entry::Request(request) => {
+                asked += u64::from(answered.contains(&request.id));
+                continue;
+            }
             _ => continue,
         };
         if let Some(stream) = place.get(socket) {
-            streams[*stream].0.push((*ms, spoken));
+            streams[*stream].0.push(Moment { ms: *ms, asked, spoken });
         }
     }
     streams
@@ -124,6 +143,8 @@ pub(super) struct Deck<'a> {
     anchor: (Instant, u64),
     /// Since when the client is waited for.
     waiting_since: Option<Instant>,
+    /// How often the client has asked over REST, and since when; none once that is given up.
+    rest: Option<(u64, Instant)>,
     keepalive: Option<Duration>,
     last_said: Instant,
     sub_ids: SubIds,
@@ -139,7 +160,7 @@ pub(super) struct Deck<'a> {
 impl<'a> Deck<'a> {
     /// Begins to play. `sub_ids` are those that the stream before left behind.
     pub fn new(stream: &'a Stream, speed: Speed, is_last: bool, sub_ids: SubIds, now: Instant) -> Deck<'a> {
-        let opened_ms = stream.0.first().map_or(0, |(ms, _)| *ms);
+        let opened_ms = stream.0.first().map_or(0, |moment| moment.ms);
         Deck {
             stream,
             next: 0,
@@ -147,6 +168,7 @@ impl<'a> Deck<'a> {
             is_last,
             anchor: (now, opened_ms),
             waiting_since: None,
+            rest: Some((0, now)),
             keepalive: None,
             last_said: now,
             sub_ids,
@@ -166,9 +188,9 @@ impl<'a> Deck<'a> {
 
     /// Whether all of it has been played.
     pub fn has_ended(&self) -> bool {
-        match self.stream.0.get(self.next) {
-            None | Some((_, Spoken::Closed)) => true,
-            Some((_, Spoken::Sent(said))) => said.iter().any(|said| matches!(said, Said::Destroy { .. })),
+        match self.stream.0.get(self.next).map(|moment| &moment.spoken) {
+            None | Some(Spoken::Closed) => true,
+            Some(Spoken::Sent(said)) => said.iter().any(|said| matches!(said, Said::Destroy { .. })),
             _ => false,
         }
     }
@@ -196,6 +218,13 @@ impl<'a> Deck<'a> {
         }
     }
 
+    /// The client has asked so often over REST.
+    pub fn asked(&mut self, count: u64, now: Instant) {
+        if let Some(rest) = self.rest.as_mut().filter(|(known, _)| *known < count) {
+            *rest = (count, now);
+        }
+    }
+
     /// What to do now. To be asked again after each step, and when the client has said something.
     pub fn poll(&mut self, now: Instant) -> Step {
         if let Some(reply) = self.replies.pop_front() {
@@ -206,8 +235,16 @@ impl<'a> Deck<'a> {
             return Step::Close;
         }
         let stream = self.stream;
-        while let Some((ms, spoken)) = stream.0.get(self.next) {
-            let wait = self.due(*ms).saturating_duration_since(now);
+        while let Some(Moment { ms, asked, spoken }) = stream.0.get(self.next) {
+            let mut wait = self.due(*ms).saturating_duration_since(now);
+            if wait.is_zero()
+                && matches!(spoken, Spoken::Received(_))
+                && let Some(patience) = self.waits_for_rest(*asked, now)
+            {
+                // The distances count from when it goes on.
+                self.anchor = (now, *ms);
+                wait = patience;
+            }
             match spoken {
                 Spoken::Opened => {}
                 Spoken::Sent(said) => {
@@ -254,6 +291,18 @@ impl<'a> Deck<'a> {
             return Step::Say("PROBE\r\n".to_owned());
         }
         Step::Wait(wait.min(probe_in))
+    }
+
+    /// How long the stream still waits for the client to ask over REST; `None`: no longer.
+    fn waits_for_rest(&mut self, asked: u64, now: Instant) -> Option<Duration> {
+        let (count, since) = self.rest.filter(|(count, _)| *count < asked)?;
+        let patience = REST_PATIENCE.saturating_sub(now.saturating_duration_since(since));
+        if patience.is_zero() {
+            log::info!(asked = count, recorded = asked; "the client asks less over REST than was recorded, going on");
+            self.rest = None;
+            return None;
+        }
+        Some(patience)
     }
 
     /// How long these recorded requests still wait for the client's own; `None`: no longer.
@@ -344,7 +393,7 @@ impl<'a> Deck<'a> {
 mod tests {
     use super::*;
     use crate::simulator::clock::monotonic;
-    use crate::transcript::format::SocketKind;
+    use crate::transcript::format::{Answer, Body, Headers, Request, SocketKind};
 
     /// `>` sent, `<` received, `x` closed, each with its time.
     fn recording(spoken: &[(u64, &str)]) -> Vec<Stream> {
@@ -481,6 +530,46 @@ mod tests {
         deck.receive("create_session\r\n", start);
         assert_eq!(play(&mut deck, start), says("", Step::Wait(KEEPALIVE_DEFAULT)));
         assert!(deck.has_ended());
+    }
+
+    #[test]
+    fn the_stream_does_not_run_ahead_of_what_is_asked_over_rest() {
+        let start = monotonic();
+        let request =
+            |id| Request { id, method: "GET".into(), path: "/a".into(), version: 1, body: Body::default() };
+        let answer =
+            |id| Answer { id, status: 200, headers: Headers::default(), body: Body::default(), took_ms: 1 };
+        let text = |text: &str| Text { socket: 1, text: text.to_owned() };
+        let entries = [
+            Entry::Request(request(1)),
+            Entry::Answer(answer(1)),
+            Entry::Opened(Opened { socket: 1, kind: SocketKind::Ws, url: String::new() }),
+            Entry::Sent(text("create_session\r\n")),
+            Entry::Received(text("a")),
+            Entry::Request(request(2)),
+            Entry::Request(request(3)),
+            Entry::Received(text("b")),
+            Entry::Answer(answer(3)),
+            Entry::Request(request(4)),
+            Entry::Answer(answer(4)),
+            Entry::Received(text("c")),
+        ];
+        let lines: Vec<Line> = (0..).step_by(10).zip(entries).map(|(ms, entry)| Line { ms, entry }).collect();
+        let streams = streams(&lines);
+        let mut deck = Deck::new(&streams[0], Speed::Max, true, SubIds::new(), start);
+        deck.receive("create_session\r\n", start);
+        assert_eq!(play(&mut deck, start), says("", Step::Wait(KEEPALIVE_DEFAULT)));
+        deck.asked(1, start);
+        assert_eq!(play(&mut deck, start), says("a;", Step::Wait(KEEPALIVE_DEFAULT)));
+        deck.asked(2, start);
+        assert_eq!(
+            play(&mut deck, start),
+            says("b;", Step::Wait(KEEPALIVE_DEFAULT)),
+            "one was never answered"
+        );
+        let later = start + REST_PATIENCE - Duration::from_secs(1);
+        assert_eq!(play(&mut deck, later), says("", Step::Wait(Duration::from_secs(1))));
+        assert_eq!(play(&mut deck, start + REST_PATIENCE), says("c;", Step::Wait(KEEPALIVE_DEFAULT)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use futures_util::FutureExt;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::clock::{Speed, monotonic};
 use super::rest::BASE_PATH;
@@ -93,6 +94,8 @@ struct Stage {
     streams: Vec<Stream>,
     speed: Speed,
     state: Mutex<State>,
+    /// Something was asked over REST.
+    asked: Notify,
 }
 
 struct State {
@@ -124,7 +127,12 @@ pub fn play(path: &Path, listen: SocketAddr, speed: Speed) -> Result<Player, Pla
         return Err(PlaybackError::Empty { path: path.to_owned() });
     }
     let state = State { answers, played: Played::default(), sub_ids: SubIds::new() };
-    let stage = Arc::new(Stage { streams: deck::streams(&lines), speed, state: Mutex::new(state) });
+    let stage = Arc::new(Stage {
+        streams: deck::streams(&lines),
+        speed,
+        state: Mutex::new(state),
+        asked: Notify::new(),
+    });
     let data = web::Data::from(Arc::clone(&stage));
     let server = HttpServer::new(move || {
         App::new()
@@ -170,6 +178,7 @@ async fn answer(request: HttpRequest, stage: web::Data<Stage>) -> HttpResponse {
     let version = request.headers().get("VERSION").and_then(|value| value.to_str().ok()?.parse().ok());
     let version = version.unwrap_or(1);
     let mut state = stage.state();
+    stage.asked.notify_one();
     let Some(answer) = state.answers.next(method, path, version) else {
         state.played.unknown += 1;
         log::info!(method, version; "asked for what is not in the transcript");
@@ -227,6 +236,8 @@ async fn run(
     let sub_ids = stage.state().sub_ids.clone();
     let mut deck = Deck::new(&stage.streams[number], stage.speed, is_last, sub_ids, monotonic());
     loop {
+        let played = stage.state().played;
+        deck.asked(played.answered + played.unknown, monotonic());
         let step = deck.poll(monotonic());
         if is_last && deck.has_ended() {
             stage.state().played.has_ended = true;
@@ -238,23 +249,24 @@ async fn run(
                 }
                 messages.recv().now_or_never()
             }
-            Step::Wait(wait) => actix_web::rt::time::timeout(wait, messages.recv()).await.ok(),
+            Step::Wait(wait) => tokio::select! {
+                heard = messages.recv() => Some(heard),
+                () = stage.asked.notified() => None,
+                () = actix_web::rt::time::sleep(wait) => None,
+            },
             Step::Close => {
                 // Fails where the client is gone already: then there is nobody to tell.
                 let _ = session.close(None).await;
                 break;
             }
         };
+        let Some(heard) = heard else { continue };
         match heard {
-            None => {}
-            Some(Some(Ok(AggregatedMessage::Text(text)))) => deck.receive(&text, monotonic()),
-            Some(Some(Ok(AggregatedMessage::Ping(payload)))) if session.pong(&payload).await.is_err() => {
-                break;
-            }
-            Some(Some(Ok(AggregatedMessage::Ping(_) | AggregatedMessage::Pong(_)))) => {}
-            Some(
-                Some(Ok(AggregatedMessage::Binary(_) | AggregatedMessage::Close(_))) | None | Some(Err(_)),
-            ) => break,
+            Some(Ok(AggregatedMessage::Text(text))) => deck.receive(&text, monotonic()),
+            // Fails where the client is gone, which the next message tells.
+            Some(Ok(AggregatedMessage::Ping(payload))) => drop(session.pong(&payload).await),
+            Some(Ok(AggregatedMessage::Pong(_))) => {}
+            Some(Ok(AggregatedMessage::Binary(_) | AggregatedMessage::Close(_)) | Err(_)) | None => break,
         }
     }
     stage.state().sub_ids = deck.into_sub_ids();
