@@ -3,7 +3,30 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::clock::monotonic;
+use super::door::Door;
 use crate::domain::Timestamp;
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// With a TCP reset.
+    Reset,
+    /// Without a word: FIN, and no close frame.
+    Drop,
+    /// With a close frame of this code, after what was written before; over HTTP the response
+    /// ends.
+    Close(u16),
+}
+
+/// One of the simulator's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Where REST is, and the stream's sessions are created.
+    First,
+    /// The second one, where there is one.
+    Second,
+}
 
 /// Whether new streams are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +58,70 @@ impl Control {
 
     /// Drops every stream's socket without a word and forgets the Lightstreamer sessions.
     pub fn cut_streams(&self) {
-        self.shared.feed().cut();
+        self.shared.cut(Cut::Drop, true);
+    }
+
+    /// Ends every stream's connection. The Lightstreamer sessions live on and can be bound again.
+    pub fn cut_connections(&self, how: Cut) {
+        self.shared.cut(how, false);
+    }
+
+    /// Every stream falls silent, both ways, while its socket stays open. The Lightstreamer
+    /// sessions live on and can be bound again.
+    pub fn half_open(&self) {
+        self.shared.feed().half_open(monotonic());
         self.shared.wake.notify_one();
+    }
+
+    /// Sends `LOOP,<delay>` to every bound session, which is unbound then. WebSockets stay open.
+    pub fn rebind_sessions(&self, delay_ms: u64) {
+        self.shared.feed().rebind_all(delay_ms, monotonic());
+        self.shared.wake.notify_one();
+    }
+
+    /// Ends every session with `END,<code>,<text>`. WebSockets stay open.
+    pub fn end_sessions(&self, code: i32, text: &str) {
+        self.shared.feed().end_all(code, text);
+        self.shared.wake.notify_one();
+    }
+
+    /// Answers the next so many `create_session` with `CONERR,<code>,<text>`.
+    pub fn refuse_creates(&self, times: u32, code: i32, text: &str) {
+        self.shared.feed().refuse_creates(times, code, text);
+    }
+
+    /// Answers the next so many `bind_session` with `CONERR,<code>,<text>`. The session they name
+    /// is forgotten.
+    pub fn refuse_binds(&self, times: u32, code: i32, text: &str) {
+        self.shared.feed().refuse_binds(times, code, text);
+    }
+
+    /// Lets the next recovery begin so many data lines before the one that it asks for: what was
+    /// sent is sent again.
+    pub fn resend_at_next_recovery(&self, lines: u64) {
+        self.shared.feed().resend_at_next_recovery(lines);
+    }
+
+    /// What `CONOK` gives as control link from now on; `None` = `*`.
+    pub fn set_control_link(&self, link: Option<String>) {
+        self.shared.feed().set_control_link(link);
+    }
+
+    /// Opens an address or shuts it, soon: [`Control::is_open`] tells when it is done. Shut, it
+    /// refuses connections and has dropped those that came through it.
+    pub fn set_open(&self, address: Address, open: bool) {
+        if let Some(door) = self.door(address) {
+            door.set_open(open);
+        }
+    }
+
+    /// Whether an address accepts connections.
+    pub fn is_open(&self, address: Address) -> bool {
+        self.door(address).is_some_and(|door| door.is_open())
+    }
+
+    fn door(&self, address: Address) -> Option<&Arc<Door>> {
+        self.shared.doors().get(address as usize)
     }
 
     /// Refuses new streams with HTTP 503, or accepts them again.

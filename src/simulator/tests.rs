@@ -482,7 +482,7 @@ async fn subscriptions_are_refused_with_their_reason() {
         ),
         (add(0, &format!("{eurusd}:5MINUTE"), ""), 65, "Missing or bad LS_subId"),
         ("LS_op=delete&LS_subId=9".to_owned(), 19, "Subscription not found"),
-        ("LS_op=force_rebind".to_owned(), 65, "Unsupported LS_op force_rebind"),
+        ("LS_op=rebind".to_owned(), 65, "Unsupported LS_op rebind"),
     ] {
         let number = format!("r{}", stream.requests);
         let line = match line.split_once("&LS_op") {
@@ -612,5 +612,66 @@ async fn recorded_bars_are_served_as_they_were() {
     assert_eq!(bars.len(), 1);
     assert_eq!(bars[0]["snapshotTimeUTC"], "2020-01-15T12:00:00");
     assert_eq!(bars[0]["highPrice"]["ask"], 1.10045);
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn at_full_speed_time_waits_for_a_recovery_which_then_misses_nothing() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let mut stream = Stream::login(&simulator, &rest).await;
+    let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";
+    stream.send(&format!("control\r\n{}", add(1, item, "&LS_snapshot=true&LS_ack=false"))).await;
+    let mut lines = Vec::new();
+    for cut in [Cut::Reset, Cut::Drop, Cut::Close(1001)] {
+        for _ in 0..20 {
+            lines.push(stream.line().await.unwrap());
+        }
+        simulator.control().cut_connections(cut);
+        while let Some(line) = stream.line().await {
+            lines.push(line);
+        }
+        let (session, _) = simulator.stream_sessions()[0].clone();
+        let stands_at = simulator.now();
+        actix_rt::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(simulator.now(), stands_at, "nobody listens");
+        stream = Stream::open(&simulator, "TLCP-2.4.0.lightstreamer.com").await.unwrap();
+        let received = lines.len();
+        stream
+            .send(&format!(
+                "bind_session\r\nLS_session={session}&LS_recovery_from={received}&LS_reduce_head=true"
+            ))
+            .await;
+        assert!(stream.line().await.unwrap().starts_with("CONOK,"));
+        stream.expect(&[&format!("PROG,{received}")]).await;
+    }
+    let end_ms = at("2024-01-17T10:55:00Z").0 * 1000;
+    let mut row = Vec::new();
+    loop {
+        lines.push(stream.line().await.unwrap());
+        if let Some(values) = lines.last().unwrap().strip_prefix("U,1,1,") {
+            let mut known = Vec::new();
+            let rows = lines.iter().filter_map(|line| line.strip_prefix("U,1,1,"));
+            if values.starts_with("|") || !values.contains(&end_ms.to_string()) {
+                known = row;
+            } else {
+                for values in rows.take(lines.len() - 3) {
+                    known = decode_values(values, &known, FIELDS);
+                }
+            }
+            row = known;
+        }
+        if simulator.has_ended() && lines.len() as u64 == simulator.stream_sessions()[0].1 {
+            break;
+        }
+    }
+    let mut closed = 0;
+    let mut known = Vec::new();
+    for values in lines.iter().filter_map(|line| line.strip_prefix("U,1,1,")) {
+        known = decode_values(values, &known, FIELDS);
+        closed += usize::from(known[2].as_deref() == Some("1"));
+    }
+    assert_eq!(closed, 12);
+    assert_eq!(simulator.stats().sessions, 1);
     simulator.stop().await;
 }
