@@ -87,7 +87,8 @@ accounts: the refusal is remembered until they change.",
 Examples:
   candlekeep run
   candlekeep run --database sqlite:////var/lib/candlekeep/candlekeep.db
-  candlekeep run --config live.toml --retry-credentials"
+  candlekeep run --config live.toml --retry-credentials
+  candlekeep run --record ig.jsonl             # what IG says, to show to others"
     )]
     Run(Run),
     /// See the whole thing work, without an account
@@ -112,6 +113,7 @@ Examples:
   candlekeep simulate
   candlekeep simulate --speed max --wait-for-items 28 --seed 7
   candlekeep simulate --replay recordings --from 2014-05-05 --to 2014-05-10 --speed 3600
+  candlekeep simulate --transcript ig.jsonl --speed max
 
 Then, in another terminal (the stream's own clock, since simulated time is not now):
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
@@ -154,6 +156,9 @@ pub struct Run {
     /// Go on although the database was filled from another environment (demo, live, custom)
     #[arg(long)]
     pub accept_feed_change: bool,
+    /// Write what is said over REST and stream to a new file, without secrets, tokens and account ids
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }
 
 /// Arguments of `demo`.
@@ -185,6 +190,16 @@ pub struct Simulate {
     /// Replay the recorded bars in this folder instead of making up a market
     #[arg(long, value_name = "DIR")]
     pub replay: Option<PathBuf>,
+    /// Play back what `run --record` has written instead of simulating anything
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "seed", "replay", "from", "to", "spread_pips", "rows_per_bar", "wait_for_items", "allowance",
+            "requests_per_minute", "max_tlcp_version", "unfiltered", "timezone_offset",
+        ]
+    )]
+    pub transcript: Option<PathBuf>,
     /// Market time to begin at: epoch seconds or ISO 8601, UTC
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub from: Option<Timestamp>,
@@ -451,6 +466,24 @@ mod tests {
             assert_eq!((candles.pair.to_string().as_str(), candles.timeframe), ("EUR_USD", Timeframe::M5));
             assert_eq!((candles.count, candles.price, candles.format), (None, PriceSide::Mid, Format::Table));
         }
+    }
+
+    #[test]
+    fn a_transcript_is_played_as_it_is_or_not_at_all() {
+        let simulate = Cli::command().find_subcommand("simulate").unwrap().clone();
+        let transcript = simulate.get_arguments().find(|argument| argument.get_id() == "transcript").unwrap();
+        let refused: Vec<_> =
+            simulate.get_arg_conflicts_with(transcript).iter().map(|arg| arg.get_id()).collect();
+        let go_together = ["transcript", "listen", "speed", "help", "version", "config", "database"];
+        for argument in simulate.get_arguments().map(|argument| argument.get_id()) {
+            let expected = !go_together.contains(&argument.as_str());
+            assert_eq!(refused.contains(&argument), expected, "{argument}");
+        }
+        let error = parse("candlekeep simulate --transcript t --seed 1").unwrap_err();
+        assert_eq!(
+            error_line(&error),
+            "the argument '--transcript <FILE>' cannot be used with '--seed <NUMBER>' (--help explains)"
+        );
     }
 
     #[test]

@@ -28,4 +28,5 @@ pub mod stats;
 pub mod store;
 pub mod supervisor;
 pub mod tlcp;
+pub mod transcript;
 pub mod writer;

@@ -35,6 +35,12 @@ pub struct Stats {
     pub buckets_missed: Counter,
     /// Streaming sessions begun.
     pub stream_sessions: Counter,
+    /// Streaming connections that broke.
+    pub stream_breaks: Counter,
+    /// Broken connections after which the stream went on exactly where it had stopped.
+    pub stream_recoveries: Counter,
+    /// Times that the server asked for a new connection, which costs nothing.
+    pub stream_loops: Counter,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
 }

@@ -1,13 +1,19 @@
 //! `candlekeep run`: the service.
 
+use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Run;
+use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
+use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
 use crate::supervisor::topology::{House, RunFlags};
+use crate::transcript::secrets::Kind;
+use crate::transcript::{Recorder, Recording};
 
 /// Time for an orderly end; systemd would wait longer, an operator would not.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -19,24 +25,64 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     let flags =
         RunFlags { retry_credentials: args.retry_credentials, accept_feed_change: args.accept_feed_change };
-    super::on_actix(async move {
-        let mut told_to_stop = std::pin::pin!(told_to_stop());
-        let Some(mut house) = House::start(&config, flags, &mut told_to_stop).await? else {
+    let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
+    let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
+    let outcome = super::on_actix(collect(config, flags, recorder));
+    if let Some(recording) = recording {
+        recording.finish();
+    }
+    outcome
+}
+
+async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<Exit, Failure> {
+    let mut told_to_stop = std::pin::pin!(told_to_stop());
+    let Some(mut house) = House::start(&config, flags, recorder, &mut told_to_stop).await? else {
+        log::info!("told to stop");
+        return Ok(Exit::Done);
+    };
+    log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
+    tokio::select! {
+        failure = house.failed() => Err(failure),
+        () = &mut told_to_stop => {
             log::info!("told to stop");
-            return Ok(Exit::Done);
-        };
-        log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
-        tokio::select! {
-            failure = house.failed() => Err(failure),
-            () = &mut told_to_stop => {
-                log::info!("told to stop");
-                if tokio::time::timeout(STOP_WITHIN, house.stop()).await.is_err() {
-                    return Err(Failure::failed("could not stop in time; the next start heals what is missing"));
-                }
-                log::info!("stopped");
-                Ok(Exit::Done)
+            if tokio::time::timeout(STOP_WITHIN, house.stop()).await.is_err() {
+                return Err(Failure::failed("could not stop in time; the next start heals what is missing"));
             }
+            log::info!("stopped");
+            Ok(Exit::Done)
         }
+    }
+}
+
+/// Begins a recording that knows all secrets that the user has configured.
+fn record(file: &Path, config: &Config) -> Result<Recording, Failure> {
+    let login = config.credentials.require()?;
+    let mut secrets = vec![
+        (Kind::Key, login.api_key.expose()),
+        (Kind::User, login.username.expose()),
+        (Kind::Password, login.password.expose()),
+    ];
+    secrets.extend(config.ig.account_id.as_deref().map(|id| (Kind::Account, id)));
+    let recording = Recording::start(file, Clock::system(), &secrets, told(config));
+    let recording = recording.map_err(Failure::configuration)?;
+    log::info!(file:% = file.display(); "recording REST and stream, without secrets");
+    Ok(recording)
+}
+
+/// What a transcript tells of the configuration: what the conversation with IG depends on.
+/// Addresses, paths and names of accounts are the user's own business.
+fn told(config: &Config) -> Value {
+    let feeds =
+        config.feeds.iter().map(|feed| (feed.pair.to_string(), json!(feed.epic.as_ref().map(Epic::as_str))));
+    json!({
+        "environment": config.ig.environment.as_str(),
+        "account_type": config.ig.account_type.as_str(),
+        "account_is_chosen": config.ig.account_id.is_some(),
+        "clock": match config.clock { ClockKind::System => "system", ClockKind::Stream => "stream" },
+        "timeframes": config.timeframes.iter().map(|timeframe| timeframe.as_str()).collect::<Vec<_>>(),
+        "pairs": feeds.collect::<serde_json::Map<_, _>>(),
+        "session_version": config.session.version,
+        "tlcp_version": config.stream.tlcp_version,
     })
 }
 

@@ -1,12 +1,13 @@
 //! `candlekeep simulate`: the simulator alone.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::run::told_to_stop;
 use super::say;
 use crate::cli::{self, Simulate};
 use crate::exit::{Exit, Failure};
-use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered};
+use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered, transcript};
 
 /// How often progress is told on stderr.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -16,6 +17,9 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where an option, the recorded data or the address is of no use.
 pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
+    if let Some(file) = &args.transcript {
+        return super::on_actix(play(file, args));
+    }
     let options = options(args);
     super::on_actix(async move {
         let simulator = simulator::start(options).map_err(Failure::configuration)?;
@@ -42,6 +46,35 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
         simulator.stop().await;
         Ok(Exit::Done)
     })
+}
+
+/// Plays a transcript until told to stop.
+async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
+    let player = transcript::play(file, args.listen, args.speed).map_err(Failure::configuration)?;
+    say(player.api_url());
+    say("");
+    say(format!(
+        "Plays {} stream(s), recorded by {} from {} on. In another terminal:",
+        player.streams, player.header.program, player.header.started
+    ));
+    say_how_to_reach(&player.api_url(), &Credentials::default());
+    let mut stop = std::pin::pin!(told_to_stop());
+    let mut ended = false;
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = actix_rt::time::sleep(TELL_EVERY) => {}
+        }
+        let played = player.played();
+        if played.has_ended && !std::mem::replace(&mut ended, true) {
+            log::info!(
+                streams = played.streams, answered = played.answered, unknown = played.unknown;
+                "the transcript has been played, still serving"
+            );
+        }
+    }
+    player.stop().await;
+    Ok(Exit::Done)
 }
 
 fn options(args: &Simulate) -> Options {
@@ -80,11 +113,14 @@ fn options(args: &Simulate) -> Options {
 
 /// Says on stdout how to reach the simulator: the first line is its address, for scripts.
 fn introduce(simulator: &simulator::Simulator) {
-    let Credentials { identifier, password, api_key, .. } = Credentials::default();
     say(simulator.api_url());
     say("");
     say("In another terminal:");
-    say(format!("  export IG_API_URL={}", simulator.api_url()));
+    say_how_to_reach(&simulator.api_url(), &Credentials::default());
+}
+
+fn say_how_to_reach(api_url: &str, Credentials { identifier, password, api_key, .. }: &Credentials) {
+    say(format!("  export IG_API_URL={api_url}"));
     say(format!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}"));
     say("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
     say("  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0     # IG wants 61 s between logins, this does not");

@@ -157,6 +157,68 @@ pub const KEYS: &[Key] = &[
         &["Seconds of silence, while the market is open, after which a pair is subscribed anew."],
     ),
     Key::new(
+        "stream.silence_s",
+        Example("120"),
+        &[
+            "Seconds without any pair's row, while the market is open, after which everything is",
+            "subscribed anew, then a new streaming session made, then a new login, then the process",
+            "ended for systemd to restart. 0: never. Without it: 120, with clock = \"stream\" never.",
+        ],
+    ),
+    Key::new(
+        "stream.transport",
+        Default(r#""auto""#),
+        &["\"auto\" (a WebSocket, and HTTP where a proxy lets none through), \"websocket\" or \"http\"."],
+    ),
+    Key::new(
+        "stream.retry_ms",
+        Default("4000"),
+        &["Milliseconds to wait for a connection, and from one attempt to the next; grows to a minute."],
+    ),
+    Key::new(
+        "stream.keepalive_ms",
+        Example("5000"),
+        &["Longest silence to ask of the server. Without it: the server's own choice."],
+    ),
+    Key::new(
+        "stream.stalled_ms",
+        Default("2000"),
+        &["Milliseconds of grace after the server's keepalive has passed in silence."],
+    ),
+    Key::new(
+        "stream.reconnect_ms",
+        Default("3000"),
+        &["Further milliseconds of silence after which the connection is given up."],
+    ),
+    Key::new(
+        "stream.recovery_ms",
+        Default("15000"),
+        &[
+            "How long to try to go on exactly where a broken connection stopped. 0: never, which",
+            "costs the bars that close meanwhile.",
+        ],
+    ),
+    Key::new(
+        "stream.inactivity_ms",
+        Example("10000"),
+        &["Longest silence to promise to the server, kept by heartbeats. Without it: no promise."],
+    ),
+    Key::new(
+        "stream.content_length",
+        Default("50000000"),
+        &["Bytes after which a connection over HTTP is made anew; nothing is lost by that."],
+    ),
+    Key::new(
+        "stream.websocket_again_s",
+        Default("600"),
+        &["Seconds on HTTP after which a WebSocket is tried again."],
+    ),
+    Key::new(
+        "stream.control_link",
+        Default(r#""follow""#),
+        &["Whether to \"follow\" or \"ignore\" the address that the server gives for further connections."],
+    ),
+    Key::new(
         "history.requests_per_minute",
         Example("6"),
         &["Pace of history requests. Without it: IG's own limit less two, at most 8 on demo."],

@@ -26,6 +26,7 @@ use crate::domain::{Epic, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::secret::Secret;
 use crate::store::DatabaseUrl;
+use crate::tlcp::Transport;
 
 /// IG's base addresses (IG's REST guide).
 const DEMO_API_URL: &str = "https://demo-api.ig.com/gateway/deal";
@@ -254,6 +255,29 @@ pub struct Stream {
     pub tlcp_version: String,
     /// Silence of one item, in event time, after which it is subscribed anew.
     pub stale: Duration,
+    /// Silence of the whole connection in market hours after which something is done about it;
+    /// `None`: nothing.
+    pub silence: Option<Duration>,
+    /// The only transport to use; `None`: a WebSocket, and HTTP where none is to be had.
+    pub transport: Option<Transport>,
+    /// Connect timeout, and first distance between attempts.
+    pub retry: Duration,
+    /// Longest silence wanted from the server; `None`: its own choice.
+    pub keepalive: Option<Duration>,
+    /// Grace after the server's keepalive.
+    pub stalled: Duration,
+    /// Further silence after which a connection is given up.
+    pub reconnect: Duration,
+    /// How long a broken connection is tried to be recovered.
+    pub recovery: Duration,
+    /// Longest silence that we promise; `None`: no promise.
+    pub inactivity: Option<Duration>,
+    /// Bytes after which an HTTP connection is to be bound anew.
+    pub content_length: u64,
+    /// Time on HTTP after which a WebSocket is tried again.
+    pub websocket_again: Duration,
+    /// Whether connections of a session go where the server's control link says.
+    pub control_link: bool,
 }
 
 /// Requests for history.
@@ -450,6 +474,24 @@ pub fn load(
         stream: Stream {
             tlcp_version: tlcp_version(settings)?,
             stale: seconds(settings, "stream.stale_s", 600, 1, SECONDS_MAX)?,
+            silence: silence(settings)?,
+            transport: one_of(
+                settings,
+                "stream.transport",
+                &[("auto", None), ("websocket", Some(Transport::WebSocket)), ("http", Some(Transport::Http))],
+            )?,
+            retry: millis(settings, "stream.retry_ms", 4000, 10)?,
+            keepalive: optional_millis(settings, "stream.keepalive_ms")?,
+            stalled: millis(settings, "stream.stalled_ms", 2000, 0)?,
+            reconnect: millis(settings, "stream.reconnect_ms", 3000, 0)?,
+            recovery: millis(settings, "stream.recovery_ms", 15_000, 0)?,
+            inactivity: optional_millis(settings, "stream.inactivity_ms")?,
+            content_length: match settings.get("stream.content_length") {
+                Some(given) => given.whole(CONTENT_LENGTH_MIN..=u32::MAX)?.into(),
+                None => 50_000_000,
+            },
+            websocket_again: seconds(settings, "stream.websocket_again_s", 600, 1, SECONDS_MAX)?,
+            control_link: one_of(settings, "stream.control_link", &[("follow", true), ("ignore", false)])?,
         },
         history: History {
             requests_per_minute: match settings.get("history.requests_per_minute") {
@@ -474,6 +516,9 @@ pub fn load(
 }
 
 /// Bounds that keep a slip of the pen from becoming a silent outage.
+const STREAM_MS_MAX: u32 = 600_000;
+const STREAM_MS_MIN: u32 = 100;
+const CONTENT_LENGTH_MIN: u32 = 1_000;
 const SECONDS_MAX: u32 = 86_400;
 const REQUESTS_PER_MINUTE_MAX: u32 = 10_000;
 const POINTS_MAX: u32 = 1_000_000;
@@ -637,6 +682,30 @@ fn tlcp_version(settings: &Settings) -> Result<String, ConfigError> {
     } else {
         Err(given.invalid("expected a version such as 2.4.0"))
     }
+}
+
+/// Two minutes by the system's clock. Simulated markets may end, and their silence is no trouble.
+fn silence(settings: &Settings) -> Result<Option<Duration>, ConfigError> {
+    let Some(given) = settings.get("stream.silence_s") else {
+        let clock =
+            one_of(settings, "clock", &[("system", ClockKind::System), ("stream", ClockKind::Stream)])?;
+        return Ok((clock == ClockKind::System).then_some(Duration::from_secs(120)));
+    };
+    let seconds = given.whole(0..=SECONDS_MAX)?;
+    Ok((seconds > 0).then_some(Duration::from_secs(seconds.into())))
+}
+
+fn millis(settings: &Settings, path: &str, default: u32, least: u32) -> Result<Duration, ConfigError> {
+    let millis = match settings.get(path) {
+        Some(given) => given.whole(least..=STREAM_MS_MAX)?,
+        None => default,
+    };
+    Ok(Duration::from_millis(millis.into()))
+}
+
+fn optional_millis(settings: &Settings, path: &str) -> Result<Option<Duration>, ConfigError> {
+    let millis = settings.get(path).map(|given| given.whole(STREAM_MS_MIN..=STREAM_MS_MAX)).transpose()?;
+    Ok(millis.map(|millis| Duration::from_millis(millis.into())))
 }
 
 fn http(settings: &Settings) -> Result<Http, ConfigError> {

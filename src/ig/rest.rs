@@ -18,6 +18,8 @@ use super::session::tokens::{Bearer, Pair, Tokens};
 use crate::config::Login;
 use crate::domain::Epic;
 use crate::secret::Secret;
+use crate::transcript::Recorder;
+use crate::transcript::format::Headers;
 
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,6 +46,14 @@ pub struct RestClient {
     client: Client,
     base: String,
     api_key: Secret,
+    recorder: Recorder,
+}
+
+/// What came back, whatever it says.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
 }
 
 /// Tokens found in the headers of an answer.
@@ -77,7 +87,18 @@ impl<'a> Call<'a> {
 impl RestClient {
     /// A client for the API at `base`, e.g. `https://demo-api.ig.com/gateway/deal`.
     pub fn new(client: Client, base: &str, api_key: Secret) -> RestClient {
-        RestClient { client, base: base.trim_end_matches('/').to_owned(), api_key }
+        RestClient {
+            client,
+            base: base.trim_end_matches('/').to_owned(),
+            api_key,
+            recorder: Recorder::default(),
+        }
+    }
+
+    /// The same client, whose calls are recorded.
+    #[must_use]
+    pub fn recorded_by(self, recorder: Recorder) -> RestClient {
+        RestClient { recorder, ..self }
     }
 
     /// `POST /session` version 2. Lands on the preferred account.
@@ -210,6 +231,33 @@ impl RestClient {
     }
 
     async fn exchange_once(&self, call: &Call<'_>) -> Result<(Vec<u8>, HeaderMap), IgError> {
+        let body = call.body.as_ref().map(serde_json::Value::to_string);
+        let asked = self.recorder.asked(call.method.as_str(), &call.path, call.version, body.as_deref());
+        let reply = self.perform(call, body).await;
+        if let Some(asked) = asked {
+            match &reply {
+                Ok(reply) => asked.answered(reply.status.as_u16(), recorded(&reply.headers), &reply.body),
+                Err(error) => asked.failed(&error.to_string()),
+            }
+        }
+        let Reply { status, headers, body } = reply?;
+        if status.is_success() {
+            return Ok((body, headers));
+        }
+        if status.is_redirection() {
+            return Err(IgError::Refused(format!(
+                "redirect (HTTP {}), which is never followed",
+                status.as_u16()
+            )));
+        }
+        if call.login && status == StatusCode::NOT_FOUND {
+            return Err(IgError::Refused("HTTP 404: is ig.api_url right?".to_owned()));
+        }
+        Err(IgError::from_response(status.as_u16(), &String::from_utf8_lossy(&body), call.login))
+    }
+
+    /// Sends the request and waits for the whole answer.
+    async fn perform(&self, call: &Call<'_>, body: Option<String>) -> Result<Reply, IgError> {
         let mut request = self
             .client
             .request(call.method.clone(), format!("{}{}", self.base, call.path))
@@ -226,8 +274,8 @@ impl RestClient {
             },
             Auth::Bearer(bearer, account_id) => request = with_bearer(request, bearer, account_id),
         }
-        let sent = match &call.body {
-            Some(body) => request.send_body(body.to_string()).await,
+        let sent = match body {
+            Some(body) => request.send_body(body).await,
             None => request.send().await,
         };
         let mut response = sent.map_err(|error| transport(&self.base, &error))?;
@@ -238,19 +286,18 @@ impl RestClient {
             .map_err(|error| IgError::Broken(format!("while answering: {error}")))?;
         let status = response.status();
         log::debug!(method = call.method.as_str(), path = path_only(&call.path), status = status.as_u16(); "asked IG");
-        if status.is_success() {
-            return Ok((body.to_vec(), response.headers().clone()));
-        }
-        if status.is_redirection() {
-            return Err(IgError::Refused(format!(
-                "redirect (HTTP {}), which is never followed",
-                status.as_u16()
-            )));
-        }
-        if call.login && status == StatusCode::NOT_FOUND {
-            return Err(IgError::Refused("HTTP 404: is ig.api_url right?".to_owned()));
-        }
-        Err(IgError::from_response(status.as_u16(), &String::from_utf8_lossy(&body), call.login))
+        Ok(Reply { status, headers: response.headers().clone(), body: body.to_vec() })
+    }
+}
+
+/// The headers that a recording shows.
+fn recorded(headers: &HeaderMap) -> Headers {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
+    Headers {
+        date: text("Date"),
+        content_type: text("Content-Type"),
+        cst: text("CST"),
+        xst: text("X-SECURITY-TOKEN"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! door             the addresses                                         sockets
 //! clock, driver    virtual time
 //! faults           what can be made to go wrong
+//! transcript       instead of all this: a recorded conversation, played back
 //! ```
 //!
 //! Stream, REST and [`Truth`] fold the same ticks, so whatever a client stores can be compared
@@ -31,6 +32,7 @@ mod rest;
 mod sent;
 mod stream;
 mod tlcp;
+pub mod transcript;
 
 use std::net::SocketAddr;
 use std::ops::Range;

@@ -22,6 +22,7 @@ use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
 mod allowance;
 mod backend;
 mod bars;
+mod breaks;
 mod commit;
 mod correction;
 mod error;
@@ -35,6 +36,7 @@ mod sqlite;
 mod url;
 
 pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, SpendId};
+pub use breaks::{BREAKS_MAX, StreamBreak};
 pub use commit::CommitReport;
 pub use correction::{Verdict, judge};
 pub use error::StoreError;
@@ -266,6 +268,22 @@ impl Store {
     /// Those of any write.
     pub fn set_setting(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
         self.writing(|store| settings::set(&mut store.connection, key, value))
+    }
+
+    /// Writes down a time in which rows of the stream may have been lost.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn record_break(&mut self, told: &StreamBreak, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| breaks::record(&mut store.connection, told, now))
+    }
+
+    /// The newest breaks of the stream, newest first.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn newest_breaks(&mut self, count: u32) -> Result<Vec<StreamBreak>, StoreError> {
+        breaks::newest(&mut self.connection, i64::from(count))
     }
 
     /// Books points that are about to be spent on `what`, a word for people. Until settled they

@@ -99,6 +99,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    stream_breaks (id) {
+        id -> BigInt,
+        pair -> Nullable<Text>,
+        from_ts -> BigInt,
+        to_ts -> BigInt,
+        cause -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     settings (key) {
         key -> Text,
         value -> Text,

@@ -24,11 +24,15 @@ use crate::ig::rest::{RestClient, http_client};
 use crate::ig::session::actor::{SessionActor, SessionSettings};
 use crate::ig::session::fingerprint;
 use crate::ig::session::tokens::Tokens;
-use crate::ig::stream::actor::{StopStreaming, StreamActor, StreamSettings};
+use crate::ig::stream::actor::{
+    Memory, SETTING_SILENT_EXITS, SETTING_VERSION, StopStreaming, StreamActor, StreamSettings,
+};
+use crate::ig::stream::probes::{self, Probes};
 use crate::messages::{GetTokens, LogOut};
 use crate::stats::Stats;
-use crate::store::{AllowanceKey, Feed, Store, StoreHandle};
+use crate::store::{AllowanceKey, Feed, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
+use crate::transcript::Recorder;
 use crate::writer::actor::WriterActor;
 use crate::writer::batch::Batch;
 
@@ -72,6 +76,7 @@ impl House {
     pub async fn start(
         config: &Config,
         flags: RunFlags,
+        recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
@@ -82,7 +87,8 @@ impl House {
 
         let store = open_store(config, flags)?;
         let client = http_client();
-        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone());
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
+            .recorded_by(recorder.clone());
         let session = SessionActor::new(
             rest.clone(),
             store.clone(),
@@ -132,11 +138,15 @@ impl House {
                 .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
             calendar: Calendar::forex(),
             clock_kind: config.clock,
+            options: config.stream.clone(),
+            memory: recall(config, &store).await?,
+            recorder,
         };
         let stream = StreamActor::new(
             client,
             session.clone(),
             aggregator.clone().recipient(),
+            store.clone(),
             (clock.clone(), event_clock.clone()),
             settings,
             alarm.clone(),
@@ -331,6 +341,27 @@ async fn watch(
 async fn read_matched(store: &StoreHandle) -> Result<u32, Failure> {
     let text = store.run(|store| store.setting(SETTING_MATCHED)).await?;
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// What earlier processes left for the stream.
+async fn recall(config: &Config, store: &StoreHandle) -> Result<Memory, Failure> {
+    let wanted = config.stream.tlcp_version.clone();
+    let memory = store
+        .run(move |store| {
+            let mut setting = |key| Ok::<_, StoreError>(store.setting(key)?.unwrap_or_default());
+            let version = setting(SETTING_VERSION)?;
+            Ok(Memory {
+                probes: Probes::read(&setting(probes::SETTING)?),
+                silent_exits: setting(SETTING_SILENT_EXITS)?.parse().unwrap_or(0),
+                // What worked counts as long as the same is wanted.
+                version_worked: version
+                    .split_once(' ')
+                    .filter(|(then, _)| *then == wanted)
+                    .and_then(|(_, worked)| Version::parse(worked)),
+            })
+        })
+        .await?;
+    Ok(memory)
 }
 
 async fn allowance_key(

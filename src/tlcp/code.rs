@@ -67,7 +67,7 @@ pub fn session_policy(code: i32, text: &str) -> Policy {
         2 | 7 | 8 | 9 | 11 | 60 | 64 | 67 | 70 | 71 => Policy::SLOW,
         // The user opened another session. Fighting over the account makes both flap.
         35 => Policy::SLOW,
-        65 if names_the_version(text) => Policy { step: Step::OlderVersion, alarm_at: None },
+        65 if is_cured_by_an_older_version(text) => Policy { step: Step::OlderVersion, alarm_at: None },
         65 => Policy::SLOW,
         // 3 5 6 10 31 32 33 34 40 66 68, and whatever later servers may add.
         _ => Policy::BACKOFF,
@@ -75,8 +75,10 @@ pub fn session_policy(code: i32, text: &str) -> Policy {
 }
 
 /// Code 65 is any syntax error or bad value; only its text tells a refused version apart.
-fn names_the_version(text: &str) -> bool {
-    text.to_ascii_lowercase().contains("protocol version")
+/// Versions before 2.4.0 know no differences, and so nothing of the list that forbids them.
+fn is_cured_by_an_older_version(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("protocol version") || text.contains("ls_supported_diffs")
 }
 
 /// Returns what `REQERR` with this code, in answer to a subscription, means for it.
@@ -133,6 +135,7 @@ mod tests {
         let step = |text| session_policy(65, text).step;
         assert_eq!(step("Unsupported protocol version: 2.5.0"), Step::OlderVersion);
         assert_eq!(step("Unsupported Protocol Version"), Step::OlderVersion);
+        assert_eq!(step("Invalid value for parameter LS_supported_diffs"), Step::OlderVersion);
         assert_eq!(step("Bad value for LS_keepalive_millis"), Step::Slow);
     }
 

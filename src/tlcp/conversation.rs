@@ -4,13 +4,17 @@
 //! | line | meaning |
 //! |---|---|
 //! | `options version=2.1.0 inactivity=10s` | how the session is made; first line only |
-//! | `open`, `closed`, `destroy` | the calls of those names |
+//! | `connecting`, `open`, `destroy` | the calls of those names |
+//! | `closed`, `closed unreachable`, `closed refused` | the connection is gone or could not be had |
 //! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered` and `bare` (no snapshot), group, fields |
 //! | `unsubscribe 7`, `resubscribe 7` | by tag |
 //! | `S: WSOK⏎CONOK,S1,50000,5000,*⏎` | one message from the server; `⏎` is CR-LF |
 //! | `+5s`, `+1500ms` | time passes, with every timeout on the way |
 //! | `count` | answered by `= data 15, skipped 0` |
-//! | `C: …` | one message that the session sends |
+//! | `H: …` | bytes of an HTTP stream; `⏎` is CR-LF |
+//! | `A: …` | the answer to a request over HTTP |
+//! | `C: …` | one message that the session sends; over HTTP its path and its body |
+//! | `W: …` | the connection that it wants now, if that is another than before |
 //! | `E: …` | one event; after time passed with the moment since the line's start |
 //!
 //! Lines of the last two kinds and `=` are answers: they must stand exactly where they come.
@@ -22,13 +26,17 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::lines::LINE_BYTES_MAX;
-use super::{Change, Event, Options, SubId, SubscriptionSpec, TlcpSession, Version};
+use super::session::Purpose;
+use super::{
+    Change, EndCause, Event, Lost, Options, Post, SubId, SubscriptionSpec, TlcpSession, Transmit, Transport,
+    Version,
+};
 
 /// Plays the stimuli of `transcript` and checks that playing them gives just that transcript.
 fn check(transcript: &str) {
     let expected: Vec<&str> = transcript.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut stage = Stage::new(&expected);
-    let is_stimulus = |line: &&&str| !["C:", "E:", "="].iter().any(|answer| line.starts_with(answer));
+    let is_stimulus = |line: &&&str| !["C:", "E:", "W:", "="].iter().any(|answer| line.starts_with(answer));
     expected.iter().filter(is_stimulus).for_each(|line| stage.play(line));
     let played: Vec<&str> = stage.transcript.lines().collect();
     assert!(played == expected, "played:\n{}\nexpected:\n{}", played.join("\n"), expected.join("\n"));
@@ -38,12 +46,14 @@ struct Stage {
     session: TlcpSession,
     now: Instant,
     handles: HashMap<u16, SubId>,
+    /// The wish for a connection as told last.
+    wanted: String,
     transcript: String,
 }
 
 impl Stage {
     fn new(script: &[&str]) -> Stage {
-        let mut options = Options::default();
+        let mut options = Options { first_retry_max: Duration::ZERO, ..Options::default() };
         let wanted = script.first().and_then(|line| line.strip_prefix("options")).unwrap_or("");
         for option in wanted.split_whitespace() {
             match option.split_once('=').expect("options are name=value") {
@@ -51,6 +61,10 @@ impl Stage {
                 ("inactivity", text) => options.inactivity = Some(duration(text)),
                 ("keepalive", text) => options.keepalive = Some(duration(text)),
                 ("adapter_set", name) => options.adapter_set = Some(name.to_owned()),
+                ("recovery", text) => options.recovery = duration(text),
+                ("websocket_again", text) => options.websocket_again = duration(text),
+                ("content_length", bytes) => options.content_length = bytes.parse().expect("a number"),
+                ("transport", "http") => options.transport = Transport::Http,
                 ("first_request_id", id) => options.first_request_id = id.parse().expect("a number"),
                 (name, _) => panic!("no option {name}"),
             }
@@ -59,6 +73,7 @@ impl Stage {
             session: TlcpSession::new(options, "ABC12".to_owned(), "CST-a|XST-b".to_owned()),
             now: base(),
             handles: HashMap::new(),
+            wanted: String::new(),
             transcript: String::new(),
         }
     }
@@ -70,8 +85,17 @@ impl Stage {
         let mut on_event = |event: Event<'_>| events.push(show(&event));
         match words.as_slice() {
             ["options", ..] => {}
+            ["connecting"] => self.session.handle_connecting(self.now),
             ["open"] => self.session.handle_open(self.now),
-            ["closed"] => self.session.handle_closed(self.now, &mut on_event),
+            ["closed", how @ ..] => {
+                let lost = match how {
+                    [] => Lost::Closed,
+                    ["unreachable"] => Lost::Unreachable,
+                    ["refused"] => Lost::Refused,
+                    _ => panic!("not understood: {line}"),
+                };
+                self.session.handle_closed(self.now, lost, &mut on_event);
+            }
             ["destroy"] => self.session.destroy(),
             ["subscribe", tag, rest @ ..] => {
                 let (words, rest) =
@@ -94,6 +118,14 @@ impl Stage {
             ["S:", ..] => {
                 let message = line["S: ".len()..].replace('⏎', "\r\n");
                 self.session.handle_message(self.now, &message, &mut on_event);
+            }
+            ["H:", ..] => {
+                let bytes = line["H: ".len()..].replace('⏎', "\r\n");
+                self.session.handle_bytes(self.now, bytes.as_bytes(), &mut on_event);
+            }
+            ["A:", ..] => {
+                let answer = line["A: ".len()..].replace('⏎', "\r\n");
+                self.session.handle_answer(self.now, &answer, &mut on_event);
             }
             ["count"] => {
                 let (data, skipped) = (self.session.data_count(), self.session.skipped_count());
@@ -119,9 +151,27 @@ impl Stage {
 
     fn answer(&mut self, events: &[String], when: &str) {
         events.iter().for_each(|event| self.say(&format!("E: {event}{when}")));
-        while let Some(message) = self.session.poll_transmit() {
-            self.say(&format!("C: {}{when}", message.replace("\r\n", "⏎")));
+        while let Some(transmit) = self.session.poll_transmit() {
+            self.say(&format!("C: {}{when}", text(transmit).replace("\r\n", "⏎")));
         }
+        let wanted = self.show_wanted();
+        if !wanted.is_empty() && wanted != self.wanted {
+            self.say(&format!("W: {wanted}{when}"));
+        }
+        self.wanted = wanted;
+    }
+
+    /// Purpose, transport, how long from now, and where to. The first wish of all goes without
+    /// saying.
+    fn show_wanted(&self) -> String {
+        let Some(wanted) = self.session.wanted().filter(|wanted| wanted.purpose != Purpose::Create) else {
+            return String::new();
+        };
+        let purpose = if wanted.purpose == Purpose::Bind { "bind" } else { "recover" };
+        let wait = wanted.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.now));
+        let when = if wait.is_zero() { String::new() } else { format!(" in {wait:?}") };
+        let link = wanted.control_link.map_or(String::new(), |link| format!(" at {link}"));
+        format!("{purpose} over {}{when}{link}", wanted.transport.as_str())
     }
 
     fn say(&mut self, line: &str) {
@@ -135,6 +185,14 @@ impl Stage {
 )]
 fn base() -> Instant {
     Instant::now()
+}
+
+/// What goes out, over HTTP as path, a space, and body.
+fn text(transmit: Transmit) -> String {
+    match transmit {
+        Transmit::Message(text) => text,
+        Transmit::Post(Post { path, body, .. }) => format!("{path} {body}"),
+    }
 }
 
 fn duration(text: &str) -> Duration {
@@ -173,10 +231,17 @@ fn show(event: &Event<'_>) -> String {
         }
         Event::Fault { tag, reason, line } => format!("{tag} fault, {reason}: {line}"),
         Event::Skipped { reason, line } => format!("skipped, {reason}: {line}"),
+        Event::Interrupted { cause } => format!("interrupted, {cause}"),
+        Event::Rebound { keepalive, recovering, control_link } => {
+            let how = if *recovering { "recovering" } else { "rebound" };
+            let link = control_link.map_or(String::new(), |link| format!(" link {link}"));
+            format!("{how} keepalive {keepalive:?}{link}")
+        }
+        Event::Recovered { repeated } => format!("recovered, {repeated} repeated"),
         Event::Ended { cause } => match cause {
-            super::EndCause::Refused { policy, .. }
-            | super::EndCause::Closed { policy, .. }
-            | super::EndCause::Request { policy, .. } => {
+            EndCause::Refused { policy, .. }
+            | EndCause::Closed { policy, .. }
+            | EndCause::Request { policy, .. } => {
                 let alarm = policy.alarm_at.map_or(String::new(), |at| format!(", alarm at {at}"));
                 format!("ended, {cause} → {:?}{alarm}", policy.step)
             }
@@ -779,17 +844,14 @@ fn a_line_too_long_faults_its_own_subscription_only() {
 // The end.
 
 #[test]
-fn a_loop_ends_it_with_its_delay_and_what_follows_is_ignored() {
+fn silence_interrupts_it_after_keepalive_and_both_graces() {
     check(&active(
         &[7],
-        "S: U,1,1,c|d⏎LOOP,250⏎U,1,1,e|f⏎\nE: 7 update item 1: \"c\" \"d\"\nE: ended, server asks for a new bind in 250ms",
+        "+9999ms
+         +1ms
+         E: interrupted, silent for 10s (after 1ms)
+         W: recover over websocket (after 1ms)",
     ));
-    check(&active(&[7], "S: LOOP,9999999999999999999\nE: ended, server asks for a new bind in 3600s"));
-}
-
-#[test]
-fn silence_ends_it_after_keepalive_and_both_graces() {
-    check(&active(&[7], "+9999ms\n+1ms\nE: ended, silent for 10s (after 1ms)"));
 }
 
 #[test]
@@ -804,13 +866,90 @@ fn any_line_keeps_it_alive_even_a_bad_one() {
          +9s
          S: ⏎
          +1s
-         E: ended, silent for 10s (after 1s)",
+         E: interrupted, silent for 10s (after 1s)
+         W: recover over websocket (after 1s)",
     ));
 }
 
 #[test]
-fn a_closed_socket_ends_it_once() {
-    check(&active(&[7], "closed\nE: ended, socket closed\nclosed\ndestroy\n+60s\nresubscribe 7"));
+fn a_closed_connection_is_recovered_from_the_count_and_repeats_are_skipped() {
+    check(&active(
+        &[7],
+        "S: U,1,1,c|d⏎
+         E: 7 update item 1: \"c\" \"d\"
+         closed
+         E: interrupted, connection closed
+         W: recover over websocket
+         closed
+         connecting
+         open
+         C: wsok
+         C: bind_session⏎LS_session=S1&LS_recovery_from=3&LS_keepalive_millis=5000&LS_send_sync=false
+         S: WSOK⏎CONOK,S1,50000,5000,*⏎
+         E: recovering keepalive 5s
+         S: PROBE⏎PROG,1⏎U,1,1,a|b⏎SYNC,1⏎U,1,1,c|d⏎U,1,1,e|
+         E: recovered, 2 repeated
+         E: 7 update item 1: \"e\" -
+         count
+         = data 4, skipped 0",
+    ));
+}
+
+#[test]
+fn a_loop_is_followed_to_the_control_link_without_recovery() {
+    check(
+        "open
+         C: wsok
+         C: create_session⏎LS_user=ABC12&LS_cid=mgQkwtwdysogQz2BJ4Ji%20kOj2Bg&LS_supported_diffs=&LS_send_sync=false&LS_password=CST-a%7CXST-b
+         S: CONOK,S1,50000,5000,host.com:90⏎
+         E: established S1 keepalive 5s limit 50000 link host.com:90
+         +5s
+         S: CONF,9,1,filtered⏎LOOP,250⏎U,1,1,e|f⏎
+         E: skipped, unknown subscription: CONF,9,1,filtered
+         E: interrupted, server asks for a new bind in 250ms
+         W: bind over websocket in 250ms at host.com:90
+         open
+         C: wsok
+         C: bind_session⏎LS_session=S1&LS_keepalive_millis=5000&LS_send_sync=false
+         S: CONOK,S1,50000,5000,*⏎
+         E: rebound keepalive 5s link host.com:90
+         C: control⏎LS_reqId=1&LS_op=delete&LS_subId=9&LS_ack=false",
+    );
+}
+
+#[test]
+fn a_session_that_is_not_recovered_in_time_is_over() {
+    check(&active(
+        &[7],
+        "closed
+         E: interrupted, connection closed
+         W: recover over websocket
+         open
+         C: wsok
+         C: bind_session⏎LS_session=S1&LS_recovery_from=2&LS_keepalive_millis=5000&LS_send_sync=false
+         +4s
+         E: interrupted, no session in time (WebSocket works: false) (after 4s)
+         W: recover over http (after 4s)
+         open
+         C: /bind_session.txt?LS_protocol=TLCP-2.4.0 LS_session=S1&LS_recovery_from=2&LS_content_length=50000000&LS_keepalive_millis=5000&LS_send_sync=false
+         +1s
+         closed refused
+         E: interrupted, connection refused by an HTTP answer
+         W: recover over websocket in 3s
+         +3s
+         connecting
+         closed unreachable
+         E: interrupted, server unreachable
+         W: recover over websocket in 4s
+         +4s
+         connecting
+         closed unreachable
+         E: ended, not recovered in time after: connection closed
+         closed
+         destroy
+         resubscribe 7
+         +60s",
+    ));
 }
 
 #[test]
@@ -869,8 +1008,9 @@ fn hostile_strays_and_faults_do_not_grow_what_is_held() {
     let mut flood = String::new();
     (100..10_000).for_each(|id| writeln!(flood, "U,{id},1,a|b").unwrap());
     stage.session.handle_message(stage.now, &flood, &mut |_| {});
-    let deletes: usize =
-        std::iter::from_fn(|| stage.session.poll_transmit()).map(|text| text.matches("delete").count()).sum();
+    let deletes: usize = std::iter::from_fn(|| stage.session.poll_transmit())
+        .map(|sent| text(sent).matches("delete").count())
+        .sum();
     assert_eq!(deletes, super::session::STRAYS_MAX);
     for _ in 0..3 * super::session::LEAVING_MAX {
         stage.session.resubscribe(stage.now, 7);
@@ -922,8 +1062,11 @@ proptest! {
                 0 => { stage.session.resubscribe(stage.now, 1); }
                 1 => stage.session.unsubscribe(stage.handles[&2]),
                 2 => stage.session.destroy(),
-                _ => while let Some(text) = stage.session.poll_transmit() {
-                    assert!(text.len() <= 50000);
+                3 => stage.session.handle_closed(stage.now, Lost::Closed, &mut on_event),
+                4 => stage.session.handle_closed(stage.now, Lost::Refused, &mut on_event),
+                5 => stage.session.handle_open(stage.now),
+                _ => while let Some(sent) = stage.session.poll_transmit() {
+                    assert!(text(sent).len() <= 50000);
                 },
             }
             stage.now += Duration::from_secs(seconds);

@@ -2,17 +2,21 @@
 //! events out.
 //!
 //! Nothing here opens a socket, reads a clock, or knows what the streamed fields mean. A shell
-//! feeds WebSocket messages and the time into a [`TlcpSession`], sends what it asks to send, and
-//! calls it back at [`TlcpSession::next_timeout`].
+//! brings the connections that a [`TlcpSession`] wants, feeds what they bring and the time into
+//! it, sends what it asks to send, and calls it back at [`TlcpSession::next_timeout`].
+//! [`reconnect`] says when the next session may be tried, and how.
 //!
 //! ```text
 //! message → lines → notification → update → Event
 //! ```
 
+pub mod address;
 pub mod code;
+pub mod event;
 pub mod lines;
 pub mod notification;
 pub mod percent;
+pub mod reconnect;
 pub mod recovery;
 pub mod request;
 pub mod session;
@@ -23,6 +27,36 @@ pub mod version;
 mod conversation;
 
 pub use code::{Policy, Step, Verdict};
-pub use session::{EndCause, Event, Options, SubId, SubscriptionSpec, TlcpSession};
+pub use event::{EndCause, Event, Lost, Options, SubId, SubscriptionSpec};
+pub use request::{Post, Transmit};
+pub use session::{TlcpSession, Wanted};
 pub use update::Change;
 pub use version::Version;
+
+/// What carries requests and lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A WebSocket for both ways.
+    #[default]
+    WebSocket,
+    /// An endless HTTP answer for lines, and one HTTP request each way for the rest.
+    Http,
+}
+
+impl Transport {
+    /// The other one.
+    pub fn other(self) -> Transport {
+        match self {
+            Transport::WebSocket => Transport::Http,
+            Transport::Http => Transport::WebSocket,
+        }
+    }
+
+    /// Its name in logs and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::WebSocket => "websocket",
+            Transport::Http => "http",
+        }
+    }
+}

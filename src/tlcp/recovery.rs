@@ -10,6 +10,9 @@ pub struct DataCount {
     delivered: u64,
 }
 
+/// `delivered` while the server has not said from where it goes on. Far beyond any real count.
+const AWAITED: u64 = u64::MAX;
+
 /// The server says that it goes on from a point that cannot be joined to what we have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("server goes on from data notification {server}, ours is {ours}")]
@@ -26,7 +29,7 @@ impl DataCount {
     #[inline]
     pub fn take(&mut self) -> bool {
         let new = self.delivered == self.processed;
-        self.delivered += 1;
+        self.delivered = self.delivered.saturating_add(1);
         self.processed += u64::from(new);
         new
     }
@@ -35,6 +38,16 @@ impl DataCount {
     /// `LS_recovery_from`.
     pub fn processed(self) -> u64 {
         self.processed
+    }
+
+    /// A recovery was asked for: until it is answered, no line can be told from a repeat.
+    pub fn await_recovery(&mut self) {
+        self.delivered = AWAITED;
+    }
+
+    /// Whether a recovery was asked for and is not answered yet.
+    pub fn is_awaiting_recovery(self) -> bool {
+        self.delivered == AWAITED
     }
 
     /// Takes the answer to a recovery: the server repeats everything after its `count`-th.
@@ -96,6 +109,16 @@ mod tests {
     #[test]
     fn a_point_beyond_ours_cannot_be_joined() {
         assert_eq!(after(4).recover_from(5), Err(OutOfStep { server: 5, ours: 4 }));
+    }
+
+    #[test]
+    fn nothing_is_new_while_a_recovery_is_unanswered() {
+        let mut count = after(4);
+        count.await_recovery();
+        assert!(count.is_awaiting_recovery() && !count.take() && count.is_awaiting_recovery());
+        count.recover_from(4).unwrap();
+        assert!(!count.is_awaiting_recovery() && count.take());
+        assert_eq!(count.processed(), 5);
     }
 
     #[test]

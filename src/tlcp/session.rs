@@ -1,9 +1,20 @@
-//! [`TlcpSession`]: one Lightstreamer session on one WebSocket, without the WebSocket.
+//! [`TlcpSession`]: one Lightstreamer session, without its connections.
 //!
-//! The shell tells it what happened and when (`handle_*`), sends what it wants sent
-//! ([`TlcpSession::poll_transmit`]) and calls back when time is up
-//! ([`TlcpSession::next_timeout`]). A session that broke is over: the shell opens a socket to the
-//! configured address and makes a new one.
+//! The shell brings the connection that the session wants ([`TlcpSession::wanted`]), tells it what
+//! happened and when (`handle_*`), sends what it wants sent ([`TlcpSession::poll_transmit`]) and
+//! calls back when time is up ([`TlcpSession::next_timeout`]).
+//!
+//! ```text
+//!              CONOK                    LOOP, broken connection
+//! Opening ───────────────▶ Bound ──────────────────────────────▶ Unbound
+//!  (create)                  ▲                                      │ handle_connecting
+//!                            └──────── CONOK ──── Opening ◀─────────┘
+//!                                              (bind, recover)
+//! ```
+//!
+//! A session outlives its connections: after a `LOOP` it is bound again, after a break it is
+//! recovered, and data notifications that come twice are skipped. Only when the server cannot go
+//! on exactly where it stopped is the session over ([`Event::Ended`]) and continuity lost.
 //!
 //! Every data notification is counted, whatever becomes of it, and an update is applied whole or
 //! not at all. An item whose update cannot be read is subscribed anew; the others go on.
@@ -12,13 +23,16 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::Version;
-use super::code::{self, Policy, Verdict};
-use super::lines::{self, Excerpt};
-use super::notification::{self, LineFault, Notification, NotificationError, UpdateLine};
-use super::recovery::{DataCount, OutOfStep};
-use super::request::{self, Control, ControlBatch, Credentials, Streaming};
-use super::update::{self, Change, UpdateFault};
+use super::Transport;
+use super::code::{self, Verdict};
+use super::event::{
+    Corruption, EndCause, Event, FaultReason, Lost, Options, SkipReason, SubId, SubscriptionSpec,
+};
+use super::lines::{self, Excerpt, Line, LineBuffer};
+use super::notification::{self, Notification, NotificationError, UpdateLine};
+use super::recovery::DataCount;
+use super::request::{self, Control, ControlBatch, Credentials, Streaming, Transmit};
+use super::update::{self, Change};
 
 /// How long an `add` may stay without any answer before it is made again, and then given up.
 pub const ADD_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,267 +44,38 @@ pub const SUBSCRIPTIONS_MAX: usize = 1000;
 pub const LEAVING_MAX: usize = SUBSCRIPTIONS_MAX;
 /// Unknown subscriptions that are remembered and deleted; lines of any more are only counted.
 pub const STRAYS_MAX: usize = 64;
-/// No delay or keepalive from the server is taken to be longer than this.
-pub const SERVER_DELAY_MAX: Duration = Duration::from_secs(3600);
+/// No keepalive from the server is taken to be longer than this.
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(3600);
+/// No `LOOP` is waited for longer than this: the server would have discarded the session.
+pub const LOOP_DELAY_MAX: Duration = Duration::from_secs(30);
 /// The code official clients report when `SUBOK` does not fit the request.
 pub const SUBOK_MISMATCH_CODE: i32 = 61;
-
-/// The id of a subscription: on the wire, and towards the caller the first it had there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubId(pub u32);
-
-impl fmt::Display for SubId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// How a session is made. The defaults are those of the official clients.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Version to claim; the shell's upgrade must ask for its subprotocol.
-    pub version: Version,
-    /// Adapter set; the server's default if absent.
-    pub adapter_set: Option<String>,
-    /// Longest silence wanted from the server, if not its own choice.
-    pub keepalive: Option<Duration>,
-    /// Longest silence promised by us; heartbeats go out at half of it. None promised if absent.
-    pub inactivity: Option<Duration>,
-    /// Whether the server shall send its clock.
-    pub send_sync: bool,
-    /// Longest time from [`TlcpSession::handle_open`] to `CONOK`.
-    pub connect: Duration,
-    /// Grace after the server's keepalive passed in silence.
-    pub stalled: Duration,
-    /// Further silence after which the connection is given up.
-    pub reconnect: Duration,
-    /// First request id. Ids must not come back for some minutes, so a process that makes one
-    /// session after the other goes on from [`TlcpSession::next_request_id`].
-    pub first_request_id: u64,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            version: Version::default(),
-            adapter_set: None,
-            keepalive: None,
-            inactivity: None,
-            send_sync: false,
-            connect: Duration::from_millis(4000),
-            stalled: Duration::from_millis(2000),
-            reconnect: Duration::from_millis(3000),
-            first_request_id: 1,
-        }
-    }
-}
-
-/// What to subscribe to, in MERGE mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubscriptionSpec {
-    /// Item group. One item each, since a group is refused as a whole.
-    pub group: String,
-    /// Field schema, names separated by spaces.
-    pub schema: String,
-    /// How many fields that is; another number in `SUBOK` is a refusal.
-    pub fields: u16,
-    /// Whether the current row is wanted first.
-    pub snapshot: bool,
-    /// Whether merging shall be forbidden, if the server allows that.
-    pub unfiltered: bool,
-    /// The caller's own name for it, in every event. Unique among live subscriptions.
-    pub tag: u16,
-}
-
-/// What the session tells its caller.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event<'a> {
-    /// The session is made; subscriptions go out now.
-    Established {
-        /// The server's id of it.
-        session_id: &'a str,
-        /// The server is never silent for longer than this.
-        keepalive: Duration,
-        /// Largest request that the server takes, in bytes.
-        request_limit_bytes: usize,
-        /// Where further sockets of this session must go, if not to the configured address.
-        control_link: Option<&'a str>,
-    },
-    /// A subscription is active.
-    Subscribed {
-        /// The caller's name for it.
-        tag: u16,
-        /// Items in its group.
-        items: u16,
-        /// Fields in its schema.
-        fields: u16,
-    },
-    /// How updates of a subscription will come.
-    Configured {
-        /// The caller's name for it.
-        tag: u16,
-        /// Whether every update comes, or the server may merge several into one.
-        unfiltered: bool,
-        /// Updates a second as a decimal, or `unlimited`.
-        frequency: &'a str,
-    },
-    /// An update.
-    Update {
-        /// The caller's name for the subscription.
-        tag: u16,
-        /// Item in its group, from 1.
-        item: u16,
-        /// Whether it is the item's first since it was subscribed, and so a whole row.
-        first: bool,
-        /// One change per field, in the order of the schema.
-        changes: &'a [Change<'a>],
-    },
-    /// The server dropped updates of an unfiltered item.
-    Overflow {
-        /// The caller's name for the subscription.
-        tag: u16,
-        /// Item in its group, from 1.
-        item: u16,
-        /// How many.
-        dropped: u64,
-    },
-    /// A subscription was refused and is off. Refusals of unfiltered delivery are not reported:
-    /// it is asked for again without, once.
-    Refused {
-        /// The caller's name for it.
-        tag: u16,
-        /// The server's code (table of request codes), or [`SUBOK_MISMATCH_CODE`].
-        code: i32,
-        /// The server's words.
-        text: &'a str,
-        /// What to do about it.
-        verdict: Verdict,
-    },
-    /// A subscription was asked for twice, never answered, and is off. As [`Verdict::RetryLater`].
-    Unanswered {
-        /// The caller's name for it.
-        tag: u16,
-    },
-    /// A subscription is gone.
-    Unsubscribed {
-        /// The caller's name for it.
-        tag: u16,
-        /// Whether the caller asked for that; otherwise as [`Verdict::RetryLater`].
-        asked: bool,
-    },
-    /// A line of a subscription could not be read. It is subscribed anew; its continuity is
-    /// broken.
-    Fault {
-        /// The caller's name for it.
-        tag: u16,
-        /// What was wrong.
-        reason: FaultReason,
-        /// The line.
-        line: Excerpt<'a>,
-    },
-    /// A line was of no use and nothing is lost by it.
-    Skipped {
-        /// Why.
-        reason: SkipReason,
-        /// The line.
-        line: Excerpt<'a>,
-    },
-    /// The session is over. Nothing follows.
-    Ended {
-        /// Why.
-        cause: EndCause,
-    },
-}
-
-/// Why the lines of a subscription can no longer be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FaultReason {
-    /// Values that do not fit.
-    #[error(transparent)]
-    Values(#[from] UpdateFault),
-    /// No such item in the group.
-    #[error("no such item")]
-    NoSuchItem,
-    /// Not readable as a line of its kind.
-    #[error(transparent)]
-    Line(#[from] LineFault),
-}
-
-/// Why a line was of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SkipReason {
-    /// Not readable.
-    #[error(transparent)]
-    Line(#[from] LineFault),
-    /// For a subscription that we do not have.
-    #[error("unknown subscription")]
-    UnknownSubscription,
-    /// Readable, but it has no business at this point.
-    #[error("out of place")]
-    OutOfPlace,
-}
-
-/// Why a session is over. Texts are the server's, cut and escaped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "code, text and policy mean the same in every variant")]
-pub enum EndCause {
-    /// No session was made (`CONERR`).
-    #[error("session refused: {code} {text}")]
-    Refused { code: i32, text: String, policy: Policy },
-    /// The server closed it (`END`).
-    #[error("session closed by the server: {code} {text}")]
-    Closed { code: i32, text: String, policy: Policy },
-    /// A request was answered in a way that voids the session (`REQERR`, `ERROR`).
-    #[error("session void after a request: {code} {text}")]
-    Request { code: i32, text: String, policy: Policy },
-    /// The server wants the session bound anew after this delay.
-    #[error("server asks for a new bind in {delay:?}")]
-    Loop { delay: Duration },
-    /// Not a line for this long.
-    #[error("silent for {silence:?}")]
-    Stalled { silence: Duration },
-    /// No `CONOK` in time. Without `WSOK` either, something between us and the server does not
-    /// let WebSockets through.
-    #[error("no session in time (WebSocket works: {wsok})")]
-    ConnectTimeout { wsok: bool },
-    /// The socket is gone.
-    #[error("socket closed")]
-    SocketClosed,
-    /// The server contradicts itself.
-    #[error("{0}")]
-    Corrupt(#[from] Corruption),
-    /// We destroyed it.
-    #[error("session destroyed")]
-    Destroyed,
-}
-
-/// How the server contradicted itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Corruption {
-    /// `CONOK` that cannot be read.
-    #[error("bad CONOK: {0}")]
-    BadConok(LineFault),
-    /// `CONOK` where none was asked for.
-    #[error("unexpected CONOK")]
-    UnexpectedConok,
-    /// Its count of data notifications is not ours.
-    #[error(transparent)]
-    OutOfStep(#[from] OutOfStep),
-    /// One item had two faults within [`FAULT_WINDOW`].
-    #[error("subscription {tag} faulty again: {reason}")]
-    Faults {
-        /// The caller's name for the subscription.
-        tag: u16,
-        /// What was wrong the last time.
-        reason: FaultReason,
-    },
-}
 
 /// One Lightstreamer session. See the [module](self) for how to drive it.
 pub struct TlcpSession {
     options: Options,
     credentials: Credentials,
     phase: Phase,
+    /// What carries the session, or will carry its next connection.
+    transport: Transport,
+    /// What begins the connection and is not sent yet.
+    handshake: VecDeque<Outgoing>,
+    /// Set while the session is without a sound connection.
+    recovery: Option<Recovery>,
+    /// When a WebSocket may be tried again, for a session that came down to HTTP.
+    websocket_at: Option<Instant>,
+    /// A new bind was asked for, to be made over a WebSocket.
+    websocket_wanted: bool,
+    /// When the present connection was bound.
+    bound_at: Option<Instant>,
+    /// Data notifications until then.
+    count_at_bind: u64,
+    /// Where connections of this session go, if the server has said so.
+    control_link: Option<String>,
+    keepalive: Duration,
+    /// The line under way on an HTTP stream.
+    line_buffer: LineBuffer,
+    random: fastrand::Rng,
     /// Wanted subscriptions, by growing id.
     subs: Vec<Sub>,
     /// Subscriptions that the server was told to delete and has not confirmed, oldest first.
@@ -319,18 +104,55 @@ pub struct TlcpSession {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No socket yet.
-    Idle,
-    /// Waiting for `CONOK`.
-    Opening {
-        since: Instant,
+    /// Wants a connection, not before this moment.
+    Unbound {
+        purpose: Purpose,
+        not_before: Option<Instant>,
     },
-    /// Silence longer than `limit` ends it.
+    /// A connection is being made (`open`: is there), and `CONOK` awaited.
+    Opening {
+        purpose: Purpose,
+        since: Instant,
+        open: bool,
+    },
+    /// Silence longer than `limit` ends the connection.
     Bound {
         last_heard: Instant,
         limit: Duration,
     },
     Ended,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A new session.
+    Create,
+    /// To go on after a `LOOP`.
+    Bind,
+    /// To go on after a break.
+    Recover,
+}
+
+/// The connection that a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// What for.
+    pub purpose: Purpose,
+    /// Over what.
+    pub transport: Transport,
+    /// Not before this moment.
+    pub not_before: Option<Instant>,
+    /// Where to, in place of the configured address; see [`super::address`].
+    pub control_link: Option<&'a str>,
+}
+
+/// An attempt to go on with a session whose connection broke.
+#[derive(Clone, Debug)]
+struct Recovery {
+    since: Instant,
+    /// What broke the connection.
+    first: EndCause,
 }
 
 #[derive(Debug)]
@@ -369,7 +191,9 @@ struct Leaving {
 enum Outgoing {
     Wsok,
     CreateSession,
+    BindSession { recover: bool },
     Heartbeat,
+    ForceRebind { request_id: u64 },
     Add { id: SubId, request_id: u64 },
     Delete { id: SubId, request_id: u64 },
     Destroy { request_id: u64 },
@@ -379,13 +203,24 @@ enum Outgoing {
 type OnEvent<'f> = &'f mut dyn FnMut(Event<'_>);
 
 impl TlcpSession {
-    /// Makes a session that waits for its socket.
+    /// Makes a session that waits for its first connection.
     pub fn new(options: Options, user: String, password: String) -> TlcpSession {
         TlcpSession {
             next_request_id: options.first_request_id,
+            phase: Phase::Unbound { purpose: Purpose::Create, not_before: None },
+            transport: options.transport,
+            random: fastrand::Rng::with_seed(options.seed),
             options,
             credentials: Credentials::new(user, password),
-            phase: Phase::Idle,
+            handshake: VecDeque::new(),
+            recovery: None,
+            websocket_at: None,
+            websocket_wanted: false,
+            bound_at: None,
+            count_at_bind: 0,
+            control_link: None,
+            keepalive: Duration::ZERO,
+            line_buffer: LineBuffer::default(),
             subs: Vec::new(),
             leaving: Vec::new(),
             strays: Vec::new(),
@@ -453,44 +288,48 @@ impl TlcpSession {
             return;
         }
         self.destroying = true;
-        self.outbox.retain(|out| matches!(out, Outgoing::Wsok | Outgoing::CreateSession));
-        // Without an id to name, an old server must find out from the closed socket.
-        let nameable = self.options.version.has_wsok() || !self.session_id.is_empty();
-        if self.phase != Phase::Idle && nameable {
-            let request_id = self.take_request_id();
-            self.outbox.push_back(Outgoing::Destroy { request_id });
-        }
+        self.outbox.clear();
+        let request_id = self.take_request_id();
+        self.outbox.push_back(Outgoing::Destroy { request_id });
     }
 
     // What happened.
 
-    /// Takes note that the WebSocket is open. Only the first call counts.
-    pub fn handle_open(&mut self, now: Instant) {
-        if self.phase != Phase::Idle || self.destroying {
+    /// Takes note that the wanted connection is being made from now on.
+    pub fn handle_connecting(&mut self, now: Instant) {
+        let Phase::Unbound { purpose, .. } = self.phase else { return };
+        if self.destroying {
             return;
         }
-        self.phase = Phase::Opening { since: now };
-        if self.options.version.has_wsok() {
-            self.outbox.push_back(Outgoing::Wsok);
+        self.phase = Phase::Opening { purpose, since: now, open: false };
+        self.wsok = false;
+        self.line_buffer = LineBuffer::default();
+        self.handshake.clear();
+        if self.transport == Transport::WebSocket && self.options.version.has_wsok() {
+            self.handshake.push_back(Outgoing::Wsok);
         }
-        self.outbox.push_back(Outgoing::CreateSession);
+        self.handshake.push_back(match purpose {
+            Purpose::Create => Outgoing::CreateSession,
+            Purpose::Bind => Outgoing::BindSession { recover: false },
+            Purpose::Recover => Outgoing::BindSession { recover: true },
+        });
+    }
+
+    /// Takes note that the wanted connection is there: a WebSocket is open, or requests can be
+    /// posted. Only the first call counts.
+    pub fn handle_open(&mut self, now: Instant) {
+        self.handle_connecting(now);
+        if let Phase::Opening { open, .. } = &mut self.phase {
+            *open = true;
+        }
     }
 
     /// Takes one whole WebSocket text message.
     pub fn handle_message(&mut self, now: Instant, message: &str, on_event: OnEvent<'_>) {
         let mut changes: Vec<Change<'_>> = std::mem::take(&mut self.changes);
         for line in lines::message_lines(message) {
-            match &mut self.phase {
-                Phase::Bound { last_heard, .. } => *last_heard = now,
-                // What comes behind the end of a session is to be ignored.
-                Phase::Ended => break,
-                Phase::Idle | Phase::Opening { .. } => {}
-            }
-            match line {
-                Ok(line) => self.handle_line(now, line, &mut changes, on_event),
-                Err((why, head)) => {
-                    self.handle_unreadable(now, &notification::describe(why.into(), head), on_event);
-                }
+            if !self.handle_any_line(now, line, &mut changes, on_event) {
+                break;
             }
         }
         self.changes = update::recycle(changes);
@@ -499,28 +338,78 @@ impl TlcpSession {
         }
     }
 
-    /// Takes note that the socket is gone, or could not be had.
-    pub fn handle_closed(&mut self, _now: Instant, on_event: OnEvent<'_>) {
-        self.end(EndCause::SocketClosed, on_event);
+    /// Takes the next bytes of an HTTP stream, cut anywhere.
+    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], on_event: OnEvent<'_>) {
+        let mut buffer = std::mem::take(&mut self.line_buffer);
+        let mut goes_on = true;
+        buffer.push(bytes, &mut |line| {
+            if goes_on {
+                let mut changes = update::recycle(std::mem::take(&mut self.changes));
+                goes_on = self.handle_any_line(now, line, &mut changes, on_event);
+                self.changes = update::recycle(changes);
+            }
+        });
+        self.line_buffer = buffer;
+        if self.adds_unarmed {
+            self.arm_adds(now);
+        }
+    }
+
+    /// Takes the whole answer to a [`request::Post`] that did not open a stream. It proves nothing
+    /// about the stream, so it does not count as a sign of life.
+    pub fn handle_answer(&mut self, now: Instant, answer: &str, on_event: OnEvent<'_>) {
+        for line in lines::message_lines(answer) {
+            match line.map(Notification::parse) {
+                _ if !self.is_live() => break,
+                Ok(Ok(Notification::Reqok { .. })) => {}
+                Ok(Ok(answer @ (Notification::Reqerr { .. } | Notification::Error { .. }))) => {
+                    self.handle_notification(now, "", answer, on_event);
+                }
+                // What follows a REQOK may be filler; nothing else has business here.
+                _ => {}
+            }
+        }
+        if self.adds_unarmed {
+            self.arm_adds(now);
+        }
+    }
+
+    /// Takes note that the connection is gone, or could not be had.
+    pub fn handle_closed(&mut self, now: Instant, lost: Lost, on_event: OnEvent<'_>) {
+        match self.phase {
+            // News of a connection that was given up already.
+            Phase::Unbound { .. } | Phase::Ended => {}
+            Phase::Opening { .. } | Phase::Bound { .. } => {
+                self.interrupt(now, EndCause::Connection(lost), on_event);
+            }
+        }
     }
 
     /// Does what is due by `now`. Harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Instant, on_event: OnEvent<'_>) {
         match self.phase {
-            Phase::Opening { since } if is_due(since.checked_add(self.options.connect), now) => {
-                return self.end(EndCause::ConnectTimeout { wsok: self.wsok }, on_event);
+            Phase::Opening { since, .. } if is_due(since.checked_add(self.options.retry), now) => {
+                return self.interrupt(now, EndCause::ConnectTimeout { wsok: self.wsok }, on_event);
             }
             Phase::Bound { last_heard, limit } if is_due(last_heard.checked_add(limit), now) => {
-                return self.end(EndCause::Stalled { silence: limit }, on_event);
+                return self.interrupt(now, EndCause::Stalled { silence: limit }, on_event);
             }
+            Phase::Unbound { .. } if is_due(self.recovery_ends(), now) => return self.give_up(on_event),
             Phase::Bound { .. } => {}
-            Phase::Idle | Phase::Opening { .. } | Phase::Ended => return,
+            Phase::Unbound { .. } | Phase::Opening { .. } | Phase::Ended => return,
         }
         if is_due(self.heartbeat_at, now) {
             if !self.outbox.contains(&Outgoing::Heartbeat) {
                 self.outbox.push_back(Outgoing::Heartbeat);
             }
             self.arm_heartbeat(now);
+        }
+        if is_due(self.websocket_at, now) && !self.destroying {
+            // The server answers with a LOOP, after which nothing is lost by another transport.
+            self.websocket_at = now.checked_add(self.options.websocket_again);
+            self.websocket_wanted = true;
+            let request_id = self.take_request_id();
+            self.outbox.push_back(Outgoing::ForceRebind { request_id });
         }
         if is_due(self.add_deadline, now) {
             self.give_up_unanswered(now, on_event);
@@ -532,12 +421,13 @@ impl TlcpSession {
     /// before; possibly a moment that is past already. To be asked again after every other call.
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Idle | Phase::Ended => None,
-            Phase::Opening { since } => since.checked_add(self.options.connect),
+            Phase::Ended => None,
+            Phase::Unbound { .. } => self.recovery_ends(),
+            Phase::Opening { since, .. } => since.checked_add(self.options.retry),
             // At once: only then do we learn the time from which an answer is awaited.
             Phase::Bound { last_heard, .. } if self.adds_unarmed => Some(last_heard),
             Phase::Bound { last_heard, limit } => {
-                [last_heard.checked_add(limit), self.heartbeat_at, self.add_deadline]
+                [last_heard.checked_add(limit), self.heartbeat_at, self.add_deadline, self.websocket_at]
                     .into_iter()
                     .flatten()
                     .min()
@@ -545,32 +435,40 @@ impl TlcpSession {
         }
     }
 
-    /// Returns the next WebSocket text message to send. One of them holds the password, so none
-    /// is for a log.
-    pub fn poll_transmit(&mut self) -> Option<String> {
-        let session = request::Session { version: self.options.version, id: &self.session_id };
+    /// Returns the connection that the session waits for, if it waits for one. The one before is
+    /// of no use any more.
+    pub fn wanted(&self) -> Option<Wanted<'_>> {
+        let Phase::Unbound { purpose, not_before } = self.phase else { return None };
+        let wanted = Wanted {
+            purpose,
+            transport: self.transport,
+            not_before,
+            control_link: self.control_link.as_deref(),
+        };
+        (!self.destroying).then_some(wanted)
+    }
+
+    /// Returns the next thing to send. One of them holds the password, so none is for a log.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if let Phase::Opening { open: true, .. } = self.phase
+            && let Some(next) = self.handshake.pop_front()
+        {
+            return Some(self.handshake_request(next).transmit(self.on_wire()));
+        }
+        // A request without the session's id may follow right behind the one that makes it.
+        let early = self.transport == Transport::WebSocket && self.options.version.has_wsok();
+        match self.phase {
+            Phase::Bound { .. } => {}
+            Phase::Opening { open: true, .. } if self.destroying && early => {}
+            _ => return None,
+        }
         let mut batch: Option<ControlBatch> = None;
         while let Some(&next) = self.outbox.front() {
             let (control, request_id) = match (next, &batch) {
-                (Outgoing::Wsok | Outgoing::CreateSession | Outgoing::Heartbeat, Some(_)) => break,
-                (Outgoing::Wsok, None) => {
-                    self.outbox.pop_front();
-                    return Some(request::wsok());
-                }
-                (Outgoing::CreateSession, None) => {
-                    self.outbox.pop_front();
-                    let adapter_set = self.options.adapter_set.as_deref();
-                    let streaming = self.options.streaming();
-                    return Some(request::create_session(
-                        session.version,
-                        streaming,
-                        adapter_set,
-                        &self.credentials,
-                    ));
-                }
+                (Outgoing::Heartbeat, Some(_)) => break,
                 (Outgoing::Heartbeat, None) => {
                     self.outbox.pop_front();
-                    return Some(request::heartbeat(session));
+                    return Some(request::heartbeat(self.on_wire()).transmit(self.on_wire()));
                 }
                 (Outgoing::Add { id, request_id }, _) => {
                     let at =
@@ -586,15 +484,45 @@ impl TlcpSession {
                     (control, request_id)
                 }
                 (Outgoing::Delete { id, request_id }, _) => (Control::Delete { sub_id: id }, request_id),
+                (Outgoing::ForceRebind { request_id }, _) => (Control::ForceRebind, request_id),
                 (Outgoing::Destroy { request_id }, _) => (Control::Destroy, request_id),
+                (Outgoing::Wsok | Outgoing::CreateSession | Outgoing::BindSession { .. }, _) => {
+                    unreachable!("a connection begins with its handshake")
+                }
             };
-            let line = control.line(session, request_id);
+            let line = control.line(self.on_wire(), request_id);
             if !batch.get_or_insert_with(|| ControlBatch::new(self.request_limit_bytes)).push(&line) {
                 break;
             }
             self.outbox.pop_front();
         }
-        batch.map(ControlBatch::finish)
+        batch.map(|batch| batch.finish().transmit(self.on_wire()))
+    }
+
+    fn handshake_request(&self, next: Outgoing) -> request::Request {
+        let options = &self.options;
+        let streaming = Streaming {
+            content_length: (self.transport == Transport::Http).then_some(options.content_length),
+            // What the server chose once is asked for again.
+            keepalive: options.keepalive.or((!self.keepalive.is_zero()).then_some(self.keepalive)),
+            inactivity: options.promised_inactivity(),
+            send_sync: options.send_sync,
+        };
+        match next {
+            Outgoing::Wsok => request::wsok(),
+            Outgoing::BindSession { recover } => {
+                let from = recover.then(|| self.count.processed());
+                request::bind_session(&self.session_id, from, streaming)
+            }
+            _ => {
+                let adapter_set = options.adapter_set.as_deref();
+                request::create_session(options.version, streaming, adapter_set, &self.credentials)
+            }
+        }
+    }
+
+    fn on_wire(&self) -> request::Session<'_> {
+        request::Session { version: self.options.version, transport: self.transport, id: &self.session_id }
     }
 
     // What can be asked.
@@ -614,12 +542,59 @@ impl TlcpSession {
         self.next_request_id
     }
 
+    /// Returns what carries the session, or will carry its next connection.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Returns the purpose of the connection that is being made, if one is.
+    pub fn opening(&self) -> Option<Purpose> {
+        match self.phase {
+            Phase::Opening { purpose, .. } => Some(purpose),
+            _ => None,
+        }
+    }
+
+    /// Whether the server has shown on the present connection that WebSocket messages get through.
+    pub fn websocket_works(&self) -> bool {
+        self.wsok
+    }
+
     /// Whether the session is over.
     pub fn is_ended(&self) -> bool {
         self.phase == Phase::Ended
     }
 
     // Lines.
+
+    /// Whether lines may still come.
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Bound { .. } | Phase::Opening { .. })
+    }
+
+    /// Takes one line, whatever it is. False once the connection has brought all that counts:
+    /// what comes behind its end is to be ignored.
+    #[inline]
+    fn handle_any_line<'m>(
+        &mut self,
+        now: Instant,
+        line: Line<'m>,
+        changes: &mut Vec<Change<'m>>,
+        on_event: OnEvent<'_>,
+    ) -> bool {
+        match &mut self.phase {
+            Phase::Bound { last_heard, .. } => *last_heard = now,
+            Phase::Opening { .. } => {}
+            Phase::Unbound { .. } | Phase::Ended => return false,
+        }
+        match line {
+            Ok(line) => self.handle_line(now, line, changes, on_event),
+            Err((why, head)) => {
+                self.handle_unreadable(now, &notification::describe(why.into(), head), on_event);
+            }
+        }
+        true
+    }
 
     #[inline]
     fn handle_line<'m>(
@@ -649,7 +624,7 @@ impl TlcpSession {
         on_event: OnEvent<'_>,
     ) {
         if !self.count.take() {
-            return;
+            return self.handle_repeat(on_event);
         }
         let Some(at) = find(&self.subs, sub_id) else { return self.handle_stray(sub_id, line, on_event) };
         let Sub { spec, life: Life::Active { seen }, .. } = &mut self.subs[at] else {
@@ -677,22 +652,25 @@ impl TlcpSession {
         on_event: OnEvent<'_>,
     ) {
         if notification.is_data() && !self.count.take() {
-            return;
+            return self.handle_repeat(on_event);
         }
         match notification {
             Notification::Wsok => self.wsok = true,
             Notification::Conok { session_id, request_limit_bytes, keepalive_ms, control_link } => {
-                if !matches!(self.phase, Phase::Opening { .. }) {
+                let Phase::Opening { purpose, .. } = self.phase else {
                     return self.end(Corruption::UnexpectedConok.into(), on_event);
+                };
+                if purpose != Purpose::Create && session_id != self.session_id {
+                    return self.end(Corruption::AnotherSession.into(), on_event);
                 }
-                let keepalive = server_delay(keepalive_ms);
-                self.handle_conok(now, session_id.into_owned(), request_limit_bytes, keepalive);
-                on_event(Event::Established {
-                    session_id: &self.session_id,
-                    keepalive,
-                    request_limit_bytes: self.request_limit_bytes,
-                    control_link: (control_link != "*").then_some(&*control_link),
-                });
+                self.session_id = session_id.into_owned();
+                self.request_limit_bytes = usize::try_from(request_limit_bytes).unwrap_or(usize::MAX);
+                self.keepalive = server_delay(keepalive_ms, KEEPALIVE_MAX);
+                // Without a new one the last stays good.
+                if control_link != "*" {
+                    self.control_link = Some(control_link.into_owned());
+                }
+                self.handle_bound(now, purpose, on_event);
             }
             Notification::Conerr { code, text } => {
                 let policy = code::session_policy(code, &text);
@@ -707,13 +685,9 @@ impl TlcpSession {
                 self.end(EndCause::Request { code, text: cut(&text), policy }, on_event);
             }
             Notification::Loop { delay_ms } => {
-                self.end(EndCause::Loop { delay: server_delay(delay_ms) }, on_event);
+                self.handle_loop(now, server_delay(delay_ms, LOOP_DELAY_MAX), on_event);
             }
-            Notification::Prog { count } => {
-                if let Err(out_of_step) = self.count.check(count) {
-                    self.end(Corruption::from(out_of_step).into(), on_event);
-                }
-            }
+            Notification::Prog { count } => self.handle_prog(count, on_event),
             Notification::Reqerr { request_id, code, text } => {
                 self.handle_reqerr(&request_id, code, &text, on_event);
             }
@@ -769,7 +743,7 @@ impl TlcpSession {
     #[cold]
     fn handle_unreadable(&mut self, now: Instant, error: &NotificationError<'_>, on_event: OnEvent<'_>) {
         if error.is_data && !self.count.take() {
-            return;
+            return self.handle_repeat(on_event);
         }
         if error.line.bytes().starts_with(b"CONOK,") {
             return self.end(Corruption::BadConok(error.fault).into(), on_event);
@@ -783,21 +757,150 @@ impl TlcpSession {
         }
     }
 
-    fn handle_conok(
-        &mut self,
-        now: Instant,
-        session_id: String,
-        request_limit_bytes: u64,
-        keepalive: Duration,
-    ) {
-        let limit = keepalive.saturating_add(self.options.stalled).saturating_add(self.options.reconnect);
+    /// The connection carries the session from now on.
+    fn handle_bound(&mut self, now: Instant, purpose: Purpose, on_event: OnEvent<'_>) {
+        let options = &self.options;
+        let limit = self.keepalive.saturating_add(options.stalled).saturating_add(options.reconnect);
         self.phase = Phase::Bound { last_heard: now, limit };
-        self.session_id = session_id;
-        self.request_limit_bytes = usize::try_from(request_limit_bytes).unwrap_or(usize::MAX);
+        (self.bound_at, self.count_at_bind) = (Some(now), self.count.processed());
+        self.websocket_wanted = false;
+        self.websocket_at = match self.transport {
+            Transport::WebSocket => None,
+            Transport::Http => now.checked_add(options.websocket_again),
+        };
         self.arm_heartbeat(now);
-        for at in 0..self.subs.len() {
-            self.add(at);
+        if purpose == Purpose::Recover {
+            self.count.await_recovery();
+            // Whether they arrived is not known; the answer to a second one does no harm.
+            self.delete_again();
         }
+        for sub in &mut self.subs {
+            // The time without a connection is not the server's fault.
+            if let Life::Added { answer_by, .. } = &mut sub.life {
+                *answer_by = None;
+            }
+        }
+        self.adds_unarmed = true;
+        for at in 0..self.subs.len() {
+            if matches!(self.subs[at].life, Life::Waiting) {
+                self.add(at);
+            }
+        }
+        let (keepalive, control_link) = (self.keepalive, self.control_link.as_deref());
+        on_event(match purpose {
+            Purpose::Create => Event::Established {
+                session_id: &self.session_id,
+                keepalive,
+                request_limit_bytes: self.request_limit_bytes,
+                control_link,
+            },
+            Purpose::Bind => Event::Rebound { keepalive, recovering: false, control_link },
+            Purpose::Recover => Event::Rebound { keepalive, recovering: true, control_link },
+        });
+    }
+
+    fn handle_prog(&mut self, count: u64, on_event: OnEvent<'_>) {
+        let ours = self.count.processed();
+        let told = match self.count.is_awaiting_recovery() {
+            true => {
+                self.count.recover_from(count).map(|()| on_event(Event::Recovered { repeated: ours - count }))
+            }
+            false => self.count.check(count),
+        };
+        if let Err(out_of_step) = told {
+            self.end(Corruption::from(out_of_step).into(), on_event);
+        }
+    }
+
+    /// A data notification that is not new.
+    #[cold]
+    fn handle_repeat(&mut self, on_event: OnEvent<'_>) {
+        if self.count.is_awaiting_recovery() {
+            self.end(Corruption::DataBeforeProg.into(), on_event);
+        }
+    }
+
+    /// The server has had enough of this connection, and has sent everything up to here.
+    fn handle_loop(&mut self, now: Instant, delay: Duration, on_event: OnEvent<'_>) {
+        let cause = EndCause::Loop { delay };
+        let Some(bound_at) = self.bound_at.filter(|_| !self.destroying && self.is_bound()) else {
+            return self.end(cause, on_event);
+        };
+        let mut not_before = now.checked_add(delay);
+        if !self.is_sound(now) {
+            // A server that does nothing but ask for new binds is asked less often.
+            not_before = not_before.max(bound_at.checked_add(self.options.retry));
+        } else {
+            self.recovery = None;
+        }
+        if self.websocket_wanted {
+            self.transport = Transport::WebSocket;
+        }
+        // Where a recovery has not been answered, the server's account of what it sent is not ours.
+        let answered = !self.count.is_awaiting_recovery();
+        let purpose = if answered { Purpose::Bind } else { Purpose::Recover };
+        self.phase = Phase::Unbound { purpose, not_before };
+        on_event(Event::Interrupted { cause: &cause });
+    }
+
+    // Connections.
+
+    fn is_bound(&self) -> bool {
+        matches!(self.phase, Phase::Bound { .. })
+    }
+
+    /// Whether the present connection has proved its worth: by data, or by its age.
+    fn is_sound(&self, now: Instant) -> bool {
+        let aged = self.bound_at.and_then(|bound| bound.checked_add(self.options.recovery));
+        self.count.processed() > self.count_at_bind || is_due(aged, now)
+    }
+
+    /// The connection is gone or of no use any more. A session that was made is to be recovered.
+    fn interrupt(&mut self, now: Instant, cause: EndCause, on_event: OnEvent<'_>) {
+        let (was_bound, opening) = match self.phase {
+            Phase::Opening { purpose, since, .. } => (false, Some((purpose, since))),
+            _ => (true, None),
+        };
+        let made = !matches!(opening, Some((Purpose::Create, _)));
+        if !made || self.destroying || self.options.recovery.is_zero() {
+            return self.end(cause, on_event);
+        }
+        if was_bound && self.is_sound(now) {
+            self.recovery = None;
+        }
+        let first_try = self.recovery.is_none();
+        let recovery = self.recovery.get_or_insert_with(|| Recovery { since: now, first: cause.clone() });
+        let ends = recovery.since.checked_add(self.options.recovery);
+        let began = opening.map_or(self.bound_at, |(_, since)| Some(since));
+        let first_retry_max = u64::try_from(self.options.first_retry_max.as_millis()).unwrap_or(u64::MAX);
+        let soon = now + Duration::from_millis(self.random.u64(0..=first_retry_max));
+        let not_before = match first_try {
+            true => soon,
+            false => began.and_then(|began| began.checked_add(self.options.retry)).unwrap_or(soon).max(now),
+        };
+        if !first_try && ends.is_some_and(|ends| not_before >= ends) {
+            return self.give_up(on_event);
+        }
+        // A WebSocket that is not to be had may be the only thing that is wrong.
+        let other_way = opening.is_some() && cause != EndCause::Connection(Lost::Unreachable);
+        self.transport = match self.transport {
+            same if !other_way => same,
+            Transport::Http if self.websocket_at.is_none() => Transport::WebSocket,
+            _ => Transport::Http,
+        };
+        self.phase = Phase::Unbound { purpose: Purpose::Recover, not_before: Some(not_before) };
+        on_event(Event::Interrupted { cause: &cause });
+    }
+
+    /// When the attempt to go on with the session ends.
+    fn recovery_ends(&self) -> Option<Instant> {
+        self.recovery.as_ref().and_then(|recovery| recovery.since.checked_add(self.options.recovery))
+    }
+
+    fn give_up(&mut self, on_event: OnEvent<'_>) {
+        let first =
+            self.recovery.take().map_or(EndCause::Connection(Lost::Closed), |recovery| recovery.first);
+        self.end(EndCause::Unrecovered { first: Box::new(first) }, on_event);
     }
 
     fn handle_subok(&mut self, line: &str, sub_id: SubId, items: u16, fields: u16, on_event: OnEvent<'_>) {
@@ -875,8 +978,11 @@ impl TlcpSession {
         if self.leaving.iter().any(|leaving| leaving.id == sub_id) {
             return;
         }
-        let bound = matches!(self.phase, Phase::Bound { .. }) && !self.destroying;
-        if bound && !self.strays.contains(&sub_id) && self.strays.len() < STRAYS_MAX {
+        if self.is_bound()
+            && !self.destroying
+            && !self.strays.contains(&sub_id)
+            && self.strays.len() < STRAYS_MAX
+        {
             self.strays.push(sub_id);
             let request_id = self.take_request_id();
             self.outbox.push_back(Outgoing::Delete { id: sub_id, request_id });
@@ -917,6 +1023,7 @@ impl TlcpSession {
             return;
         }
         self.phase = Phase::Ended;
+        self.handshake.clear();
         self.outbox.clear();
         self.subs.clear();
         self.leaving.clear();
@@ -940,7 +1047,7 @@ impl TlcpSession {
 
     /// Queues the `add` of the subscription at `at`, if the session is there to take it.
     fn add(&mut self, at: usize) {
-        if !matches!(self.phase, Phase::Bound { .. }) || self.destroying {
+        if !self.is_bound() || self.destroying {
             return;
         }
         let request_id = self.take_request_id();
@@ -981,6 +1088,19 @@ impl TlcpSession {
         self.leaving.push(Leaving { id: sub.id, request_id, tag });
         if !self.destroying {
             self.outbox.push_back(Outgoing::Delete { id: sub.id, request_id });
+        }
+    }
+
+    /// Asks once more for the end of what the server has not confirmed to be gone.
+    fn delete_again(&mut self) {
+        self.outbox.retain(|out| !matches!(out, Outgoing::Delete { .. }));
+        if self.destroying {
+            return;
+        }
+        for at in 0..self.leaving.len() {
+            let request_id = self.take_request_id();
+            self.leaving[at].request_id = request_id;
+            self.outbox.push_back(Outgoing::Delete { id: self.leaving[at].id, request_id });
         }
     }
 
@@ -1034,20 +1154,14 @@ impl Options {
     fn promised_inactivity(&self) -> Option<Duration> {
         self.inactivity.filter(|promised| promised.as_millis() > 0)
     }
-
-    fn streaming(&self) -> Streaming {
-        Streaming {
-            keepalive: self.keepalive,
-            inactivity: self.promised_inactivity(),
-            send_sync: self.send_sync,
-        }
-    }
 }
 
 impl fmt::Debug for TlcpSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlcpSession")
             .field("phase", &self.phase)
+            .field("transport", &self.transport)
+            .field("handshake", &self.handshake)
             .field("subs", &self.subs.len())
             .field("leaving", &self.leaving.len())
             .field("outbox", &self.outbox)
@@ -1073,8 +1187,8 @@ fn is_due(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
 }
 
-fn server_delay(delay_ms: u64) -> Duration {
-    Duration::from_millis(delay_ms).min(SERVER_DELAY_MAX)
+fn server_delay(delay_ms: u64, max: Duration) -> Duration {
+    Duration::from_millis(delay_ms).min(max)
 }
 
 fn cut(text: &str) -> String {

@@ -239,7 +239,7 @@ fn a_broker_that_was_gone_altogether_is_met_again() {
     let log = service.stop();
     world.verify(Holes::None);
     assert_eq!(world.simulator().stats().logins, 1);
-    assert!(log.iter().any(|line| line.contains("stream broken")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("streaming session over")), "{log:#?}");
 }
 
 #[test]

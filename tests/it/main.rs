@@ -13,4 +13,6 @@ mod replay;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
+mod transcript;
+#[cfg(test)]
 mod world;

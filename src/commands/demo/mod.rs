@@ -21,6 +21,7 @@ use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
 use crate::supervisor::topology::{House, RunFlags};
+use crate::transcript::Recorder;
 
 /// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend and most of a week.
 const START: Timestamp = Timestamp(1_705_053_600);
@@ -127,7 +128,9 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
     simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
-    let Some(mut house) = House::start(config, RunFlags::default(), std::future::pending()).await? else {
+    let Some(mut house) =
+        House::start(config, RunFlags::default(), Recorder::default(), std::future::pending()).await?
+    else {
         return Err(Failure::failed("stopped"));
     };
     let mut progress = Progress::new(clock.clone());

@@ -231,8 +231,24 @@ impl History {
         self.ask(state, fetch, &query, bars).await
     }
 
-    /// Books `points`, asks, settles. Answers every row that has a place on the grid.
+    /// Asks, and once more with other tokens where IG does not accept those it was asked with.
     async fn ask(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        query: &str,
+        points: u32,
+    ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
+        match self.ask_once(state, fetch, query, points).await {
+            Err(HistoryError::Ig(IgError::Unauthorized(_))) => {
+                self.ask_once(state, fetch, query, points).await
+            }
+            other => other,
+        }
+    }
+
+    /// Books `points`, asks, settles. Answers every row that has a place on the grid.
+    async fn ask_once(
         &self,
         state: &mut State,
         fetch: &FetchBars,
@@ -247,7 +263,6 @@ impl History {
         if points > available {
             return Err(HistoryError::NotAffordable { cost: points, available });
         }
-        let tokens = self.tokens().await?;
         let at = state.pace.reserve(self.clock.monotonic());
         actix_rt::time::sleep_until(at.into()).await;
 
@@ -256,13 +271,18 @@ impl History {
         let spend = self.store.run(move |store| store.book_spend(&key, points, &what, now)).await?;
         let evidence: Arc<str> = format!("rest:{spend}").into();
         let query = format!("resolution={}&{query}&pageSize=0", resolution(fetch.timeframe));
-        let answer = self.pages(state, &tokens, instrument, &query).await;
+        // Tokens may live no longer than the pace makes a request wait, so they come last.
+        let tokens = self.tokens().await;
+        let answer = match &tokens {
+            Ok(tokens) => self.pages(state, tokens, instrument, &query).await,
+            Err(error) => Err(error.clone()),
+        };
 
         let (charged, seen) = match &answer {
             Ok(pages) => {
                 (Some(pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32), self.seen(pages))
             }
-            Err(error) if error.came_before_any_history() => (Some(0), None),
+            Err(error) if tokens.is_err() || error.came_before_any_history() => (Some(0), None),
             // Perhaps charged, so it counts as spent.
             Err(_) => (None, None),
         };
@@ -273,14 +293,17 @@ impl History {
                 None => store.give_up_spend(spend, now),
             })
             .await?;
-        match &answer {
-            Err(IgError::Unauthorized(_)) => {
-                // Complained of twice, they are dead whatever a cheap test of them says.
+        match (&answer, &tokens) {
+            (Err(IgError::Unauthorized(_)), Ok(tokens)) => {
+                // Complained of twice in a row, they are dead whatever a cheap test of them says.
                 let generation = tokens.generation;
                 let certain = state.complained_of.replace(generation) == Some(generation);
                 self.session.do_send(TokensRefused { generation, certain });
             }
-            Err(IgError::RateLimited(_)) => state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE),
+            (Err(IgError::RateLimited(_)), _) => {
+                state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE);
+            }
+            (Ok(_), _) => state.complained_of = None,
             _ => {}
         }
         let pages = answer?;
@@ -303,7 +326,7 @@ impl History {
         for number in 2..=count {
             actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
             let query = format!("{query}&pageNumber={number}");
-            let page = self.rest.prices(tokens, &instrument.epic, &query);
+            let page = async { self.rest.prices(&*self.tokens().await?, &instrument.epic, &query).await };
             // The pages before were charged, so this is no refusal that cost nothing.
             pages.push(page.await.map_err(|error| IgError::Retryable(format!("page {number}: {error}")))?);
         }

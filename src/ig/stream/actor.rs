@@ -1,9 +1,11 @@
-//! StreamActor: the socket to Lightstreamer around the pure [`TlcpSession`].
+//! StreamActor: the connections to Lightstreamer around the pure [`TlcpSession`].
 //!
 //! Asks the SessionActor for tokens, feeds the AggregatorActor. One message a batch of frames,
-//! not one an update; the socket is read on only when the aggregator has taken the last batch,
-//! while timers and outgoing requests go on. Holds each item's folded row. At this stage any
-//! break means a new session, and says so downstream; a restart of this actor is such a break.
+//! not one an update; the connection is read on only when the aggregator has taken the last
+//! batch, while timers and outgoing requests go on. What happens is decided elsewhere: in the
+//! session, in [`Reconnect`] between sessions, in [`Silence`] when nothing comes, and
+//! [`translate`](super::translate) turns what is told into the house's words. Holds each item's
+//! folded row. A restart of this actor is a break of continuity.
 
 use std::str;
 use std::sync::Arc;
@@ -11,49 +13,39 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_http::ws::Item;
-use awc::error::WsProtocolError;
 use awc::ws::{Frame, Message as WsMessage};
-use futures_util::{SinkExt, StreamExt};
-use tokio::sync::mpsc;
 
-use super::chart::{self, ChartFault, ChartItem, Knowledge};
-use crate::backoff::Backoff;
+use super::probes::{self, Probes};
+use super::silence::{Remedy, Silence};
+use super::socket::{self, Arrived, Connection, MESSAGE_MAX, Piece};
+use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
-use crate::domain::scale::Verdict;
-use crate::domain::{Calendar, Expectation, FeedIx, Reason, StreamEvent, Timeframe, Timestamp};
+use crate::config;
+use crate::domain::{Calendar, FeedIx, Reason, StreamEvent};
 use crate::exit::Exit;
 use crate::ig::error::{IgError, cut};
 use crate::ig::markets::Instrument;
 use crate::ig::session::actor::SessionActor;
+use crate::ig::session::tokens::Tokens;
 use crate::messages::{GetTokens, Resubscribe, StreamTold, TokensRefused};
-use crate::secret::Secret;
 use crate::stats::Stats;
+use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::{Alarm, Lifeline};
-use crate::tlcp::code::Step;
-use crate::tlcp::{EndCause, Event, Options, SubscriptionSpec, TlcpSession, Verdict as Refusal, Version};
+use crate::tlcp::reconnect::{Attempt, Plan, Reconnect};
+use crate::tlcp::session::Purpose;
+use crate::tlcp::{
+    EndCause, Event, Lost, Options, Post, TlcpSession, Transmit, Transport, Version, address, code,
+};
+use crate::transcript::{Recorder, SocketKind};
 
-/// Largest WebSocket message taken, whole or in parts.
-const MESSAGE_MAX: usize = 8 * 1024 * 1024;
-/// Frames handed over in one message, where that many are ready.
-const FRAMES_PER_BATCH: usize = 64;
-/// Messages on their way out; more waiting means that the socket is stuck.
-const OUTGOING_MAX: usize = 64;
-/// Shortest and longest pause between attempts.
-const RECONNECT_FIRST: Duration = Duration::from_millis(500);
-const RECONNECT_LAST: Duration = Duration::from_secs(60);
-/// A session that lived so long was a working one: the next attempt may come soon.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
-/// Pauses before a refused subscription is tried again; the last one repeats.
-const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
-/// Rows in a row that are too far from the system's clock before the clock is to blame.
-const APART_ROWS_MAX: u32 = 5;
-/// System clock and stream may differ by this much, seconds.
-const CLOCK_APART_MAX_S: i64 = 3_600;
-/// A subscription's first row shows the last candle there was, at most so many seconds ago: any
-/// holiday is shorter.
-const SNAPSHOT_AGE_MAX_S: i64 = 14 * 86_400;
-/// With the clock that follows the stream, a row may be ahead of all others by this much.
-const STREAM_LEAP_MAX_S: i64 = 60 * 86_400;
+/// Longest random pause before the first attempt after a working connection broke.
+const FIRST_RETRY_MAX: Duration = Duration::from_millis(100);
+/// How often new findings about the broker are kept.
+const KEEP_PROBES_EVERY: Duration = Duration::from_secs(60);
+/// Where it is kept how many processes in a row ended because nothing came.
+pub const SETTING_SILENT_EXITS: &str = "stream.silent_exits";
+/// Where the version that worked last is kept, behind the one that was wanted.
+pub const SETTING_VERSION: &str = "stream.version_worked";
 
 /// What the stream needs to know.
 pub struct StreamSettings {
@@ -65,6 +57,23 @@ pub struct StreamSettings {
     pub calendar: Calendar,
     /// Which clock the rows are compared with.
     pub clock_kind: ClockKind,
+    /// Timers and transport.
+    pub options: config::Stream,
+    /// What earlier processes left.
+    pub memory: Memory,
+    /// Where what is said is written down.
+    pub recorder: Recorder,
+}
+
+/// What is known from earlier processes.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What was seen of the broker.
+    pub probes: Probes,
+    /// Processes in a row that ended because nothing came.
+    pub silent_exits: u32,
+    /// The version that worked last where the present one was wanted.
+    pub version_worked: Option<Version>,
 }
 
 /// Streams.
@@ -72,59 +81,39 @@ pub struct StreamActor {
     client: awc::Client,
     session: Addr<SessionActor>,
     aggregator: Recipient<StreamTold>,
+    store: StoreHandle,
     clock: Clock,
     event_clock: EventClock,
     alarm: Alarm,
     stats: Arc<Stats>,
-    settings: StreamSettings,
-    version: Version,
-    items: Vec<StreamItem>,
+    version_wanted: Version,
+    options: config::Stream,
+    known: Translator,
+    kept_probes: Probes,
+    reconnect: Reconnect,
+    silence: Option<Silence>,
+    recorder: Recorder,
     link: Option<Link>,
-    /// Grows with each socket, so that late news of an old one is told apart.
+    /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
-    /// Rows in a row whose time was too far from the system's.
-    apart_rows: u32,
     next_request_id: u64,
-    backoff: Backoff,
     stopping: bool,
     _lifeline: Lifeline,
 }
 
-/// One feed's part in the stream.
-struct StreamItem {
-    chart: ChartItem,
-    unfiltered: bool,
-    /// The next row is the first of its subscription and may be old.
-    first: bool,
-    refusals: usize,
-    rejected: u64,
-}
-
-/// A socket and the session on it.
+/// A session, and what carries it at present.
 struct Link {
     session: TlcpSession,
-    outgoing: mpsc::Sender<WsMessage>,
+    tokens: Arc<Tokens>,
+    version: Version,
+    connection: Option<Connection>,
+    /// A connection is to be made, or being made.
+    connecting: bool,
+    /// Message that comes in several frames.
     partial: Vec<u8>,
-    since: Instant,
-    /// Which login the session's password is made of.
-    tokens_generation: u64,
     timer: Option<(Instant, SpawnHandle)>,
-    _reader: actix_rt::task::JoinHandle<()>,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self._reader.abort();
-    }
-}
-
-/// The reader's news of one socket.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Arrived {
-    socket: u64,
-    frames: Vec<Result<Frame, WsProtocolError>>,
-    ended: bool,
+    /// Moving rows came, so that the pauses between attempts begin anew.
+    works: bool,
 }
 
 /// Asks the actor to close the stream for good.
@@ -134,120 +123,210 @@ pub struct StopStreaming;
 
 impl StreamActor {
     /// A stream that connects when it starts.
+    #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
         client: awc::Client,
         session: Addr<SessionActor>,
         aggregator: Recipient<StreamTold>,
+        store: StoreHandle,
         (clock, event_clock): (Clock, EventClock),
         settings: StreamSettings,
         alarm: Alarm,
         stats: Arc<Stats>,
     ) -> StreamActor {
-        let lifeline = alarm.lifeline("stream");
-        let item = |instrument: &Instrument| StreamItem {
-            chart: ChartItem::new(instrument.pair, knowledge(instrument)),
-            unfiltered: false,
-            first: true,
-            refusals: 0,
-            rejected: 0,
+        let StreamSettings { instruments, version, calendar, clock_kind, options, memory, recorder } =
+            settings;
+        let plan = Plan {
+            version,
+            worked: memory.version_worked,
+            transport: options.transport,
+            retry: options.retry,
+            first_retry_max: FIRST_RETRY_MAX,
+            websocket_again: options.websocket_again,
         };
         StreamActor {
             client,
             session,
             aggregator,
+            store,
             clock,
             event_clock,
-            alarm,
             stats,
-            version: settings.version,
-            items: settings.instruments.iter().map(item).collect(),
-            settings,
+            version_wanted: version,
+            silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
+            recorder,
+            options,
+            known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
+            kept_probes: memory.probes,
+            reconnect: Reconnect::new(plan, fastrand::u64(..)),
             link: None,
             socket: 0,
-            apart_rows: 0,
             next_request_id: 1,
-            backoff: Backoff::new(RECONNECT_FIRST, 2.0, RECONNECT_LAST),
             stopping: false,
-            _lifeline: lifeline,
+            _lifeline: alarm.lifeline("stream"),
+            alarm,
         }
     }
 
-    /// Gets tokens, opens a socket, begins a session.
-    fn connect(&mut self, ctx: &mut Context<Self>) {
+    // From attempt to session.
+
+    /// Makes a new session when its time has come.
+    fn attempt(&mut self, attempt: Attempt, ctx: &mut Context<Self>) {
+        let pause = attempt.at.saturating_duration_since(self.clock.monotonic());
+        ctx.run_later(pause, move |act, ctx| act.begin(attempt, ctx));
+    }
+
+    /// Gets tokens that IG says work, and begins a session with them.
+    fn begin(&mut self, attempt: Attempt, ctx: &mut Context<Self>) {
         if self.stopping {
             return;
         }
-        self.socket += 1;
-        let (session, client, version) = (self.session.clone(), self.client.clone(), self.version);
-        let (socket, address) = (self.socket, ctx.address());
-        let opening = async move { open(&session, &client, version, socket, address).await };
-        ctx.spawn(opening.into_actor(self).map(move |opened, act, ctx| {
-            if act.stopping || act.socket != socket {
+        let asking = self.session.send(GetTokens { validate: true });
+        ctx.spawn(asking.into_actor(self).map(move |answer, act, ctx| {
+            if act.stopping || act.link.is_some() {
                 return;
             }
-            match opened {
-                Ok(opened) => act.begin(opened, ctx),
+            match answer.unwrap_or_else(|_| Err(IgError::Retryable("the session room is gone".to_owned()))) {
+                Ok(tokens) => act.begin_with(tokens, attempt, ctx),
                 // The session has asked for the process to end.
                 Err(IgError::CredentialsRefused(_) | IgError::Misconfigured(_)) => {}
                 Err(error) => {
-                    log::warn!(error:% = error; "no stream");
-                    act.connect_later(ctx);
+                    let next = act.reconnect.after_no_tokens(act.clock.monotonic());
+                    log::warn!(error:% = error, pause_ms = act.pause_ms(next); "no tokens for the stream");
+                    act.attempt(next, ctx);
                 }
             }
         }));
     }
 
-    fn connect_later(&mut self, ctx: &mut Context<Self>) {
-        let pause = self.backoff.next_delay(fastrand::f64());
-        log::info!(pause_ms = pause.as_millis() as u64; "connecting again soon");
-        ctx.run_later(pause, Self::connect);
-    }
-
-    fn begin(&mut self, opened: Opened, ctx: &mut Context<Self>) {
-        let options =
-            Options { version: self.version, first_request_id: self.next_request_id, ..Options::default() };
-        let Opened { account_id, password, tokens_generation, outgoing, reader } = opened;
-        let mut session = TlcpSession::new(options, account_id, password.expose().to_owned());
-        for feed in 0..self.items.len() {
-            session.subscribe(self.spec(FeedIx(feed as u16)));
+    fn begin_with(&mut self, tokens: Arc<Tokens>, attempt: Attempt, ctx: &mut Context<Self>) {
+        let own = &self.options;
+        let options = Options {
+            version: attempt.version,
+            transport: attempt.transport,
+            adapter_set: None,
+            keepalive: own.keepalive,
+            inactivity: own.inactivity,
+            send_sync: false,
+            retry: own.retry,
+            stalled: own.stalled,
+            reconnect: own.reconnect,
+            recovery: own.recovery,
+            first_retry_max: FIRST_RETRY_MAX,
+            content_length: own.content_length,
+            websocket_again: own.websocket_again,
+            first_request_id: self.next_request_id,
+            seed: fastrand::u64(..),
+        };
+        let password = tokens.stream_password();
+        let mut session = TlcpSession::new(options, tokens.account_id.clone(), password.expose().to_owned());
+        for (feed, item) in self.known.items.iter().enumerate() {
+            session.subscribe(item.spec(FeedIx(feed as u16)));
         }
-        session.handle_open(self.clock.monotonic());
         self.link = Some(Link {
             session,
-            outgoing,
+            tokens,
+            version: attempt.version,
+            connection: None,
+            connecting: false,
             partial: Vec::new(),
-            since: self.clock.monotonic(),
-            tokens_generation,
             timer: None,
-            _reader: reader,
+            works: false,
         });
         self.pump(ctx);
     }
 
-    fn spec(&self, feed: FeedIx) -> SubscriptionSpec {
-        SubscriptionSpec {
-            group: chart::group(&self.settings.instruments[feed.ix()].epic),
-            schema: chart::SCHEMA.to_owned(),
-            fields: chart::FIELDS,
-            snapshot: true,
-            unfiltered: true,
-            tag: feed.0,
+    // Connections.
+
+    /// Brings the connection that the session wants, when its time has come.
+    fn bring_connection(&mut self, ctx: &mut Context<Self>) {
+        let now = self.clock.monotonic();
+        let Some(link) = self.link.as_mut().filter(|link| !link.connecting) else { return };
+        let Some(wanted) = link.session.wanted() else { return };
+        let at = self.reconnect.earliest(wanted.not_before.unwrap_or(now).max(now));
+        link.connecting = true;
+        link.connection = None;
+        link.partial.clear();
+        self.socket += 1;
+        let socket = self.socket;
+        let wait = at.saturating_duration_since(now);
+        if wait.is_zero() {
+            return self.connect(socket, ctx);
         }
+        ctx.run_later(wait, move |act, ctx| act.connect(socket, ctx));
     }
 
-    /// Sends what the session wants sent and arms its timer.
-    fn pump(&mut self, ctx: &mut Context<Self>) {
+    fn connect(&mut self, socket: u64, ctx: &mut Context<Self>) {
+        let now = self.clock.monotonic();
+        if self.socket != socket || self.stopping {
+            return;
+        }
         let Some(link) = &mut self.link else { return };
-        while let Some(text) = link.session.poll_transmit() {
-            if link.outgoing.try_send(WsMessage::Text(text.into())).is_err() {
-                log::warn!("the socket takes nothing any more");
-                let mut told = Vec::new();
-                self.handle(&mut told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
-                let sending = self.aggregator.send(StreamTold(told));
-                ctx.spawn(sending.into_actor(self).map(|_, _, _| ()));
-                return;
+        let Some(wanted) = link.session.wanted() else { return };
+        let endpoint = &link.tokens.lightstreamer_endpoint;
+        let control_link = wanted.control_link.filter(|_| self.options.control_link);
+        let transport = wanted.transport;
+        let base = address::base(endpoint, control_link).or_else(|bad| {
+            log::warn!(link = cut(control_link.unwrap_or_default()).as_str(), why:% = bad; "the control link is not followed");
+            address::base(endpoint, None)
+        });
+        let Ok(base) = base else { return };
+        let kind = if transport == Transport::Http { SocketKind::Http } else { SocketKind::Ws };
+        self.recorder.stream_opened(socket, kind, &base);
+        self.reconnect.begun(now);
+        link.session.handle_connecting(now);
+        match transport {
+            Transport::Http => self.opened(socket, Connection::Http { base, reader: None }, ctx),
+            Transport::WebSocket => {
+                let (client, version, actor) = (self.client.clone(), link.version, ctx.address());
+                let opening =
+                    async move { socket::open_websocket(&client, &base, version, socket, actor).await };
+                ctx.spawn(opening.into_actor(self).map(move |opened, act, ctx| match opened {
+                    Ok(connection) => act.opened(socket, connection, ctx),
+                    Err((lost, why)) => {
+                        ctx.notify(Arrived { socket, pieces: Vec::new(), lost: Some((lost, why)) })
+                    }
+                }));
             }
         }
+        self.pump(ctx);
+    }
+
+    fn opened(&mut self, socket: u64, connection: Connection, ctx: &mut Context<Self>) {
+        let now = self.clock.monotonic();
+        if self.socket != socket {
+            return;
+        }
+        if let Some(link) = &mut self.link {
+            link.session.handle_open(now);
+            link.connection = Some(connection);
+            link.connecting = false;
+        }
+        self.pump(ctx);
+    }
+
+    /// Sends what the session wants sent, brings the connection that it wants, arms its timer.
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        let address = ctx.address();
+        let Some(link) = &mut self.link else { return };
+        while let Some(transmit) = link.session.poll_transmit() {
+            record(&self.recorder, self.socket, &transmit);
+            if !send(link, transmit, self.socket, &self.client, &address) {
+                log::warn!("the connection takes nothing any more");
+                let stuck = Some((Lost::Closed, "stuck".to_owned()));
+                ctx.notify(Arrived { socket: self.socket, pieces: Vec::new(), lost: stuck });
+                break;
+            }
+        }
+        if link.session.wanted().is_some() {
+            self.bring_connection(ctx);
+        }
+        self.arm_timer(ctx);
+    }
+
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let now = self.clock.monotonic();
+        let Some(link) = &mut self.link else { return };
         let Some(due) = link.session.next_timeout() else { return };
         if link.timer.as_ref().is_some_and(|(armed, _)| *armed <= due) {
             return;
@@ -255,55 +334,70 @@ impl StreamActor {
         if let Some((_, handle)) = link.timer.take() {
             ctx.cancel_future(handle);
         }
-        let wait = due.saturating_duration_since(self.clock.monotonic());
-        let handle = ctx.run_later(wait, |act, ctx| {
+        let handle = ctx.run_later(due.saturating_duration_since(now), |act, ctx| {
             if let Some(link) = &mut act.link {
                 link.timer = None;
             }
             let mut told = Vec::new();
-            act.handle(&mut told, |session, now, on_event| session.handle_timeout(now, on_event), ctx);
-            if !told.is_empty() {
-                let sending = act.aggregator.send(StreamTold(told));
-                ctx.spawn(sending.into_actor(act).map(|_, _, _| ()));
-            }
+            act.drive(&mut told, |session, now, on_event| session.handle_timeout(now, on_event), ctx);
+            act.tell(told, ctx);
             act.pump(ctx);
         });
         link.timer = Some((due, handle));
     }
 
+    // What is told.
+
     /// Drives the session and translates what it says.
-    fn handle(
+    fn drive(
         &mut self,
         told: &mut Vec<StreamEvent>,
         drive: impl FnOnce(&mut TlcpSession, Instant, &mut dyn FnMut(Event<'_>)),
         ctx: &mut Context<Self>,
     ) {
         let Some(link) = &mut self.link else { return };
+        let now = self.clock.monotonic();
+        let moved = self.known.moving_rows;
         let mut later = Vec::new();
         let mut translation = Translation {
-            items: &mut self.items,
-            instruments: &self.settings.instruments,
-            clock_kind: self.settings.clock_kind,
-            event_now: self.event_clock.now(),
-            calendar: &self.settings.calendar,
-            apart_rows: &mut self.apart_rows,
+            known: &mut self.known,
+            now: self.event_clock.now(),
+            steady: self.event_clock.is_steady(),
+            carried: Carried { version: link.version, transport: link.session.transport() },
             stats: &self.stats,
             told,
             later: &mut later,
         };
-        drive(&mut link.session, self.clock.monotonic(), &mut |event| translation.take(event));
+        drive(&mut link.session, now, &mut |event| translation.take(event));
+        if self.known.moving_rows > moved {
+            self.rows_came(now);
+        }
         for what in later {
             self.follow_up(what, told, ctx);
         }
     }
 
-    fn follow_up(&mut self, what: Later, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
+    fn rows_came(&mut self, now: Instant) {
+        if let Some(link) = self.link.as_mut().filter(|link| !link.works) {
+            link.works = true;
+            let worked = format!("{} {}", self.version_wanted.number(), link.version.number());
+            self.reconnect.works();
+            self.keep(SETTING_VERSION, worked);
+        }
+        if self.silence.as_mut().is_some_and(|silence| silence.rows(now)) {
+            log::info!("rows come again");
+            self.keep(SETTING_SILENT_EXITS, "0".to_owned());
+        }
+    }
+
+    fn follow_up(&mut self, what: FollowUp, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match what {
-            Later::Retry { feed, pause } => {
-                let socket = self.socket;
+            FollowUp::Retry { feed, pause } => {
+                let spec = self.known.items[feed.ix()].spec(feed);
+                let sessions = self.stats.stream_sessions.get();
                 ctx.run_later(pause, move |act, ctx| {
-                    let spec = act.spec(feed);
-                    if act.socket == socket
+                    // A new session has subscribed to it already.
+                    if act.stats.stream_sessions.get() == sessions
                         && let Some(link) = &mut act.link
                     {
                         link.session.subscribe(spec);
@@ -311,7 +405,7 @@ impl StreamActor {
                     }
                 });
             }
-            Later::ClocksApart { stream, system } => {
+            FollowUp::ClocksApart { stream, system } => {
                 self.alarm.exit(
                     Exit::Configuration,
                     format!(
@@ -320,84 +414,121 @@ impl StreamActor {
                     ),
                 );
             }
-            Later::Ended(cause) => self.ended(&cause, told, ctx),
+            FollowUp::Mended(told) => {
+                let now = self.clock.wall();
+                self.save(move |store| store.record_break(&told, now));
+            }
+            FollowUp::Ended(cause) => self.ended(&cause, told, ctx),
         }
     }
 
     /// The session is over: tells it on, and begins anew as the cause asks for.
     fn ended(&mut self, cause: &EndCause, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
-        if let Some(mut link) = self.link.take() {
-            self.next_request_id = link.session.next_request_id();
-            let lived = self.clock.monotonic().saturating_duration_since(link.since);
-            if lived >= STABLE_AFTER {
-                self.backoff.reset();
-            }
-            if let EndCause::Refused { policy, .. } | EndCause::Closed { policy, .. } = cause
-                && matches!(policy.step, Step::LoginThenBackoff | Step::LoginThenSlow)
-            {
-                let generation = link.tokens_generation;
-                self.session.do_send(TokensRefused { generation, certain: true });
-            }
-            if let Some((_, handle)) = link.timer.take() {
-                ctx.cancel_future(handle);
-            }
+        let Some(mut link) = self.link.take() else { return };
+        if let Some((_, handle)) = link.timer.take() {
+            ctx.cancel_future(handle);
         }
+        self.next_request_id = link.session.next_request_id();
+        self.socket += 1;
+        self.known.session_over(cause);
         told.push(StreamEvent::Broken { feed: None, reason: Reason::Disconnected });
         if self.stopping {
             return;
         }
-        log::warn!(cause:% = cause; "stream broken");
-        let step = match cause {
-            EndCause::Refused { policy, .. }
-            | EndCause::Closed { policy, .. }
-            | EndCause::Request { policy, .. } => policy.step,
-            EndCause::Loop { .. } => Step::AtOnce,
-            _ => Step::Backoff,
-        };
-        match step {
-            Step::OlderVersion => match self.version.older() {
-                Some(older) => {
-                    log::info!(version = older.number(); "claiming an older protocol version");
-                    self.version = older;
-                    self.connect(ctx);
-                }
-                None => drop(ctx.run_later(RECONNECT_LAST, Self::connect)),
-            },
-            Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.connect_later(ctx),
-            Step::Slow | Step::LoginThenSlow => {
-                log::error!(cause:% = cause; "only the operator can mend this; trying slowly");
-                ctx.run_later(RECONNECT_LAST, Self::connect);
+        self.probe_end(cause, &link);
+        let transport = link.session.transport();
+        let (next, consequences) = self.reconnect.after(cause, transport, link.works, self.clock.monotonic());
+        if consequences.login {
+            self.session.do_send(TokensRefused { generation: link.tokens.generation, certain: true });
+        }
+        let pause_ms = self.pause_ms(next);
+        if consequences.alarm {
+            log::error!(cause:% = cause, pause_ms; "the stream needs an operator; trying on, slowly");
+        } else {
+            log::warn!(
+                cause:% = cause, pause_ms, version = next.version.number(), transport = next.transport.as_str();
+                "streaming session over, trying a new one"
+            );
+        }
+        self.attempt(next, ctx);
+    }
+
+    fn probe_end(&mut self, cause: &EndCause, link: &Link) {
+        let probes = &mut self.known.probes;
+        match cause {
+            EndCause::Refused { code, text, policy } if policy.step == code::Step::OlderVersion => {
+                probes.version_refused(link.version.number(), &format!("{code} {text}"));
+            }
+            // A session that had begun was refused when it was to go on.
+            EndCause::Refused { code, text, .. } if link.session.data_count() > 0 => {
+                probes.unrecovered += 1;
+                probes.recovery_refused = Some(format!("{code} {text}"));
+            }
+            EndCause::Unrecovered { .. } => probes.unrecovered += 1,
+            _ => {}
+        }
+    }
+
+    /// Hands the news on. Their order is that of the mailbox.
+    fn tell(&self, told: Vec<StreamEvent>, ctx: &mut Context<Self>) {
+        if !told.is_empty() {
+            let sending = self.aggregator.send(StreamTold(told));
+            ctx.spawn(sending.into_actor(self).map(|_, _, _| ()));
+        }
+    }
+
+    fn pause_ms(&self, next: Attempt) -> u64 {
+        next.at.saturating_duration_since(self.clock.monotonic()).as_millis() as u64
+    }
+
+    // Frames.
+
+    fn piece(&mut self, piece: Piece, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
+        match piece {
+            Piece::Frame(frame) => self.frame(frame, told, ctx),
+            Piece::Bytes(bytes) => {
+                self.recorder.stream_received(self.socket, &String::from_utf8_lossy(&bytes));
+                self.drive(told, |session, now, on_event| session.handle_bytes(now, &bytes, on_event), ctx);
+            }
+            Piece::Answer(answer) => {
+                self.recorder.stream_received(self.socket, &answer);
+                self.drive(told, |session, now, on_event| session.handle_answer(now, &answer, on_event), ctx);
             }
         }
     }
 
-    /// One frame: a whole message, a part of one, or the socket's own business.
+    /// One frame: a whole message, a part of one, or the connection's own business.
     fn frame(&mut self, frame: Frame, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
-        let Some(link) = &mut self.link else { return };
+        let Some(Link { partial, connection, .. }) = &mut self.link else { return };
         match frame {
             Frame::Text(bytes) => self.message(&bytes, told, ctx),
             Frame::Continuation(item) => match item {
-                Item::FirstText(bytes) | Item::FirstBinary(bytes) => link.partial = bytes.to_vec(),
-                Item::Continue(bytes) if link.partial.len() + bytes.len() <= MESSAGE_MAX => {
-                    link.partial.extend_from_slice(&bytes);
+                Item::FirstText(bytes) | Item::FirstBinary(bytes) => *partial = bytes.to_vec(),
+                Item::Continue(bytes) if partial.len() + bytes.len() <= MESSAGE_MAX => {
+                    partial.extend_from_slice(&bytes);
                 }
-                Item::Last(bytes) if link.partial.len() + bytes.len() <= MESSAGE_MAX => {
-                    link.partial.extend_from_slice(&bytes);
-                    let whole = std::mem::take(&mut link.partial);
+                Item::Last(bytes) if partial.len() + bytes.len() <= MESSAGE_MAX => {
+                    partial.extend_from_slice(&bytes);
+                    let whole = std::mem::take(partial);
                     self.message(&whole, told, ctx);
                 }
                 Item::Continue(_) | Item::Last(_) => {
-                    log::warn!(bytes_max = MESSAGE_MAX; "a message is too long");
-                    self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                    log::warn!("a message in parts is too long");
+                    self.lose(told, Lost::Closed, ctx);
                 }
             },
-            // Pings are not answered for us; a full queue means a stuck socket, found elsewhere.
-            Frame::Ping(bytes) => drop(link.outgoing.try_send(WsMessage::Pong(bytes))),
+            Frame::Ping(bytes) => {
+                if let Some(connection) = connection {
+                    connection.send_frame(WsMessage::Pong(bytes));
+                }
+            }
             Frame::Pong(_) => {}
             Frame::Binary(_) => log::warn!("a binary frame was ignored"),
             Frame::Close(reason) => {
-                drop(link.outgoing.try_send(WsMessage::Close(reason)));
-                self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                if let Some(connection) = connection {
+                    connection.send_frame(WsMessage::Close(reason));
+                }
+                self.lose(told, Lost::Closed, ctx);
             }
         }
     }
@@ -405,22 +536,138 @@ impl StreamActor {
     fn message(&mut self, bytes: &[u8], told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match str::from_utf8(bytes) {
             Ok(text) => {
-                self.handle(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
+                self.recorder.stream_received(self.socket, text);
+                self.drive(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
             }
             Err(_) => {
-                // Which lines were in it cannot be known, so none can be trusted to follow.
+                // How many lines were in it cannot be known. A recovery tells what they were.
                 log::warn!(text = cut(&String::from_utf8_lossy(bytes)).as_str(); "a message is not UTF-8");
-                self.handle(told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+                self.lose(told, Lost::Closed, ctx);
             }
         }
     }
+
+    /// The connection is gone, or of no use.
+    fn lose(&mut self, told: &mut Vec<StreamEvent>, lost: Lost, ctx: &mut Context<Self>) {
+        let Some(link) = &mut self.link else { return };
+        link.connecting = false;
+        // A WebSocket on which not even WSOK came is one that something in between only pretends.
+        let session = &link.session;
+        let hollow = session.transport() == Transport::WebSocket
+            && session.opening() == Some(Purpose::Create)
+            && !session.websocket_works()
+            && link.connection.is_some();
+        let lost = if hollow { Lost::Refused } else { lost };
+        self.drive(told, |session, now, on_event| session.handle_closed(now, lost, on_event), ctx);
+    }
+
+    // Silence.
+
+    fn look_for_silence(&mut self, ctx: &mut Context<Self>) {
+        let (now, event_now) = (self.clock.monotonic(), self.event_clock.now());
+        let (Some(silence), Some(event_now)) = (&mut self.silence, event_now) else { return };
+        let market = self.known.market(event_now);
+        // Without a connection it is the attempts to make one that count.
+        let market = if self.link.is_some() { market } else { super::silence::Market::Closed };
+        let fruitless = silence.fruitless();
+        let Some((remedy, silent)) = silence.look(now, market) else { return };
+        log::warn!(silent_s = silent.as_secs(), remedy:? = remedy; "nothing comes although the market is open");
+        match remedy {
+            Remedy::Resubscribe => {
+                if let Some(link) = &mut self.link {
+                    for feed in 0..self.known.items.len() {
+                        link.session.resubscribe(now, feed as u16);
+                    }
+                }
+                self.tell(vec![StreamEvent::Broken { feed: None, reason: Reason::Stale }], ctx);
+                self.pump(ctx);
+            }
+            Remedy::NewSession => self.renew_session(silent, ctx),
+            Remedy::NewLogin => {
+                if let Some(link) = &self.link {
+                    let generation = link.tokens.generation;
+                    self.session.do_send(TokensRefused { generation, certain: true });
+                }
+                self.renew_session(silent, ctx);
+            }
+            Remedy::Exit => {
+                self.keep(SETTING_SILENT_EXITS, (fruitless + 1).to_string());
+                self.alarm.exit(
+                    Exit::Failed,
+                    "nothing comes although the market is open, and neither a new streaming session nor a new login helped",
+                );
+            }
+        }
+    }
+
+    /// Gives the session up and makes another.
+    fn renew_session(&mut self, silence: Duration, ctx: &mut Context<Self>) {
+        let address = ctx.address();
+        let Some(link) = &mut self.link else { return };
+        link.session.destroy();
+        while let Some(transmit) = link.session.poll_transmit() {
+            record(&self.recorder, self.socket, &transmit);
+            send(link, transmit, self.socket, &self.client, &address);
+        }
+        let mut told = Vec::new();
+        self.ended(&EndCause::Stalled { silence }, &mut told, ctx);
+        self.tell(told, ctx);
+    }
+
+    // What is kept.
+
+    fn keep(&self, key: &'static str, value: String) {
+        self.save(move |store| store.set_setting(key, &value));
+    }
+
+    /// Writes something down that may be lost, but not silently.
+    fn save(&self, what: impl FnOnce(&mut Store) -> Result<(), StoreError> + Send + 'static) {
+        let saving = self.store.run(what);
+        actix_rt::spawn(async move {
+            if let Err(error) = saving.await {
+                log::warn!(error:% = error; "the database did not take a note of the stream's");
+            }
+        });
+    }
+
+    fn keep_probes(&mut self) {
+        if self.known.probes != self.kept_probes {
+            self.known.probes.updated_at = self.clock.wall().0;
+            self.kept_probes = self.known.probes.clone();
+            self.keep(probes::SETTING, self.kept_probes.write());
+        }
+    }
+}
+
+fn record(recorder: &Recorder, socket: u64, transmit: &Transmit) {
+    match transmit {
+        Transmit::Message(text) => recorder.stream_sent(socket, text),
+        Transmit::Post(Post { path, body, .. }) => recorder.stream_sent(socket, &format!("{path}\r\n{body}")),
+    }
+}
+
+/// Puts what the session wants sent on its way. False where that is impossible.
+fn send(
+    link: &mut Link,
+    transmit: Transmit,
+    socket: u64,
+    client: &awc::Client,
+    actor: &Addr<StreamActor>,
+) -> bool {
+    link.connection
+        .as_mut()
+        .is_some_and(|connection| connection.send(transmit, socket, client, actor).is_ok())
 }
 
 impl Actor for StreamActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.connect(ctx);
+        self.attempt(self.reconnect.first(self.clock.monotonic()), ctx);
+        ctx.run_interval(KEEP_PROBES_EVERY, |act, _| act.keep_probes());
+        if let Some(silence) = &self.silence {
+            ctx.run_interval(silence.look_every(), Self::look_for_silence);
+        }
     }
 }
 
@@ -430,24 +677,16 @@ impl Handler<Arrived> for StreamActor {
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
         let mut told = Vec::new();
         if arrived.socket == self.socket {
-            for frame in arrived.frames {
-                match frame {
-                    Ok(frame) => self.frame(frame, &mut told, ctx),
-                    Err(error) => {
-                        log::warn!(error:% = error; "the socket speaks no WebSocket");
-                        self.handle(
-                            &mut told,
-                            |session, now, on_event| session.handle_closed(now, on_event),
-                            ctx,
-                        );
-                    }
-                }
+            for piece in arrived.pieces {
+                self.piece(piece, &mut told, ctx);
             }
-            if arrived.ended {
-                self.handle(&mut told, |session, now, on_event| session.handle_closed(now, on_event), ctx);
+            if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {
+                log::debug!(why = why.as_str(); "connection gone");
+                self.recorder.stream_closed(self.socket, &why);
+                self.lose(&mut told, lost, ctx);
             }
         }
-        // Told before anything is sent: that the socket takes nothing any more is news that
+        // Told before anything is sent: that the connection takes nothing any more is news that
         // belongs behind what it has still brought.
         let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));
         self.pump(ctx);
@@ -477,280 +716,10 @@ impl Handler<StopStreaming> for StreamActor {
 
     fn handle(&mut self, _: StopStreaming, ctx: &mut Self::Context) {
         self.stopping = true;
+        self.keep_probes();
         if let Some(link) = &mut self.link {
             link.session.destroy();
         }
         self.pump(ctx);
-    }
-}
-
-fn knowledge(instrument: &Instrument) -> Knowledge {
-    match instrument.scale {
-        Verdict::Scale(scale) if instrument.scale_is_fixed => Knowledge::Fixed(scale),
-        Verdict::Ambiguous => Knowledge::InDoubt,
-        Verdict::Scale(_) | Verdict::NoPriceYet => Knowledge::ByPrice,
-    }
-}
-
-/// A socket that is open, and who to be on it.
-struct Opened {
-    account_id: String,
-    password: Secret,
-    tokens_generation: u64,
-    outgoing: mpsc::Sender<WsMessage>,
-    reader: actix_rt::task::JoinHandle<()>,
-}
-
-/// Tokens that IG says work, then a WebSocket to the address that came with them.
-async fn open(
-    session: &Addr<SessionActor>,
-    client: &awc::Client,
-    version: Version,
-    socket: u64,
-    address: Addr<StreamActor>,
-) -> Result<Opened, IgError> {
-    let tokens = session
-        .send(GetTokens { validate: true })
-        .await
-        .map_err(|_| IgError::Retryable("the session room is being rebuilt".to_owned()))??;
-    let url = format!("{}/lightstreamer", tokens.lightstreamer_endpoint.trim_end_matches('/'));
-    let (response, framed) = client
-        .ws(&url)
-        .protocols([version.subprotocol()])
-        .max_frame_size(MESSAGE_MAX)
-        .connect()
-        .await
-        .map_err(|error| IgError::Retryable(format!("WebSocket to {url}: {}", cut(&error.to_string()))))?;
-    let echoed = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
-    if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
-        return Err(IgError::Retryable(format!("WebSocket to {url} speaks {}", cut(other))));
-    }
-    let (mut sink, stream) = framed.split();
-    let (outgoing, mut queue) = mpsc::channel(OUTGOING_MAX);
-    actix_rt::spawn(async move {
-        while let Some(message) = queue.recv().await {
-            if sink.send(message).await.is_err() {
-                return;
-            }
-        }
-        // All senders are gone: the session is over, and so is the socket.
-        let _ = sink.close().await;
-    });
-    let reader = actix_rt::spawn(async move {
-        let mut frames = stream.ready_chunks(FRAMES_PER_BATCH);
-        while let Some(frames) = frames.next().await {
-            if address.send(Arrived { socket, frames, ended: false }).await.is_err() {
-                return;
-            }
-        }
-        address.do_send(Arrived { socket, frames: Vec::new(), ended: true });
-    });
-    Ok(Opened {
-        account_id: tokens.account_id.clone(),
-        password: tokens.stream_password(),
-        tokens_generation: tokens.generation,
-        outgoing,
-        reader,
-    })
-}
-
-/// What cannot be done while the session is being driven.
-enum Later {
-    Retry { feed: FeedIx, pause: Duration },
-    ClocksApart { stream: Timestamp, system: Timestamp },
-    Ended(EndCause),
-}
-
-/// The session's events into the house's, row by row.
-struct Translation<'a> {
-    items: &'a mut [StreamItem],
-    instruments: &'a [Instrument],
-    clock_kind: ClockKind,
-    event_now: Option<Timestamp>,
-    calendar: &'a Calendar,
-    apart_rows: &'a mut u32,
-    stats: &'a Stats,
-    told: &'a mut Vec<StreamEvent>,
-    later: &'a mut Vec<Later>,
-}
-
-impl Translation<'_> {
-    fn take(&mut self, event: Event<'_>) {
-        match event {
-            Event::Update { tag, changes, .. } => self.row(FeedIx(tag), changes),
-            Event::Established { session_id, keepalive, .. } => {
-                let evidence: String = session_id.chars().take(24).collect();
-                log::info!(session = evidence.as_str(), keepalive_ms = keepalive.as_millis() as u64; "streaming session begun");
-                self.stats.stream_sessions.add(1);
-                self.told.push(StreamEvent::SessionBegan { evidence: format!("ls:{evidence}").into() });
-            }
-            Event::Subscribed { tag, .. } => {
-                let item = &mut self.items[usize::from(tag)];
-                item.chart.reset();
-                (item.first, item.refusals, item.unfiltered) = (true, 0, false);
-                self.told.push(StreamEvent::Subscribed { feed: FeedIx(tag) });
-            }
-            Event::Configured { tag, unfiltered, frequency } => {
-                log::debug!(feed = tag, unfiltered, frequency; "subscription configured");
-                self.items[usize::from(tag)].unfiltered = unfiltered;
-                self.told.push(StreamEvent::Configured { feed: FeedIx(tag), unfiltered });
-            }
-            Event::Overflow { tag, dropped, .. } => {
-                log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
-                self.lost(tag, Reason::DecodeFault);
-                // The subscription itself goes on: continuity begins anew here.
-                let (feed, unfiltered) = (FeedIx(tag), self.items[usize::from(tag)].unfiltered);
-                self.told.push(StreamEvent::Subscribed { feed });
-                self.told.push(StreamEvent::Configured { feed, unfiltered });
-            }
-            Event::Refused { tag, code, text, verdict } => {
-                log::warn!(
-                    pair:% = self.pair(tag), code, text = cut(text).as_str(), verdict:? = verdict;
-                    "the server refuses a subscription, the others go on"
-                );
-                self.refused(tag, verdict);
-            }
-            Event::Unanswered { tag } => {
-                log::warn!(pair:% = self.pair(tag); "a subscription stays unanswered");
-                self.refused(tag, Refusal::RetryLater);
-            }
-            Event::Unsubscribed { tag, asked } => {
-                if !asked {
-                    log::warn!(pair:% = self.pair(tag); "the server ended a subscription");
-                    self.refused(tag, Refusal::RetryLater);
-                }
-            }
-            Event::Fault { tag, reason, line } => {
-                log::warn!(pair:% = self.pair(tag), reason:% = reason, line:% = line; "an update cannot be read, subscribing again");
-                self.lost(tag, Reason::DecodeFault);
-            }
-            Event::Skipped { reason, line } => {
-                self.stats.lines_skipped.add(1);
-                log::debug!(reason:% = reason, line:% = line; "a line is of no use");
-            }
-            Event::Ended { cause } => self.later.push(Later::Ended(cause)),
-        }
-    }
-
-    fn row(&mut self, feed: FeedIx, changes: &[crate::tlcp::Change<'_>]) {
-        let item = &mut self.items[feed.ix()];
-        self.stats.rows.add(1);
-        match item.chart.apply(changes) {
-            Ok(Some(candle)) => {
-                if let Some(now) = self.event_now
-                    && let Some(apart) =
-                        implausible(self.clock_kind, candle.start, item.first, now, self.calendar)
-                {
-                    *self.apart_rows += 1;
-                    if apart == Apart::Clocks && *self.apart_rows == APART_ROWS_MAX {
-                        self.later.push(Later::ClocksApart { stream: candle.start, system: now });
-                    }
-                    return match apart {
-                        // Told once, when it is clear which clock is to blame.
-                        Apart::Clocks => self.told.push(StreamEvent::Rejected { feed }),
-                        Apart::Row => self.reject(feed, "its time is implausible"),
-                    };
-                }
-                *self.apart_rows = 0;
-                self.items[feed.ix()].first = false;
-                self.told.push(StreamEvent::Candle { feed, candle });
-            }
-            // A price is missing: what is known of the candle is not its last state.
-            Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
-            Err(fault) => {
-                let why = match fault {
-                    ChartFault::Unreadable => "unreadable field",
-                    ChartFault::Disordered => "high and low do not enclose open and close",
-                    ChartFault::ScaleInDoubt => "price scale in doubt: set the pair's scale",
-                    ChartFault::ScaleJumped => "price scale jumped",
-                };
-                self.reject(feed, why);
-            }
-        }
-    }
-
-    fn reject(&mut self, feed: FeedIx, why: &str) {
-        let item = &mut self.items[feed.ix()];
-        item.rejected += 1;
-        self.stats.rows_rejected.add(1);
-        // The first of a kind is told, then ever fewer.
-        if item.rejected.is_power_of_two() {
-            log::warn!(pair:% = self.instruments[feed.ix()].pair, why, times = item.rejected; "a row was held back");
-        }
-        self.told.push(StreamEvent::Rejected { feed });
-    }
-
-    fn refused(&mut self, tag: u16, verdict: Refusal) {
-        self.lost(tag, Reason::Refused);
-        let item = &mut self.items[usize::from(tag)];
-        let pause_s = REFUSED_PAUSES_S[item.refusals.min(REFUSED_PAUSES_S.len() - 1)];
-        item.refusals += 1;
-        if verdict != Refusal::NewSession {
-            self.later.push(Later::Retry { feed: FeedIx(tag), pause: Duration::from_secs(pause_s) });
-        }
-    }
-
-    fn lost(&mut self, tag: u16, reason: Reason) {
-        self.told.push(StreamEvent::Broken { feed: Some(FeedIx(tag)), reason });
-    }
-
-    fn pair(&self, tag: u16) -> crate::domain::Pair {
-        self.instruments[usize::from(tag)].pair
-    }
-}
-
-/// Why a row's time cannot be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Apart {
-    /// This row is off.
-    Row,
-    /// System and stream live in different times.
-    Clocks,
-}
-
-/// Compares a candle's start with event time. The first row of a subscription may be old, since
-/// a snapshot shows the last candle there was.
-fn implausible(
-    kind: ClockKind,
-    start: Timestamp,
-    first: bool,
-    now: Timestamp,
-    calendar: &Calendar,
-) -> Option<Apart> {
-    let ahead = start.since(now);
-    // At a weekend the last candle may be sent again.
-    let fresh_due =
-        !first && calendar.expectation(now.floor(Timeframe::M5.seconds())) == Expectation::Expected;
-    match kind {
-        ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S).then_some(Apart::Row),
-        ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
-        ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
-        ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
-            Some(Apart::Clocks)
-        }
-        ClockKind::System => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clocks_more_than_an_hour_apart_are_noticed() {
-        let now = Timestamp(1_579_089_600);
-        let calendar = Calendar::forex();
-        let check = |kind, ahead: i64, first| implausible(kind, now.plus(ahead), first, now, &calendar);
-        let saturday = now.plus(3 * 86_400);
-        let friday = saturday.plus(-15 * 3600);
-        assert_eq!(implausible(ClockKind::System, friday, false, saturday, &calendar), None, "sent again");
-        assert_eq!(check(ClockKind::System, 3_601, true), Some(Apart::Clocks));
-        assert_eq!(check(ClockKind::System, 300, true), None);
-        assert_eq!(check(ClockKind::System, -3_900, false), None);
-        assert_eq!(check(ClockKind::System, -3_901, false), Some(Apart::Clocks));
-        assert_eq!(check(ClockKind::System, -200_000, true), None, "an old snapshot on a weekend");
-        assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
-        assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
-        assert_eq!(check(ClockKind::Stream, 61 * 86_400, false), Some(Apart::Row));
     }
 }

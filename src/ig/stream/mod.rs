@@ -2,3 +2,7 @@
 
 pub mod actor;
 pub mod chart;
+pub mod probes;
+pub mod silence;
+pub mod socket;
+pub mod translate;

@@ -1,0 +1,257 @@
+//! The connections to Lightstreamer: a WebSocket, or an HTTP answer without end and a request
+//! each for the rest. What they bring goes to the [`StreamActor`], one message a batch, and the
+//! next batch is read only when that is dealt with.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use awc::Client;
+use awc::error::{SendRequestError, WsClientError};
+use awc::http::header::CONTENT_TYPE;
+use awc::ws::{Frame, Message as WsMessage};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+
+use super::actor::StreamActor;
+use crate::ig::error::cut;
+use crate::tlcp::{Lost, Post, Transmit, Version};
+
+/// Largest WebSocket message taken, whole or in parts.
+pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+/// Frames or chunks handed over in one message, where that many are ready.
+const PIECES_PER_BATCH: usize = 64;
+/// Messages on their way out; more waiting means that the socket is stuck.
+const OUTGOING_MAX: usize = 64;
+/// Longest wait for the answer to a request beside the stream.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest such answer, in bytes: a line a request.
+const ANSWER_MAX: usize = 1024 * 1024;
+
+/// What a connection brought.
+#[derive(Debug)]
+pub enum Piece {
+    /// A WebSocket frame.
+    Frame(Frame),
+    /// Bytes of an HTTP stream, cut anywhere.
+    Bytes(Bytes),
+    /// The whole answer to a request beside the stream.
+    Answer(String),
+}
+
+/// A connection's news.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Arrived {
+    /// Which connection: news of an old one counts no more.
+    pub socket: u64,
+    /// In the order in which it came.
+    pub pieces: Vec<Piece>,
+    /// What became of the connection after that, if it is over, and why.
+    pub lost: Option<(Lost, String)>,
+}
+
+impl Arrived {
+    fn lost(socket: u64, lost: Lost, why: impl Into<String>) -> Arrived {
+        Arrived { socket, pieces: Vec::new(), lost: Some((lost, why.into())) }
+    }
+}
+
+/// The outgoing side of a connection. Dropping it closes the connection.
+pub enum Connection {
+    /// A WebSocket's.
+    WebSocket {
+        /// Messages to its writer.
+        outgoing: mpsc::Sender<WsMessage>,
+        /// Its reader.
+        reader: actix_rt::task::JoinHandle<()>,
+    },
+    /// One that is made by its first request.
+    Http {
+        /// Address below which requests go.
+        base: String,
+        /// Its reader, once there is a stream.
+        reader: Option<actix_rt::task::JoinHandle<()>>,
+    },
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        match self {
+            Connection::WebSocket { reader, .. } | Connection::Http { reader: Some(reader), .. } => {
+                reader.abort()
+            }
+            Connection::Http { reader: None, .. } => {}
+        }
+    }
+}
+
+/// The socket takes nothing any more.
+#[derive(Debug)]
+pub struct Stuck;
+
+impl Connection {
+    /// Puts a message on its way.
+    ///
+    /// # Errors
+    /// Where the peer does not read and the queue is full, or the writer is gone.
+    pub fn send(
+        &mut self,
+        transmit: Transmit,
+        socket: u64,
+        client: &Client,
+        actor: &Addr<StreamActor>,
+    ) -> Result<(), Stuck> {
+        match (self, transmit) {
+            (Connection::WebSocket { outgoing, .. }, Transmit::Message(text)) => {
+                outgoing.try_send(WsMessage::Text(text.into())).map_err(|_| Stuck)
+            }
+            (Connection::Http { base, reader }, Transmit::Post(post)) => {
+                let (client, actor, url) = (client.clone(), actor.clone(), format!("{base}{}", post.path));
+                if post.opens_stream {
+                    *reader = Some(actix_rt::spawn(stream(client, url, post.body, socket, actor)));
+                } else {
+                    actix_rt::spawn(ask(client, url, post, socket, actor));
+                }
+                Ok(())
+            }
+            // A session posts over HTTP and sends messages over a WebSocket.
+            _ => Err(Stuck),
+        }
+    }
+
+    /// Sends a frame of the WebSocket's own business. A full queue means a stuck socket, which is
+    /// found elsewhere.
+    pub fn send_frame(&self, message: WsMessage) {
+        if let Connection::WebSocket { outgoing, .. } = self {
+            drop(outgoing.try_send(message));
+        }
+    }
+}
+
+/// Opens a WebSocket below `base`, an `http` or `https` address.
+///
+/// # Errors
+/// What kind of failure it was, and its words.
+pub async fn open_websocket(
+    client: &Client,
+    base: &str,
+    version: Version,
+    socket: u64,
+    actor: Addr<StreamActor>,
+) -> Result<Connection, (Lost, String)> {
+    let (response, framed) = client
+        .ws(base)
+        .protocols([version.subprotocol()])
+        .max_frame_size(MESSAGE_MAX)
+        .connect()
+        .await
+        .map_err(|error| (kind(&error), cut(&error.to_string())))?;
+    let echoed = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
+    if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
+        return Err((Lost::Refused, format!("it speaks {}", cut(other))));
+    }
+    let (mut sink, stream) = framed.split();
+    let (outgoing, mut queue) = mpsc::channel(OUTGOING_MAX);
+    actix_rt::spawn(async move {
+        while let Some(message) = queue.recv().await {
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+        // All senders are gone: the connection is of no use any more.
+        let _ = sink.close().await;
+    });
+    let reader = actix_rt::spawn(async move {
+        let mut batches = stream.ready_chunks(PIECES_PER_BATCH);
+        while let Some(batch) = batches.next().await {
+            let mut arrived = Arrived { socket, pieces: Vec::with_capacity(batch.len()), lost: None };
+            for frame in batch {
+                match frame {
+                    Ok(frame) => arrived.pieces.push(Piece::Frame(frame)),
+                    Err(error) => {
+                        arrived.lost = Some((Lost::Closed, cut(&error.to_string())));
+                        break;
+                    }
+                }
+            }
+            let over = arrived.lost.is_some();
+            if actor.send(arrived).await.is_err() || over {
+                return;
+            }
+        }
+        actor.do_send(Arrived::lost(socket, Lost::Closed, "closed by the peer"));
+    });
+    Ok(Connection::WebSocket { outgoing, reader })
+}
+
+fn kind(error: &WsClientError) -> Lost {
+    match error {
+        WsClientError::SendRequest(error) => kind_of_request(error),
+        _ => Lost::Refused,
+    }
+}
+
+/// Where a request did not even get as far as the server, the other transport will not either.
+fn kind_of_request(error: &SendRequestError) -> Lost {
+    match error {
+        SendRequestError::Connect(_) | SendRequestError::Url(_) => Lost::Unreachable,
+        _ => Lost::Refused,
+    }
+}
+
+/// Posts the request whose answer is the stream, and reads that to its end.
+async fn stream(client: Client, url: String, body: String, socket: u64, actor: Addr<StreamActor>) {
+    let sent = client.post(&url).insert_header((CONTENT_TYPE, "text/plain")).send_body(body).await;
+    let response = match sent {
+        Ok(response) if response.status().is_success() => response,
+        Ok(response) => {
+            let why = format!("HTTP {}", response.status().as_u16());
+            return actor.do_send(Arrived::lost(socket, Lost::Refused, why));
+        }
+        Err(error) => {
+            let why = cut(&error.to_string());
+            return actor.do_send(Arrived::lost(socket, kind_of_request(&error), why));
+        }
+    };
+    let mut batches = response.ready_chunks(PIECES_PER_BATCH);
+    while let Some(batch) = batches.next().await {
+        let mut arrived = Arrived { socket, pieces: Vec::with_capacity(batch.len()), lost: None };
+        for chunk in batch {
+            match chunk {
+                Ok(bytes) => arrived.pieces.push(Piece::Bytes(bytes)),
+                Err(error) => {
+                    arrived.lost = Some((Lost::Closed, cut(&error.to_string())));
+                    break;
+                }
+            }
+        }
+        let over = arrived.lost.is_some();
+        if actor.send(arrived).await.is_err() || over {
+            return;
+        }
+    }
+    actor.do_send(Arrived::lost(socket, Lost::Closed, "the answer ended"));
+}
+
+/// Posts a request beside the stream. One that gets lost is asked again by the session, which
+/// waits for what it causes.
+async fn ask(client: Client, url: String, post: Post, socket: u64, actor: Addr<StreamActor>) {
+    let sent = client
+        .post(&url)
+        .timeout(ANSWER_TIMEOUT)
+        .insert_header((CONTENT_TYPE, "text/plain"))
+        .send_body(post.body)
+        .await;
+    let answer = match sent {
+        Ok(mut response) if response.status().is_success() => response.body().limit(ANSWER_MAX).await.ok(),
+        Ok(_) | Err(_) => None,
+    };
+    match answer.as_ref().map(|answer| str::from_utf8(answer)) {
+        Some(Ok(text)) => {
+            let pieces = vec![Piece::Answer(text.to_owned())];
+            actor.do_send(Arrived { socket, pieces, lost: None });
+        }
+        _ => log::warn!("a request beside the stream went unanswered"),
+    }
+}

@@ -1,0 +1,470 @@
+//! What a Lightstreamer session tells, in the house's words: rows into candles, breaks into
+//! breaks of continuity, refusals into later attempts. Pure: time and calendar are arguments.
+
+use std::time::Duration;
+
+use super::chart::{self, ChartFault, ChartItem, Knowledge};
+use super::probes::Probes;
+use crate::clock::ClockKind;
+use crate::domain::scale::Verdict;
+use crate::domain::{Calendar, Expectation, FeedIx, Pair, Reason, StreamEvent, Timeframe, Timestamp};
+use crate::ig::error::cut;
+use crate::ig::markets::Instrument;
+use crate::stats::Stats;
+use crate::store::StreamBreak;
+use crate::tlcp::{Change, EndCause, Event, SubscriptionSpec, Transport, Verdict as Refusal, Version};
+
+/// Pauses before a refused subscription is tried again; the last one repeats.
+const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
+/// Rows in a row that are too far from the system's clock before the clock is to blame.
+const APART_ROWS_MAX: u32 = 5;
+/// System clock and stream may differ by this much, seconds.
+const CLOCK_APART_MAX_S: i64 = 3_600;
+/// A subscription's first row shows the last candle there was, at most so many seconds ago: any
+/// holiday is shorter.
+const SNAPSHOT_AGE_MAX_S: i64 = 14 * 86_400;
+/// With the clock that follows the stream, a row may be ahead of all others by this much.
+const STREAM_LEAP_MAX_S: i64 = 60 * 86_400;
+
+/// One feed's part in the stream.
+#[derive(Debug)]
+pub struct StreamItem {
+    instrument: Instrument,
+    chart: ChartItem,
+    unfiltered: bool,
+    /// The next row is the first of its subscription and may be old.
+    first: bool,
+    refusals: usize,
+    rejected: u64,
+    /// Event time of the last row.
+    last_row: Option<Timestamp>,
+    /// Start of the bucket whose end-of-candle row came last.
+    last_close: Option<Timestamp>,
+    /// Since when and why rows may be missing.
+    broken: Option<(Timestamp, String)>,
+}
+
+impl StreamItem {
+    /// An item that has told nothing yet.
+    pub fn new(instrument: &Instrument) -> StreamItem {
+        StreamItem {
+            instrument: instrument.clone(),
+            chart: ChartItem::new(instrument.pair, knowledge(instrument)),
+            unfiltered: false,
+            first: true,
+            refusals: 0,
+            rejected: 0,
+            last_row: None,
+            last_close: None,
+            broken: None,
+        }
+    }
+
+    /// What to subscribe to for it.
+    pub fn spec(&self, feed: FeedIx) -> SubscriptionSpec {
+        SubscriptionSpec {
+            group: chart::group(&self.instrument.epic),
+            schema: chart::SCHEMA.to_owned(),
+            fields: chart::FIELDS,
+            snapshot: true,
+            unfiltered: true,
+            tag: feed.0,
+        }
+    }
+
+    /// Currency pair.
+    pub fn pair(&self) -> Pair {
+        self.instrument.pair
+    }
+}
+
+fn knowledge(instrument: &Instrument) -> Knowledge {
+    match instrument.scale {
+        Verdict::Scale(scale) if instrument.scale_is_fixed => Knowledge::Fixed(scale),
+        Verdict::Ambiguous => Knowledge::InDoubt,
+        Verdict::Scale(_) | Verdict::NoPriceYet => Knowledge::ByPrice,
+    }
+}
+
+/// What cannot be done while the session is being driven.
+#[derive(Debug)]
+pub enum FollowUp {
+    /// Subscribe this feed again after a pause.
+    Retry {
+        /// Which feed.
+        feed: FeedIx,
+        /// For how long to wait.
+        pause: Duration,
+    },
+    /// System and stream live in different times.
+    ClocksApart {
+        /// What the stream says.
+        stream: Timestamp,
+        /// What the system says.
+        system: Timestamp,
+    },
+    /// A break of continuity is over.
+    Mended(StreamBreak),
+    /// The session is over.
+    Ended(EndCause),
+}
+
+/// How a session is carried, for the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// Version claimed.
+    pub version: Version,
+    /// Transport of the present connection.
+    pub transport: Transport,
+}
+
+/// Everything that the translation knows across batches.
+#[derive(Debug)]
+pub struct Translator {
+    /// By [`FeedIx`].
+    pub items: Vec<StreamItem>,
+    /// What was seen of the broker.
+    pub probes: Probes,
+    calendar: Calendar,
+    clock_kind: ClockKind,
+    /// Rows in a row whose time was too far from the system's.
+    apart_rows: u32,
+    /// Event time of the last row of any item.
+    last_row: Option<Timestamp>,
+    /// Since when and why rows of every item may be missing.
+    broken: Option<(Timestamp, String)>,
+    /// Rows that moved a candle, since the session began.
+    pub moving_rows: u64,
+}
+
+impl Translator {
+    /// A translator for these instruments, in the order of their [`FeedIx`].
+    pub fn new(
+        instruments: &[Instrument],
+        calendar: Calendar,
+        clock_kind: ClockKind,
+        probes: Probes,
+    ) -> Translator {
+        Translator {
+            items: instruments.iter().map(StreamItem::new).collect(),
+            probes,
+            calendar,
+            clock_kind,
+            apart_rows: 0,
+            last_row: None,
+            broken: None,
+            moving_rows: 0,
+        }
+    }
+
+    /// What the session has told is void from here on.
+    pub fn session_over(&mut self, cause: &EndCause) {
+        self.moving_rows = 0;
+        if self.broken.is_none() {
+            self.broken = self.last_row.map(|from| (from, cause.to_string()));
+        }
+        for item in &mut self.items {
+            item.broken = None;
+        }
+    }
+
+    /// Whether every row of the feed's is still to come.
+    pub fn market(&self, now: Timestamp) -> super::silence::Market {
+        use super::silence::Market;
+        let open = |at: Timestamp| {
+            self.calendar.expectation(at.floor(Timeframe::M5.seconds())) == Expectation::Expected
+        };
+        match (open(now), open(now.plus(-3_600))) {
+            (false, _) => Market::Closed,
+            (true, false) => Market::JustOpened,
+            (true, true) => Market::Open,
+        }
+    }
+}
+
+/// One batch's translation.
+pub struct Translation<'a> {
+    /// What is known across batches.
+    pub known: &'a mut Translator,
+    /// Event time.
+    pub now: Option<Timestamp>,
+    /// Whether that goes on by itself.
+    pub steady: bool,
+    /// How the session is carried.
+    pub carried: Carried,
+    /// Where counts go.
+    pub stats: &'a Stats,
+    /// Where the house's events go.
+    pub told: &'a mut Vec<StreamEvent>,
+    /// Where the rest goes.
+    pub later: &'a mut Vec<FollowUp>,
+}
+
+impl Translation<'_> {
+    /// Takes one event of the session.
+    pub fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Update { tag, changes, first, .. } => self.row(FeedIx(tag), first, changes),
+            Event::Established { session_id, keepalive, control_link, .. } => {
+                let evidence: String = session_id.chars().take(24).collect();
+                log::info!(
+                    session = evidence.as_str(),
+                    keepalive_ms = keepalive.as_millis() as u64,
+                    version = self.carried.version.number(),
+                    transport = self.carried.transport.as_str();
+                    "streaming session begun"
+                );
+                self.stats.stream_sessions.add(1);
+                self.known.probes.session_made(
+                    self.carried.version.number(),
+                    self.carried.transport.as_str(),
+                    keepalive,
+                    control_link.is_some(),
+                    self.carried.version >= Version::V2_4_0,
+                );
+                self.told.push(StreamEvent::SessionBegan { evidence: format!("ls:{evidence}").into() });
+            }
+            Event::Interrupted { cause: EndCause::Loop { .. } } => {
+                self.stats.stream_loops.add(1);
+                self.known.probes.loops += 1;
+                log::debug!("the server asks for a new connection");
+            }
+            Event::Interrupted { cause } => {
+                self.stats.stream_breaks.add(1);
+                log::warn!(cause:% = cause; "stream interrupted, trying to go on where it stopped");
+            }
+            Event::Rebound { recovering, .. } => log::debug!(recovering; "stream bound to a new connection"),
+            Event::Recovered { repeated } => {
+                self.stats.stream_recoveries.add(1);
+                let transport = self.carried.transport;
+                match transport {
+                    Transport::WebSocket => self.known.probes.recovered_websocket += 1,
+                    Transport::Http => self.known.probes.recovered_http += 1,
+                }
+                log::info!(transport = transport.as_str(), repeated; "stream recovered, nothing was lost");
+            }
+            Event::Subscribed { tag, .. } => {
+                let item = &mut self.known.items[usize::from(tag)];
+                item.chart.reset();
+                (item.first, item.refusals, item.unfiltered) = (true, 0, false);
+                self.told.push(StreamEvent::Subscribed { feed: FeedIx(tag) });
+            }
+            Event::Configured { tag, unfiltered, frequency } => {
+                log::debug!(feed = tag, unfiltered, frequency; "subscription configured");
+                self.known.items[usize::from(tag)].unfiltered = unfiltered;
+                match unfiltered {
+                    true => self.known.probes.unfiltered_granted += 1,
+                    false => self.known.probes.filtered += 1,
+                }
+                self.told.push(StreamEvent::Configured { feed: FeedIx(tag), unfiltered });
+            }
+            Event::Overflow { tag, dropped, .. } => {
+                log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
+                self.known.probes.rows_dropped += dropped;
+                self.lost(tag, Reason::DecodeFault, "the server dropped rows");
+                // The subscription itself goes on: continuity begins anew here.
+                let (feed, unfiltered) = (FeedIx(tag), self.known.items[usize::from(tag)].unfiltered);
+                self.told.push(StreamEvent::Subscribed { feed });
+                self.told.push(StreamEvent::Configured { feed, unfiltered });
+            }
+            Event::Refused { tag, code, text, verdict } => {
+                log::warn!(
+                    pair:% = self.pair(tag), code, text = cut(text).as_str(), verdict:? = verdict;
+                    "the server refuses a subscription, the others go on"
+                );
+                self.refused(tag, verdict, "subscription refused");
+            }
+            Event::Unanswered { tag } => {
+                log::warn!(pair:% = self.pair(tag); "a subscription stays unanswered");
+                self.refused(tag, Refusal::RetryLater, "subscription unanswered");
+            }
+            Event::Unsubscribed { tag, asked } => {
+                if !asked {
+                    log::warn!(pair:% = self.pair(tag); "the server ended a subscription");
+                    self.refused(tag, Refusal::RetryLater, "subscription ended by the server");
+                }
+            }
+            Event::Fault { tag, reason, line } => {
+                log::warn!(pair:% = self.pair(tag), reason:% = reason, line:% = line; "an update cannot be read, subscribing again");
+                self.lost(tag, Reason::DecodeFault, "an update could not be read");
+            }
+            Event::Skipped { reason, line } => {
+                self.stats.lines_skipped.add(1);
+                log::debug!(reason:% = reason, line:% = line; "a line is of no use");
+            }
+            Event::Ended { cause } => self.later.push(FollowUp::Ended(cause)),
+        }
+    }
+
+    fn row(&mut self, feed: FeedIx, first: bool, changes: &[Change<'_>]) {
+        let item = &mut self.known.items[feed.ix()];
+        self.stats.rows.add(1);
+        self.known.moving_rows += u64::from(!first);
+        match item.chart.apply(changes) {
+            Ok(Some(candle)) => {
+                if let Some(now) = self.now
+                    && let Some(apart) = implausible(
+                        self.known.clock_kind,
+                        candle.start,
+                        item.first,
+                        now,
+                        &self.known.calendar,
+                    )
+                {
+                    self.known.apart_rows += 1;
+                    if apart == Apart::Clocks && self.known.apart_rows == APART_ROWS_MAX {
+                        self.later.push(FollowUp::ClocksApart { stream: candle.start, system: now });
+                    }
+                    return match apart {
+                        // Told once, when it is clear which clock is to blame.
+                        Apart::Clocks => self.told.push(StreamEvent::Rejected { feed }),
+                        Apart::Row => self.reject(feed, "its time is implausible"),
+                    };
+                }
+                self.known.apart_rows = 0;
+                let now = self.now.unwrap_or(candle.start);
+                let is_snapshot = item.first;
+                if is_snapshot || item.broken.is_some() || self.known.broken.is_some() {
+                    self.first_row(feed, candle.start, now);
+                }
+                let item = &mut self.known.items[feed.ix()];
+                item.last_row = Some(now);
+                self.known.last_row = Some(now);
+                if candle.closed && !is_snapshot {
+                    self.saw_close(feed, candle.start, now);
+                }
+                self.told.push(StreamEvent::Candle { feed, candle });
+            }
+            // A price is missing: what is known of the candle is not its last state.
+            Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
+            Err(fault) => {
+                let why = match fault {
+                    ChartFault::Unreadable => "unreadable field",
+                    ChartFault::Disordered => "high and low do not enclose open and close",
+                    ChartFault::ScaleInDoubt => "price scale in doubt: set the pair's scale",
+                    ChartFault::ScaleJumped => "price scale jumped",
+                };
+                self.reject(feed, why);
+            }
+        }
+    }
+
+    /// The first good row of a subscription, or after a break.
+    #[cold]
+    fn first_row(&mut self, feed: FeedIx, start: Timestamp, now: Timestamp) {
+        let known = &mut *self.known;
+        let item = &mut known.items[feed.ix()];
+        if std::mem::replace(&mut item.first, false) && self.steady {
+            let forming = start.plus(Timeframe::M5.seconds()) > now;
+            match forming {
+                true => known.probes.snapshots_forming += 1,
+                false => known.probes.snapshots_old += 1,
+            }
+        }
+        let mended = |pair, (from, cause): (Timestamp, String)| {
+            FollowUp::Mended(StreamBreak { pair, from, to: now, cause })
+        };
+        let pair = item.instrument.pair;
+        self.later.extend(item.broken.take().map(|broken| mended(Some(pair.to_string()), broken)));
+        self.later.extend(known.broken.take().map(|broken| mended(None, broken)));
+    }
+
+    #[cold]
+    fn saw_close(&mut self, feed: FeedIx, start: Timestamp, now: Timestamp) {
+        let item = &mut self.known.items[feed.ix()];
+        if item.last_close.replace(start) == Some(start) {
+            self.known.probes.closes_repeated += 1;
+        } else if self.steady {
+            self.known.probes.closed(start.plus(Timeframe::M5.seconds()), now);
+        }
+    }
+
+    fn reject(&mut self, feed: FeedIx, why: &str) {
+        let item = &mut self.known.items[feed.ix()];
+        item.rejected += 1;
+        self.stats.rows_rejected.add(1);
+        // The first of a kind is told, then ever fewer.
+        if item.rejected.is_power_of_two() {
+            log::warn!(pair:% = item.pair(), why, times = item.rejected; "a row was held back");
+        }
+        self.told.push(StreamEvent::Rejected { feed });
+    }
+
+    fn refused(&mut self, tag: u16, verdict: Refusal, why: &str) {
+        self.lost(tag, Reason::Refused, why);
+        let item = &mut self.known.items[usize::from(tag)];
+        let pause_s = REFUSED_PAUSES_S[item.refusals.min(REFUSED_PAUSES_S.len() - 1)];
+        item.refusals += 1;
+        if verdict != Refusal::NewSession {
+            self.later.push(FollowUp::Retry { feed: FeedIx(tag), pause: Duration::from_secs(pause_s) });
+        }
+    }
+
+    fn lost(&mut self, tag: u16, reason: Reason, why: &str) {
+        let item = &mut self.known.items[usize::from(tag)];
+        if item.broken.is_none() {
+            item.broken = item.last_row.map(|from| (from, why.to_owned()));
+        }
+        self.told.push(StreamEvent::Broken { feed: Some(FeedIx(tag)), reason });
+    }
+
+    fn pair(&self, tag: u16) -> Pair {
+        self.known.items[usize::from(tag)].pair()
+    }
+}
+
+/// Why a row's time cannot be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    /// This row is off.
+    Row,
+    /// System and stream live in different times.
+    Clocks,
+}
+
+/// Compares a candle's start with event time. The first row of a subscription may be old, since
+/// a snapshot shows the last candle there was.
+fn implausible(
+    kind: ClockKind,
+    start: Timestamp,
+    first: bool,
+    now: Timestamp,
+    calendar: &Calendar,
+) -> Option<Apart> {
+    let ahead = start.since(now);
+    // At a weekend the last candle may be sent again.
+    let fresh_due =
+        !first && calendar.expectation(now.floor(Timeframe::M5.seconds())) == Expectation::Expected;
+    match kind {
+        ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S).then_some(Apart::Row),
+        ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
+        ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
+        ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
+            Some(Apart::Clocks)
+        }
+        ClockKind::System => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_more_than_an_hour_apart_are_noticed() {
+        let now = Timestamp(1_579_089_600);
+        let calendar = Calendar::forex();
+        let check = |kind, ahead: i64, first| implausible(kind, now.plus(ahead), first, now, &calendar);
+        let saturday = now.plus(3 * 86_400);
+        let friday = saturday.plus(-15 * 3600);
+        assert_eq!(implausible(ClockKind::System, friday, false, saturday, &calendar), None, "sent again");
+        assert_eq!(check(ClockKind::System, 3_601, true), Some(Apart::Clocks));
+        assert_eq!(check(ClockKind::System, 300, true), None);
+        assert_eq!(check(ClockKind::System, -3_900, false), None);
+        assert_eq!(check(ClockKind::System, -3_901, false), Some(Apart::Clocks));
+        assert_eq!(check(ClockKind::System, -200_000, true), None, "an old snapshot on a weekend");
+        assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
+        assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
+        assert_eq!(check(ClockKind::Stream, 61 * 86_400, false), Some(Apart::Row));
+    }
+}
