@@ -9,7 +9,7 @@
 //! outbox, stream   lines on their way to a socket                        stream: sockets
 //! door             the addresses                                         sockets
 //! clock, driver    virtual time
-//! faults           what can be made to go wrong
+//! control          the hand that makes things go wrong
 //! transcript       instead of all this: a recorded conversation, played back
 //! ```
 //!
@@ -18,10 +18,10 @@
 //! client's rooms but the vocabulary of `domain`.
 
 mod clock;
+mod control;
 mod desk;
 mod door;
 mod driver;
-mod faults;
 mod feed;
 mod listing;
 mod market;
@@ -44,8 +44,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use clock::{NotASpeed, Speed};
+pub use control::{Address, Control, Cut, Refusal};
 pub use desk::{Account, AccountType, Credentials, RequestLimits, TokenLifetimes};
-pub use faults::{Address, Control, Cut};
 pub use feed::{Received, Unfiltered};
 pub use listing::Product;
 pub use prices::RequestZone;
@@ -54,10 +54,10 @@ pub use tlcp::{NotAVersion, TlcpVersion};
 
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use clock::monotonic;
+use control::{Outage, Refusals, Refusing};
 use desk::Desk;
 use door::Door;
 use driver::Gate;
-use faults::{Outage, Refusing};
 use feed::{Feed, FeedSettings};
 use listing::Listing;
 use market::{Market, SeededMarket};
@@ -205,6 +205,9 @@ pub(crate) struct Shared {
     feed: Mutex<Feed>,
     desk: Mutex<Desk>,
     refusing: Mutex<Refusing>,
+    /// What HTTP answers to upgrades, and to streams over HTTP, in the place of what they ask for.
+    upgrades: Refusals,
+    http_streams: Refusals,
     scheduled: Mutex<Option<Outage>>,
     now: AtomicI64,
     rest_requests: AtomicU64,
@@ -454,6 +457,8 @@ fn share(options: &Options, built: Built) -> Shared {
         feed: Mutex::new(feed),
         desk: Mutex::new(desk),
         refusing: Mutex::new(Refusing::Never),
+        upgrades: Refusals::default(),
+        http_streams: Refusals::default(),
         scheduled: Mutex::new(None),
         now: AtomicI64::new(built.start.0),
         rest_requests: AtomicU64::new(0),

@@ -2,7 +2,8 @@
 //!
 //! Each WebSocket has a task that reads requests into the [`Feed`](super::feed::Feed). What the
 //! feed put into the connection's [`Outbox`] is drawn from it by the response that carries the
-//! stream, whenever the socket takes more; it also keeps the connection alive.
+//! stream, whenever the socket takes more; it also keeps the connection alive. Over HTTP each
+//! request comes by itself, and the response to a create or a bind is the stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +11,20 @@ use std::time::{Duration, Instant};
 use actix_http::body::BodyStream;
 use actix_http::ws::{OpCode, Parser, handshake};
 use actix_web::dev::{Extensions, Payload};
+use actix_web::http::StatusCode;
 use actix_web::http::header::SEC_WEBSOCKET_PROTOCOL;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
 use socket2::{SockRef, Socket};
 
 use super::Shared;
 use super::clock::monotonic;
+use super::control::Refusal;
 use super::feed::{REQUEST_BYTES_MAX, Reaction, Transport};
 use super::outbox::{Frame, FrameKind, Outbox, Parcel, Severed, Upkeep};
-use super::tlcp::version_of_subprotocol;
+use super::tlcp::{Message, version_of_protocol, version_of_subprotocol};
 
 /// Largest message that is sent in one piece; longer ones are cut between lines.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -28,6 +32,9 @@ const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 const RECEIVED_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 /// Real time between `SYNC` lines.
 const SYNC_INTERVAL: Duration = Duration::from_secs(20);
+/// What Lightstreamer says of its answers, although they are UTF-8.
+const PLAIN: &str = "text/plain; charset=iso-8859-1";
+const ENRICHED: &str = "text/enriched; charset=iso-8859-1";
 /// Sleep of a socket that has no session and so nothing to keep alive.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -71,13 +78,16 @@ impl Drop for Plug {
 struct CutOff;
 
 /// `GET /lightstreamer`: upgrades to a WebSocket.
-pub(crate) async fn handle(
+pub(crate) async fn upgrade(
     request: HttpRequest,
     body: web::Payload,
     shared: web::Data<Arc<Shared>>,
 ) -> Result<HttpResponse, actix_web::Error> {
     if shared.refuses_streams() {
         return Ok(HttpResponse::ServiceUnavailable().body("no streams at present"));
+    }
+    if let Some(refusal) = shared.upgrades.next() {
+        return Ok(refused(refusal));
     }
     let offered = request.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     let offered = offered.unwrap_or_default().split(',').map(str::trim);
@@ -97,6 +107,65 @@ pub(crate) async fn handle(
     actix_web::rt::spawn(read(plug, body.into_inner()));
     let writer = Writer::new(Transport::WebSocket, &request, outbox, None);
     Ok(response.message_body(BodyStream::new(writer.stream()))?.map_into_boxed_body().into())
+}
+
+fn refused(refusal: Refusal) -> HttpResponse {
+    match refusal {
+        Refusal::Status(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            HttpResponse::build(status).body("refused")
+        }
+        Refusal::Page => HttpResponse::Ok().content_type("text/html").body("<html><body>Sign in</body></html>"),
+    }
+}
+
+/// What the address of a request over HTTP says.
+#[derive(Deserialize)]
+pub(crate) struct Query {
+    #[serde(rename = "LS_protocol")]
+    protocol: Option<String>,
+    #[serde(rename = "LS_session")]
+    session: Option<String>,
+}
+
+/// `POST /lightstreamer/<name>.txt`: one request. A create or a bind is answered by the stream.
+pub(crate) async fn post(
+    request: HttpRequest,
+    name: web::Path<String>,
+    query: web::Query<Query>,
+    body: web::Bytes,
+    shared: web::Data<Arc<Shared>>,
+) -> HttpResponse {
+    if shared.refuses_streams() {
+        return HttpResponse::ServiceUnavailable().body("no streams at present");
+    }
+    if let Some(refusal) = shared.http_streams.next() {
+        return refused(refusal);
+    }
+    let Some(version) = query.protocol.as_deref().and_then(version_of_protocol) else {
+        return HttpResponse::BadRequest().body("LS_protocol is needed in the address");
+    };
+    let Ok(body) = std::str::from_utf8(&body) else {
+        return HttpResponse::BadRequest().body("a request is UTF-8");
+    };
+    let message = Message::of_body(&name, body);
+    let session = query.session.as_deref();
+    if !matches!(message.name, "create_session" | "bind_session") {
+        let answer = shared.feed().answer(&message, session, monotonic());
+        shared.wake.notify_one();
+        return HttpResponse::Ok().content_type(PLAIN).body(answer);
+    }
+    let outbox = Arc::new(Outbox::default());
+    let plug = {
+        let mut feed = shared.feed();
+        let mut desk = shared.desk();
+        let id = feed.connect(Transport::Http, version, client_ip(&request), Arc::clone(&outbox));
+        feed.open(id, &message, session, &mut desk, monotonic());
+        Plug { id, shared: Arc::clone(&shared), outbox: Arc::clone(&outbox) }
+    };
+    shared.wake.notify_one();
+    let writer = Writer::new(Transport::Http, &request, outbox, Some(plug));
+    HttpResponse::Ok().content_type(ENRICHED).streaming(writer.stream())
 }
 
 fn client_ip(request: &HttpRequest) -> String {

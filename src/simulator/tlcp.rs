@@ -43,7 +43,12 @@ impl std::fmt::Display for TlcpVersion {
 
 /// The version that a WebSocket subprotocol such as `TLCP-2.4.0.lightstreamer.com` names.
 pub(crate) fn version_of_subprotocol(name: &str) -> Option<TlcpVersion> {
-    name.strip_prefix("TLCP-")?.strip_suffix(".lightstreamer.com")?.parse().ok()
+    version_of_protocol(name.strip_suffix(".lightstreamer.com")?)
+}
+
+/// The version that a name such as `TLCP-2.4.0` gives.
+pub(crate) fn version_of_protocol(name: &str) -> Option<TlcpVersion> {
+    name.strip_prefix("TLCP-")?.parse().ok()
 }
 
 /// Codes of `CONERR`, `REQERR`, `ERROR` and `END` that the simulator sends of its own accord.
@@ -80,6 +85,12 @@ impl<'a> Message<'a> {
     pub fn parse(text: &'a str) -> Message<'a> {
         let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         let name = lines.next().unwrap_or_default();
+        Message { name, lines: lines.filter(|line| !line.is_empty()).collect() }
+    }
+
+    /// A request whose name stands in an address and whose lines are the body.
+    pub fn of_body(name: &'a str, body: &'a str) -> Message<'a> {
+        let lines = body.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         Message { name, lines: lines.filter(|line| !line.is_empty()).collect() }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::session::{Item, Session, Subscription};
-use super::{Feed, Refused, Unfiltered, line, refuse};
+use super::{Feed, Refused, Transport, Unfiltered, line, refuse};
 use crate::domain::Pair;
 use crate::simulator::desk::AccountType;
 use crate::simulator::market::BUCKET_S;
@@ -36,7 +36,12 @@ pub(crate) enum Touched {
 impl Feed {
     /// Carries out one line of control parameters. The answer belongs to the connection that the
     /// request came on; what it leads to goes where the session is bound, by [`Feed::finish`].
-    pub(super) fn control(&mut self, text: &str, default: Option<u64>) -> (Vec<u8>, Touched) {
+    pub(super) fn control(
+        &mut self,
+        text: &str,
+        default: Option<u64>,
+        transport: Transport,
+    ) -> (Vec<u8>, Touched) {
         let params = match Params::parse(text) {
             Ok(params) => params,
             Err(error) => return (self.error(code::MALFORMED, &error.to_string()), Touched::Nothing),
@@ -51,7 +56,7 @@ impl Feed {
         };
         match outcome {
             Ok(touched) => {
-                let silent = params.is_false("LS_ack");
+                let silent = transport == Transport::WebSocket && params.is_false("LS_ack");
                 (if silent { Vec::new() } else { line(format_args!("REQOK,{request}")) }, touched)
             }
             Err((code, text)) => {

@@ -156,7 +156,7 @@ pub(crate) struct FeedTotals {
 pub struct Received {
     /// Virtual time.
     pub at: Timestamp,
-    /// Number of the connection, from 1 on.
+    /// Number of the connection, from 1 on; 0 for a request over HTTP beside a stream.
     pub connection: u64,
     /// Name and parameter lines as they came, but for the password.
     pub text: String,
@@ -341,7 +341,7 @@ impl Feed {
             "create_session" | "bind_session" => return self.begin(id, &message, latest, desk, real),
             "control" => {
                 for line in &message.lines {
-                    let (answer, touched) = self.control(line, latest);
+                    let (answer, touched) = self.control(line, latest, Transport::WebSocket);
                     self.write_to(id, answer);
                     self.finish(touched, real);
                 }
@@ -352,6 +352,42 @@ impl Feed {
             }
         }
         Reaction::Stay
+    }
+
+    /// Takes a create or a bind that came over HTTP: the connection is its response.
+    pub fn open(
+        &mut self,
+        id: u64,
+        message: &Message<'_>,
+        session: Option<&str>,
+        desk: &mut Desk,
+        real: Instant,
+    ) {
+        self.note(id, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
+        let default = session.and_then(|name| self.find_session(Some(name), None));
+        self.begin(id, message, default, desk, real);
+    }
+
+    /// Answers any other request that came over HTTP. What it leads to goes to the stream.
+    pub fn answer(&mut self, message: &Message<'_>, session: Option<&str>, real: Instant) -> Vec<u8> {
+        // On its own connection, which is none of a stream's.
+        self.note(0, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
+        let default = session.and_then(|name| self.find_session(Some(name), None));
+        let size = message.lines.iter().map(|line| line.len() + 2).sum::<usize>();
+        match message.name {
+            _ if size > REQUEST_BYTES_MAX => self.error(code::MALFORMED, "Request too large"),
+            "heartbeat" => line(format_args!("REQOK")),
+            "control" if !message.lines.is_empty() => {
+                let mut answers = Vec::new();
+                for line in &message.lines {
+                    let (answer, touched) = self.control(line, default, Transport::Http);
+                    answers.extend(answer);
+                    self.finish(touched, real);
+                }
+                answers
+            }
+            _ => self.error(code::MALFORMED, "Unknown request"),
+        }
     }
 
     fn note(&mut self, connection: u64, text: &str) {
@@ -400,6 +436,10 @@ impl Feed {
         let Err((code, text)) = begun else { return Reaction::Stay };
         self.totals.refusals += 1;
         self.write_to(id, line(format_args!("CONERR,{code},{}", plain(&text))));
+        let connection = &self.connections[&id];
+        if connection.transport == Transport::Http {
+            connection.outbox.close();
+        }
         // A server that refuses a session also ends the connection it came on.
         if creates { Reaction::Close } else { Reaction::Stay }
     }

@@ -1,6 +1,6 @@
 //! What can be made to go wrong while the simulator runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::Shared;
 use super::clock::monotonic;
@@ -36,6 +36,34 @@ pub(crate) enum Refusing {
     Always,
     /// Until virtual time reaches this.
     Until(Timestamp),
+}
+
+/// What is answered instead of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This HTTP status.
+    Status(u16),
+    /// A page of HTML with status 200, as from a proxy that wants something from its user.
+    Page,
+}
+
+/// Requests of one kind that are to be refused.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Mutex<Option<(Refusal, u32)>>);
+
+impl Refusals {
+    /// Refuses the next so many; none from now on, where nothing is given.
+    pub fn set(&self, refusals: Option<(Refusal, u32)>) {
+        *self.0.lock().expect("nothing panics while holding this") = refusals;
+    }
+
+    /// What to answer to this one.
+    pub fn next(&self) -> Option<Refusal> {
+        let mut refusals = self.0.lock().expect("nothing panics while holding this");
+        let (refusal, left) = (*refusals)?;
+        *refusals = left.checked_sub(1).filter(|left| *left > 0).map(|left| (refusal, left));
+        Some(refusal)
+    }
 }
 
 /// A time without streams.
@@ -122,6 +150,16 @@ impl Control {
 
     fn door(&self, address: Address) -> Option<&Arc<Door>> {
         self.shared.doors().get(address as usize)
+    }
+
+    /// Refuses WebSockets, while streams over HTTP are accepted; `None` accepts them again.
+    pub fn refuse_upgrades(&self, refusal: Option<Refusal>) {
+        self.shared.upgrades.set(refusal.map(|refusal| (refusal, u32::MAX)));
+    }
+
+    /// Refuses streams over HTTP, while WebSockets are accepted; `None` accepts them again.
+    pub fn refuse_http_streams(&self, refusal: Option<Refusal>) {
+        self.shared.http_streams.set(refusal.map(|refusal| (refusal, u32::MAX)));
     }
 
     /// Refuses new streams with HTTP 503, or accepts them again.
