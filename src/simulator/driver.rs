@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::clock::{Pace, Speed, monotonic};
+use super::outbox::Severed;
 use crate::domain::Timestamp;
 
 /// Bytes of rows that are made for one connection before the sockets get their turn.
@@ -34,7 +35,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// A gate for `items` items; `None` = all `served`, or what came within three seconds. At
-    /// [`Speed::Max`] time stands still whenever nobody is subscribed, or it would run away.
+    /// [`Speed::Max`] time stands still whenever nobody is listening, or it would run away.
     pub fn new(speed: Speed, items: Option<usize>, served: usize, seeded: bool) -> Gate {
         let max = speed == Speed::Max;
         let default = if seeded && !max { 0 } else { served };
@@ -66,12 +67,13 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
     let end = end.unwrap_or(Timestamp(i64::MAX));
     let mut pace: Option<Pace> = None;
     while !shared.is_stopping() {
+        let real = monotonic();
         let (now, items) = {
-            let feed = shared.feed();
+            let mut feed = shared.feed();
+            feed.tend(real);
             (feed.now(), feed.items())
         };
         let to_come = shared.begin_scheduled_outage(now);
-        let real = monotonic();
         let outage_ends = shared.outage_ends().filter(|ends| speed == Speed::Max && *ends > now);
         if now >= end || !(gate.is_open(items, real) || outage_ends.is_some()) {
             pace = None;
@@ -89,14 +91,14 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
                 // The last listener has left since: whether time may go on is to be asked anew.
                 continue;
             }
-            feed.advance(until, BATCH_BYTES, BATCH_EVENTS);
+            feed.advance(until, BATCH_BYTES, BATCH_EVENTS, real);
             shared.set_now(feed.now());
             feed.outboxes()
         };
         for outbox in outboxes {
             if actix_rt::time::timeout(STUCK_CLIENT, outbox.room()).await.is_err() {
                 log::warn!("dropped a stream whose client takes nothing");
-                outbox.cut();
+                outbox.sever(Severed::Dropped);
             }
         }
         match &pace {

@@ -5,10 +5,11 @@
 //! listing          which epics there are, and their scale                pure
 //! desk             logins, tokens, limits, allowance                     pure
 //! prices, rest     IG's REST API                                         rest: sockets
-//! tlcp, feed       Lightstreamer: requests, sessions, rows               pure
-//! outbox, stream   lines on their way to a WebSocket                     stream: sockets
+//! tlcp, feed, sent Lightstreamer: requests, sessions, rows               pure
+//! outbox, stream   lines on their way to a socket                        stream: sockets
+//! door             the addresses                                         sockets
 //! clock, driver    virtual time
-//! faults           what can be made to go wrong
+//! control          the hand that makes things go wrong
 //! transcript       instead of all this: a recorded conversation, played back
 //! ```
 //!
@@ -17,9 +18,10 @@
 //! client's rooms but the vocabulary of `domain`.
 
 mod clock;
+mod control;
 mod desk;
+mod door;
 mod driver;
-mod faults;
 mod feed;
 mod listing;
 mod market;
@@ -27,6 +29,7 @@ mod outbox;
 mod prices;
 mod replay;
 mod rest;
+mod sent;
 mod stream;
 mod tlcp;
 pub mod transcript;
@@ -35,28 +38,30 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, web};
 use tokio::sync::Notify;
 
 pub use clock::{NotASpeed, Speed};
+pub use control::{Address, Control, Cut, Refusal};
 pub use desk::{Account, AccountType, Credentials, RequestLimits, TokenLifetimes};
-pub use faults::Control;
-pub use feed::Unfiltered;
+pub use feed::{Received, Unfiltered};
 pub use listing::Product;
 pub use prices::RequestZone;
 pub use replay::ReplayError;
 pub use tlcp::{NotAVersion, TlcpVersion};
 
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
+use clock::monotonic;
+use control::{Outage, Refusals, Refusing};
 use desk::Desk;
+use door::Door;
 use driver::Gate;
-use faults::{Outage, Refusing};
 use feed::{Feed, FeedSettings};
 use listing::Listing;
 use market::{Market, SeededMarket};
+use outbox::Severed;
 use prices::Zones;
 use replay::ReplayMarket;
 
@@ -127,8 +132,15 @@ pub struct Options {
     pub max_tlcp_version: TlcpVersion,
     /// Longest silence on a stream before a `PROBE`, in real milliseconds.
     pub keepalive_ms: u64,
-    /// Control link in `CONOK`; default `*`.
+    /// A second address to listen on, as the instance behind a load balancer has one.
+    pub second_listen: Option<SocketAddr>,
+    /// Control link in `CONOK`; default: the second address, where there is one, else `*`.
     pub control_link: Option<String>,
+    /// Longest life of a Lightstreamer session that is bound to no connection, in real time.
+    pub unbound_for: Duration,
+    /// Bytes of sent data that a Lightstreamer session keeps for a recovery; the latter half of
+    /// them at least.
+    pub recovery_bytes: usize,
     /// Hours that the account's local time is ahead of UTC.
     pub timezone_offset_hours: i32,
     /// Zone of the dates in price requests.
@@ -153,7 +165,10 @@ impl Default for Options {
             unfiltered: Unfiltered::Ignored,
             max_tlcp_version: TlcpVersion { major: 2, minor: 4, patch: 0 },
             keepalive_ms: 5_000,
+            second_listen: None,
             control_link: None,
+            unbound_for: Duration::from_secs(30),
+            recovery_bytes: 16 * 1024 * 1024,
             timezone_offset_hours: 1,
             request_zone: RequestZone::AccountLocal,
             in_points: Vec::new(),
@@ -190,6 +205,9 @@ pub(crate) struct Shared {
     feed: Mutex<Feed>,
     desk: Mutex<Desk>,
     refusing: Mutex<Refusing>,
+    /// What HTTP answers to upgrades, and to streams over HTTP, in the place of what they ask for.
+    upgrades: Refusals,
+    http_streams: Refusals,
     scheduled: Mutex<Option<Outage>>,
     now: AtomicI64,
     rest_requests: AtomicU64,
@@ -197,6 +215,8 @@ pub(crate) struct Shared {
     logins: AtomicU64,
     points_spent: AtomicU64,
     stopping: AtomicBool,
+    /// The address and the second one, once they are known.
+    doors: OnceLock<Vec<Arc<Door>>>,
     /// Something happened that the driver may wait for.
     wake: Notify,
 }
@@ -242,7 +262,7 @@ impl Shared {
         drop(scheduled);
         if let Some(outage) = outage {
             self.set_refusing(Refusing::Until(outage.until));
-            self.feed().cut();
+            self.cut(Cut::Drop, true);
         }
         to_come
     }
@@ -253,6 +273,25 @@ impl Shared {
             Refusing::Until(until) => Some(until),
             _ => None,
         }
+    }
+
+    /// Ends every stream's connection, and with `forget` the sessions too.
+    fn cut(&self, how: Cut, forget: bool) {
+        let mut feed = self.feed();
+        match how {
+            Cut::Reset => feed.cut(Severed::Reset, monotonic()),
+            Cut::Drop => feed.cut(Severed::Dropped, monotonic()),
+            Cut::Close(code) => feed.close(code, monotonic()),
+        }
+        if forget {
+            feed.forget_sessions();
+        }
+        drop(feed);
+        self.wake.notify_one();
+    }
+
+    fn doors(&self) -> &[Arc<Door>] {
+        self.doors.get().map_or(&[], Vec::as_slice)
     }
 
     fn is_stopping(&self) -> bool {
@@ -271,7 +310,7 @@ pub struct Stats {
     pub stream_requests: u64,
     /// Requests on streams that were refused.
     pub stream_refusals: u64,
-    /// Items subscribed at present.
+    /// Items of the Lightstreamer sessions that are bound to a connection at present.
     pub items: usize,
     /// REST requests received.
     pub rest_requests: u64,
@@ -313,10 +352,9 @@ impl Truth {
 /// A running simulator. Dropping it stops virtual time; [`Simulator::stop`] also frees the port.
 #[derive(Debug)]
 pub struct Simulator {
-    address: SocketAddr,
     end: Option<Timestamp>,
     shared: Arc<Shared>,
-    server: ServerHandle,
+    keepers: Vec<actix_rt::task::JoinHandle<()>>,
     driver: actix_rt::Arbiter,
 }
 
@@ -339,28 +377,22 @@ pub fn start(options: Options) -> Result<Simulator, SimulatorError> {
     let seeded = matches!(shared.market, Market::Seeded(_));
     let gate = Gate::new(options.speed, options.wait_for_items, served, seeded);
 
-    let listen = |source| SimulatorError::Listen { address: options.listen, source };
-    let data = web::Data::new(Arc::clone(&shared));
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(data.clone())
-            .service(web::scope(rest::BASE_PATH).default_service(web::to(rest::handle)))
-            .route("/lightstreamer", web::get().to(stream::handle))
-    })
-    .workers(1)
-    .tcp_nodelay(true)
-    .disable_signals()
-    .shutdown_timeout(1)
-    .bind(options.listen)
-    .map_err(listen)?;
-    let address = *server.addrs().first().expect("a bound server has an address");
-    let server = server.run();
-    let handle = server.handle();
-    actix_rt::spawn(server);
+    let (mut doors, mut keepers) = (Vec::new(), Vec::new());
+    for address in [Some(options.listen), options.second_listen].into_iter().flatten() {
+        let (server, address) =
+            door::listen(address, &shared).map_err(|source| SimulatorError::Listen { address, source })?;
+        let door = Arc::new(Door::new(address));
+        doors.push(Arc::clone(&door));
+        keepers.push(actix_rt::spawn(door::keep(door, Arc::clone(&shared), server)));
+    }
+    if let (None, Some(second)) = (&options.control_link, doors.get(1)) {
+        shared.feed().set_control_link(Some(second.address.to_string()));
+    }
+    shared.doors.set(doors).expect("they are set once");
 
     let driver = actix_rt::Arbiter::new();
     driver.spawn(driver::drive(Arc::clone(&shared), options.speed, gate, end));
-    Ok(Simulator { address, end, shared, server: handle, driver })
+    Ok(Simulator { end, shared, keepers, driver })
 }
 
 struct Built {
@@ -405,6 +437,8 @@ fn share(options: &Options, built: Built) -> Shared {
         max_tlcp_version: options.max_tlcp_version,
         keepalive_ms: options.keepalive_ms,
         control_link: options.control_link.clone(),
+        recovery_bytes: options.recovery_bytes,
+        unbound_for: options.unbound_for,
     };
     let feed = Feed::new(built.market.clone(), listing.clone(), settings, built.start);
     let desk = Desk::new(
@@ -423,6 +457,8 @@ fn share(options: &Options, built: Built) -> Shared {
         feed: Mutex::new(feed),
         desk: Mutex::new(desk),
         refusing: Mutex::new(Refusing::Never),
+        upgrades: Refusals::default(),
+        http_streams: Refusals::default(),
         scheduled: Mutex::new(None),
         now: AtomicI64::new(built.start.0),
         rest_requests: AtomicU64::new(0),
@@ -430,6 +466,7 @@ fn share(options: &Options, built: Built) -> Shared {
         logins: AtomicU64::new(0),
         points_spent: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
+        doors: OnceLock::new(),
         wake: Notify::new(),
     }
 }
@@ -437,12 +474,17 @@ fn share(options: &Options, built: Built) -> Shared {
 impl Simulator {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.shared.doors()[0].address
+    }
+
+    /// Where else it listens.
+    pub fn second_address(&self) -> Option<SocketAddr> {
+        self.shared.doors().get(1).map(|door| door.address)
     }
 
     /// Base address of the REST API, as `ig.api_url` takes it.
     pub fn api_url(&self) -> String {
-        format!("http://{}{}", self.address, rest::BASE_PATH)
+        format!("http://{}{}", self.address(), rest::BASE_PATH)
     }
 
     /// Virtual time.
@@ -488,12 +530,21 @@ impl Simulator {
         self.shared.feed().data_lines()
     }
 
+    /// The latest requests on streams, at most ten thousand.
+    pub fn stream_requests(&self) -> Vec<Received> {
+        self.shared.feed().received()
+    }
+
     /// Closes every socket, stops virtual time and frees the port.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.feed().cut();
-        self.shared.wake.notify_one();
-        self.server.stop(false).await;
+        self.shared.cut(Cut::Drop, true);
+        for (door, keeper) in self.shared.doors().iter().zip(std::mem::take(&mut self.keepers)) {
+            door.end();
+            if keeper.await.is_err() {
+                log::warn!("the keeper of {} has failed", door.address);
+            }
+        }
         self.driver.stop();
     }
 }

@@ -1,40 +1,93 @@
 //! The sockets of the Lightstreamer server.
 //!
-//! Each connection has two tasks: one reads requests into the [`Feed`](super::feed::Feed), one
-//! writes what the feed put into the connection's [`Outbox`] and keeps the connection alive.
+//! Each WebSocket has a task that reads requests into the [`Feed`](super::feed::Feed). What the
+//! feed put into the connection's [`Outbox`] is drawn from it by the response that carries the
+//! stream, whenever the socket takes more; it also keeps the connection alive. Over HTTP each
+//! request comes by itself, and the response to a create or a bind is the stream.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_http::body::BodyStream;
+use actix_http::ws::{OpCode, Parser, handshake};
+use actix_web::dev::{Extensions, Payload};
+use actix_web::http::StatusCode;
 use actix_web::http::header::SEC_WEBSOCKET_PROTOCOL;
+use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream};
-use futures_util::future::select;
+use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
+use socket2::{SockRef, Socket};
 
 use super::Shared;
 use super::clock::monotonic;
-use super::feed::{REQUEST_BYTES_MAX, Reaction};
-use super::outbox::{Outbox, Upkeep};
-use super::tlcp::version_of_subprotocol;
+use super::control::Refusal;
+use super::feed::{REQUEST_BYTES_MAX, Reaction, Transport};
+use super::outbox::{Frame, FrameKind, Outbox, Parcel, Severed, Upkeep};
+use super::tlcp::{Message, version_of_protocol, version_of_subprotocol};
 
 /// Largest message that is sent in one piece; longer ones are cut between lines.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
-/// Largest frame that is read; the feed refuses what is above its own limit in words.
-const FRAME_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
+/// Largest message that is read; the feed refuses what is above its own limit in words.
+const RECEIVED_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 /// Real time between `SYNC` lines.
 const SYNC_INTERVAL: Duration = Duration::from_secs(20);
+/// What Lightstreamer says of its answers, although they are UTF-8.
+const PLAIN: &str = "text/plain; charset=iso-8859-1";
+const ENRICHED: &str = "text/enriched; charset=iso-8859-1";
 /// Sleep of a socket that has no session and so nothing to keep alive.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// A hand on the socket below a connection, to reset it.
+pub(crate) struct Wire(Option<Socket>);
+
+impl Wire {
+    /// Puts the hand where the connection's requests find it.
+    pub fn attach(connection: &dyn std::any::Any, extensions: &mut Extensions) {
+        let socket = connection.downcast_ref::<actix_rt::net::TcpStream>();
+        let socket = socket.and_then(|socket| SockRef::from(socket).try_clone().ok());
+        extensions.insert(Arc::new(Wire(socket)));
+    }
+
+    /// Makes the end of the connection a reset.
+    fn reset_at_end(&self) {
+        if let Some(Err(error)) = self.0.as_ref().map(|socket| socket.set_linger(Some(Duration::ZERO))) {
+            log::warn!("cannot reset a connection: {error}");
+        }
+    }
+}
+
+/// The feed learns that a connection is gone from this alone, however its tasks end.
+struct Plug {
+    id: u64,
+    shared: Arc<Shared>,
+    outbox: Arc<Outbox>,
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.outbox.close();
+        self.shared.feed().disconnect(self.id, monotonic());
+        self.shared.wake.notify_one();
+    }
+}
+
+/// The peer is cut off: an error is what makes the server drop a socket as it is.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off")]
+struct CutOff;
+
 /// `GET /lightstreamer`: upgrades to a WebSocket.
-pub(crate) async fn handle(
+pub(crate) async fn upgrade(
     request: HttpRequest,
     body: web::Payload,
     shared: web::Data<Arc<Shared>>,
 ) -> Result<HttpResponse, actix_web::Error> {
     if shared.refuses_streams() {
         return Ok(HttpResponse::ServiceUnavailable().body("no streams at present"));
+    }
+    if let Some(refusal) = shared.upgrades.next() {
+        return Ok(refused(refusal));
     }
     let offered = request.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     let offered = offered.unwrap_or_default().split(',').map(str::trim);
@@ -43,98 +96,252 @@ pub(crate) async fn handle(
     else {
         return Ok(HttpResponse::BadRequest().body("a TLCP subprotocol is needed"));
     };
-    let (response, session, messages) = actix_ws::handle_with_protocols(&request, body, &[protocol])?;
-    let client_ip = request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
+    let mut response = match handshake(request.head()) {
+        Ok(response) => response,
+        Err(error) => return Ok(HttpResponse::BadRequest().body(error.to_string())),
+    };
+    response.insert_header((SEC_WEBSOCKET_PROTOCOL, protocol));
     let outbox = Arc::new(Outbox::default());
-    let id = shared.feed().connect(version, client_ip, Arc::clone(&outbox));
-    let messages = messages
-        .max_frame_size(FRAME_BYTES_MAX)
-        .aggregate_continuations()
-        .max_continuation_size(FRAME_BYTES_MAX);
-    actix_web::rt::spawn(read(id, Arc::clone(&shared), messages, Arc::clone(&outbox)));
-    actix_web::rt::spawn(write(session, outbox));
-    Ok(response)
+    let id = shared.feed().connect(Transport::WebSocket, version, client_ip(&request), Arc::clone(&outbox));
+    let plug = Plug { id, shared: Arc::clone(&shared), outbox: Arc::clone(&outbox) };
+    actix_web::rt::spawn(read(plug, body.into_inner()));
+    let writer = Writer::new(Transport::WebSocket, &request, outbox, None);
+    Ok(response.message_body(BodyStream::new(writer.stream()))?.map_into_boxed_body().into())
+}
+
+fn refused(refusal: Refusal) -> HttpResponse {
+    match refusal {
+        Refusal::Status(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            HttpResponse::build(status).body("refused")
+        }
+        Refusal::Page => HttpResponse::Ok().content_type("text/html").body("<html><body>Sign in</body></html>"),
+    }
+}
+
+/// What the address of a request over HTTP says.
+#[derive(Deserialize)]
+pub(crate) struct Query {
+    #[serde(rename = "LS_protocol")]
+    protocol: Option<String>,
+    #[serde(rename = "LS_session")]
+    session: Option<String>,
+}
+
+/// `POST /lightstreamer/<name>.txt`: one request. A create or a bind is answered by the stream.
+pub(crate) async fn post(
+    request: HttpRequest,
+    name: web::Path<String>,
+    query: web::Query<Query>,
+    body: web::Bytes,
+    shared: web::Data<Arc<Shared>>,
+) -> HttpResponse {
+    if shared.refuses_streams() {
+        return HttpResponse::ServiceUnavailable().body("no streams at present");
+    }
+    if let Some(refusal) = shared.http_streams.next() {
+        return refused(refusal);
+    }
+    let Some(version) = query.protocol.as_deref().and_then(version_of_protocol) else {
+        return HttpResponse::BadRequest().body("LS_protocol is needed in the address");
+    };
+    let Ok(body) = std::str::from_utf8(&body) else {
+        return HttpResponse::BadRequest().body("a request is UTF-8");
+    };
+    let message = Message::of_body(&name, body);
+    let session = query.session.as_deref();
+    if !matches!(message.name, "create_session" | "bind_session") {
+        let answer = shared.feed().answer(&message, session, monotonic());
+        shared.wake.notify_one();
+        return HttpResponse::Ok().content_type(PLAIN).body(answer);
+    }
+    let outbox = Arc::new(Outbox::default());
+    let plug = {
+        let mut feed = shared.feed();
+        let mut desk = shared.desk();
+        let id = feed.connect(Transport::Http, version, client_ip(&request), Arc::clone(&outbox));
+        feed.open(id, &message, session, &mut desk, monotonic());
+        Plug { id, shared: Arc::clone(&shared), outbox: Arc::clone(&outbox) }
+    };
+    shared.wake.notify_one();
+    let writer = Writer::new(Transport::Http, &request, outbox, Some(plug));
+    HttpResponse::Ok().content_type(ENRICHED).streaming(writer.stream())
+}
+
+fn client_ip(request: &HttpRequest) -> String {
+    request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default()
 }
 
 /// Reads until the peer closes, or the feed wants the socket closed.
-async fn read(id: u64, shared: Arc<Shared>, mut messages: AggregatedMessageStream, outbox: Arc<Outbox>) {
-    while let Some(Ok(message)) = messages.recv().await {
-        match message {
-            AggregatedMessage::Text(text) => {
-                let reaction = {
-                    // The desk is locked after the feed, here and everywhere.
-                    let mut feed = shared.feed();
-                    let mut desk = shared.desk();
-                    feed.receive(id, &text, &mut desk, monotonic())
-                };
-                shared.wake.notify_one();
-                if reaction == Reaction::Close {
-                    break;
-                }
-            }
-            AggregatedMessage::Ping(payload) => outbox.ping(payload),
-            AggregatedMessage::Pong(_) => {}
-            // TLCP is text; what is not closes the socket.
-            AggregatedMessage::Binary(_) | AggregatedMessage::Close(_) => break,
-        }
-    }
-    outbox.close();
-    shared.feed().disconnect(id);
-    shared.wake.notify_one();
-}
-
-/// Writes until the socket is closed or cut. Dropping the session ends the connection.
-async fn write(session: actix_ws::Session, outbox: Arc<Outbox>) {
-    let writing = pin!(write_lines(session, &outbox));
-    let cut = pin!(outbox.until_cut());
-    select(writing, cut).await;
-    outbox.close();
-}
-
-/// Writes what waits; sends `PROBE` after a keepalive's silence and `SYNC` at its times. Ends
-/// when the peer is gone, or with a close frame once the outbox is closed and empty.
-async fn write_lines(mut session: actix_ws::Session, outbox: &Outbox) {
-    let mut timers: Option<Timers> = None;
+async fn read(plug: Plug, mut payload: Payload) {
+    let (mut bytes, mut message) = (BytesMut::new(), BytesMut::new());
     loop {
-        // Asked before taking, so that lines pushed before the close still go out.
-        let closed = outbox.is_closed();
-        let lines = outbox.take();
-        if !lines.is_empty() {
-            if send(&mut session, lines).await.is_err() {
-                return;
+        let (is_last, kind, frame) = match Parser::parse(&mut bytes, true, RECEIVED_BYTES_MAX) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => match payload.next().await {
+                Some(Ok(chunk)) => {
+                    bytes.extend_from_slice(&chunk);
+                    continue;
+                }
+                _ => return,
+            },
+            Err(_) => return,
+        };
+        let frame = frame.unwrap_or_default();
+        match kind {
+            OpCode::Text | OpCode::Continue if message.len() + frame.len() <= RECEIVED_BYTES_MAX => {
+                message.unsplit(frame);
             }
-            outbox.sent();
-            if let Some(timers) = &mut timers {
-                timers.last_line = monotonic();
+            OpCode::Ping => {
+                plug.outbox.ping(frame.freeze());
+                continue;
             }
+            OpCode::Pong => continue,
+            // TLCP is text; what is not closes the socket.
+            _ => return,
+        }
+        if !is_last {
             continue;
         }
-        if closed {
-            // Fails where the peer is gone already: then there is nobody to tell.
-            let _ = session.close(None).await;
+        let message = message.split();
+        let Ok(text) = std::str::from_utf8(&message) else { return };
+        let reaction = {
+            // The desk is locked after the feed, here and everywhere.
+            let mut feed = plug.shared.feed();
+            let mut desk = plug.shared.desk();
+            feed.receive(plug.id, text, &mut desk, monotonic())
+        };
+        plug.shared.wake.notify_one();
+        if reaction == Reaction::Close {
             return;
         }
-        if let Some(payload) = outbox.take_ping()
-            && session.pong(&payload).await.is_err()
-        {
-            return;
-        }
-        if outbox.upkeep() != timers.as_ref().map(|timers| timers.upkeep) {
-            timers = outbox.upkeep().map(|upkeep| Timers::new(upkeep, monotonic()));
-        }
-        let due = timers.as_mut().map(|timers| timers.poll(monotonic()));
-        match due.unwrap_or(Due::In(IDLE)) {
-            Due::Line(line) => {
-                if send(&mut session, line.into_bytes()).await.is_err() {
-                    return;
+    }
+}
+
+/// Makes bytes of what waits in an outbox, as the socket takes them.
+struct Writer {
+    transport: Transport,
+    outbox: Arc<Outbox>,
+    wire: Option<Arc<Wire>>,
+    timers: Option<Timers>,
+    /// Lines that did not fit into the last message.
+    rest: Vec<u8>,
+    ended: bool,
+    /// Kept until the response has ended, where that is the connection's end.
+    _plug: Option<Plug>,
+}
+
+impl Writer {
+    fn new(transport: Transport, request: &HttpRequest, outbox: Arc<Outbox>, plug: Option<Plug>) -> Writer {
+        let wire = request.conn_data::<Arc<Wire>>().map(Arc::clone);
+        Writer { transport, outbox, wire, timers: None, rest: Vec::new(), ended: false, _plug: plug }
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<Bytes, CutOff>> {
+        futures_util::stream::unfold(self, async |mut writer| {
+            let bytes = writer.next().await?;
+            Some((bytes, writer))
+        })
+    }
+
+    /// The next bytes: what waits, else `PROBE` after a keepalive's silence and `SYNC` at its
+    /// times. `None` once the outbox is closed and empty, an error where it was severed.
+    async fn next(&mut self) -> Option<Result<Bytes, CutOff>> {
+        loop {
+            if let Some(how) = self.outbox.severed() {
+                if how == Severed::Reset
+                    && let Some(wire) = &self.wire
+                {
+                    wire.reset_at_end();
                 }
+                return Some(Err(CutOff));
             }
-            // Timed out or woken: either way the loop looks at everything again.
-            Due::In(wait) => {
-                let _ = actix_web::rt::time::timeout(wait, outbox.changed()).await;
+            // Asked before taking, so that lines pushed before the close still go out.
+            let closed = self.outbox.is_closed();
+            let parcel = match self.rest.is_empty() {
+                true => self.outbox.take(),
+                false => Some(Parcel::Lines(std::mem::take(&mut self.rest))),
+            };
+            match parcel {
+                Some(Parcel::Lines(lines)) => {
+                    if let Some(timers) = &mut self.timers {
+                        timers.last_line = monotonic();
+                    }
+                    return Some(Ok(self.message(lines)));
+                }
+                Some(Parcel::Frames(frames)) => return Some(Ok(self.frames(&frames))),
+                None => {}
+            }
+            if closed {
+                return if std::mem::replace(&mut self.ended, true) { None } else { self.farewell() };
+            }
+            if let Some(payload) = self.outbox.take_ping() {
+                return Some(Ok(framed(OpCode::Pong, true, &payload)));
+            }
+            if self.outbox.upkeep() != self.timers.as_ref().map(|timers| timers.upkeep) {
+                self.timers = self.outbox.upkeep().map(|upkeep| Timers::new(upkeep, monotonic()));
+            }
+            let due = self.timers.as_mut().map(|timers| timers.poll(monotonic()));
+            match due.unwrap_or(Due::In(IDLE)) {
+                Due::Line(line) => {
+                    self.outbox.count_upkeep(line.len());
+                    return Some(Ok(self.message(line.into_bytes())));
+                }
+                // Timed out or woken: either way the loop looks at everything again.
+                Due::In(wait) => {
+                    let _ = actix_web::rt::time::timeout(wait, self.outbox.changed()).await;
+                }
             }
         }
     }
+
+    /// Whole lines as one message of bounded size.
+    fn message(&mut self, mut lines: Vec<u8>) -> Bytes {
+        match self.transport {
+            Transport::WebSocket => {
+                self.rest = lines.split_off(message_end(&lines));
+                framed(OpCode::Text, true, &lines)
+            }
+            Transport::Http => lines.into(),
+        }
+    }
+
+    fn frames(&self, frames: &[Frame]) -> Bytes {
+        let mut bytes = BytesMut::new();
+        for frame in frames {
+            match (self.transport, frame.kind) {
+                (Transport::Http, _) => bytes.extend_from_slice(&frame.bytes),
+                (_, FrameKind::Text) => write_frame(&mut bytes, OpCode::Text, frame.is_last, &frame.bytes),
+                (_, FrameKind::Binary) => {
+                    write_frame(&mut bytes, OpCode::Binary, frame.is_last, &frame.bytes)
+                }
+                (_, FrameKind::Continuation) => {
+                    write_frame(&mut bytes, OpCode::Continue, frame.is_last, &frame.bytes);
+                }
+            }
+        }
+        bytes.freeze()
+    }
+
+    fn farewell(&self) -> Option<Result<Bytes, CutOff>> {
+        match self.transport {
+            Transport::WebSocket => {
+                let code = self.outbox.close_code().map(u16::to_be_bytes);
+                Some(Ok(framed(OpCode::Close, true, code.as_ref().map_or(&[], |code| &code[..]))))
+            }
+            Transport::Http => None,
+        }
+    }
+}
+
+fn write_frame(out: &mut BytesMut, kind: OpCode, is_last: bool, bytes: &[u8]) {
+    Parser::write_message(out, bytes, kind, is_last, false);
+}
+
+fn framed(kind: OpCode, is_last: bool, bytes: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    write_frame(&mut out, kind, is_last, bytes);
+    out.freeze()
 }
 
 /// When a bound connection must send something by itself.
@@ -172,17 +379,6 @@ impl Timers {
         }
         Due::In(probe_in.min(sync_in))
     }
-}
-
-/// Sends whole lines in messages of bounded size.
-async fn send(session: &mut actix_ws::Session, mut lines: Vec<u8>) -> Result<(), actix_ws::Closed> {
-    while !lines.is_empty() {
-        let rest = lines.split_off(message_end(&lines));
-        let message = String::from_utf8(lines).expect("lines are made of strings and digits");
-        session.text(message).await?;
-        lines = rest;
-    }
-    Ok(())
 }
 
 /// Where the next message ends: after the last line that fits, or after an overlong one.

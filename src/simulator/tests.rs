@@ -482,7 +482,7 @@ async fn subscriptions_are_refused_with_their_reason() {
         ),
         (add(0, &format!("{eurusd}:5MINUTE"), ""), 65, "Missing or bad LS_subId"),
         ("LS_op=delete&LS_subId=9".to_owned(), 19, "Subscription not found"),
-        ("LS_op=force_rebind".to_owned(), 65, "Unsupported LS_op force_rebind"),
+        ("LS_op=rebind".to_owned(), 65, "Unsupported LS_op rebind"),
     ] {
         let number = format!("r{}", stream.requests);
         let line = match line.split_once("&LS_op") {
@@ -612,5 +612,225 @@ async fn recorded_bars_are_served_as_they_were() {
     assert_eq!(bars.len(), 1);
     assert_eq!(bars[0]["snapshotTimeUTC"], "2020-01-15T12:00:00");
     assert_eq!(bars[0]["highPrice"]["ask"], 1.10045);
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn at_full_speed_time_waits_for_a_recovery_which_then_misses_nothing() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let mut stream = Stream::login(&simulator, &rest).await;
+    let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";
+    stream.send(&format!("control\r\n{}", add(1, item, "&LS_snapshot=true&LS_ack=false"))).await;
+    let mut lines = Vec::new();
+    for cut in [Cut::Reset, Cut::Drop, Cut::Close(1001)] {
+        for _ in 0..20 {
+            lines.push(stream.line().await.unwrap());
+        }
+        simulator.control().cut_connections(cut);
+        while let Some(line) = stream.line().await {
+            lines.push(line);
+        }
+        let (session, _) = simulator.stream_sessions()[0].clone();
+        let stands_at = simulator.now();
+        actix_rt::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(simulator.now(), stands_at, "nobody listens");
+        stream = Stream::open(&simulator, "TLCP-2.4.0.lightstreamer.com").await.unwrap();
+        let received = lines.len();
+        stream
+            .send(&format!(
+                "bind_session\r\nLS_session={session}&LS_recovery_from={received}&LS_reduce_head=true"
+            ))
+            .await;
+        assert!(stream.line().await.unwrap().starts_with("CONOK,"));
+        stream.expect(&[&format!("PROG,{received}")]).await;
+    }
+    let end_ms = at("2024-01-17T10:55:00Z").0 * 1000;
+    let mut row = Vec::new();
+    loop {
+        lines.push(stream.line().await.unwrap());
+        if let Some(values) = lines.last().unwrap().strip_prefix("U,1,1,") {
+            let mut known = Vec::new();
+            let rows = lines.iter().filter_map(|line| line.strip_prefix("U,1,1,"));
+            if values.starts_with("|") || !values.contains(&end_ms.to_string()) {
+                known = row;
+            } else {
+                for values in rows.take(lines.len() - 3) {
+                    known = decode_values(values, &known, FIELDS);
+                }
+            }
+            row = known;
+        }
+        if simulator.has_ended() && lines.len() as u64 == simulator.stream_sessions()[0].1 {
+            break;
+        }
+    }
+    let mut closed = 0;
+    let mut known = Vec::new();
+    for values in lines.iter().filter_map(|line| line.strip_prefix("U,1,1,")) {
+        known = decode_values(values, &known, FIELDS);
+        closed += usize::from(known[2].as_deref() == Some("1"));
+    }
+    assert_eq!(closed, 12);
+    assert_eq!(simulator.stats().sessions, 1);
+    simulator.stop().await;
+}
+
+/// A request over HTTP: its answer's status, and its body, which may be a stream.
+async fn post(simulator: &Simulator, path: &str, body: &str) -> (u16, HttpBody) {
+    let url = format!("http://{}/lightstreamer/{path}", simulator.address());
+    let client = awc::Client::builder().timeout(PATIENCE).finish();
+    let response = client.post(url).content_type("text/plain").send_body(body.to_owned()).await.unwrap();
+    (response.status().as_u16(), HttpBody { chunks: Box::pin(response), text: String::new() })
+}
+
+struct HttpBody {
+    chunks: Pin<Box<dyn futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>>>,
+    text: String,
+}
+
+impl HttpBody {
+    /// The next line, `None` once the body has ended.
+    async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some((line, rest)) = self.text.split_once("\r\n") {
+                let (line, rest) = (line.to_owned(), rest.to_owned());
+                self.text = rest;
+                return Some(line);
+            }
+            match actix_rt::time::timeout(PATIENCE, self.chunks.next()).await.expect("a line") {
+                Some(Ok(chunk)) => self.text += std::str::from_utf8(&chunk).unwrap(),
+                _ => return None,
+            }
+        }
+    }
+
+    /// All lines to the end.
+    async fn lines(mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(line) = self.line().await {
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+const PROTOCOL: &str = "LS_protocol=TLCP-2.4.0";
+
+fn http_create(rest: &Rest, more: &str) -> String {
+    let password = rest.stream_password();
+    format!("LS_user=SIM01&LS_cid=mgQkwtwdysogQz2BJ4Ji%20kOj2Bg{more}&LS_password={password}")
+}
+
+#[actix_web::test]
+async fn over_http_a_stream_goes_on_through_loops_and_tells_the_same() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let create = http_create(&rest, "&LS_content_length=4000&LS_send_sync=false");
+    let (status, mut stream) = post(&simulator, &format!("create_session.txt?{PROTOCOL}"), &create).await;
+    assert_eq!(status, 200);
+    assert!(stream.line().await.unwrap().starts_with("NOOP,"));
+    let conok = stream.line().await.unwrap();
+    let session = conok.split(',').nth(1).unwrap().to_owned();
+    let control = format!("control.txt?{PROTOCOL}&LS_session={session}");
+    let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";
+    let subscribe = format!("{}\r\n{}", add(1, item, "&LS_snapshot=true"), "LS_reqId=2&LS_op=delete&LS_subId=9");
+    let (_, answer) = post(&simulator, &control, &subscribe).await;
+    assert_eq!(answer.lines().await, ["REQOK,1", "REQERR,2,19,Subscription not found"]);
+
+    let (mut data, mut loops) = (Vec::new(), 0);
+    while !(simulator.has_ended() && data.len() as u64 == simulator.stream_sessions()[0].1) {
+        match stream.line().await {
+            Some(line) if line == "LOOP,0" => {
+                loops += 1;
+                assert_eq!(stream.line().await, None, "the response ends with it");
+                let bind = format!("LS_session={session}&LS_content_length=4000&LS_send_sync=false");
+                (_, stream) = post(&simulator, &format!("bind_session.txt?{PROTOCOL}"), &bind).await;
+            }
+            Some(line) if super::tlcp::is_data(line.as_bytes()) => data.push(line),
+            Some(_) => {}
+            None => panic!("no more after {data:?}"),
+        }
+    }
+    assert!(loops > 2, "{loops} loops");
+    let mut known = Vec::new();
+    let mut closed = Vec::new();
+    for values in data.iter().filter_map(|line| line.strip_prefix("U,1,1,")) {
+        known = decode_values(values, &known, FIELDS);
+        if known[2].as_deref() == Some("1") {
+            closed.push(known[0].clone().unwrap().parse::<i64>().unwrap() / 1000);
+        }
+    }
+    let (truth, pair) = (simulator.truth(), "EURUSD".parse().unwrap());
+    let happened = truth.bars(pair, Timeframe::M5, at("2024-01-17T10:00:00Z")..at("2024-01-17T11:00:00Z"));
+    assert_eq!(closed, happened.iter().map(|bar| bar.key.start.0).collect::<Vec<_>>());
+    assert_eq!(simulator.stats().sessions, 1);
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn over_http_a_session_is_recovered_by_polling() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let mut stream = Stream::login(&simulator, &rest).await;
+    let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";
+    stream.send(&format!("control\r\n{}", add(1, item, "&LS_snapshot=true&LS_ack=false"))).await;
+    stream.expect(&["SUBOK,1,1,12", "CONF,1,unlimited,filtered"]).await;
+    let first = stream.line().await.unwrap();
+    simulator.control().cut_connections(Cut::Reset);
+    while stream.line().await.is_some() {}
+    let (session, _) = simulator.stream_sessions()[0].clone();
+    let poll = format!(
+        "LS_session={session}&LS_recovery_from=2&LS_polling=true&LS_polling_millis=7&LS_idle_millis=0&LS_reduce_head=true"
+    );
+    let (_, answer) = post(&simulator, &format!("bind_session.txt?{PROTOCOL}"), &poll).await;
+    let lines = answer.lines().await;
+    assert_eq!(lines[1], format!("CONOK,{session},50000,0,*"));
+    assert_eq!(lines[2..4], ["PROG,2".to_owned(), first]);
+    assert_eq!(lines.last().unwrap(), "LOOP,7");
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn over_http_what_is_wrong_is_said() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let check = async |path: &str, body: &str, expected: (u16, &[&str])| {
+        let (status, answer) = post(&simulator, path, body).await;
+        let lines = answer.lines().await;
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_eq!((status, &lines[..]), expected, "{path} {body}");
+    };
+    let create = http_create(&rest, "");
+    // In the body, where it does not belong.
+    check("create_session.txt", &format!("{PROTOCOL}&{create}"), (400, &[])).await;
+    let newer = "create_session.txt?LS_protocol=TLCP-2.5.0";
+    check(newer, &create, (200, &["CONERR,65,Unsupported protocol version: 2.5.0"])).await;
+    let bind = format!("bind_session.txt?{PROTOCOL}&LS_session=S1");
+    check(&bind, "LS_send_sync=false", (200, &["CONERR,20,Session not found"])).await;
+    let control = format!("control.txt?{PROTOCOL}&LS_session=S1");
+    check(&control, "LS_reqId=1&LS_op=destroy", (200, &["REQERR,1,20,Session not found"])).await;
+    check(&format!("heartbeat.txt?{PROTOCOL}&LS_session=S1"), "", (200, &["REQOK"])).await;
+    check(&format!("msg.txt?{PROTOCOL}"), "LS_reqId=1", (200, &["ERROR,67,Unknown request"])).await;
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn one_transport_is_refused_while_the_other_works() {
+    let simulator = start(options()).unwrap();
+    let rest = Rest::login(&simulator).await;
+    let (control, websocket) = (simulator.control(), "TLCP-2.4.0.lightstreamer.com");
+    let (path, create) = (format!("create_session.txt?{PROTOCOL}"), http_create(&rest, ""));
+    for refusal in [Refusal::Status(403), Refusal::Page] {
+        control.refuse_upgrades(Some(refusal));
+        assert!(Stream::open(&simulator, websocket).await.is_err());
+        assert!(post(&simulator, &path, &create).await.1.line().await.unwrap().starts_with("NOOP,"));
+    }
+    control.refuse_upgrades(None);
+    control.refuse_http_streams(Some(Refusal::Status(405)));
+    assert!(Stream::open(&simulator, websocket).await.is_ok());
+    assert_eq!(post(&simulator, &path, &create).await.0, 405);
+    control.refuse_http_streams(None);
+    assert_eq!(post(&simulator, &path, &create).await.0, 200);
     simulator.stop().await;
 }

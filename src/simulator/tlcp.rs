@@ -43,12 +43,18 @@ impl std::fmt::Display for TlcpVersion {
 
 /// The version that a WebSocket subprotocol such as `TLCP-2.4.0.lightstreamer.com` names.
 pub(crate) fn version_of_subprotocol(name: &str) -> Option<TlcpVersion> {
-    name.strip_prefix("TLCP-")?.strip_suffix(".lightstreamer.com")?.parse().ok()
+    version_of_protocol(name.strip_suffix(".lightstreamer.com")?)
+}
+
+/// The version that a name such as `TLCP-2.4.0` gives.
+pub(crate) fn version_of_protocol(name: &str) -> Option<TlcpVersion> {
+    name.strip_prefix("TLCP-")?.parse().ok()
 }
 
 /// Codes of `CONERR`, `REQERR`, `ERROR` and `END` that the simulator sends of its own accord.
 pub(crate) mod code {
     pub const CREDENTIALS: i32 = 1;
+    pub const RECOVERY_IMPOSSIBLE: i32 = 4;
     pub const SUBSCRIPTION_UNKNOWN: i32 = 19;
     pub const SESSION_UNKNOWN: i32 = 20;
     pub const BAD_GROUP: i32 = 21;
@@ -58,9 +64,11 @@ pub(crate) mod code {
     pub const RECONF_UNFILTERED: i32 = 13;
     pub const UNFILTERED_REFUSED: i32 = 26;
     pub const DESTROYED: i32 = 31;
+    pub const REBOUND: i32 = 40;
     pub const BAD_VALUE: i32 = 65;
     pub const MALFORMED: i32 = 67;
     pub const ALREADY_STREAMING: i32 = 69;
+    pub const CLIENT_NOT_SUPPORTED: i32 = 71;
     /// From IG's own metadata adapter.
     pub const ADAPTER: i32 = -1;
 }
@@ -79,6 +87,12 @@ impl<'a> Message<'a> {
         let name = lines.next().unwrap_or_default();
         Message { name, lines: lines.filter(|line| !line.is_empty()).collect() }
     }
+
+    /// A request whose name stands in an address and whose lines are the body.
+    pub fn of_body(name: &'a str, body: &'a str) -> Message<'a> {
+        let lines = body.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        Message { name, lines: lines.filter(|line| !line.is_empty()).collect() }
+    }
 }
 
 /// The parameters of one line, decoded.
@@ -94,6 +108,8 @@ pub(crate) enum BadLine {
     Encoding,
     #[error("Parameter {0} given twice")]
     Twice(String),
+    #[error("One parameter line expected")]
+    NotOne,
 }
 
 impl Params {
@@ -111,6 +127,14 @@ impl Params {
             params.push((name.to_owned(), decode(value)?));
         }
         Ok(Params(params))
+    }
+
+    /// Reads the one parameter line of a message.
+    pub fn of(message: &Message<'_>) -> Result<Params, BadLine> {
+        match message.lines[..] {
+            [line] => Params::parse(line),
+            _ => Err(BadLine::NotOne),
+        }
     }
 
     /// The value of a parameter.
@@ -143,6 +167,16 @@ fn decode(value: &str) -> Result<String, BadLine> {
         Ok(text) => Ok(text.into_owned()),
         Err(_) => Err(BadLine::Encoding),
     }
+}
+
+/// Lines that count for a recovery.
+const DATA_TAGS: [&[u8]; 10] =
+    [b"U", b"SUBOK", b"SUBCMD", b"UNSUB", b"EOS", b"CS", b"OV", b"CONF", b"MSGDONE", b"MSGFAIL"];
+
+/// Whether a line counts for a recovery.
+pub(crate) fn is_data(line: &[u8]) -> bool {
+    let end = line.iter().position(|byte| b",\r\n".contains(byte)).unwrap_or(line.len());
+    DATA_TAGS.contains(&&line[..end])
 }
 
 /// Appends one line. Texts that may hold anything go through [`plain`] first.
@@ -424,6 +458,16 @@ mod tests {
         assert_eq!(params.get("LS_none"), None);
         for line in ["", "a", "=b", "a=1=2", "a=%", "a=%4", "a=%zz", "a=%ff", "a=1&a=2", "a=1&"] {
             assert!(Params::parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_counts_is_told_by_the_whole_tag() {
+        for line in ["U,1,1,a|b\r\n", "SUBOK,1,1,12", "CONF,1,unlimited,filtered", "UNSUB,1", "OV,1,1,3"] {
+            assert!(is_data(line.as_bytes()), "{line}");
+        }
+        for line in ["", "\r\n", "UX,1", "CONS,unlimited", "PROBE\r\n", "REQOK,1", "LOOP,0", "u,1,1,"] {
+            assert!(!is_data(line.as_bytes()), "{line}");
         }
     }
 

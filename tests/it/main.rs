@@ -13,6 +13,8 @@ mod replay;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
+mod stream;
+#[cfg(test)]
 mod transcript;
 #[cfg(test)]
 mod world;

@@ -1,0 +1,138 @@
+//! What goes wrong with the stream, and that the program goes on where it was.
+
+use candlekeep::domain::Timestamp;
+use candlekeep::simulator::{Control, Cut, Options, Refusal};
+
+use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
+
+/// A slow enough market for things to happen in the middle of it.
+fn hours(hours: i64) -> Options {
+    Options { rows_per_bar: Some(60), ..market(hours) }
+}
+
+/// Timers that find a silent stream within a second.
+const QUICK: [(&str, &str); 5] = [
+    ("CANDLEKEEP_STREAM_KEEPALIVE_MS", "500"),
+    ("CANDLEKEEP_STREAM_STALLED_MS", "100"),
+    ("CANDLEKEEP_STREAM_RECONNECT_MS", "100"),
+    ("CANDLEKEEP_STREAM_RECOVERY_MS", "20000"),
+    ("CANDLEKEEP_STREAM_RETRY_MS", "250"),
+];
+
+const HTTP_ONLY: (&str, &str) = ("CANDLEKEEP_STREAM_TRANSPORT", "http");
+
+/// Waits for market time.
+fn wait_until(world: &World, service: &mut Service, time: Timestamp) {
+    world.wait(service, &format!("market time {time}"), |world| {
+        world.simulator().now() >= time && world.simulator().stats().items == 28
+    });
+}
+
+/// Does something at so many moments of a market, and answers the world after its end.
+fn disturbed(options: Options, more: &[(&str, &str)], times: i64, mut act: impl FnMut(&Control, i64)) -> World {
+    let length = options.end.expect("the market has an end").since(START);
+    let world = World::new(options);
+    let mut service = world.start("run", &[&QUICK[..], more].concat());
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let share = length / (times + 1);
+    for time in 0..times {
+        wait_until(&world, &mut service, START.plus(time * share + random.i64(1..share)));
+        act(&world.simulator().control(), time);
+    }
+    world.wait_complete(&mut service);
+    service.stop();
+    world
+}
+
+/// Nothing was lost and nothing was fetched but the history of a first start.
+fn verify_unbroken(world: &World) {
+    let summary = world.verify(Holes::None);
+    let stats = world.simulator().stats();
+    assert_eq!((stats.sessions, stats.logins), (1, 1));
+    let fetched = summary.bars("5", "ig_rest") + summary.bars("15", "ig_rest");
+    // History before the start and the buckets under way at it.
+    assert!(fetched <= 28 * (2 * DEPTH as usize + 2), "{fetched} bars fetched");
+    assert!(stats.points_spent <= fetched as u64 + 2, "{} points", stats.points_spent);
+    assert_eq!(world.number("SELECT count(*) FROM stream_breaks"), 0);
+}
+
+const CUTS: [Cut; 3] = [Cut::Reset, Cut::Drop, Cut::Close(1001)];
+
+#[test]
+fn cut_at_any_moment_it_goes_on_and_loses_nothing() {
+    let world = disturbed(hours(4), &[], 12, |control, time| {
+        control.resend_at_next_recovery(time as u64 * 3);
+        control.cut_connections(CUTS[time as usize % 3]);
+    });
+    verify_unbroken(&world);
+    let recoveries = requests(&world, "LS_recovery_from=");
+    assert!(recoveries >= 12, "{recoveries} recoveries");
+}
+
+#[test]
+fn over_http_it_goes_on_and_loses_nothing_either() {
+    let world = disturbed(hours(4), &[HTTP_ONLY], 6, |control, time| {
+        control.cut_connections(CUTS[time as usize % 3]);
+    });
+    verify_unbroken(&world);
+    assert_eq!(requests(&world, "wsok"), 0);
+}
+
+#[test]
+fn loops_of_a_short_content_length_lose_nothing() {
+    let short = ("CANDLEKEEP_STREAM_CONTENT_LENGTH", "100000");
+    let world = disturbed(hours(4), &[HTTP_ONLY, short], 0, |_, _| {});
+    verify_unbroken(&world);
+    let binds = requests(&world, "bind_session");
+    assert!(binds > 10, "{binds} binds");
+}
+
+#[test]
+fn told_to_come_back_it_does_and_loses_nothing() {
+    let world = disturbed(hours(4), &[], 6, |control, time| control.rebind_sessions(time as u64 * 20));
+    verify_unbroken(&world);
+    assert_eq!(requests(&world, "LS_recovery_from="), 0, "what was delivered is known");
+    assert!(requests(&world, "bind_session") >= 6);
+}
+
+#[test]
+fn a_half_open_connection_is_found_and_left() {
+    let world = disturbed(hours(2), &[], 2, |control, _| control.half_open());
+    verify_unbroken(&world);
+    assert!(requests(&world, "LS_recovery_from=") >= 2);
+}
+
+#[test]
+fn where_no_websocket_is_to_be_had_http_is_taken_and_left_again() {
+    let world = World::new(hours(12));
+    let control = world.simulator().control();
+    control.refuse_upgrades(Some(Refusal::Status(403)));
+    let again = ("CANDLEKEEP_STREAM_WEBSOCKET_AGAIN_S", "1");
+    let mut service = world.start("run", &[&QUICK[..], &[again]].concat());
+    wait_until(&world, &mut service, START.plus(STEP));
+    assert_eq!(requests(&world, "wsok"), 0);
+    control.refuse_upgrades(None);
+    world.wait(&mut service, "a WebSocket", |world| requests(world, "wsok") > 0);
+    world.wait_complete(&mut service);
+    service.stop();
+    verify_unbroken(&world);
+}
+
+#[test]
+fn a_refused_recovery_is_a_break_that_is_healed_and_written_down() {
+    let world = disturbed(hours(4), &[], 2, |control, time| {
+        control.refuse_binds(1, if time == 0 { 4 } else { 20 }, "gone");
+        control.cut_connections(Cut::Drop);
+    });
+    world.verify(Holes::None);
+    assert_eq!((world.simulator().stats().sessions, world.simulator().stats().logins), (3, 1));
+    assert!(world.number("SELECT count(*) FROM stream_breaks") >= 2);
+}
+
+/// Requests on streams that contain this.
+fn requests(world: &World, text: &str) -> usize {
+    world.simulator().stream_requests().iter().filter(|request| request.text.contains(text)).count()
+}
+
