@@ -115,7 +115,9 @@ fn refused(refusal: Refusal) -> HttpResponse {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             HttpResponse::build(status).body("refused")
         }
-        Refusal::Page => HttpResponse::Ok().content_type("text/html").body("<html><body>Sign in</body></html>"),
+        Refusal::Page => {
+            HttpResponse::Ok().content_type("text/html").body("<html><body>Sign in</body></html>")
+        }
     }
 }
 

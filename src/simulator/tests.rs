@@ -685,7 +685,8 @@ async fn post(simulator: &Simulator, path: &str, body: &str) -> (u16, HttpBody) 
 }
 
 struct HttpBody {
-    chunks: Pin<Box<dyn futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>>>,
+    chunks:
+        Pin<Box<dyn futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>>>,
     text: String,
 }
 
@@ -734,7 +735,8 @@ async fn over_http_a_stream_goes_on_through_loops_and_tells_the_same() {
     let session = conok.split(',').nth(1).unwrap().to_owned();
     let control = format!("control.txt?{PROTOCOL}&LS_session={session}");
     let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";
-    let subscribe = format!("{}\r\n{}", add(1, item, "&LS_snapshot=true"), "LS_reqId=2&LS_op=delete&LS_subId=9");
+    let subscribe =
+        format!("{}\r\n{}", add(1, item, "&LS_snapshot=true"), "LS_reqId=2&LS_op=delete&LS_subId=9");
     let (_, answer) = post(&simulator, &control, &subscribe).await;
     assert_eq!(answer.lines().await, ["REQOK,1", "REQERR,2,19,Subscription not found"]);
 

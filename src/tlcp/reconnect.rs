@@ -159,7 +159,7 @@ impl Reconnect {
                 }
             },
             // Proxies are the usual reason, so the other transport deserves a try at once.
-            _ if no_websocket && self.no_websocket_since.is_none() && self.plan.transport.is_none() => {
+            _ if no_websocket && self.may_use_websocket(now) && self.plan.transport.is_none() => {
                 self.no_websocket_since = Some(now);
                 now
             }
@@ -180,6 +180,12 @@ impl Reconnect {
             self.no_websocket_since = None;
         }
         (self.attempt(now, at), consequences)
+    }
+
+    /// Whether a WebSocket is not known to be refused, or was so long ago.
+    fn may_use_websocket(&self, now: Instant) -> bool {
+        let again = |since: Instant| since.checked_add(self.plan.websocket_again);
+        self.no_websocket_since.and_then(again).is_none_or(|again| again <= now)
     }
 
     fn attempt(&self, now: Instant, at: Instant) -> Attempt {
@@ -325,6 +331,17 @@ mod tests {
             reconnect.after(&stalled, Transport::Http, true, later(600)).0.transport,
             Transport::WebSocket
         );
+    }
+
+    #[test]
+    fn a_websocket_refused_again_after_a_while_means_http_again() {
+        let (mut reconnect, now) = (Reconnect::new(PLAN, 1), base());
+        let later = |s| now + Duration::from_secs(s);
+        let refused = EndCause::Connection(Lost::Refused);
+        for at in [0, 700, 1_400] {
+            let (attempt, _) = reconnect.after(&refused, Transport::WebSocket, false, later(at));
+            assert_eq!(attempt.transport, Transport::Http, "{at}");
+        }
     }
 
     #[test]

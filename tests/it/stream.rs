@@ -29,7 +29,12 @@ fn wait_until(world: &World, service: &mut Service, time: Timestamp) {
 }
 
 /// Does something at so many moments of a market, and answers the world after its end.
-fn disturbed(options: Options, more: &[(&str, &str)], times: i64, mut act: impl FnMut(&Control, i64)) -> World {
+fn disturbed(
+    options: Options,
+    more: &[(&str, &str)],
+    times: i64,
+    mut act: impl FnMut(&Control, i64),
+) -> World {
     let length = options.end.expect("the market has an end").since(START);
     let world = World::new(options);
     let mut service = world.start("run", &[&QUICK[..], more].concat());
@@ -135,4 +140,3 @@ fn a_refused_recovery_is_a_break_that_is_healed_and_written_down() {
 fn requests(world: &World, text: &str) -> usize {
     world.simulator().stream_requests().iter().filter(|request| request.text.contains(text)).count()
 }
-
