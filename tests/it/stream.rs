@@ -1,13 +1,13 @@
 //! What goes wrong with the stream, and that the program goes on where it was.
 
 use candlekeep::domain::Timestamp;
-use candlekeep::simulator::{Control, Cut, Options, Refusal};
+use candlekeep::simulator::{Control, Cut, Options, Refusal, Speed};
 
 use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
 
 /// A slow enough market for things to happen in the middle of it.
 fn hours(hours: i64) -> Options {
-    Options { rows_per_bar: Some(60), ..market(hours) }
+    Options { rows_per_bar: Some(60), speed: Speed::Times(2_400.0), ..market(hours) }
 }
 
 /// Timers that find a silent stream within a second.
@@ -139,4 +139,23 @@ fn a_refused_recovery_is_a_break_that_is_healed_and_written_down() {
 /// Requests on streams that contain this.
 fn requests(world: &World, text: &str) -> usize {
     world.simulator().stream_requests().iter().filter(|request| request.text.contains(text)).count()
+}
+
+#[test]
+fn silence_in_market_hours_is_answered_ever_more_strongly_and_at_last_by_an_exit() {
+    // The market stops in the middle of a day; the connection lives and brings nothing but probes.
+    let world = World::new(market(1));
+    let silent = ("CANDLEKEEP_STREAM_SILENCE_S", "1");
+    let ended = world.start("run", &[&QUICK[..], &[silent]].concat()).ended();
+    assert_eq!(ended.code, Some(1), "{:#?}", ended.log);
+    assert!(ended.reason().contains("nothing comes although the market is open"), "{}", ended.reason());
+    let remedies: Vec<&str> = ["Resubscribe", "NewSession", "NewLogin", "Exit"]
+        .into_iter()
+        .filter(|remedy| ended.log.iter().any(|line| line.contains(&format!("remedy={remedy}"))))
+        .collect();
+    assert_eq!(remedies, ["Resubscribe", "NewSession", "NewLogin", "Exit"]);
+    let stats = world.simulator().stats();
+    assert_eq!((stats.sessions, stats.logins), (3, 2));
+    assert_eq!(world.number("SELECT value FROM settings WHERE key = 'stream.silent_exits'"), 1);
+    world.verify(Holes::Listed);
 }

@@ -45,6 +45,9 @@ const FIRST_RETRY_MAX: Duration = Duration::from_millis(100);
 const KEEP_PROBES_EVERY: Duration = Duration::from_secs(60);
 /// Where it is kept how many processes in a row ended because nothing came.
 pub const SETTING_SILENT_EXITS: &str = "stream.silent_exits";
+/// Why the process ends at last.
+const SILENT: &str =
+    "nothing comes although the market is open, and neither a new streaming session nor a new login helped";
 /// Where the version that worked last is kept, behind the one that was wanted.
 pub const SETTING_VERSION: &str = "stream.version_worked";
 
@@ -611,11 +614,14 @@ impl StreamActor {
                 self.renew_session(silent, ctx);
             }
             Remedy::Exit => {
-                self.keep(SETTING_SILENT_EXITS, (fruitless + 1).to_string());
-                self.alarm.exit(
-                    Exit::Failed,
-                    "nothing comes although the market is open, and neither a new streaming session nor a new login helped",
-                );
+                let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
+                let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
+                actix_rt::spawn(async move {
+                    if let Err(error) = saving.await {
+                        log::warn!(error:% = error; "the next process will not know that this one ended in silence");
+                    }
+                    alarm.exit(Exit::Failed, SILENT);
+                });
             }
         }
     }
