@@ -159,7 +159,8 @@ impl Reconnect {
                 }
             },
             // Proxies are the usual reason, so the other transport deserves a try at once.
-            _ if no_websocket && self.no_websocket_since.is_none() && self.plan.transport.is_none() => {
+            // One is only tried while HTTP is not known to be the way.
+            _ if no_websocket && self.plan.transport.is_none() => {
                 self.no_websocket_since = Some(now);
                 now
             }
@@ -320,6 +321,16 @@ mod tests {
         assert_eq!(
             reconnect.after(&stalled, Transport::Http, true, later(600)).0.transport,
             Transport::WebSocket
+        );
+        let refused = EndCause::Connection(Lost::Refused);
+        assert_eq!(
+            reconnect.after(&refused, Transport::WebSocket, false, later(601)).0.transport,
+            Transport::Http
+        );
+        assert_eq!(
+            reconnect.after(&stalled, Transport::Http, true, later(1200)).0.transport,
+            Transport::Http,
+            "the time begins anew"
         );
     }
 
