@@ -42,7 +42,9 @@ pub fn base(configured: &str, link: Option<&str>) -> Result<String, BadLink> {
     let target = target.trim_end_matches('/');
     let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
     let (name, port) = split_port(host);
-    if name.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+    let is_bracketed = name.starts_with('[') && name.ends_with(']');
+    let is_host = !name.is_empty() && (is_bracketed || !name.contains([':', '[', ']']));
+    if !is_host || port.is_some_and(|port| port.parse::<u16>().is_err()) {
         return Err(BadLink::NotAHost);
     }
     let own_port = split_port(rest.split('/').next().unwrap_or_default()).1;
@@ -110,6 +112,9 @@ mod tests {
             "b:port",
             "b:99999",
             "user@b",
+            "::1",
+            "[::1",
+            "a:b:80",
             "b?x=1",
             "b#x",
             "b c",

@@ -27,6 +27,9 @@ pub struct Options {
     pub version: Version,
     /// How the session's first connection is made.
     pub transport: Transport,
+    /// Whether later ones may be made the other way, where this one fails or to come back from
+    /// HTTP to a WebSocket.
+    pub both_transports: bool,
     /// Adapter set; the server's default if absent.
     pub adapter_set: Option<String>,
     /// Longest silence wanted from the server, if not its own choice.
@@ -63,6 +66,7 @@ impl Default for Options {
         Options {
             version: Version::default(),
             transport: Transport::WebSocket,
+            both_transports: true,
             adapter_set: None,
             keepalive: None,
             inactivity: None,
@@ -311,6 +315,9 @@ pub enum Corruption {
     /// Its count of data notifications is not ours.
     #[error(transparent)]
     OutOfStep(#[from] OutOfStep),
+    /// Data on a connection that is not bound yet.
+    #[error("data before CONOK")]
+    DataBeforeConok,
     /// Data after a recovery, before it said from where it goes on.
     #[error("data before PROG in a recovery")]
     DataBeforeProg,

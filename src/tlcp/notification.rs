@@ -153,17 +153,26 @@ impl<'a> Notification<'a> {
 /// Returns what can be said of a line that is not a notification.
 #[cold]
 pub fn describe(fault: LineFault, line: Excerpt<'_>) -> NotificationError<'_> {
-    let mut parts = line.bytes().split(|&byte| byte == b',');
-    let (is_data, of_subscription) = match parts.next() {
+    let (is_data, of_subscription) = kind(line.bytes());
+    let first = if of_subscription { line.bytes().split(|&byte| byte == b',').nth(1) } else { None };
+    let sub_id = first.and_then(|bytes| number(bytes).ok()).map(SubId);
+    NotificationError { fault, is_data, sub_id, line }
+}
+
+/// Whether the server counts a line as data, readable or not: the tag alone decides.
+pub fn is_data(line: &[u8]) -> bool {
+    kind(line).0
+}
+
+/// Whether a line is data, and whether its first argument is a subscription.
+fn kind(line: &[u8]) -> (bool, bool) {
+    match line.split(|&byte| byte == b',').next() {
         Some(b"U" | b"SUBOK" | b"SUBCMD" | b"UNSUB" | b"EOS" | b"CS" | b"OV" | b"CONF") => (true, true),
         Some(b"MSGDONE" | b"MSGFAIL" | b"MPNREG" | b"MPNOK" | b"MPNCONF" | b"MPNDEL" | b"MPNZERO") => {
             (true, false)
         }
         _ => (false, false),
-    };
-    let first = if of_subscription { parts.next() } else { None };
-    let sub_id = first.and_then(|bytes| number(bytes).ok()).map(SubId);
-    NotificationError { fault, is_data, sub_id, line }
+    }
 }
 
 impl<'a> UpdateLine<'a> {

@@ -159,7 +159,8 @@ impl Reconnect {
                 }
             },
             // Proxies are the usual reason, so the other transport deserves a try at once.
-            _ if no_websocket && self.may_use_websocket(now) && self.plan.transport.is_none() => {
+            // One is only tried while HTTP is not known to be the way.
+            _ if no_websocket && self.plan.transport.is_none() => {
                 self.no_websocket_since = Some(now);
                 now
             }
@@ -331,17 +332,16 @@ mod tests {
             reconnect.after(&stalled, Transport::Http, true, later(600)).0.transport,
             Transport::WebSocket
         );
-    }
-
-    #[test]
-    fn a_websocket_refused_again_after_a_while_means_http_again() {
-        let (mut reconnect, now) = (Reconnect::new(PLAN, 1), base());
-        let later = |s| now + Duration::from_secs(s);
         let refused = EndCause::Connection(Lost::Refused);
-        for at in [0, 700, 1_400] {
-            let (attempt, _) = reconnect.after(&refused, Transport::WebSocket, false, later(at));
-            assert_eq!(attempt.transport, Transport::Http, "{at}");
-        }
+        assert_eq!(
+            reconnect.after(&refused, Transport::WebSocket, false, later(601)).0.transport,
+            Transport::Http
+        );
+        assert_eq!(
+            reconnect.after(&stalled, Transport::Http, true, later(1200)).0.transport,
+            Transport::Http,
+            "the time begins anew"
+        );
     }
 
     #[test]

@@ -34,7 +34,8 @@ use super::recovery::DataCount;
 use super::request::{self, Control, ControlBatch, Credentials, Streaming, Transmit};
 use super::update::{self, Change};
 
-/// How long an `add` may stay without any answer before it is made again, and then given up.
+/// How long an `add` may stay without any answer before it is made again, and then given up. A
+/// `delete` is asked for once more after this time.
 pub const ADD_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Two faults of one item within this time end the session.
 pub const FAULT_WINDOW: Duration = Duration::from_secs(60);
@@ -93,10 +94,10 @@ pub struct TlcpSession {
     /// Whether the server showed that WebSocket messages get through.
     wsok: bool,
     destroying: bool,
-    /// Some `add` in the outbox has no deadline for its answer yet.
-    adds_unarmed: bool,
+    /// Some `add` or `delete` has no deadline for its answer yet.
+    answers_unarmed: bool,
     /// Earliest such deadline; may be that of an answered one.
-    add_deadline: Option<Instant>,
+    answer_deadline: Option<Instant>,
     heartbeat_at: Option<Instant>,
     /// Memory for the changes of one update.
     changes: Vec<Change<'static>>,
@@ -185,6 +186,9 @@ struct Leaving {
     request_id: u64,
     /// Whom to tell, if the caller asked for it.
     tag: Option<u16>,
+    /// Whether the first `delete` on this connection was never answered.
+    asked_twice: bool,
+    answer_by: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,8 +236,8 @@ impl TlcpSession {
             request_limit_bytes: 0,
             wsok: false,
             destroying: false,
-            adds_unarmed: false,
-            add_deadline: None,
+            answers_unarmed: false,
+            answer_deadline: None,
             heartbeat_at: None,
             changes: Vec::new(),
         }
@@ -277,12 +281,13 @@ impl TlcpSession {
     pub fn resubscribe(&mut self, now: Instant, tag: u16) -> bool {
         let Some(at) = self.subs.iter().position(|held| held.spec.tag == tag) else { return false };
         self.add_again(at);
-        self.arm_adds(now);
+        self.arm_answers(now);
         true
     }
 
-    /// Asks the server to end the session. [`EndCause::Destroyed`] follows with whatever ends the
-    /// connection; there is no need to wait for it.
+    /// Asks the server to end the session, if there is a connection for it. [`EndCause::Destroyed`]
+    /// follows with whatever ends the connection, or with the next timeout where there is none;
+    /// there is no need to wait for it.
     pub fn destroy(&mut self) {
         if self.destroying || self.phase == Phase::Ended {
             return;
@@ -333,8 +338,8 @@ impl TlcpSession {
             }
         }
         self.changes = update::recycle(changes);
-        if self.adds_unarmed {
-            self.arm_adds(now);
+        if self.answers_unarmed {
+            self.arm_answers(now);
         }
     }
 
@@ -350,8 +355,8 @@ impl TlcpSession {
             }
         });
         self.line_buffer = buffer;
-        if self.adds_unarmed {
-            self.arm_adds(now);
+        if self.answers_unarmed {
+            self.arm_answers(now);
         }
     }
 
@@ -369,8 +374,8 @@ impl TlcpSession {
                 _ => {}
             }
         }
-        if self.adds_unarmed {
-            self.arm_adds(now);
+        if self.answers_unarmed {
+            self.arm_answers(now);
         }
     }
 
@@ -394,6 +399,8 @@ impl TlcpSession {
             Phase::Bound { last_heard, limit } if is_due(last_heard.checked_add(limit), now) => {
                 return self.interrupt(now, EndCause::Stalled { silence: limit }, on_event);
             }
+            // There is no connection on which the server could be asked.
+            Phase::Unbound { .. } if self.destroying => return self.end(EndCause::Destroyed, on_event),
             Phase::Unbound { .. } if is_due(self.recovery_ends(), now) => return self.give_up(on_event),
             Phase::Bound { .. } => {}
             Phase::Unbound { .. } | Phase::Opening { .. } | Phase::Ended => return,
@@ -404,17 +411,14 @@ impl TlcpSession {
             }
             self.arm_heartbeat(now);
         }
-        if is_due(self.websocket_at, now) && !self.destroying {
-            // The server answers with a LOOP, after which nothing is lost by another transport.
+        if is_due(self.websocket_at, now) {
             self.websocket_at = now.checked_add(self.options.websocket_again);
-            self.websocket_wanted = true;
-            let request_id = self.take_request_id();
-            self.outbox.push_back(Outgoing::ForceRebind { request_id });
+            self.ask_for_websocket();
         }
-        if is_due(self.add_deadline, now) {
+        if is_due(self.answer_deadline, now) {
             self.give_up_unanswered(now, on_event);
         }
-        self.arm_adds(now);
+        self.arm_answers(now);
     }
 
     /// Returns when [`TlcpSession::handle_timeout`] must be called, unless something else happens
@@ -422,12 +426,13 @@ impl TlcpSession {
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended => None,
+            Phase::Unbound { not_before, .. } if self.destroying => not_before,
             Phase::Unbound { .. } => self.recovery_ends(),
             Phase::Opening { since, .. } => since.checked_add(self.options.retry),
             // At once: only then do we learn the time from which an answer is awaited.
-            Phase::Bound { last_heard, .. } if self.adds_unarmed => Some(last_heard),
+            Phase::Bound { last_heard, .. } if self.answers_unarmed => Some(last_heard),
             Phase::Bound { last_heard, limit } => {
-                [last_heard.checked_add(limit), self.heartbeat_at, self.add_deadline, self.websocket_at]
+                [last_heard.checked_add(limit), self.heartbeat_at, self.answer_deadline, self.websocket_at]
                     .into_iter()
                     .flatten()
                     .min()
@@ -584,6 +589,11 @@ impl TlcpSession {
     ) -> bool {
         match &mut self.phase {
             Phase::Bound { last_heard, .. } => *last_heard = now,
+            Phase::Opening { .. } if is_data(&line) => {
+                // From where it goes on is not said yet: it cannot be counted.
+                self.end(Corruption::DataBeforeConok.into(), on_event);
+                return false;
+            }
             Phase::Opening { .. } => {}
             Phase::Unbound { .. } | Phase::Ended => return false,
         }
@@ -745,7 +755,7 @@ impl TlcpSession {
         if error.is_data && !self.count.take() {
             return self.handle_repeat(on_event);
         }
-        if error.line.bytes().starts_with(b"CONOK,") {
+        if error.line.bytes().split(|&byte| byte == b',').next() == Some(b"CONOK") {
             return self.end(Corruption::BadConok(error.fault).into(), on_event);
         }
         match error.sub_id.and_then(|sub_id| find(&self.subs, sub_id)) {
@@ -765,22 +775,23 @@ impl TlcpSession {
         (self.bound_at, self.count_at_bind) = (Some(now), self.count.processed());
         self.websocket_wanted = false;
         self.websocket_at = match self.transport {
-            Transport::WebSocket => None,
-            Transport::Http => now.checked_add(options.websocket_again),
+            Transport::Http if options.both_transports => now.checked_add(options.websocket_again),
+            Transport::WebSocket | Transport::Http => None,
         };
         self.arm_heartbeat(now);
         if purpose == Purpose::Recover {
             self.count.await_recovery();
-            // Whether they arrived is not known; the answer to a second one does no harm.
-            self.delete_again();
         }
+        // What was asked of the connection before may have been lost with it.
+        self.outbox.retain(|out| !matches!(out, Outgoing::ForceRebind { .. } | Outgoing::Heartbeat));
+        self.delete_again();
         for sub in &mut self.subs {
             // The time without a connection is not the server's fault.
             if let Life::Added { answer_by, .. } = &mut sub.life {
                 *answer_by = None;
             }
         }
-        self.adds_unarmed = true;
+        self.answers_unarmed = true;
         for at in 0..self.subs.len() {
             if matches!(self.subs[at].life, Life::Waiting) {
                 self.add(at);
@@ -882,7 +893,9 @@ impl TlcpSession {
             return self.give_up(on_event);
         }
         // A WebSocket that is not to be had may be the only thing that is wrong.
-        let other_way = opening.is_some() && cause != EndCause::Connection(Lost::Unreachable);
+        let other_way = self.options.both_transports
+            && opening.is_some()
+            && cause != EndCause::Connection(Lost::Unreachable);
         self.transport = match self.transport {
             same if !other_way => same,
             Transport::Http if self.websocket_at.is_none() => Transport::WebSocket,
@@ -914,7 +927,7 @@ impl TlcpSession {
             sub.life = Life::Active { seen: vec![false; usize::from(items)] };
             sub.asked_twice = false;
             // One deadline less.
-            self.adds_unarmed = true;
+            self.answers_unarmed = true;
             return on_event(Event::Subscribed { tag, items, fields });
         }
         let sub = self.subs.remove(at);
@@ -932,11 +945,10 @@ impl TlcpSession {
             self.unqueue_add(sub.id);
             on_event(Event::Unsubscribed { tag: sub.spec.tag, asked: false });
         } else if let Some(at) = self.leaving.iter().position(|leaving| leaving.id == sub_id) {
-            if let Some(tag) = self.leaving.remove(at).tag {
-                on_event(Event::Unsubscribed { tag, asked: true });
-            }
+            self.forget(at, on_event);
         } else if let Some(at) = self.strays.iter().position(|&stray| stray == sub_id) {
             self.strays.remove(at);
+            self.unqueue_delete(sub_id);
         } else {
             self.skip(SkipReason::UnknownSubscription, Excerpt::of(line), on_event);
         }
@@ -961,9 +973,7 @@ impl TlcpSession {
             on_event(Event::Refused { tag: sub.spec.tag, code, text, verdict });
         } else if let Some(at) = left {
             // Mostly 19: there is no such subscription any more, which is what we wanted.
-            if let Some(tag) = self.leaving.remove(at).tag {
-                on_event(Event::Unsubscribed { tag, asked: true });
-            }
+            self.forget(at, on_event);
         } else {
             // A late answer, or one to the deletion of a stray.
             return;
@@ -984,8 +994,7 @@ impl TlcpSession {
             && self.strays.len() < STRAYS_MAX
         {
             self.strays.push(sub_id);
-            let request_id = self.take_request_id();
-            self.outbox.push_back(Outgoing::Delete { id: sub_id, request_id });
+            self.queue_delete(sub_id);
         }
         self.skip(SkipReason::UnknownSubscription, Excerpt::of(line), on_event);
     }
@@ -1054,7 +1063,7 @@ impl TlcpSession {
         let sub = &mut self.subs[at];
         sub.life = Life::Added { request_id, answer_by: None };
         self.outbox.push_back(Outgoing::Add { id: sub.id, request_id });
-        self.adds_unarmed = true;
+        self.answers_unarmed = true;
     }
 
     fn add_last(&mut self) {
@@ -1082,25 +1091,57 @@ impl TlcpSession {
         }
         if self.leaving.len() >= LEAVING_MAX {
             let forgotten = self.leaving.remove(0);
-            self.outbox.retain(|out| !matches!(out, Outgoing::Delete { id, .. } if *id == forgotten.id));
+            self.unqueue_delete(forgotten.id);
         }
-        let request_id = self.take_request_id();
-        self.leaving.push(Leaving { id: sub.id, request_id, tag });
-        if !self.destroying {
-            self.outbox.push_back(Outgoing::Delete { id: sub.id, request_id });
+        let request_id = self.queue_delete(sub.id);
+        let (id, asked_twice, answer_by) = (sub.id, false, None);
+        self.leaving.push(Leaving { id, request_id, tag, asked_twice, answer_by });
+        self.answers_unarmed = true;
+    }
+
+    /// Asks for the end of everything that the server has not confirmed to be gone. Whether it was
+    /// asked before is not known; the answer to a second request does no harm.
+    fn delete_again(&mut self) {
+        self.outbox.retain(|out| !matches!(out, Outgoing::Delete { .. }));
+        for at in 0..self.leaving.len() {
+            let request_id = self.queue_delete(self.leaving[at].id);
+            let leaving = &mut self.leaving[at];
+            *leaving = Leaving { request_id, asked_twice: false, answer_by: None, ..*leaving };
+        }
+        for at in 0..self.strays.len() {
+            self.queue_delete(self.strays[at]);
         }
     }
 
-    /// Asks once more for the end of what the server has not confirmed to be gone.
-    fn delete_again(&mut self) {
-        self.outbox.retain(|out| !matches!(out, Outgoing::Delete { .. }));
-        if self.destroying {
-            return;
+    /// The subscription at `at` of those that leave is gone.
+    fn forget(&mut self, at: usize, on_event: OnEvent<'_>) {
+        let gone = self.leaving.remove(at);
+        self.unqueue_delete(gone.id);
+        if let Some(tag) = gone.tag {
+            on_event(Event::Unsubscribed { tag, asked: true });
         }
-        for at in 0..self.leaving.len() {
+    }
+
+    /// Queues a `delete`, unless the whole session is to end. Returns the request's id.
+    fn queue_delete(&mut self, id: SubId) -> u64 {
+        let request_id = self.take_request_id();
+        if !self.destroying {
+            self.outbox.push_back(Outgoing::Delete { id, request_id });
+        }
+        request_id
+    }
+
+    fn unqueue_delete(&mut self, sub_id: SubId) {
+        self.outbox.retain(|out| !matches!(out, Outgoing::Delete { id, .. } if *id == sub_id));
+    }
+
+    /// Has the server ask for a new bind, after which nothing is lost by another transport.
+    fn ask_for_websocket(&mut self) {
+        let is_asked = self.outbox.iter().any(|out| matches!(out, Outgoing::ForceRebind { .. }));
+        if !self.destroying && !is_asked {
+            self.websocket_wanted = true;
             let request_id = self.take_request_id();
-            self.leaving[at].request_id = request_id;
-            self.outbox.push_back(Outgoing::Delete { id: self.leaving[at].id, request_id });
+            self.outbox.push_back(Outgoing::ForceRebind { request_id });
         }
     }
 
@@ -1127,20 +1168,32 @@ impl TlcpSession {
                 self.add_again(at);
             }
         }
+        for at in 0..self.leaving.len() {
+            if is_due(self.leaving[at].answer_by, now) && !self.leaving[at].asked_twice {
+                let id = self.leaving[at].id;
+                self.unqueue_delete(id);
+                let request_id = self.queue_delete(id);
+                let leaving = &mut self.leaving[at];
+                *leaving = Leaving { request_id, asked_twice: true, answer_by: None, ..*leaving };
+            }
+        }
     }
 
     // Timers.
 
-    /// Gives every new `add` its deadline, and finds the earliest of all.
-    fn arm_adds(&mut self, now: Instant) {
-        self.adds_unarmed = false;
-        self.add_deadline = None;
-        for sub in &mut self.subs {
-            if let Life::Added { answer_by, .. } = &mut sub.life {
-                let by = *answer_by.get_or_insert(now + ADD_ANSWER_TIMEOUT);
-                self.add_deadline = Some(self.add_deadline.map_or(by, |earliest| earliest.min(by)));
-            }
-        }
+    /// Gives every new `add` and `delete` its deadline, and finds the earliest of all.
+    fn arm_answers(&mut self, now: Instant) {
+        self.answers_unarmed = false;
+        let added = self.subs.iter_mut().filter_map(|sub| match &mut sub.life {
+            Life::Added { answer_by, .. } => Some(answer_by),
+            Life::Waiting | Life::Active { .. } => None,
+        });
+        // What was deleted twice in vain will show itself by its lines, or not at all.
+        let left = self.leaving.iter_mut().filter(|leaving| !leaving.asked_twice);
+        self.answer_deadline = added
+            .chain(left.map(|leaving| &mut leaving.answer_by))
+            .map(|answer_by| *answer_by.get_or_insert(now + ADD_ANSWER_TIMEOUT))
+            .min();
     }
 
     fn arm_heartbeat(&mut self, now: Instant) {
@@ -1180,6 +1233,14 @@ fn find(subs: &[Sub], id: SubId) -> Option<usize> {
     match subs.get(guess) {
         Some(sub) if sub.id == id => Some(guess),
         _ => subs.binary_search_by_key(&id, |sub| sub.id).ok(),
+    }
+}
+
+#[cold]
+fn is_data(line: &Line<'_>) -> bool {
+    match line {
+        Ok(line) => notification::is_data(line.as_bytes()),
+        Err((_, head)) => notification::is_data(head.bytes()),
     }
 }
 

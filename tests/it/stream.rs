@@ -156,6 +156,9 @@ fn silence_in_market_hours_is_answered_ever_more_strongly_and_at_last_by_an_exit
     assert_eq!(remedies, ["Resubscribe", "NewSession", "NewLogin", "Exit"]);
     let stats = world.simulator().stats();
     assert_eq!((stats.sessions, stats.logins), (3, 2));
-    assert_eq!(world.number("SELECT count(*) FROM settings WHERE key = 'stream.silent_exits' AND value = '1'"), 1);
+    assert_eq!(
+        world.number("SELECT count(*) FROM settings WHERE key = 'stream.silent_exits' AND value = '1'"),
+        1
+    );
     world.verify(Holes::Listed);
 }

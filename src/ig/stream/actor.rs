@@ -220,6 +220,7 @@ impl StreamActor {
         let options = Options {
             version: attempt.version,
             transport: attempt.transport,
+            both_transports: own.transport.is_none(),
             adapter_set: None,
             keepalive: own.keepalive,
             inactivity: own.inactivity,
