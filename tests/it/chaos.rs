@@ -48,9 +48,12 @@ fn week(seed: u64) -> String {
         speed: Speed::Max,
         rows_per_bar: Some(random.u32(2..8)),
         unfiltered: *random.choice(&unfiltered).expect("there are some"),
+        // Within a bucket, so that a program that starts after the end still learns from the
+        // forming candle what time it is.
+        end: Some(START.plus(HOURS * 3_600 + STEP / 2)),
         // What cannot be afforded would rightly stay open.
         allowance: 10_000_000,
-        ..market(HOURS)
+        ..market(0)
     };
     let end = options.end.expect("the market has an end");
     let world = World::new(options);
