@@ -25,6 +25,9 @@ pub mod version;
 
 #[cfg(test)]
 mod conversation;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub use code::{Policy, Step, Verdict};
 pub use event::{EndCause, Event, Lost, Options, SubId, SubscriptionSpec};

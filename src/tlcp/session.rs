@@ -530,6 +530,23 @@ impl TlcpSession {
         request::Session { version: self.options.version, transport: self.transport, id: &self.session_id }
     }
 
+    /// Checks what holds between any two calls.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_sound(&self) {
+        assert!(self.subs.is_sorted_by_key(|sub| sub.id), "found by their id");
+        assert!(self.subs.len() <= SUBSCRIPTIONS_MAX);
+        assert!(
+            self.leaving.len() <= LEAVING_MAX && self.strays.len() <= STRAYS_MAX && self.handshake.len() <= 2
+        );
+        // One for each, and a heartbeat, a wish for a new bind and the end.
+        assert!(self.outbox.len() <= self.subs.len() + self.leaving.len() + self.strays.len() + 3);
+        for out in &self.outbox {
+            if let Outgoing::Add { id, .. } = out {
+                assert!(find(&self.subs, *id).is_some(), "an unsent add leaves with its subscription");
+            }
+        }
+    }
+
     // What can be asked.
 
     /// Returns the data notifications of this session so far: the point to recover from.
