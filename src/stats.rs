@@ -29,6 +29,8 @@ pub struct Stats {
     pub lines_skipped: Counter,
     /// Bars settled, from the stream and from REST, corrections included.
     pub bars_settled: Counter,
+    /// Settled bars in which a bid is above its ask: stored as the broker told them.
+    pub bars_crossed: Counter,
     /// Bars that came over REST.
     pub bars_fetched: Counter,
     /// Buckets found missing after the first start, whether or not they were healed since.

@@ -135,7 +135,10 @@ impl AggregatorActor {
         let mut holes = false;
         for fact in facts {
             match fact {
-                Fact::Settled(_) => self.stats.bars_settled.add(1),
+                Fact::Settled(bar) => {
+                    self.stats.bars_settled.add(1);
+                    self.stats.bars_crossed.add(u64::from(bar.is_crossed()));
+                }
                 Fact::Marked(mark) if mark.state == State::Missing && mark.reason != Reason::Silent => {
                     holes = true;
                     if mark.reason != Reason::FirstStart {

@@ -96,6 +96,11 @@ impl Bar {
         std::array::from_fn(|field| bid[field].mid(ask[field]))
     }
 
+    /// Whether a bid is above its ask in any of the four fields. Brokers do send such bars.
+    pub fn is_crossed(&self) -> bool {
+        self.bid.prices().iter().zip(self.ask.prices()).any(|(bid, ask)| *bid > ask)
+    }
+
     /// Whether the two bars tell the same prices and volume, whatever their source.
     pub fn same_values(&self, other: &Bar) -> bool {
         self.bid == other.bid && self.ask == other.ask && self.volume == other.volume

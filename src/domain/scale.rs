@@ -95,11 +95,11 @@ pub fn classify(pair: Pair, bid: Option<Price>, scaling_factor: Option<f64>) -> 
     }
 }
 
-/// A step by this factor, either way, is a change of scale and not of the market. A scale change
-/// is a factor of 100 or 10,000; no major pair has moved by a factor of two in a day.
-const JUMP_FACTOR: i64 = 50;
+/// A step by this factor, either way, is no move of the market: no major pair has moved by a
+/// factor of two in a day. A change of scale is a factor of 100 or 10,000, garbage any other.
+const JUMP_FACTOR: i64 = 5;
 
-/// Whether `next` cannot follow `previous` on one scale.
+/// Whether `next` cannot be a price on the scale of `previous`.
 pub fn jumped(previous: Price, next: Price) -> bool {
     let (low, high) = (previous.min(next), previous.max(next));
     high.units() / JUMP_FACTOR >= low.units()
@@ -167,15 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_scale_is_a_jump() {
+    fn only_what_no_market_does_is_a_jump() {
         for (previous, next, expected) in [
             ("1.1578", "11578", true),
             ("11423.3", "1.1423", true),
             ("119.87", "11987", true),
             ("1.2", "1.0", false),
             ("1.2", "2.4", false),
-            ("1", "49.9", false),
-            ("1", "50", true),
+            ("1", "4.9", false),
+            ("1", "5", true),
+            ("5", "1", true),
         ] {
             assert_eq!(jumped(price(previous), price(next)), expected, "{previous} to {next}");
         }

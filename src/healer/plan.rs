@@ -70,7 +70,6 @@ impl Hole {
 fn may_ask(run: &Run, now: Timestamp) -> bool {
     match run.reason {
         Reason::Silent => now.since(run.span.end) >= SILENT_FOR_LONG_S,
-        Reason::ScaleInDoubt => false,
         _ => true,
     }
 }

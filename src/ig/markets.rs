@@ -6,7 +6,7 @@ use super::rest::RestClient;
 use super::session::tokens::Tokens;
 use crate::config::{FeedConfig, Product, ScaleSetting};
 use crate::domain::scale::{self, Verdict};
-use crate::domain::{Epic, Pair, Price};
+use crate::domain::{Epic, Pair, Price, Scale};
 
 /// IG answers at most this many epics in one call.
 pub const EPICS_PER_CALL: usize = 50;
@@ -77,10 +77,7 @@ fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument
     if let ScaleSetting::Fixed(scale) = feed.scale {
         return Instrument { pair, epic, scale: Verdict::Scale(scale), scale_is_fixed: true };
     }
-    let snapshot = found.and_then(|details| details.snapshot.as_ref());
-    let bid =
-        snapshot.and_then(|snapshot| snapshot.bid.as_ref()).and_then(|bid| Price::parse(bid.get(), 0).ok());
-    let factor = snapshot.and_then(|snapshot| snapshot.scaling_factor);
+    let (bid, factor) = quote(found);
     let scale = scale::classify(pair, bid, factor);
     if scale == Verdict::Ambiguous {
         log::error!(
@@ -91,10 +88,55 @@ fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument
     Instrument { pair, epic, scale, scale_is_fixed: false }
 }
 
+/// A market's bid as sent, and IG's `scalingFactor`.
+fn quote(market: Option<&MarketDetails>) -> (Option<Price>, Option<f64>) {
+    let snapshot = market.and_then(|details| details.snapshot.as_ref());
+    let bid = snapshot.and_then(|snapshot| snapshot.bid.as_ref());
+    let bid = bid.and_then(|bid| Price::parse(bid.get(), 0).ok());
+    (bid, snapshot.and_then(|snapshot| snapshot.scaling_factor))
+}
+
+/// A pair's price by REST and the scale that it quotes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The bid, divided by the scale.
+    pub bid: Price,
+    /// REST's scale.
+    pub scale: Scale,
+}
+
+/// Asks IG at which prices instruments trade now. `None` for one that has no price, or one that
+/// its scale leaves in doubt. At most [`EPICS_PER_CALL`] instruments.
+///
+/// # Errors
+/// As [`RestClient::markets`].
+pub async fn confirm(
+    rest: &RestClient,
+    tokens: &Tokens,
+    instruments: &[Instrument],
+) -> Result<Vec<Option<Confirmed>>, IgError> {
+    let epics: Vec<Epic> = instruments.iter().map(|instrument| instrument.epic.clone()).collect();
+    let details = rest.markets(tokens, &epics).await?.market_details;
+    Ok(instruments.iter().map(|instrument| confirmed(instrument, &details)).collect())
+}
+
+fn confirmed(instrument: &Instrument, details: &[MarketDetails]) -> Option<Confirmed> {
+    let market = details.iter().find(|details| details.instrument.epic == instrument.epic.as_str());
+    let (bid, factor) = quote(market);
+    let scale = match instrument.scale {
+        Verdict::Scale(scale) if instrument.scale_is_fixed => scale,
+        _ => match scale::classify(instrument.pair, bid, factor) {
+            Verdict::Scale(scale) => scale,
+            Verdict::NoPriceYet | Verdict::Ambiguous => return None,
+        },
+    };
+    let bid = Price::from_units(bid?.units() / 10_i64.pow(scale.points_shift()))?;
+    Some(Confirmed { bid, scale })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::scale::Scale;
     use crate::ig::models::Markets;
 
     fn feed(pair: &str, scale: ScaleSetting) -> FeedConfig {
@@ -134,5 +176,27 @@ mod tests {
             scale(ScaleSetting::Fixed(Scale::Points(4)), "1.14233", "10000"),
             Verdict::Scale(Scale::Points(4))
         );
+    }
+
+    #[test]
+    fn a_price_is_confirmed_on_the_scale_it_shows_or_that_was_settled() {
+        let check = |scale, bid: &str, factor: &str, expected: Option<(&str, Scale)>| {
+            let feed = feed("EURUSD", scale);
+            let json = format!(
+                r#"{{"marketDetails":[{{"instrument":{{"epic":"CS.D.EURUSD.CFD.IP"}},
+                "snapshot":{{"bid":{bid},"scalingFactor":{factor},"marketStatus":"TRADEABLE"}}}}]}}"#
+            );
+            let markets: Markets = serde_json::from_str(&json).unwrap();
+            let instrument = judge(&feed, epic_of(&feed, Product::Cfd, None), &[]);
+            let told = confirmed(&instrument, &markets.market_details);
+            let expected =
+                expected.map(|(bid, scale)| Confirmed { bid: Price::parse(bid, 0).unwrap(), scale });
+            assert_eq!(told, expected, "{bid} {factor}");
+        };
+        check(ScaleSetting::Auto, "1.14233", "10000", Some(("1.14233", Scale::Decimal)));
+        check(ScaleSetting::Auto, "11423.3", "1", Some(("1.14233", Scale::Points(4))));
+        check(ScaleSetting::Auto, "11423.3", "10000", None);
+        check(ScaleSetting::Auto, "null", "1", None);
+        check(ScaleSetting::Fixed(Scale::Decimal), "11423.3", "1", Some(("11423.3", Scale::Decimal)));
     }
 }

@@ -133,6 +133,7 @@ impl House {
         )
         .start_with(MAILBOX);
         let settings = StreamSettings {
+            rest: rest.clone(),
             instruments: instruments.clone(),
             version: Version::parse(&config.stream.tlcp_version)
                 .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,

@@ -183,12 +183,6 @@ impl Reconnect {
         (self.attempt(now, at), consequences)
     }
 
-    /// Whether a WebSocket is not known to be refused, or was so long ago.
-    fn may_use_websocket(&self, now: Instant) -> bool {
-        let again = |since: Instant| since.checked_add(self.plan.websocket_again);
-        self.no_websocket_since.and_then(again).is_none_or(|again| again <= now)
-    }
-
     fn attempt(&self, now: Instant, at: Instant) -> Attempt {
         let again =
             |since: Instant| since.checked_add(self.plan.websocket_again).is_some_and(|due| due <= now);

@@ -11,6 +11,8 @@ mod faults;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
+mod recorded_bars;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod store_contract;

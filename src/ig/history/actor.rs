@@ -18,7 +18,7 @@ use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
-use crate::ig::markets::Instrument;
+use crate::ig::markets::{self, Confirmed, Instrument};
 use crate::ig::models::Prices;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
@@ -257,7 +257,7 @@ impl History {
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
         if state.scales[fetch.feed.ix()] == Verdict::Ambiguous {
-            return Err(HistoryError::ScaleInDoubt);
+            self.confirm_scale(state, fetch).await?;
         }
         let available = self.available(fetch.urgent).await?;
         if points > available {
@@ -308,7 +308,34 @@ impl History {
         }
         let pages = answer?;
         log::debug!(pair:% = instrument.pair, timeframe:% = fetch.timeframe, query = query.as_str(); "asked for history");
-        Ok((self.rows(state, fetch, &pages)?, evidence))
+        let rows = match self.rows(state, fetch, &pages) {
+            // What was paid for is read again by the scale that IG now tells.
+            Err(HistoryError::ScaleInDoubt) => {
+                state.scales[fetch.feed.ix()] = Verdict::Ambiguous;
+                self.confirm_scale(state, fetch).await?;
+                self.rows(state, fetch, &pages)?
+            }
+            rows => rows?,
+        };
+        Ok((rows, evidence))
+    }
+
+    /// Asks IG, which costs no points, on which scale an instrument quotes now.
+    ///
+    /// # Errors
+    /// [`HistoryError::ScaleInDoubt`] while that stays open.
+    async fn confirm_scale(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
+        let instrument = &self.settings.instruments[fetch.feed.ix()];
+        let tokens = self.tokens().await?;
+        actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
+        let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await?;
+        let Some(Some(Confirmed { scale, .. })) = told.first() else {
+            log::error!(pair:% = instrument.pair; "IG's price scale is in doubt, its history is not read: set the pair's scale");
+            return Err(HistoryError::ScaleInDoubt);
+        };
+        log::info!(pair:% = instrument.pair, scale:% = scale; "IG confirms the scale of its history");
+        state.scales[fetch.feed.ix()] = Verdict::Scale(*scale);
+        Ok(())
     }
 
     async fn pages(
@@ -367,7 +394,7 @@ impl History {
         };
         let mut rows = answer::rows(instrument.pair, fetch.timeframe, scale, pages)?;
         if !instrument.scale_is_fixed {
-            rows = rows.into_iter().map(|row| answer::plausible(instrument.pair, row)).collect();
+            rows = answer::plausible(instrument.pair, rows).map_err(|_| HistoryError::ScaleInDoubt)?;
         }
         state.local_offset_s = answer::local_offset_s(&rows).or(state.local_offset_s);
         Ok(rows)

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::domain::scale::{self, Scale};
-use crate::domain::{FetchedBar, Pair, Timeframe, Timestamp};
+use crate::domain::{Bar, FetchedBar, Pair, Timeframe, Timestamp};
 use crate::ig::models::Prices;
 use crate::ig::parse::price_row;
 
@@ -57,11 +57,28 @@ pub fn rows(
     Ok(rows)
 }
 
-/// Takes out prices that this pair cannot have; their buckets then count as having a null price.
-pub fn plausible(pair: Pair, mut row: FetchedBar) -> FetchedBar {
-    row.bar = row.bar.filter(|bar| scale::is_plausible(pair, bar.bid.close));
-    row
+/// Takes out bars with a price that this pair cannot have on the scale it was read by; their
+/// buckets then count as having a null price. An answer of nothing but such bars is one on
+/// another scale, or speaks of another market.
+///
+/// # Errors
+/// [`OffScale`] where there are bars and not one is plausible.
+pub fn plausible(pair: Pair, mut rows: Vec<FetchedBar>) -> Result<Vec<FetchedBar>, OffScale> {
+    let fits = |bar: &Bar| {
+        let mut prices = bar.bid.prices().into_iter().chain(bar.ask.prices());
+        prices.all(|price| scale::is_plausible(pair, price))
+    };
+    let told = rows.iter().filter(|row| row.bar.is_some()).count();
+    for row in &mut rows {
+        row.bar = row.bar.filter(fits);
+    }
+    if told > 0 && rows.iter().all(|row| row.bar.is_none()) { Err(OffScale) } else { Ok(rows) }
 }
+
+/// No price of an answer is one that the pair can have on the scale it was read by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no price of the answer is plausible on the scale that is known")]
+pub struct OffScale;
 
 /// Checks that an answer to a range is one to the range that was meant.
 ///
@@ -129,5 +146,35 @@ mod tests {
         let row = |offset| FetchedBar { start: Timestamp(0), local_offset_s: Some(offset), bar: None };
         assert_eq!(local_offset_s(&[row(0), row(3600)]), Some(3600));
         assert_eq!(local_offset_s(&[row(90_000)]), None);
+    }
+
+    /// Judges flat bars, each told as bid and ask, of GBP/USD. `#` stands for a null.
+    fn check_scale(bars: &[&str], expected: Result<&str, OffScale>) {
+        let pair: Pair = "GBPUSD".parse().unwrap();
+        let price = |text| crate::domain::Price::parse(text, 0).unwrap();
+        let flat = |price| crate::domain::Ohlc::from_prices([price; 4]);
+        let rows = bars.iter().map(|text| {
+            let bar = text.split_once(' ').map(|(bid, ask)| Bar {
+                key: crate::domain::BarKey { pair, timeframe: Timeframe::M5, start: Timestamp(0) },
+                bid: flat(price(bid)),
+                ask: flat(price(ask)),
+                volume: 1,
+                source: crate::domain::Source::Rest,
+            });
+            FetchedBar { start: Timestamp(0), local_offset_s: None, bar }
+        });
+        let kept = plausible(pair, rows.collect())
+            .map(|rows| rows.iter().map(|row| if row.bar.is_some() { 'x' } else { '#' }).collect::<String>());
+        assert_eq!(kept, expected.map(str::to_owned), "{bars:?}");
+    }
+
+    #[test]
+    fn a_bar_off_the_scale_is_taken_out_and_an_answer_of_none_else_is_refused() {
+        check_scale(&["1.3 1.4", "#"], Ok("x#"));
+        check_scale(&["1.3 1.4", "13000 1.4", "1.3 13000"], Ok("x##"));
+        check_scale(&["13000 13001", "#"], Err(OffScale));
+        check_scale(&["0.00013 0.00014"], Err(OffScale));
+        check_scale(&["#"], Ok("#"));
+        check_scale(&[], Ok(""));
     }
 }

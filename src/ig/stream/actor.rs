@@ -7,6 +7,7 @@
 //! [`translate`](super::translate) turns what is told into the house's words. Holds each item's
 //! folded row. A restart of this actor is a break of continuity.
 
+use std::collections::BTreeSet;
 use std::str;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,8 @@ use crate::config;
 use crate::domain::{Calendar, FeedIx, Reason, StreamEvent};
 use crate::exit::Exit;
 use crate::ig::error::{IgError, cut};
-use crate::ig::markets::Instrument;
+use crate::ig::markets::{self, Instrument};
+use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
 use crate::messages::{GetTokens, Resubscribe, StreamTold, TokensRefused};
@@ -41,6 +43,8 @@ use crate::transcript::{Recorder, SocketKind};
 
 /// Longest random pause before the first attempt after a working connection broke.
 const FIRST_RETRY_MAX: Duration = Duration::from_millis(100);
+/// Pauses before REST is asked about a scale in doubt, and asked again; the last one repeats.
+const CONFIRM_PAUSES_S: [u64; 5] = [1, 5, 30, 120, 600];
 /// How often new findings about the broker are kept.
 const KEEP_PROBES_EVERY: Duration = Duration::from_secs(60);
 /// Where it is kept how many processes in a row ended because nothing came.
@@ -53,6 +57,8 @@ pub const SETTING_VERSION: &str = "stream.version_worked";
 
 /// What the stream needs to know.
 pub struct StreamSettings {
+    /// Asked at which price a feed trades whose scale is in doubt.
+    pub rest: RestClient,
     /// Instruments by [`FeedIx`].
     pub instruments: Vec<Instrument>,
     /// Version to claim first.
@@ -83,6 +89,7 @@ pub struct Memory {
 /// Streams.
 pub struct StreamActor {
     client: awc::Client,
+    rest: RestClient,
     session: Addr<SessionActor>,
     aggregator: Recipient<StreamTold>,
     store: StoreHandle,
@@ -98,6 +105,9 @@ pub struct StreamActor {
     reconnect: Reconnect,
     silence: Option<Silence>,
     recorder: Recorder,
+    /// Feeds whose scale is in doubt, and how often REST was asked in a row.
+    doubted: BTreeSet<FeedIx>,
+    confirmations: usize,
     link: Option<Link>,
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
@@ -149,7 +159,7 @@ impl StreamActor {
         alarm: Alarm,
         stats: Arc<Stats>,
     ) -> StreamActor {
-        let StreamSettings { instruments, version, calendar, clock_kind, options, memory, recorder } =
+        let StreamSettings { rest, instruments, version, calendar, clock_kind, options, memory, recorder } =
             settings;
         let plan = Plan {
             version,
@@ -161,6 +171,7 @@ impl StreamActor {
         };
         StreamActor {
             client,
+            rest,
             session,
             aggregator,
             store,
@@ -175,6 +186,8 @@ impl StreamActor {
             kept_probes: memory.probes,
             kept_state: StreamState::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
+            doubted: BTreeSet::new(),
+            confirmations: 0,
             link: None,
             socket: 0,
             next_request_id: 1,
@@ -437,6 +450,11 @@ impl StreamActor {
                     ),
                 );
             }
+            FollowUp::ConfirmScale { feed } => {
+                if self.doubted.insert(feed) && self.doubted.len() == 1 {
+                    self.confirm_later(ctx);
+                }
+            }
             FollowUp::Mended(told) => {
                 let now = self.clock.wall();
                 self.save(move |store| store.record_break(&told, now));
@@ -639,6 +657,62 @@ impl StreamActor {
         let mut told = Vec::new();
         self.ended(&EndCause::Stalled { silence }, &mut told, ctx);
         self.tell(told, ctx);
+    }
+
+    // Scales in doubt.
+
+    /// Asks REST about the feeds in doubt, ever more rarely while some stay so.
+    fn confirm_later(&mut self, ctx: &mut Context<Self>) {
+        let pause_s = CONFIRM_PAUSES_S[self.confirmations.min(CONFIRM_PAUSES_S.len() - 1)];
+        ctx.run_later(Duration::from_secs(pause_s), |act, ctx| {
+            let items = &act.known.items;
+            act.doubted.retain(|feed| items[feed.ix()].in_doubt().is_some());
+            if act.doubted.is_empty() || act.stopping {
+                (act.confirmations, act.doubted) = (0, BTreeSet::new());
+                return;
+            }
+            act.confirmations += 1;
+            let asked: Vec<(FeedIx, Instrument)> = act
+                .doubted
+                .iter()
+                .filter_map(|feed| Some((*feed, items[feed.ix()].in_doubt()?.clone())))
+                .take(markets::EPICS_PER_CALL)
+                .collect();
+            let (session, rest) = (act.session.clone(), act.rest.clone());
+            let asking = async move {
+                let tokens = session
+                    .send(GetTokens { validate: false })
+                    .await
+                    .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;
+                let (feeds, instruments): (Vec<FeedIx>, Vec<Instrument>) = asked.into_iter().unzip();
+                let told = markets::confirm(&rest, &tokens, &instruments).await?;
+                Ok::<_, IgError>(feeds.into_iter().zip(told).collect::<Vec<_>>())
+            };
+            ctx.spawn(asking.into_actor(act).map(|told, act, ctx| {
+                match told {
+                    Ok(told) => act.confirmed(told, ctx),
+                    Err(error) => log::warn!(error:% = error; "IG was asked about a price scale in vain"),
+                }
+                act.confirm_later(ctx);
+            }));
+        });
+    }
+
+    fn confirmed(&mut self, told: Vec<(FeedIx, Option<markets::Confirmed>)>, ctx: &mut Context<Self>) {
+        let now = self.clock.monotonic();
+        for (feed, confirmed) in told {
+            let item = &mut self.known.items[feed.ix()];
+            let Some(markets::Confirmed { bid, scale }) = confirmed.filter(|_| item.in_doubt().is_some())
+            else {
+                continue;
+            };
+            log::info!(pair:% = item.pair(), bid:% = bid, scale:% = scale; "IG confirms a price, subscribing again");
+            item.confirm(bid);
+            if let Some(link) = &mut self.link {
+                link.session.resubscribe(now, feed.0);
+            }
+        }
+        self.pump(ctx);
     }
 
     // What is kept.

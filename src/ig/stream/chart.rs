@@ -3,6 +3,22 @@
 //! MERGE mode sends changed fields only, so the folded row lives across buckets: a field that is
 //! equal in two candles is not sent again (IG streaming reference, CHART item). `UTM` says which
 //! bucket a row belongs to.
+//!
+//! What becomes of values that a candle should not have:
+//!
+//! | told | outcome |
+//! |---|---|
+//! | a price in points | divided exactly, by the scale that the item's first price shows |
+//! | null (`#`) or empty (`$`) | the field has no value: no candle until it has one again |
+//! | `NaN`, `inf`, `1e5`, words, two points, twenty digits | unreadable: held back, the field has no value |
+//! | zero, negative, above ten million | as unreadable: nothing trades there |
+//! | a time, count or flag that is none | as unreadable |
+//! | five times the last price or more, or a fifth or less; prices so far apart within one row | the item is in doubt: every row is held back until one is plausible again, or [`ChartItem::confirm`] |
+//! | a first price that fits no scale, or both | in doubt likewise |
+//! | high below low; an open or close outside of them | held back: recorded bars of two brokers have none, and a bot's stops would be computed from it; a better row or REST settles the bucket |
+//! | bid above ask | passed on: recorded bars have it in up to one of ten. Counted when settled |
+//!
+//! A row that is held back is never part of a bar, and its bucket may not be inferred.
 
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{CandleUpdate, Epic, Ohlc, Pair, Price, Timeframe, Timestamp};
@@ -35,12 +51,10 @@ pub enum ChartFault {
     /// A high below, or a low above, another price of its side.
     #[error("high and low do not enclose open and close")]
     Disordered,
-    /// The first price fits neither a decimal nor a points quote.
+    /// The prices may be on another scale than the one they are read by: the item is in doubt
+    /// from here on until a candle comes.
     #[error("price scale in doubt")]
     ScaleInDoubt,
-    /// The price is about 100 or 10,000 times the last one, or the reverse.
-    #[error("price scale jumped")]
-    ScaleJumped,
 }
 
 /// Folded state of one item. An unset field is one that was null or has not come yet.
@@ -59,7 +73,19 @@ pub struct ChartItem {
     known: Knowledge,
     scale: Option<Scale>,
     row: Row,
+    /// What the next price must be near to.
     last_close: Option<Price>,
+    doubt: Doubt,
+}
+
+/// Whether the scale is in doubt, so that rows are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// Only a price near the last one is good.
+    Open,
+    /// Only a price near the one that REST told is good, on whichever scale.
+    Confirmed,
 }
 
 /// Where the scale of an item's prices comes from.
@@ -76,19 +102,44 @@ pub enum Knowledge {
 impl ChartItem {
     /// An item that has not told anything yet.
     pub fn new(pair: Pair, known: Knowledge) -> ChartItem {
-        let mut item = ChartItem { pair, known, scale: None, row: Row::default(), last_close: None };
+        let mut item =
+            ChartItem { pair, known, scale: None, row: Row::default(), last_close: None, doubt: Doubt::None };
         item.reset();
         item
     }
 
+    /// Whether the scale is in doubt, so that rows are held back.
+    pub fn in_doubt(&self) -> bool {
+        self.doubt != Doubt::None
+    }
+
+    /// REST says that the pair trades at `bid`: rows near that are good again, on whichever scale
+    /// they show, unless the operator settled one. What was folded was read by the old scale and
+    /// is forgotten, so subscribe anew.
+    pub fn confirm(&mut self, bid: Price) {
+        if self.known == Knowledge::InDoubt {
+            self.known = Knowledge::ByPrice;
+        }
+        (self.doubt, self.last_close) = (Doubt::Confirmed, Some(bid));
+        (self.scale, self.row) = (self.told_scale(), Row::default());
+    }
+
     /// Forgets the folded row and what its prices said of their scale: a new subscription begins.
+    /// A doubt is not forgotten: whether it was right shows in the rows to come.
     pub fn reset(&mut self) {
         self.row = Row::default();
-        self.last_close = None;
-        self.scale = match self.known {
+        match self.doubt {
+            Doubt::Open if self.last_close.is_some() => {}
+            Doubt::Confirmed => self.scale = self.told_scale(),
+            Doubt::Open | Doubt::None => (self.scale, self.last_close) = (self.told_scale(), None),
+        }
+    }
+
+    fn told_scale(&self) -> Option<Scale> {
+        match self.known {
             Knowledge::Fixed(scale) => Some(scale),
             Knowledge::ByPrice | Knowledge::InDoubt => None,
-        };
+        }
     }
 
     /// Folds one update in. `None` while a field that a candle needs has no value.
@@ -110,9 +161,18 @@ impl ChartItem {
             }
         }
         match fault {
+            Some(ChartFault::ScaleInDoubt) => self.doubt(),
             Some(fault) => Err(fault),
             None => self.candle(),
         }
+    }
+
+    #[cold]
+    fn doubt(&mut self) -> Result<Option<CandleUpdate>, ChartFault> {
+        if self.doubt == Doubt::None {
+            self.doubt = Doubt::Open;
+        }
+        Err(ChartFault::ScaleInDoubt)
     }
 
     fn set(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
@@ -180,13 +240,15 @@ impl ChartItem {
         };
         let bid = Ohlc { open: bo, high: bh, low: bl, close: bc };
         let ask = Ohlc { open: ao, high: ah, low: al, close: ac };
+        // Where a scale changes in mid-candle, fields of both scales stand side by side.
+        let (low, high) = (bid.low.min(ask.low), bid.high.max(ask.high));
+        if scale::jumped(low, high) || scale::jumped(self.last_close.unwrap_or(low), bid.close) {
+            return self.doubt();
+        }
         if !bid.is_ordered() || !ask.is_ordered() {
-            return Err(ChartFault::Disordered);
+            return self.disordered(&[bid, ask]);
         }
-        if self.last_close.is_some_and(|last| scale::jumped(last, bid.close)) {
-            return Err(ChartFault::ScaleJumped);
-        }
-        self.last_close = Some(bid.close);
+        (self.last_close, self.doubt) = (Some(bid.close), Doubt::None);
         Ok(Some(CandleUpdate {
             start,
             bid,
@@ -194,6 +256,14 @@ impl ChartItem {
             ticks: row.ticks.unwrap_or(0),
             closed: row.closed.unwrap_or(false),
         }))
+    }
+
+    /// High and low do not enclose the rest: nonsense, or two scales in one row.
+    #[cold]
+    fn disordered(&mut self, sides: &[Ohlc; 2]) -> Result<Option<CandleUpdate>, ChartFault> {
+        let prices = || sides.iter().flat_map(Ohlc::prices);
+        let apart = prices().min().zip(prices().max()).is_some_and(|(low, high)| scale::jumped(low, high));
+        if apart { self.doubt() } else { Err(ChartFault::Disordered) }
     }
 }
 
@@ -276,21 +346,164 @@ mod tests {
         assert_eq!(item.apply(&row("|41|41|1||||||||")), Ok(None), "the close of an unknown bucket");
     }
 
-    fn check_fault(update: &str, expected: ChartFault) {
+    /// What became of an update after [`FIRST`]: the bid's close, `none`, or the fault.
+    fn outcome(item: &mut ChartItem, update: &str) -> String {
+        match item.apply(&row(update)) {
+            Ok(Some(candle)) => candle.bid.close.to_string(),
+            Ok(None) => "none".to_owned(),
+            Err(fault) => fault.to_string(),
+        }
+    }
+
+    fn check(update: &str, expected: &str) {
         let mut item = item();
         item.apply(&row(FIRST)).unwrap();
-        assert_eq!(item.apply(&row(update)), Err(expected), "{update}");
+        assert_eq!(outcome(&mut item, update), expected, "{update}");
+    }
+
+    /// Updates one after the other, from the first one on.
+    fn check_all(updates: &[(&str, &str)]) {
+        let mut item = item();
+        for (update, expected) in updates {
+            assert_eq!(outcome(&mut item, update), *expected, "{update}");
+        }
+    }
+
+    const UNREADABLE: &str = "unreadable field";
+    const DISORDERED: &str = "high and low do not enclose open and close";
+    const IN_DOUBT: &str = "price scale in doubt";
+
+    #[test]
+    fn what_is_no_price_time_or_count_is_held_back() {
+        for text in ["NaN", "inf", "-inf", "1e5", "1E-3", "13.35.8", "13,358.8", "0x3", " 13358", "-", "."] {
+            check(&format!("|||||||{text}||||"), UNREADABLE);
+        }
+        for text in
+            ["0", "0.0", "-1", "-13358.8", "99999999999999999999", "123456789012345678901", "1000000000000"]
+        {
+            check(&format!("|||||||{text}||||"), UNREADABLE);
+        }
+        for update in [
+            "soon|||||||||||",
+            "1.5|||||||||||",
+            "||-1|||||||||",
+            "||1.5|||||||||",
+            "|||yes||||||||",
+            "|||2||||||||",
+        ] {
+            check(update, UNREADABLE);
+        }
     }
 
     #[test]
-    fn rows_that_cannot_be_trusted_are_held_back() {
-        check_fault("||||NaN|||||||", ChartFault::Unreadable);
-        check_fault("||||-1|||||||", ChartFault::Unreadable);
-        check_fault("||||99999999999999999999|||||||", ChartFault::Unreadable);
-        check_fault("soon|||||||||||", ChartFault::Unreadable);
-        check_fault("|||yes||||||||", ChartFault::Unreadable);
-        check_fault("|||||13350|||||||".trim_end_matches('|'), ChartFault::Disordered);
-        check_fault("||||1.33588|1.33591|1.33573|1.33574||||", ChartFault::ScaleJumped);
+    fn a_field_without_value_makes_no_candle() {
+        for hole in ["#", "$"] {
+            for field in 4..12 {
+                let mut fields = [""; 12];
+                fields[field] = hole;
+                check(&fields.join("|"), "none");
+            }
+            check(&format!("{hole}|||||||||||"), "none");
+            check(&format!("|{hole}|{hole}|{hole}||||||||"), "1.33574");
+        }
+    }
+
+    #[test]
+    fn a_high_and_low_that_do_not_enclose_open_and_close_are_held_back() {
+        check("|||||13357.0|||||||".trim_end_matches('|'), DISORDERED);
+        check("||||||13360|||||", DISORDERED);
+        check("|||||||13357.2||||", DISORDERED);
+        check("|||||||13359.2||||", DISORDERED);
+        check("||||13360|||||||", DISORDERED);
+        check("|||||||||13357||", DISORDERED);
+        check("|||||13357.3|13359.1|||||", DISORDERED);
+        check("|||||13359.2||13359.2||||", "1.33592");
+    }
+
+    #[test]
+    fn an_absurd_price_holds_rows_back_until_one_is_plausible_again() {
+        for absurd in ["66790", "2671", "1.3", "133574000"] {
+            check_all(&[
+                (FIRST, "1.33574"),
+                (&format!("|||||||{absurd}||||"), IN_DOUBT),
+                ("||18|||||||||", IN_DOUBT),
+                ("|||||||13357.6||||", "1.33576"),
+            ]);
+        }
+        // It stays in the high as long as IG says that it was there.
+        check_all(&[
+            (FIRST, "1.33574"),
+            ("|||||66790||66790||||", IN_DOUBT),
+            ("|||||||13357.5||||", IN_DOUBT),
+            ("1778848200000|1|1|0|13357|13357|13357|13357|13358|13358|13358|13358", "1.3357"),
+        ]);
+    }
+
+    const DECIMAL: &str = "1778848200000|1|1|0|1.3350|1.3350|1.3350|1.3350|1.3352|1.3352|1.3352|1.3352";
+    const POINTS: &str = "1778848200000|1|1|0|13350|13350|13350|13350|13352|13352|13352|13352";
+
+    #[test]
+    fn a_jump_of_scale_is_held_back_whatever_part_of_the_row_tells_it() {
+        check("||||1.33588|1.33591|1.33573|1.33574||||", IN_DOUBT);
+        check("||||||||1.33588|1.33591|1.33573|1.33574", IN_DOUBT);
+        for field in 4..12 {
+            let mut fields = [""; 12];
+            fields[field] = "1.33574";
+            check(&fields.join("|"), IN_DOUBT);
+        }
+        check_all(&[(DECIMAL, "1.335"), (POINTS, IN_DOUBT), (POINTS, IN_DOUBT), (DECIMAL, "1.335")]);
+        check_all(&[(POINTS, "1.335"), (DECIMAL, IN_DOUBT), (DECIMAL, IN_DOUBT), (POINTS, "1.335")]);
+    }
+
+    #[test]
+    fn a_new_scale_is_read_once_the_price_is_confirmed() {
+        let price = |text| Price::parse(text, 0).unwrap();
+        for (first, then) in [(POINTS, DECIMAL), (DECIMAL, POINTS)] {
+            let mut item = item();
+            assert_eq!(outcome(&mut item, first), "1.335");
+            assert_eq!(outcome(&mut item, then), IN_DOUBT);
+            // A new subscription alone settles nothing.
+            item.reset();
+            assert_eq!(outcome(&mut item, then), IN_DOUBT);
+            item.confirm(price("1.34"));
+            assert!(item.in_doubt(), "until a row is good");
+            item.reset();
+            assert_eq!(outcome(&mut item, "|||||||13350||||"), "none", "what was folded is forgotten");
+            item.reset();
+            assert_eq!(outcome(&mut item, then), "1.335");
+            assert!(!item.in_doubt());
+        }
+    }
+
+    #[test]
+    fn a_price_that_contradicts_what_was_confirmed_stays_held_back() {
+        let mut item = item();
+        assert_eq!(outcome(&mut item, POINTS), "1.335");
+        assert_eq!(outcome(&mut item, DECIMAL), IN_DOUBT);
+        item.confirm(Price::parse("13.4", 0).unwrap());
+        item.reset();
+        assert_eq!(outcome(&mut item, DECIMAL), IN_DOUBT);
+    }
+
+    #[test]
+    fn a_scale_that_the_operator_settled_is_not_changed_by_a_confirmation() {
+        let pair = "GBPUSD".parse().unwrap();
+        let mut item = ChartItem::new(pair, Knowledge::Fixed(Scale::Points(4)));
+        assert_eq!(outcome(&mut item, POINTS), "1.335");
+        assert_eq!(outcome(&mut item, DECIMAL), IN_DOUBT);
+        item.confirm(Price::parse("1.335", 0).unwrap());
+        item.reset();
+        assert_eq!(outcome(&mut item, DECIMAL), IN_DOUBT);
+        assert_eq!(outcome(&mut item, POINTS), "1.335");
+    }
+
+    #[test]
+    fn a_contradiction_at_the_start_is_over_when_the_price_is_confirmed() {
+        let mut item = ChartItem::new("GBPUSD".parse().unwrap(), Knowledge::InDoubt);
+        assert_eq!(outcome(&mut item, POINTS), IN_DOUBT);
+        item.confirm(Price::parse("1.335", 0).unwrap());
+        item.reset();
+        assert_eq!(outcome(&mut item, POINTS), "1.335");
     }
 
     #[test]

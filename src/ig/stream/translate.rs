@@ -8,7 +8,7 @@ use super::probes::Probes;
 use super::state::{Phase, StreamState};
 use crate::clock::ClockKind;
 use crate::domain::scale::Verdict;
-use crate::domain::{Calendar, Expectation, FeedIx, Pair, Reason, StreamEvent, Timeframe, Timestamp};
+use crate::domain::{Calendar, Expectation, FeedIx, Pair, Price, Reason, StreamEvent, Timeframe, Timestamp};
 use crate::ig::error::cut;
 use crate::ig::markets::Instrument;
 use crate::stats::Stats;
@@ -35,6 +35,8 @@ pub struct StreamItem {
     unfiltered: bool,
     /// The next row is the first of its subscription and may be old.
     first: bool,
+    /// It was told that the scale is in doubt.
+    doubted: bool,
     refusals: usize,
     rejected: u64,
     /// Event time of the last row.
@@ -53,6 +55,7 @@ impl StreamItem {
             chart: ChartItem::new(instrument.pair, knowledge(instrument)),
             unfiltered: false,
             first: true,
+            doubted: false,
             refusals: 0,
             rejected: 0,
             last_row: None,
@@ -76,6 +79,16 @@ impl StreamItem {
     /// Currency pair.
     pub fn pair(&self) -> Pair {
         self.instrument.pair
+    }
+
+    /// What is watched, where the scale of its prices is in doubt.
+    pub fn in_doubt(&self) -> Option<&Instrument> {
+        self.chart.in_doubt().then_some(&self.instrument)
+    }
+
+    /// REST says at which price it trades. Subscribe anew.
+    pub fn confirm(&mut self, bid: Price) {
+        self.chart.confirm(bid);
     }
 }
 
@@ -103,6 +116,11 @@ pub enum FollowUp {
         stream: Timestamp,
         /// What the system says.
         system: Timestamp,
+    },
+    /// Ask over REST at which price this feed trades: its scale is in doubt.
+    ConfirmScale {
+        /// Which feed.
+        feed: FeedIx,
     },
     /// A break of continuity is over.
     Mended(StreamBreak),
@@ -255,7 +273,7 @@ impl Translation<'_> {
             Event::Subscribed { tag, .. } => {
                 let item = &mut self.known.items[usize::from(tag)];
                 item.chart.reset();
-                (item.first, item.refusals, item.unfiltered) = (true, 0, false);
+                (item.first, item.doubted, item.refusals, item.unfiltered) = (true, false, 0, false);
                 if !self.known.state.refused.is_empty() {
                     let pair = self.pair(tag).to_string();
                     self.known.state.refused.remove(&pair);
@@ -275,10 +293,7 @@ impl Translation<'_> {
                 log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
                 self.known.probes.rows_dropped += dropped;
                 self.lost(tag, Reason::DecodeFault, "the server dropped rows");
-                // The subscription itself goes on: continuity begins anew here.
-                let (feed, unfiltered) = (FeedIx(tag), self.known.items[usize::from(tag)].unfiltered);
-                self.told.push(StreamEvent::Subscribed { feed });
-                self.told.push(StreamEvent::Configured { feed, unfiltered });
+                self.go_on(FeedIx(tag));
             }
             Event::Refused { tag, code, text, verdict } => {
                 log::warn!(
@@ -341,6 +356,11 @@ impl Translation<'_> {
                     self.first_row(feed, candle.start, now);
                 }
                 let item = &mut self.known.items[feed.ix()];
+                if std::mem::replace(&mut item.doubted, false) {
+                    log::info!(pair:% = item.pair(); "prices are plausible again");
+                    self.go_on(feed);
+                }
+                let item = &mut self.known.items[feed.ix()];
                 item.last_row = Some(now);
                 self.known.last_row = Some(now);
                 if candle.closed && !is_snapshot {
@@ -351,15 +371,25 @@ impl Translation<'_> {
             // A price is missing: what is known of the candle is not its last state.
             Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
             Err(fault) => {
-                let why = match fault {
-                    ChartFault::Unreadable => "unreadable field",
-                    ChartFault::Disordered => "high and low do not enclose open and close",
-                    ChartFault::ScaleInDoubt => "price scale in doubt: set the pair's scale",
-                    ChartFault::ScaleJumped => "price scale jumped",
-                };
-                self.reject(feed, why);
+                if fault == ChartFault::ScaleInDoubt && !std::mem::replace(&mut item.doubted, true) {
+                    log::error!(
+                        pair:% = item.pair();
+                        "prices are on another scale than before, or absurd: held back, nothing of them is stored, \
+                         until they are plausible again or IG's REST API confirms them; or set the pair's scale"
+                    );
+                    self.lost(feed.0, Reason::ScaleInDoubt, "price scale in doubt");
+                    self.later.push(FollowUp::ConfirmScale { feed });
+                }
+                self.reject(feed, &fault.to_string());
             }
         }
+    }
+
+    /// After a break the subscription itself goes on: continuity begins anew here.
+    fn go_on(&mut self, feed: FeedIx) {
+        let unfiltered = self.known.items[feed.ix()].unfiltered;
+        self.told.push(StreamEvent::Subscribed { feed });
+        self.told.push(StreamEvent::Configured { feed, unfiltered });
     }
 
     /// The first good row of a subscription, or after a break.
@@ -487,5 +517,121 @@ mod tests {
         assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
         assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
         assert_eq!(check(ClockKind::Stream, 61 * 86_400, false), Some(Apart::Row));
+    }
+
+    /// Wednesday 2020-01-15 12:00 UTC: bucket 0 of every script.
+    const NOON: Timestamp = Timestamp(1_579_089_600);
+    const STEP: i64 = Timeframe::M5.seconds();
+
+    /// Runs a script against one GBP/USD item and tells what the house is told, as text. Words:
+    /// `sub`, `unf` (`CONF` unfiltered), `ov` (overflow), `rN=P` a row of bucket N with all prices
+    /// P, `cN=P` the same with `CONS_END`, `ok=P` REST tells this price.
+    fn run(script: &str) -> (String, Vec<FollowUp>) {
+        let instrument = Instrument {
+            pair: "GBPUSD".parse().unwrap(),
+            epic: "CS.D.GBPUSD.CFD.IP".parse().unwrap(),
+            scale: Verdict::NoPriceYet,
+            scale_is_fixed: false,
+        };
+        let mut known =
+            Translator::new(&[instrument], Calendar::forex(), ClockKind::System, Probes::default());
+        let (mut told, mut later, stats) = (Vec::new(), Vec::new(), Stats::default());
+        let mut now = NOON;
+        for word in script.split_whitespace() {
+            if let Some(price) = word.strip_prefix("ok=") {
+                known.items[0].confirm(Price::parse(price, 0).unwrap());
+                continue;
+            }
+            let mut translation = Translation {
+                now: Some(now),
+                steady: true,
+                carried: Carried { version: Version::default(), transport: Transport::WebSocket },
+                stats: &stats,
+                known: &mut known,
+                told: &mut told,
+                later: &mut later,
+            };
+            match word {
+                "sub" => translation.take(Event::Subscribed { tag: 0, items: 1, fields: chart::FIELDS }),
+                "unf" => {
+                    translation.take(Event::Configured { tag: 0, unfiltered: true, frequency: "unlimited" })
+                }
+                "ov" => translation.take(Event::Overflow { tag: 0, item: 1, dropped: 3 }),
+                _ => {
+                    let (bucket, price) = word[1..].split_once('=').unwrap();
+                    let start = NOON.plus(STEP * bucket.parse::<i64>().unwrap());
+                    now = now.max(start);
+                    translation.now = Some(now);
+                    let (utm, closed) = (start.0 * 1000, u8::from(word.starts_with('c')));
+                    let row = format!("{utm}|1|1|{closed}|{}", [price; 8].join("|"));
+                    let changes: Vec<Change<'_>> =
+                        row.split('|').map(|text| Change::Text(text.into())).collect();
+                    translation.take(Event::Update { tag: 0, item: 1, first: false, changes: &changes });
+                }
+            }
+        }
+        let told = told.iter().map(|event| match event {
+            StreamEvent::Candle { candle, .. } => {
+                let kind = if candle.closed { "close" } else { "row" };
+                format!("{kind} {}", candle.start.since(NOON) / STEP)
+            }
+            StreamEvent::Broken { reason, .. } => format!("broken {reason}"),
+            StreamEvent::Subscribed { .. } => "subscribed".to_owned(),
+            StreamEvent::Configured { unfiltered: true, .. } => "unfiltered".to_owned(),
+            StreamEvent::Configured { .. } => "filtered".to_owned(),
+            StreamEvent::Rejected { .. } => "rejected".to_owned(),
+            StreamEvent::SessionBegan { .. } => "session".to_owned(),
+        });
+        (told.collect::<Vec<_>>().join(", "), later)
+    }
+
+    fn check(script: &str, expected: &str) -> Vec<FollowUp> {
+        let (told, later) = run(script);
+        assert_eq!(told, expected, "{script}");
+        later
+    }
+
+    fn confirmations(later: &[FollowUp]) -> usize {
+        later.iter().filter(|what| matches!(what, FollowUp::ConfirmScale { .. })).count()
+    }
+
+    #[test]
+    fn a_jump_of_scale_breaks_continuity_once_and_asks_rest() {
+        let later = check(
+            "sub unf r0=13350 r0=1.3350 r1=1.3350 c1=1.3350",
+            "subscribed, unfiltered, row 0, broken scale_in_doubt, rejected, rejected, rejected",
+        );
+        assert_eq!(confirmations(&later), 1);
+    }
+
+    #[test]
+    fn continuity_begins_anew_with_the_first_plausible_row() {
+        check(
+            "sub unf r0=13350 r0=1.3350 r1=13350 c1=13351",
+            "subscribed, unfiltered, row 0, broken scale_in_doubt, rejected, subscribed, unfiltered, row 1, close 1",
+        );
+    }
+
+    #[test]
+    fn a_new_scale_is_taken_when_rest_confirms_it_and_the_item_is_subscribed_again() {
+        let later = check(
+            "sub r0=13350 r0=1.3350 ok=1.3351 sub unf r0=1.3350 c0=1.3350",
+            "subscribed, row 0, broken scale_in_doubt, rejected, subscribed, unfiltered, row 0, close 0",
+        );
+        assert_eq!(confirmations(&later), 1);
+        // A subscription that settles nothing is in doubt again at its first row.
+        let later = check(
+            "sub r0=13350 r0=1.3350 sub r0=1.3350",
+            "subscribed, row 0, broken scale_in_doubt, rejected, subscribed, broken scale_in_doubt, rejected",
+        );
+        assert_eq!(confirmations(&later), 2);
+    }
+
+    #[test]
+    fn rows_that_the_server_dropped_break_continuity() {
+        check(
+            "sub unf r0=1.3 ov r0=1.3",
+            "subscribed, unfiltered, row 0, broken decode_fault, subscribed, unfiltered, row 0",
+        );
     }
 }
