@@ -30,6 +30,7 @@ use super::{
     Version,
 };
 
+mod continuity;
 mod hostile;
 mod http;
 mod recovering;

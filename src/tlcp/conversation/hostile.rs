@@ -1,11 +1,9 @@
-//! Laws that hold whatever the server says.
-
-use std::time::Duration;
+//! Laws that hold whatever the server says, and however what it says is cut.
 
 use proptest::prelude::*;
 
-use super::{Stage, text};
-use crate::tlcp::{Event, Lost};
+use super::{base, show, text};
+use crate::tlcp::{Event, Options, SubscriptionSpec, TlcpSession, Transport, fuzzing};
 
 fn any_line() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -13,56 +11,109 @@ fn any_line() -> impl Strategy<Value = String> {
         1 => "SUBOK,[0-5],[0-2],[1-3]",
         1 => "(CONF|OV|UNSUB|EOS|CS|SUBCMD),[0-5](,[0-9]{1,3}){0,3}",
         1 => "REQERR,[0-9],(26|19|-1|66|20),x",
-        1 => "(REQOK|PROG|SYNC|LOOP|CONOK|CONERR|END|ERROR|MSGDONE)(,[0-9*]{1,3}){0,4}",
+        1 => "(REQOK|SYNC|CONERR|END|ERROR|MSGDONE)(,[0-9*]{1,3}){0,4}",
+        1 => "(PROG|LOOP),[0-9]{1,2}",
+        1 => "CONOK,S1,50000,[0-9]{1,4},\\*",
         1 => "\\PC{0,20}",
     ]
+}
+
+/// A step of [`fuzzing::session`].
+fn any_step() -> impl Strategy<Value = String> {
+    let lines = proptest::collection::vec(any_line(), 0..6).prop_map(|lines| lines.join("\r\n"));
+    prop_oneof![
+        6 => (prop_oneof![Just("S"), Just("H"), Just("A")], lines).prop_map(|(kind, lines)| kind.to_owned() + &lines + "\r\n"),
+        3 => Just("o".to_owned()),
+        2 => Just("SWSOK\r\nCONOK,S1,50000,5000,*\r\nPROG,0".to_owned()),
+        2 => Just("HCONOK,S1,50000,5000,*\r\n".to_owned()),
+        2 => "\\+[0-9]{3,5}",
+        1 => "[curndq]",
+        2 => "[sxy][0-9]",
+    ]
+}
+
+fn session(transport: Transport) -> TlcpSession {
+    let mut session =
+        TlcpSession::new(Options { transport, ..Options::default() }, String::new(), String::new());
+    for tag in 1..3 {
+        session.subscribe(SubscriptionSpec {
+            group: format!("i{tag}"),
+            schema: "A B".to_owned(),
+            fields: 2,
+            snapshot: true,
+            unfiltered: false,
+            tag,
+        });
+    }
+    session.handle_open(base());
+    session
+}
+
+/// What a new session says to a stream that comes in these pieces.
+fn said<'a>(transport: Transport, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    let (now, mut session, mut said) = (base(), session(transport), Vec::new());
+    for piece in pieces {
+        let on_event = &mut |event: Event<'_>| said.push(show(&event));
+        match transport {
+            Transport::Http => session.handle_bytes(now, piece, on_event),
+            Transport::WebSocket => {
+                session.handle_message(now, str::from_utf8(piece).expect("whole lines"), on_event)
+            }
+        }
+    }
+    said.extend(std::iter::from_fn(|| session.poll_transmit()).map(text));
+    said
+}
+
+/// The pieces of `bytes` between `cuts`.
+fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> =
+        cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
+    cuts.sort_unstable();
+    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Whatever the server says: no panic, exactly one end at most, one change per field, requests
-    /// of our own only, and a timeout that moves on.
+    /// No panic, one end at most, nothing sent where there is no connection, a timeout that moves
+    /// on, and no more held than has a limit: see [`fuzzing::session`].
     #[test]
     fn no_server_can_break_it(
-        steps in proptest::collection::vec((proptest::collection::vec(any_line(), 0..6), 0_u64..12, 0_u8..12), 0..30),
-        greeted: bool,
+        options in "[h1f]{0,3}",
+        steps in proptest::collection::vec(any_step(), 0..40),
     ) {
-        let mut stage = Stage::new(&[]);
-        stage.play("subscribe 1 i1 A B");
-        stage.play("subscribe 2 unfiltered i2 A B");
-        stage.play("open");
-        if greeted {
-            stage.play("S: WSOK⏎CONOK,S1,50000,5000,*");
-        }
-        let mut ended = 0;
-        for (lines, seconds, action) in steps {
-            let mut on_event = |event: Event<'_>| {
-                assert_eq!(ended, 0, "nothing follows the end");
-                match event {
-                    Event::Update { changes, .. } => assert_eq!(changes.len(), 2),
-                    Event::Ended { .. } => ended += 1,
-                    _ => {}
-                }
-            };
-            stage.session.handle_message(stage.now, &lines.join("\r\n"), &mut on_event);
-            match action {
-                0 => { stage.session.resubscribe(stage.now, 1); }
-                1 => stage.session.unsubscribe(stage.handles[&2]),
-                2 => stage.session.destroy(),
-                3 => stage.session.handle_closed(stage.now, Lost::Closed, &mut on_event),
-                4 => stage.session.handle_closed(stage.now, Lost::Refused, &mut on_event),
-                5 => stage.session.handle_open(stage.now),
-                _ => while let Some(sent) = stage.session.poll_transmit() {
-                    assert!(text(sent).len() <= 50000);
-                },
-            }
-            stage.now += Duration::from_secs(seconds);
-            stage.session.handle_timeout(stage.now, &mut on_event);
-            if let Some(at) = stage.session.next_timeout() {
-                assert!(at > stage.now, "what was due is done");
-            }
-        }
-        prop_assert_eq!(stage.session.is_ended(), ended == 1);
+        let options = options.chars().map(String::from);
+        let schedule: Vec<String> = options.chain(["s1", "s9", "o"].map(String::from)).chain(steps).collect();
+        fuzzing::session(schedule.join("\0").as_bytes(), base());
+    }
+
+    #[test]
+    fn any_chunking_of_a_stream_says_the_same(
+        lines in proptest::collection::vec(any_line(), 0..12),
+        cuts in proptest::collection::vec(any::<usize>(), 0..20),
+    ) {
+        let stream = format!("CONOK,S1,50000,5000,*\r\nSUBOK,1,1,2\r\n{}\r\n", lines.join("\r\n"));
+        prop_assert_eq!(
+            said(Transport::Http, pieces(stream.as_bytes(), &cuts)),
+            said(Transport::Http, [stream.as_bytes()])
+        );
+    }
+
+    #[test]
+    fn any_grouping_of_lines_into_messages_says_the_same(
+        lines in proptest::collection::vec(any_line(), 0..12),
+        cuts in proptest::collection::vec(any::<usize>(), 0..10),
+    ) {
+        let lines: Vec<String> =
+            ["CONOK,S1,50000,5000,*", "SUBOK,1,1,2"].map(String::from).into_iter().chain(lines).collect();
+        let mut cuts: Vec<usize> =
+            cuts.iter().map(|cut| cut % (lines.len() + 1)).chain([0, lines.len()]).collect();
+        cuts.sort_unstable();
+        let messages: Vec<String> = cuts.windows(2).map(|pair| lines[pair[0]..pair[1]].join("\r\n")).collect();
+        prop_assert_eq!(
+            said(Transport::WebSocket, messages.iter().map(String::as_bytes)),
+            said(Transport::WebSocket, lines.iter().map(String::as_bytes))
+        );
     }
 }
