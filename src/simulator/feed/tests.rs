@@ -322,6 +322,7 @@ fn a_second_bind_ends_the_first() {
 fn a_half_open_connection_neither_speaks_nor_hears() {
     let mut world = World::new();
     let (first, session) = world.create("");
+    world.heard(first);
     let received = world.subscribe(first, "EURUSD", "").len();
     world.feed.half_open(world.real);
     world.advance(60);
