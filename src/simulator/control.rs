@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::Shared;
 use super::clock::monotonic;
 use super::door::Door;
+use super::outbox::{Frame, FrameKind};
 use crate::domain::Timestamp;
 
 /// How a connection ends.
@@ -17,6 +18,32 @@ pub enum Cut {
     /// With a close frame of this code, after what was written before; over HTTP the response
     /// ends.
     Close(u16),
+}
+
+/// Something on a stream that no client can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rubbish {
+    /// A line with an unknown tag, in three frames.
+    Line,
+    /// A binary message.
+    Binary,
+    /// A text message that is not UTF-8.
+    NotUtf8,
+}
+
+impl Rubbish {
+    fn frames(self) -> Vec<Frame> {
+        let frame = |kind, is_last, bytes: &[u8]| Frame { kind, is_last, bytes: bytes.to_vec() };
+        match self {
+            Rubbish::Line => vec![
+                frame(FrameKind::Text, false, b"NON"),
+                frame(FrameKind::Continuation, false, b"SENSE,1\r"),
+                frame(FrameKind::Continuation, true, b"\n"),
+            ],
+            Rubbish::Binary => vec![frame(FrameKind::Binary, true, b"\x00\x01\r\n")],
+            Rubbish::NotUtf8 => vec![frame(FrameKind::Text, true, b"PROBE\xff\r\n")],
+        }
+    }
 }
 
 /// One of the simulator's addresses.
@@ -133,6 +160,13 @@ impl Control {
     /// What `CONOK` gives as control link from now on; `None` = `*`.
     pub fn set_control_link(&self, link: Option<String>) {
         self.shared.feed().set_control_link(link);
+    }
+
+    /// Sends rubbish on every connection, between what else is sent.
+    pub fn send_rubbish(&self, rubbish: Rubbish) {
+        for outbox in self.shared.feed().outboxes() {
+            outbox.push_frames(rubbish.frames());
+        }
     }
 
     /// Opens an address or shuts it, soon: [`Control::is_open`] tells when it is done. Shut, it

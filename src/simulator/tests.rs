@@ -619,8 +619,7 @@ async fn recorded_bars_are_served_as_they_were() {
 async fn at_full_speed_time_waits_for_a_recovery_which_then_misses_nothing() {
     // A day, so that it does not end before the last cut.
     let span = at("2024-01-17T10:00:00Z")..at("2024-01-18T10:00:00Z");
-    let simulator =
-        start(Options { rows_per_bar: Some(300), end: Some(span.end), ..options() }).unwrap();
+    let simulator = start(Options { rows_per_bar: Some(300), end: Some(span.end), ..options() }).unwrap();
     let rest = Rest::login(&simulator).await;
     let mut stream = Stream::login(&simulator, &rest).await;
     let item = "CHART:CS.D.EURUSD.CFD.IP:5MINUTE";

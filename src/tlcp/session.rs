@@ -413,7 +413,7 @@ impl TlcpSession {
         }
         if is_due(self.websocket_at, now) {
             self.websocket_at = now.checked_add(self.options.websocket_again);
-            self.ask_for_websocket();
+            self.request_websocket();
         }
         if is_due(self.answer_deadline, now) {
             self.give_up_unanswered(now, on_event);
@@ -1153,7 +1153,7 @@ impl TlcpSession {
     }
 
     /// Has the server ask for a new bind, after which nothing is lost by another transport.
-    fn ask_for_websocket(&mut self) {
+    fn request_websocket(&mut self) {
         let is_asked = self.outbox.iter().any(|out| matches!(out, Outgoing::ForceRebind { .. }));
         if !self.destroying && !is_asked {
             self.websocket_wanted = true;

@@ -5,7 +5,7 @@
 //! `CANDLEKEEP_CHAOS_ROUNDS` says how many weeks (one, unless told).
 
 use candlekeep::domain::Timestamp;
-use candlekeep::simulator::{Control, Cut, MarketOptions, Options, Refusal, Speed, Unfiltered};
+use candlekeep::simulator::{Control, Cut, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered};
 
 use super::world::{Holes, START, STEP, Service, World, market};
 
@@ -101,7 +101,7 @@ fn reach(world: &World, service: &mut Service, time: Timestamp) {
 fn act(control: &Control, world: &World, random: &mut fastrand::Rng) -> String {
     let code = *random.choice(&CODES).expect("there are some");
     let cut = [Cut::Reset, Cut::Drop, Cut::Close(1001)][random.usize(..3)];
-    match random.u32(0..11) {
+    match random.u32(0..12) {
         0 | 1 => {
             control.resend_at_next_recovery(random.u64(..50));
             control.cut_connections(cut);
@@ -140,6 +140,11 @@ fn act(control: &Control, world: &World, random: &mut fastrand::Rng) -> String {
             format!("away {away_s} s")
         }
         9 => {
+            let rubbish = [Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][random.usize(..3)];
+            control.send_rubbish(rubbish);
+            format!("{rubbish:?}")
+        }
+        10 => {
             control.wipe_tokens();
             control.cut_streams();
             "tokens wiped".to_owned()

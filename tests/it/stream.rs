@@ -1,7 +1,7 @@
 //! What goes wrong with the stream, and that the program goes on where it was.
 
 use candlekeep::domain::Timestamp;
-use candlekeep::simulator::{Control, Cut, Options, Refusal, Speed};
+use candlekeep::simulator::{Control, Cut, Options, Refusal, Rubbish, Speed};
 
 use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
 
@@ -123,6 +123,15 @@ fn where_no_websocket_is_to_be_had_http_is_taken_and_left_again() {
     world.wait_complete(&mut service);
     service.stop();
     verify_unbroken(&world);
+}
+
+#[test]
+fn rubbish_between_the_lines_costs_no_row() {
+    let world = disturbed(hours(2), &[], 6, |control, time| {
+        control.send_rubbish([Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][time as usize % 3]);
+    });
+    verify_unbroken(&world);
+    assert!(requests(&world, "LS_recovery_from=") >= 2, "what is not UTF-8 is asked for again");
 }
 
 #[test]

@@ -350,7 +350,7 @@ impl World {
 }
 
 fn parameter(line: &str, name: &str) -> Option<u32> {
-    line.split(['&', '\r', '\n']).find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    line.split(['&', '\r', '\n']).find_map(|part| part.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
 /// Checks the law, and returns the world for what else is to be said of it.

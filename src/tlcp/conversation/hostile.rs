@@ -70,7 +70,7 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<usize> =
         cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
     cuts.sort_unstable();
-    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect()
 }
 
 proptest! {
@@ -110,7 +110,7 @@ proptest! {
         let mut cuts: Vec<usize> =
             cuts.iter().map(|cut| cut % (lines.len() + 1)).chain([0, lines.len()]).collect();
         cuts.sort_unstable();
-        let messages: Vec<String> = cuts.windows(2).map(|pair| lines[pair[0]..pair[1]].join("\r\n")).collect();
+        let messages: Vec<String> = cuts.windows(2).map(|ends| lines[ends[0]..ends[1]].join("\r\n")).collect();
         prop_assert_eq!(
             said(Transport::WebSocket, messages.iter().map(String::as_bytes)),
             said(Transport::WebSocket, lines.iter().map(String::as_bytes))
