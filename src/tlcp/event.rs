@@ -192,7 +192,7 @@ pub enum Event<'a> {
     Refused {
         /// The caller's name for it.
         tag: u16,
-        /// The server's code (table of request codes), or [`SUBOK_MISMATCH_CODE`].
+        /// The server's code (table of request codes), or [`SUBOK_MISMATCH_CODE`](super::session::SUBOK_MISMATCH_CODE).
         code: i32,
         /// The server's words.
         text: &'a str,
@@ -321,7 +321,7 @@ pub enum Corruption {
     /// Data after a recovery, before it said from where it goes on.
     #[error("data before PROG in a recovery")]
     DataBeforeProg,
-    /// One item had two faults within [`FAULT_WINDOW`].
+    /// One item had two faults within [`FAULT_WINDOW`](super::session::FAULT_WINDOW).
     #[error("subscription {tag} faulty again: {reason}")]
     Faults {
         /// The caller's name for the subscription.
