@@ -104,7 +104,8 @@ impl AggregatorActor {
         if facts.is_empty() {
             return None;
         }
-        let holes = self.count(&facts);
+        self.stats.found(&facts);
+        let holes = has_holes(&facts);
         let batch = Arc::new(FactBatch { evidence, facts });
         let (durable, waiting) = oneshot::channel();
         self.queue.borrow_mut().unstored += batch.facts.len();
@@ -129,25 +130,14 @@ impl AggregatorActor {
         });
         Some(waiting)
     }
+}
 
-    /// Counts findings; true if some are holes that REST may fill.
-    fn count(&self, facts: &[Fact]) -> bool {
-        let mut holes = false;
-        for fact in facts {
-            match fact {
-                Fact::Settled(_) => self.stats.bars_settled.add(1),
-                Fact::Marked(mark) if mark.state == State::Missing && mark.reason != Reason::Silent => {
-                    holes = true;
-                    if mark.reason != Reason::FirstStart {
-                        let seconds = mark.span.end.since(mark.span.start);
-                        self.stats.buckets_missed.add((seconds / mark.timeframe.seconds()) as u64);
-                    }
-                }
-                Fact::Marked(_) => {}
-            }
-        }
-        holes
-    }
+/// Whether some of these are holes that REST may fill.
+fn has_holes(facts: &[Fact]) -> bool {
+    facts.iter().any(|fact| match fact {
+        Fact::Marked(mark) => mark.state == State::Missing && mark.reason != Reason::Silent,
+        Fact::Settled(_) => false,
+    })
 }
 
 /// Waits until a batch is durable, and offers it again where it could not be stored.

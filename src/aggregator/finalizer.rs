@@ -351,7 +351,7 @@ mod tests {
     /// Runs a script and returns what was found, both as text. Words of a script:
     /// `sub@M` subscribed at minute M (`sub@?` before any time is known), `unf` CONF unfiltered,
     /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `bad` a
-    /// row held back, `lost` broken, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
+    /// row held back, `lost` broken, `doubt` held back for its scale, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
     fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
         let calendar = Calendar::forex();
         let mut inference = Inference::new(matched);
@@ -393,6 +393,7 @@ mod tests {
                     "unf" => feed.configured(true),
                     "bad" => feed.rejected(),
                     "lost" => feed.broken(Reason::Disconnected, &mut around),
+                    "doubt" => feed.broken(Reason::ScaleInDoubt, &mut around),
                     other => panic!("unknown word {other}"),
                 }
             }
@@ -466,6 +467,16 @@ mod tests {
         check("sub@0 c0 lost @21", "bar 0, missing disconnected 1..4");
         check("@16 sub@16 r3 c3", "missing offline 0..3, bar 3");
         check("sub@? c2 c4", "missing offline 0..2, bar 2, quiet later_row 3..4, bar 4");
+    }
+
+    #[test]
+    fn buckets_held_back_for_their_scale_say_so() {
+        check("sub@0 c0 r1 doubt bad @16", "bar 0, missing scale_in_doubt 1..3");
+        check(
+            "sub@0 c0 r1 doubt bad @11 sub@16 r3 c3 c4",
+            "bar 0, missing scale_in_doubt 1..3, bar 3, bar 4",
+        );
+        check("sub@0 c0 r1 doubt bad sub@8 r1 c1", "bar 0, bar 1");
     }
 
     #[test]

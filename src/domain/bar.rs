@@ -96,6 +96,12 @@ impl Bar {
         std::array::from_fn(|field| bid[field].mid(ask[field]))
     }
 
+    /// Whether bid lies above ask in any of the four prices, as it does in some bars of brokers'
+    /// records. Such a bar is odd and no error.
+    pub fn is_crossed(&self) -> bool {
+        std::iter::zip(self.bid.prices(), self.ask.prices()).any(|(bid, ask)| bid > ask)
+    }
+
     /// Whether the two bars tell the same prices and volume, whatever their source.
     pub fn same_values(&self, other: &Bar) -> bool {
         self.bid == other.bid && self.ask == other.ask && self.volume == other.volume

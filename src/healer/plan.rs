@@ -70,7 +70,6 @@ impl Hole {
 fn may_ask(run: &Run, now: Timestamp) -> bool {
     match run.reason {
         Reason::Silent => now.since(run.span.end) >= SILENT_FOR_LONG_S,
-        Reason::ScaleInDoubt => false,
         _ => true,
     }
 }
@@ -237,6 +236,11 @@ mod tests {
     fn silence_is_not_asked_about() {
         assert_eq!(found(&[run(0, 2, Reason::Silent), run(2, 3, Reason::Disconnected)]), [(2, 3)]);
         assert_eq!(found(&[run(-3, -2, Reason::Silent)]), [(-3, -2)], "nobody waits for its proof any more");
+    }
+
+    #[test]
+    fn what_a_doubt_about_the_scale_cost_is_asked_about() {
+        assert_eq!(found(&[run(0, 2, Reason::ScaleInDoubt)]), [(0, 2)]);
     }
 
     fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {

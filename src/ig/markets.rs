@@ -64,9 +64,39 @@ pub async fn resolve(
     Ok(feeds.iter().zip(epics).map(|(feed, epic)| judge(feed, epic, &details)).collect())
 }
 
+/// Asks IG again about one instrument's scale, where its prices no longer fit the one known or
+/// none could be told. What the operator has settled is answered without asking.
+///
+/// # Errors
+/// As [`RestClient::markets`].
+pub async fn ask_scale(
+    rest: &RestClient,
+    tokens: &Tokens,
+    instrument: &Instrument,
+) -> Result<Verdict, IgError> {
+    if instrument.scale_is_fixed {
+        return Ok(instrument.scale);
+    }
+    let details = rest.markets(tokens, std::slice::from_ref(&instrument.epic)).await?.market_details;
+    Ok(scale_told(instrument.pair, find(&details, &instrument.epic)).0)
+}
+
+fn find<'a>(details: &'a [MarketDetails], epic: &Epic) -> Option<&'a MarketDetails> {
+    details.iter().find(|details| details.instrument.epic == epic.as_str())
+}
+
+/// What IG's price and scaling factor say of the scale, and the factor.
+fn scale_told(pair: Pair, found: Option<&MarketDetails>) -> (Verdict, Option<f64>) {
+    let snapshot = found.and_then(|details| details.snapshot.as_ref());
+    let bid =
+        snapshot.and_then(|snapshot| snapshot.bid.as_ref()).and_then(|bid| Price::parse(bid.get(), 0).ok());
+    let factor = snapshot.and_then(|snapshot| snapshot.scaling_factor);
+    (scale::classify(pair, bid, factor), factor)
+}
+
 fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument {
     let pair = feed.pair;
-    let found = details.iter().find(|details| details.instrument.epic == epic.as_str());
+    let found = find(details, &epic);
     match found {
         None => log::warn!(pair:% = pair, epic:% = epic; "IG does not know this epic on this account"),
         Some(details) if details.instrument.streaming_prices_available == Some(false) => {
@@ -77,11 +107,7 @@ fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument
     if let ScaleSetting::Fixed(scale) = feed.scale {
         return Instrument { pair, epic, scale: Verdict::Scale(scale), scale_is_fixed: true };
     }
-    let snapshot = found.and_then(|details| details.snapshot.as_ref());
-    let bid =
-        snapshot.and_then(|snapshot| snapshot.bid.as_ref()).and_then(|bid| Price::parse(bid.get(), 0).ok());
-    let factor = snapshot.and_then(|snapshot| snapshot.scaling_factor);
-    let scale = scale::classify(pair, bid, factor);
+    let (scale, factor) = scale_told(pair, found);
     if scale == Verdict::Ambiguous {
         log::error!(
             pair:% = pair, epic:% = epic, scaling_factor:? = factor;

@@ -9,6 +9,8 @@ mod faults;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod store_contract;

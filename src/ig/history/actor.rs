@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::Mutex;
@@ -15,10 +16,10 @@ use super::answer::{self, Unproven};
 use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
-use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::domain::scale::Verdict;
+use crate::domain::{Calendar, Expectation, FeedIx, Fetched, FetchedBar, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
-use crate::ig::markets::Instrument;
+use crate::ig::markets::{self, Instrument};
 use crate::ig::models::Prices;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
@@ -31,6 +32,8 @@ use crate::supervisor::Lifeline;
 const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
+/// Pause before IG is asked again about a scale that is in doubt.
+const DOUBT_PAUSE: Duration = Duration::from_secs(300);
 
 /// What the history needs to know.
 pub struct HistorySettings {
@@ -69,7 +72,8 @@ struct State {
     complained_of: Option<u64>,
     /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
     local_offset_s: Option<i64>,
-    scales: Vec<Verdict>,
+    /// What is known of each feed's scale, and when it was last asked about.
+    scales: Vec<(Verdict, Option<Instant>)>,
 }
 
 impl HistoryActor {
@@ -87,7 +91,7 @@ impl HistoryActor {
             zone: Zone::Unknown,
             complained_of: None,
             local_offset_s: None,
-            scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
+            scales: settings.instruments.iter().map(|instrument| (instrument.scale, None)).collect(),
         });
         let history = History { rest, session, store, clock, event_clock, settings, state };
         HistoryActor { history: Rc::new(history), _lifeline: lifeline }
@@ -256,9 +260,7 @@ impl History {
         points: u32,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
-        if state.scales[fetch.feed.ix()] == Verdict::Ambiguous {
-            return Err(HistoryError::ScaleInDoubt);
-        }
+        self.clear_doubt(state, fetch.feed).await?;
         let available = self.available(fetch.urgent).await?;
         if points > available {
             return Err(HistoryError::NotAffordable { cost: points, available });
@@ -311,6 +313,19 @@ impl History {
         Ok((self.rows(state, fetch, &pages)?, evidence))
     }
 
+    /// Asks IG again about an instrument whose scale is in doubt, now and then.
+    async fn clear_doubt(&self, state: &mut State, feed: FeedIx) -> Result<(), HistoryError> {
+        let (scale, asked) = &mut state.scales[feed.ix()];
+        let now = self.clock.monotonic();
+        let is_due = asked.is_none_or(|asked| now.saturating_duration_since(asked) >= DOUBT_PAUSE);
+        if *scale == Verdict::Ambiguous && is_due {
+            *asked = Some(now);
+            let tokens = self.tokens().await?;
+            *scale = markets::ask_scale(&self.rest, &tokens, &self.settings.instruments[feed.ix()]).await?;
+        }
+        if *scale == Verdict::Ambiguous { Err(HistoryError::ScaleInDoubt) } else { Ok(()) }
+    }
+
     async fn pages(
         &self,
         state: &mut State,
@@ -350,25 +365,11 @@ impl History {
         pages: &[Prices],
     ) -> Result<Vec<FetchedBar>, HistoryError> {
         let instrument = &self.settings.instruments[fetch.feed.ix()];
-        let scale = &mut state.scales[fetch.feed.ix()];
-        if *scale == Verdict::NoPriceYet {
-            let mut bids = pages
-                .iter()
-                .flat_map(|page| &page.prices)
-                .filter_map(|row| row.open_price.as_ref()?.bid.as_ref())
-                .filter_map(|text| Price::parse(text.get(), 0).ok());
-            *scale = scale::classify(instrument.pair, bids.next(), None);
-        }
-        let scale = match *scale {
-            Verdict::Scale(scale) => scale,
-            // Without a price there is no bar to misread, only times.
-            Verdict::NoPriceYet => Scale::Decimal,
-            Verdict::Ambiguous => return Err(HistoryError::ScaleInDoubt),
+        let fixed = match instrument.scale {
+            Verdict::Scale(scale) if instrument.scale_is_fixed => Some(scale),
+            _ => None,
         };
-        let mut rows = answer::rows(instrument.pair, fetch.timeframe, scale, pages)?;
-        if !instrument.scale_is_fixed {
-            rows = rows.into_iter().map(|row| answer::plausible(instrument.pair, row)).collect();
-        }
+        let rows = answer::rows(instrument.pair, fetch.timeframe, fixed, pages)?;
         state.local_offset_s = answer::local_offset_s(&rows).or(state.local_offset_s);
         Ok(rows)
     }

@@ -93,6 +93,8 @@ pub struct StreamActor {
 /// One feed's part in the stream.
 struct StreamItem {
     chart: ChartItem,
+    /// Its prices are held back, and the aggregator knows.
+    scale_in_doubt: bool,
     unfiltered: bool,
     /// The next row is the first of its subscription and may be old.
     first: bool,
@@ -146,6 +148,7 @@ impl StreamActor {
         let lifeline = alarm.lifeline("stream");
         let item = |instrument: &Instrument| StreamItem {
             chart: ChartItem::new(instrument.pair, knowledge(instrument)),
+            scale_in_doubt: false,
             unfiltered: false,
             first: true,
             refusals: 0,
@@ -588,6 +591,7 @@ impl Translation<'_> {
                 let item = &mut self.items[usize::from(tag)];
                 item.chart.reset();
                 (item.first, item.refusals, item.unfiltered) = (true, 0, false);
+                item.scale_in_doubt = false;
                 self.told.push(StreamEvent::Subscribed { feed: FeedIx(tag) });
             }
             Event::Configured { tag, unfiltered, frequency } => {
@@ -598,10 +602,7 @@ impl Translation<'_> {
             Event::Overflow { tag, dropped, .. } => {
                 log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
                 self.lost(tag, Reason::DecodeFault);
-                // The subscription itself goes on: continuity begins anew here.
-                let (feed, unfiltered) = (FeedIx(tag), self.items[usize::from(tag)].unfiltered);
-                self.told.push(StreamEvent::Subscribed { feed });
-                self.told.push(StreamEvent::Configured { feed, unfiltered });
+                self.continues(FeedIx(tag));
             }
             Event::Refused { tag, code, text, verdict } => {
                 log::warn!(
@@ -652,12 +653,19 @@ impl Translation<'_> {
                     };
                 }
                 *self.apart_rows = 0;
-                self.items[feed.ix()].first = false;
+                let item = &mut self.items[feed.ix()];
+                item.first = false;
+                if std::mem::take(&mut item.scale_in_doubt) {
+                    self.continues(feed);
+                }
                 self.told.push(StreamEvent::Candle { feed, candle });
             }
             // A price is missing: what is known of the candle is not its last state.
             Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
             Err(fault) => {
+                if fault.is_of_scale() && !std::mem::replace(&mut item.scale_in_doubt, true) {
+                    self.lost(feed.0, Reason::ScaleInDoubt);
+                }
                 let why = match fault {
                     ChartFault::Unreadable => "unreadable field",
                     ChartFault::Disordered => "high and low do not enclose open and close",
@@ -688,6 +696,13 @@ impl Translation<'_> {
         if verdict != Refusal::NewSession {
             self.later.push(Later::Retry { feed: FeedIx(tag), pause: Duration::from_secs(pause_s) });
         }
+    }
+
+    /// After a break the subscription itself goes on: continuity begins anew here.
+    fn continues(&mut self, feed: FeedIx) {
+        let unfiltered = self.items[feed.ix()].unfiltered;
+        self.told.push(StreamEvent::Subscribed { feed });
+        self.told.push(StreamEvent::Configured { feed, unfiltered });
     }
 
     fn lost(&mut self, tag: u16, reason: Reason) {

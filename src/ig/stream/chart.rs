@@ -3,6 +3,22 @@
 //! MERGE mode sends changed fields only, so the folded row lives across buckets: a field that is
 //! equal in two candles is not sent again (IG streaming reference, CHART item). `UTM` says which
 //! bucket a row belongs to.
+//!
+//! What becomes of what a row can hold:
+//!
+//! | in the row | outcome |
+//! |---|---|
+//! | prices in points | divided exactly by the scale's power of ten |
+//! | null or empty field | no value; the item tells no candle until it has one again |
+//! | `NaN`, `inf`, an exponent, a sign, any other text | [`ChartFault::Unreadable`]; then as null |
+//! | zero, negative, above ten million, twenty digits | the same: no pair trades there |
+//! | more than eight decimals | rounded half up at the eighth: the sender's binary arithmetic |
+//! | high below low, open or close outside of them | [`ChartFault::Disordered`]: held back; REST has the last word |
+//! | bid above ask | told on: such bars occur in brokers' records. They are stored and counted |
+//! | a first price that fits no scale | [`ChartFault::ScaleInDoubt`]: held back |
+//! | a price 50 times or more from the last, or from another of the row | [`ChartFault::ScaleJumped`] once, then [`ChartFault::ScaleInDoubt`]: held back until prices fit again, or until [`ChartItem::confirm_scale`] |
+//!
+//! What is held back leaves its bucket to REST, with a reason in the ledger.
 
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{CandleUpdate, Epic, Ohlc, Pair, Price, Timeframe, Timestamp};
@@ -35,12 +51,20 @@ pub enum ChartFault {
     /// A high below, or a low above, another price of its side.
     #[error("high and low do not enclose open and close")]
     Disordered,
-    /// The first price fits neither a decimal nor a points quote.
+    /// The price fits neither a decimal nor a points quote, or still lies on the wrong side of a
+    /// jump.
     #[error("price scale in doubt")]
     ScaleInDoubt,
-    /// The price is about 100 or 10,000 times the last one, or the reverse.
+    /// The price is about 100 or 10,000 times the last one, or the reverse. Told once a jump.
     #[error("price scale jumped")]
     ScaleJumped,
+}
+
+impl ChartFault {
+    /// Whether the row was held back on account of its scale.
+    pub fn is_of_scale(self) -> bool {
+        matches!(self, ChartFault::ScaleInDoubt | ChartFault::ScaleJumped)
+    }
 }
 
 /// Folded state of one item. An unset field is one that was null or has not come yet.
@@ -60,6 +84,8 @@ pub struct ChartItem {
     scale: Option<Scale>,
     row: Row,
     last_close: Option<Price>,
+    /// A jump was told and prices do not fit again yet.
+    jumped: bool,
 }
 
 /// Where the scale of an item's prices comes from.
@@ -67,7 +93,7 @@ pub struct ChartItem {
 pub enum Knowledge {
     /// The operator settled it.
     Fixed(Scale),
-    /// Its first price tells, of each subscription anew: a scale has been seen to change.
+    /// Its first price tells. What it told stands until REST confirms another.
     ByPrice,
     /// What IG says of it contradicts its price: everything is held back.
     InDoubt,
@@ -76,19 +102,29 @@ pub enum Knowledge {
 impl ChartItem {
     /// An item that has not told anything yet.
     pub fn new(pair: Pair, known: Knowledge) -> ChartItem {
-        let mut item = ChartItem { pair, known, scale: None, row: Row::default(), last_close: None };
-        item.reset();
-        item
-    }
-
-    /// Forgets the folded row and what its prices said of their scale: a new subscription begins.
-    pub fn reset(&mut self) {
-        self.row = Row::default();
-        self.last_close = None;
-        self.scale = match self.known {
+        let scale = match known {
             Knowledge::Fixed(scale) => Some(scale),
             Knowledge::ByPrice | Knowledge::InDoubt => None,
         };
+        ChartItem { pair, known, scale, row: Row::default(), last_close: None, jumped: false }
+    }
+
+    /// Forgets the folded row: a new subscription begins. The scale and the last price stay, so
+    /// that a jump between two subscriptions is one too.
+    pub fn reset(&mut self) {
+        self.row = Row::default();
+    }
+
+    /// REST has told the scale of this item's quotes. True if that is news: prices are read on it
+    /// from here on, and the item should be subscribed again, since what is folded was read on the
+    /// old one. What the operator has settled stays.
+    pub fn confirm_scale(&mut self, scale: Scale) -> bool {
+        if matches!(self.known, Knowledge::Fixed(_)) || self.scale == Some(scale) {
+            return false;
+        }
+        (self.known, self.scale) = (Knowledge::ByPrice, Some(scale));
+        (self.row, self.last_close, self.jumped) = (Row::default(), None, false);
+        true
     }
 
     /// Folds one update in. `None` while a field that a candle needs has no value.
@@ -181,12 +217,20 @@ impl ChartItem {
         let bid = Ohlc { open: bo, high: bh, low: bl, close: bc };
         let ask = Ohlc { open: ao, high: ah, low: al, close: ac };
         if !bid.is_ordered() || !ask.is_ordered() {
-            return Err(ChartFault::Disordered);
+            // A row may hold prices of both scales: fields that did not change are not sent again.
+            let (low, high) = (row.prices.iter().flatten().min(), row.prices.iter().flatten().max());
+            let mixed = low.zip(high).is_some_and(|(low, high)| scale::jumped(*low, *high));
+            return Err(if mixed { self.hold() } else { ChartFault::Disordered });
         }
-        if self.last_close.is_some_and(|last| scale::jumped(last, bid.close)) {
-            return Err(ChartFault::ScaleJumped);
+        let within = scale::jumped(bid.low.min(ask.low), bid.high.max(ask.high));
+        let fits = match self.last_close {
+            Some(last) => !scale::jumped(last, bid.close),
+            None => matches!(self.known, Knowledge::Fixed(_)) || scale::is_plausible(self.pair, bid.close),
+        };
+        if within || !fits {
+            return Err(self.hold());
         }
-        self.last_close = Some(bid.close);
+        (self.last_close, self.jumped) = (Some(bid.close), false);
         Ok(Some(CandleUpdate {
             start,
             bid,
@@ -194,6 +238,15 @@ impl ChartItem {
             ticks: row.ticks.unwrap_or(0),
             closed: row.closed.unwrap_or(false),
         }))
+    }
+
+    /// A row whose prices do not fit the scale.
+    fn hold(&mut self) -> ChartFault {
+        if std::mem::replace(&mut self.jumped, true) {
+            ChartFault::ScaleInDoubt
+        } else {
+            ChartFault::ScaleJumped
+        }
     }
 }
 
@@ -216,6 +269,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+    use crate::domain::Bar;
 
     /// `|`-separated tokens: empty = unchanged, `#` = null.
     fn row(text: &str) -> Vec<Change<'_>> {
@@ -284,12 +338,43 @@ mod tests {
 
     #[test]
     fn rows_that_cannot_be_trusted_are_held_back() {
-        check_fault("||||NaN|||||||", ChartFault::Unreadable);
-        check_fault("||||-1|||||||", ChartFault::Unreadable);
-        check_fault("||||99999999999999999999|||||||", ChartFault::Unreadable);
+        for price in [
+            "NaN",
+            "nan",
+            "inf",
+            "-inf",
+            "Infinity",
+            "1.33588e4",
+            "1E4",
+            "-1",
+            "-13358.8",
+            "+13358.8",
+            "0",
+            "0.0",
+            "-0",
+            "1000000000000",
+            "99999999999999999999",
+            "13,358.8",
+            " 13358.8",
+            "0x34",
+            ".",
+            "-",
+        ] {
+            check_fault(&format!("||||{price}|||||||"), ChartFault::Unreadable);
+        }
         check_fault("soon|||||||||||", ChartFault::Unreadable);
         check_fault("|||yes||||||||", ChartFault::Unreadable);
-        check_fault("|||||13350|||||||".trim_end_matches('|'), ChartFault::Disordered);
+        for disordered in [
+            "|||||13350||||||",      // bid high below the rest
+            "||||||13358||||||",     // bid low above the close
+            "|||||13357|13359|||||", // bid high below low
+            "||||13359.2|||||||",    // open above high
+            "|||||||13357.2||||",    // close below low
+            "|||||||||13350||",      // ask high below the rest
+            "||||||||||13359|",      // ask low above the close
+        ] {
+            check_fault(disordered, ChartFault::Disordered);
+        }
         check_fault("||||1.33588|1.33591|1.33573|1.33574||||", ChartFault::ScaleJumped);
     }
 
@@ -308,7 +393,8 @@ mod tests {
     fn a_crossed_book_is_passed_on() {
         let mut item = item();
         let crossed = "1778847900000|1|1|0|13360|13360|13360|13360|13359|13359|13359|13359";
-        assert!(item.apply(&row(crossed)).unwrap().is_some());
+        let candle = item.apply(&row(crossed)).unwrap().unwrap();
+        assert!(Bar::from_candle("GBPUSD".parse().unwrap(), &candle).is_crossed());
     }
 
     #[test]
@@ -317,13 +403,70 @@ mod tests {
         assert_eq!(candle.start.to_string(), "2026-05-15T12:25:00Z");
     }
 
+    const DECIMAL: &str = "1778847900000|1|1|0|1.3|1.3|1.3|1.3|1.4|1.4|1.4|1.4";
+
     #[test]
-    fn a_new_subscription_may_quote_on_another_scale() {
+    fn a_jump_of_scale_is_told_once_and_held_back_until_prices_fit_again() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleJumped));
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleInDoubt));
+        assert!(item.apply(&row(FIRST)).unwrap().is_some(), "plausible again");
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleJumped), "the next jump");
+    }
+
+    #[test]
+    fn a_new_subscription_on_another_scale_is_a_jump_too() {
         let mut item = item();
         item.apply(&row(FIRST)).unwrap();
         item.reset();
-        let decimal = "1778847900000|1|1|0|1.3|1.3|1.3|1.3|1.4|1.4|1.4|1.4";
-        assert_eq!(item.apply(&row(decimal)).unwrap().unwrap().bid.open.to_string(), "1.3");
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleJumped));
+    }
+
+    #[test]
+    fn a_scale_that_rest_confirms_is_gone_by_from_the_next_whole_row() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert!(!item.confirm_scale(Scale::Points(4)), "no news");
+        item.apply(&row(DECIMAL)).unwrap_err();
+        assert!(item.confirm_scale(Scale::Decimal));
+        assert_eq!(item.apply(&row("|2|2|0||||1.31||||")), Ok(None), "what was folded is forgotten");
+        assert_eq!(item.apply(&row(DECIMAL)).unwrap().unwrap().bid.open.to_string(), "1.3");
+        assert_eq!(item.apply(&row(FIRST)), Err(ChartFault::ScaleJumped));
+    }
+
+    #[test]
+    fn a_confirmed_scale_is_believed_only_if_prices_fit_it() {
+        let mut item = item();
+        item.apply(&row(FIRST)).unwrap();
+        assert!(item.confirm_scale(Scale::Decimal));
+        assert_eq!(item.apply(&row(FIRST)), Err(ChartFault::ScaleJumped), "still quoted in points");
+        assert!(item.confirm_scale(Scale::Points(4)));
+        assert!(item.apply(&row(FIRST)).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_operators_scale_is_not_overruled() {
+        let mut item = ChartItem::new("GBPUSD".parse().unwrap(), Knowledge::Fixed(Scale::Points(4)));
+        item.apply(&row(FIRST)).unwrap();
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleJumped));
+        assert!(!item.confirm_scale(Scale::Decimal));
+        assert_eq!(item.apply(&row(DECIMAL)), Err(ChartFault::ScaleInDoubt));
+    }
+
+    #[test]
+    fn a_row_with_prices_of_two_scales_is_held_back() {
+        // As where only the fields that changed are sent on the new scale.
+        check_fault("||||||1.33570|1.33572||||", ChartFault::ScaleJumped);
+        check_fault("||||||||1.33603|1.33606|1.33588|1.33589", ChartFault::ScaleJumped);
+    }
+
+    #[test]
+    fn a_scale_in_doubt_from_the_start_can_be_confirmed() {
+        let mut item = ChartItem::new("GBPUSD".parse().unwrap(), Knowledge::InDoubt);
+        assert_eq!(item.apply(&row(FIRST)), Err(ChartFault::ScaleInDoubt));
+        assert!(item.confirm_scale(Scale::Points(4)));
+        assert!(item.apply(&row(FIRST)).unwrap().is_some());
     }
 
     #[test]
