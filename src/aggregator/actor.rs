@@ -13,7 +13,8 @@ use actix::dev::RecipientRequest;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::Aggregation;
+use super::inference::{Granted, RecordKeys};
+use super::{Aggregation, Stale};
 use crate::clock::EventClock;
 use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent};
 use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
@@ -27,8 +28,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub const UNSTORED_MAX: usize = 65_536;
 /// Pause before a batch that the writer could not take is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(500);
-/// Where the record of guessed closes is kept.
-pub const SETTING_MATCHED: &str = "inference.matched";
+/// Where the record of guessed closes was kept when it did not say whose it was.
+pub const SETTING_MATCHED_OF_ANYONE: &str = "inference.matched";
 
 /// Asks the aggregator to hand over everything and say when it is durable.
 #[derive(Message)]
@@ -43,6 +44,8 @@ pub struct AggregatorActor {
     writer: Recipient<StoreFacts>,
     neighbours: Neighbours,
     store: StoreHandle,
+    record: RecordKeys,
+    granted: Option<Granted>,
     stats: Arc<Stats>,
     queue: Rc<RefCell<Queue>>,
     _lifeline: Lifeline,
@@ -76,6 +79,7 @@ impl AggregatorActor {
         event_clock: EventClock,
         writer: Recipient<StoreFacts>,
         store: StoreHandle,
+        record: RecordKeys,
         stats: Arc<Stats>,
         lifeline: Lifeline,
     ) -> AggregatorActor {
@@ -86,6 +90,8 @@ impl AggregatorActor {
             writer,
             neighbours: Neighbours::default(),
             store,
+            record,
+            granted: None,
             stats,
             queue: Rc::default(),
             _lifeline: lifeline,
@@ -95,16 +101,19 @@ impl AggregatorActor {
     /// Hands what the core has found to the writer. The answer comes once it is durable.
     fn forward(&mut self, evidence: Arc<str>) -> Option<oneshot::Receiver<()>> {
         let facts = self.core.take_facts();
-        for feed in self.core.take_stale() {
-            log::warn!(feed = feed.0; "an item has been silent for long, subscribing it again");
+        for Stale { feed, in_vain } in self.core.take_stale() {
+            self.stats.items_stale.add(1);
+            log::warn!(feed = feed.0, in_vain; "an item has been silent for long, subscribing it again");
             if let Some(stream) = &self.neighbours.stream {
-                stream.do_send(Resubscribe(feed));
+                stream.do_send(Resubscribe { feed, in_vain });
             }
         }
+        self.keep_record();
         if facts.is_empty() {
             return None;
         }
         self.stats.found(&facts);
+        self.warn_out_of_hours(&facts);
         let holes = has_holes(&facts);
         let batch = Arc::new(FactBatch { evidence, facts });
         let (durable, waiting) = oneshot::channel();
@@ -129,6 +138,41 @@ impl AggregatorActor {
             let _ = durable.send(());
         });
         Some(waiting)
+    }
+
+    /// Keeps what this account has earned and was granted, where that has changed.
+    fn keep_record(&mut self) {
+        let mut news = Vec::new();
+        if let Some(matched) = self.core.take_matched() {
+            news.push((self.record.matched.clone(), matched.to_string()));
+        }
+        if let Some(granted) = self.core.granted().filter(|granted| self.granted != Some(*granted)) {
+            self.granted = Some(granted);
+            news.push((self.record.granted.clone(), granted.as_str().to_owned()));
+        }
+        for (key, value) in news {
+            let saving = self.store.run(move |store| store.set_setting(&key, &value));
+            actix_rt::spawn(async move {
+                if let Err(error) = saving.await {
+                    log::warn!(error:% = error; "the account's record could not be kept");
+                }
+            });
+        }
+    }
+
+    /// Rule 5: a bar that comes while the market should be closed is stored and warned about.
+    fn warn_out_of_hours(&mut self, facts: &[Fact]) {
+        for fact in facts {
+            let Fact::Settled(bar) = fact else { continue };
+            let Some(is_news) = self.core.out_of_hours(bar) else { continue };
+            self.stats.bars_out_of_hours.add(1);
+            if is_news {
+                log::warn!(
+                    pair:% = bar.key.pair, start:% = bar.key.start;
+                    "a bar came while the calendar has the market closed; it is stored"
+                );
+            }
+        }
     }
 }
 
@@ -212,15 +256,7 @@ impl Handler<HistoryTold> for AggregatorActor {
 
     fn handle(&mut self, HistoryTold(batch): HistoryTold, _: &mut Self::Context) -> Self::Result {
         self.forward(self.evidence.clone());
-        if self.core.handle_history(&batch.facts) {
-            let matched = self.core.matched().to_string();
-            let saving = self.store.run(move |store| store.set_setting(SETTING_MATCHED, &matched));
-            actix_rt::spawn(async move {
-                if let Err(error) = saving.await {
-                    log::warn!(error:% = error; "the record of guessed closes could not be kept");
-                }
-            });
-        }
+        self.core.handle_history(&batch.facts);
         let healed = batch.facts.iter().filter(|fact| matches!(fact, Fact::Settled(_))).count();
         self.stats.bars_fetched.add(healed as u64);
         let durable = self.forward(batch.evidence);

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
     "aggregator/finalizer.rs",
     "aggregator/inference.rs",
+    "aggregator/patience.rs",
     "aggregator/rollup.rs",
     "healer/plan.rs",
     "writer/batch.rs",

@@ -466,7 +466,7 @@ impl Handler<Arrived> for StreamActor {
 impl Handler<Resubscribe> for StreamActor {
     type Result = ();
 
-    fn handle(&mut self, Resubscribe(feed): Resubscribe, ctx: &mut Self::Context) {
+    fn handle(&mut self, Resubscribe { feed, .. }: Resubscribe, ctx: &mut Self::Context) {
         let now = self.clock.monotonic();
         if let Some(link) = &mut self.link {
             link.session.resubscribe(now, feed.0);
@@ -596,11 +596,13 @@ impl Translation<'_> {
             }
             Event::Configured { tag, unfiltered, frequency } => {
                 log::debug!(feed = tag, unfiltered, frequency; "subscription configured");
+                if unfiltered { &self.stats.granted_unfiltered } else { &self.stats.granted_filtered }.add(1);
                 self.items[usize::from(tag)].unfiltered = unfiltered;
                 self.told.push(StreamEvent::Configured { feed: FeedIx(tag), unfiltered });
             }
             Event::Overflow { tag, dropped, .. } => {
                 log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
+                self.stats.rows_overflowed.add(dropped.into());
                 self.lost(tag, Reason::DecodeFault);
                 self.continues(FeedIx(tag));
             }
