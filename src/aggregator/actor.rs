@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::inference::{Granted, RecordKeys};
 use super::{Aggregation, Stale};
 use crate::clock::EventClock;
-use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent};
+use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent, Timestamp};
 use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
@@ -48,6 +48,8 @@ pub struct AggregatorActor {
     granted: Option<Granted>,
     stats: Arc<Stats>,
     queue: Rc<RefCell<Queue>>,
+    /// Partings of the clocks that the core knows of.
+    partings: u32,
     _lifeline: Lifeline,
 }
 
@@ -94,6 +96,7 @@ impl AggregatorActor {
             granted: None,
             stats,
             queue: Rc::default(),
+            partings: 0,
             _lifeline: lifeline,
         }
     }
@@ -138,6 +141,15 @@ impl AggregatorActor {
             let _ = durable.send(());
         });
         Some(waiting)
+    }
+
+    /// The clock was set or the machine has slept: nothing is known to follow what was before.
+    fn notice_parting(&mut self, now: Timestamp) {
+        let partings = self.event_clock.partings();
+        if std::mem::replace(&mut self.partings, partings) != partings {
+            log::warn!(event_time:% = now; "the system's clock was set, or the machine has slept");
+            self.core.interrupt(self.event_clock.is_steady().then_some(now));
+        }
     }
 
     /// Keeps what this account has earned and was granted, where that has changed.
@@ -209,6 +221,7 @@ impl Actor for AggregatorActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |act, _| {
             if let Some(now) = act.event_clock.now() {
+                act.notice_parting(now);
                 act.core.tick(now, act.event_clock.is_steady());
                 act.forward(act.evidence.clone());
             }
@@ -228,6 +241,9 @@ impl Handler<StreamTold> for AggregatorActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, StreamTold(events): StreamTold, _: &mut Self::Context) -> Self::Result {
+        if let Some(now) = self.event_clock.now() {
+            self.notice_parting(now);
+        }
         for event in &events {
             match event {
                 StreamEvent::SessionBegan { evidence } => {

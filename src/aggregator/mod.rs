@@ -192,6 +192,8 @@ impl Aggregation {
 mod tests {
     use super::testing::bar;
     use super::*;
+    use crate::clock::{Clock, ClockKind, EventClock};
+    use crate::domain::CandleUpdate;
 
     /// Wednesday 2020-01-15 12:00 UTC.
     const NOON: Timestamp = Timestamp(1_579_089_600);
@@ -199,6 +201,56 @@ mod tests {
     fn aggregation(feeds: usize) -> Aggregation {
         let feed = FeedStart { pair: "EURUSD".parse().unwrap(), resume: Some(NOON) };
         Aggregation::new(&vec![feed; feeds], Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0)
+    }
+
+    /// Two hours of an item that moves every ten seconds and closes every bucket, as the
+    /// aggregator hears of it; the system's clock is set by so much at minute 32 of the first, and
+    /// a broker's answer comes `answer_after_s` later.
+    fn told_while_the_clock_is_set(set_s: i64, answer_after_s: i64) -> Vec<Fact> {
+        let wall = Clock::simulated(NOON, 0);
+        let clock = EventClock::new(ClockKind::System, wall.clone());
+        let (mut core, feed, mut partings) = (aggregation(1), FeedIx(0), 0);
+        core.handle(&StreamEvent::Subscribed { feed }, clock.now(), true);
+        let Bar { bid, ask, .. } = bar("EURUSD", 0, "1.1");
+        for s in 1..7_200 {
+            wall.advance(std::time::Duration::from_secs(1));
+            let truth = NOON.plus(s);
+            if s == 1_920 {
+                wall.set_forward(set_s);
+            }
+            if s == 1_920 + answer_after_s {
+                clock.answered(truth, clock.reading().unwrap());
+            }
+            let now = clock.now();
+            if std::mem::replace(&mut partings, clock.partings()) != clock.partings() {
+                core.interrupt(now.filter(|_| clock.is_steady()));
+            }
+            let settled = clock.settled().unwrap();
+            assert!(settled < truth, "history would be asked about what is not over: {settled} at {truth}");
+            if s % 10 == 0 {
+                let closed = s % 300 == 0;
+                let start = truth.plus(-i64::from(closed)).floor(300);
+                let candle = CandleUpdate { start, bid, ask, ticks: s as u32, closed };
+                clock.observe(start, closed);
+                core.handle(&StreamEvent::Candle { feed, candle }, clock.now(), clock.is_steady());
+            }
+            if let Some(now) = clock.now() {
+                core.tick(now, clock.is_steady());
+            }
+        }
+        core.take_facts()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_while_running_marks_nothing_and_settles_everything() {
+        for (set_s, answer_after_s) in
+            [(0, 1), (600, 1), (600, 1_500), (-600, 1), (-600, 1_500), (3_000, 60), (-3_000, 60), (25, 60)]
+        {
+            let facts = told_while_the_clock_is_set(set_s, answer_after_s);
+            let marks: Vec<&Fact> = facts.iter().filter(|fact| !matches!(fact, Fact::Settled(_))).collect();
+            assert!(marks.is_empty(), "set by {set_s} s, answer after {answer_after_s} s: {marks:?}");
+            assert_eq!(facts.len(), 23, "set by {set_s} s, answer after {answer_after_s} s");
+        }
     }
 
     #[test]

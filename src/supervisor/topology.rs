@@ -85,7 +85,8 @@ impl House {
 
         let store = open_store(config, flags)?;
         let client = http_client();
-        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone());
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
+            .with_clock(event_clock.clone());
         let session = SessionActor::new(
             rest.clone(),
             store.clone(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -21,6 +21,7 @@ const PURE: [&str; 19] = [
     "ig/history/zone.rs",
     "ig/session/tokens.rs",
     "backoff.rs",
+    "skew.rs",
     "store/correction.rs",
     "simulator/market.rs",
 ];

@@ -287,7 +287,7 @@ impl StreamActor {
             items: &mut self.items,
             instruments: &self.settings.instruments,
             clock_kind: self.settings.clock_kind,
-            event_now: self.event_clock.now(),
+            event_now: self.event_clock.uncorrected(),
             calendar: &self.settings.calendar,
             apart_rows: &mut self.apart_rows,
             stats: &self.stats,
@@ -569,6 +569,7 @@ struct Translation<'a> {
     items: &'a mut [StreamItem],
     instruments: &'a [Instrument],
     clock_kind: ClockKind,
+    /// By the system's own clock, where rows are compared with that.
     event_now: Option<Timestamp>,
     calendar: &'a Calendar,
     apart_rows: &'a mut u32,
@@ -602,7 +603,7 @@ impl Translation<'_> {
             }
             Event::Overflow { tag, dropped, .. } => {
                 log::warn!(pair:% = self.pair(tag), dropped; "the server dropped rows");
-                self.stats.rows_overflowed.add(dropped.into());
+                self.stats.rows_overflowed.add(dropped);
                 self.lost(tag, Reason::DecodeFault);
                 self.continues(FeedIx(tag));
             }
