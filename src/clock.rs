@@ -3,12 +3,15 @@
 //! Three clocks, and which rule goes by which (DESIGN, "Clocks"):
 //! *wall* for allowance expiry, `created_at` and leases; *monotonic* for timers, backoff, pacing
 //! and silence; *event* ([`EventClock`]) for settling, grace, calendar and the staleness of items.
+//! Where the event clock is the wall's, it is corrected by what the broker's answers say of the
+//! time ([`Skew`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::domain::{Timeframe, Timestamp};
+use crate::skew::{News, Reading, Skew};
 
 /// The source of wall and monotonic time. Clones share one time.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,8 @@ struct Simulated {
     speed: u32,
     /// Time skipped by [`Clock::advance`], on top of what has passed.
     skipped_ms: AtomicU64,
+    /// By how much its wall was set forward with [`Clock::set_forward`].
+    set_ms: AtomicI64,
 }
 
 impl Clock {
@@ -37,7 +42,13 @@ impl Clock {
     /// speed 0 it stands still but for [`Clock::advance`]. Under tokio's paused time it follows
     /// that, so timers and stamps share one base.
     pub fn simulated(epoch: Timestamp, speed: u32) -> Clock {
-        let simulated = Simulated { epoch, started: monotonic_now(), speed, skipped_ms: AtomicU64::new(0) };
+        let simulated = Simulated {
+            epoch,
+            started: monotonic_now(),
+            speed,
+            skipped_ms: AtomicU64::new(0),
+            set_ms: AtomicI64::new(0),
+        };
         Clock { simulated: Some(Arc::new(simulated)) }
     }
 
@@ -49,17 +60,36 @@ impl Clock {
         }
     }
 
+    /// Sets a simulated clock's wall forward, or back, as an operator does: monotonic time knows
+    /// nothing of it. Does nothing to the machine's.
+    pub fn set_forward(&self, seconds: i64) {
+        if let Some(simulated) = &self.simulated {
+            simulated.set_ms.fetch_add(seconds.saturating_mul(1000), Ordering::Relaxed);
+        }
+    }
+
     /// Civil time, to the second. May jump in either direction.
     pub fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(self.wall_ms())
+    }
+
+    fn wall_ms(&self) -> i64 {
         match &self.simulated {
-            None => system_wall(),
+            None => system_wall_ms(),
             Some(simulated) => {
                 let passed_ms = monotonic_now().duration_since(simulated.started).as_millis() as u64;
                 let ran_ms = passed_ms.saturating_mul(u64::from(simulated.speed));
                 let ms = ran_ms.saturating_add(simulated.skipped_ms.load(Ordering::Relaxed));
-                simulated.epoch.plus(i64::try_from(ms / 1000).unwrap_or(i64::MAX))
+                let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+                let epoch_ms = simulated.epoch.0.saturating_mul(1000);
+                epoch_ms.saturating_add(ms).saturating_add(simulated.set_ms.load(Ordering::Relaxed))
             }
         }
+    }
+
+    /// Wall and monotonic time of one moment.
+    pub fn reading(&self) -> Reading {
+        Reading { wall_ms: self.wall_ms(), monotonic: self.monotonic() }
     }
 
     /// Time for deadlines: never goes back, says nothing about the date.
@@ -76,8 +106,8 @@ impl Clock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this file is where wall time is read")]
-fn system_wall() -> Timestamp {
-    Timestamp::from(chrono::Utc::now())
+fn system_wall_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
 }
 
 /// Tokio's clock, which is the machine's unless a test has paused it.
@@ -89,7 +119,7 @@ fn monotonic_now() -> Instant {
 /// Which clock settles bars: configuration key `clock`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockKind {
-    /// The wall clock: for IG itself.
+    /// The wall clock, corrected by the broker's: for IG itself.
     #[default]
     System,
     /// The stream's own stamps: for replays and simulators that run faster than time.
@@ -108,7 +138,7 @@ pub struct EventClock(Inner);
 
 #[derive(Clone, Debug)]
 enum Inner {
-    Wall(Clock),
+    Wall(Clock, Arc<Mutex<Skew>>),
     /// Epoch seconds of the latest event, or [`UNSET`].
     Stream(Arc<AtomicI64>),
 }
@@ -117,43 +147,101 @@ impl EventClock {
     /// The event clock of this kind; `clock` is what [`ClockKind::System`] reads.
     pub fn new(kind: ClockKind, clock: Clock) -> EventClock {
         EventClock(match kind {
-            ClockKind::System => Inner::Wall(clock),
+            ClockKind::System => Inner::Wall(clock, Arc::default()),
             ClockKind::Stream => Inner::Stream(Arc::new(AtomicI64::new(UNSET))),
         })
     }
 
     /// Takes note of a row of the bucket that starts at `start`; `closed` if it was the bucket's
-    /// last (`CONS_END=1`), which proves that the bucket is over. A clock that goes by the wall
-    /// ignores it. The caller has checked that `start` is plausible: this clock never goes back.
+    /// last (`CONS_END=1`), which proves that the bucket is over. To a clock that goes by the wall
+    /// it can tell that the machine has slept, or that the clock is slow. The caller has checked
+    /// that `start` is plausible: a clock that follows the stream never goes back.
     pub fn observe(&self, start: Timestamp, closed: bool) {
-        if let Inner::Stream(latest) = &self.0 {
-            let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
-            latest.fetch_max(reached.0, Ordering::Relaxed);
+        let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
+        match &self.0 {
+            Inner::Stream(latest) => drop(latest.fetch_max(reached.0, Ordering::Relaxed)),
+            Inner::Wall(clock, skew) => {
+                report(locked(skew).row(reached.0.saturating_mul(1000), clock.reading()));
+            }
+        }
+    }
+
+    /// The moment before a request, where the answer's `Date` is of use to this clock.
+    pub fn reading(&self) -> Option<Reading> {
+        match &self.0 {
+            Inner::Wall(clock, _) => Some(clock.reading()),
+            Inner::Stream(_) => None,
+        }
+    }
+
+    /// An answer has just come to the request sent at `sent`, and its `Date` said this.
+    pub fn answered(&self, date: Timestamp, sent: Reading) {
+        if let Inner::Wall(clock, skew) = &self.0 {
+            report(locked(skew).answered(date.0, sent, clock.reading()));
+        }
+    }
+
+    /// How often the wall clock was set or the machine has slept, as far as was seen: rows after
+    /// such a moment are not known to follow those before it.
+    pub fn partings(&self) -> u32 {
+        match &self.0 {
+            Inner::Wall(_, skew) => locked(skew).partings(),
+            Inner::Stream(_) => 0,
+        }
+    }
+
+    /// What the system's clock says without correction, where this clock goes by it; else event
+    /// time. For the rule that system and stream must not be an hour apart.
+    pub fn uncorrected(&self) -> Option<Timestamp> {
+        match &self.0 {
+            Inner::Wall(clock, _) => Some(clock.wall()),
+            Inner::Stream(_) => self.now(),
         }
     }
 
     /// Event time up to which a broker's history can be taken as complete: half a minute ago by
     /// the wall, since neither the broker's books nor two clocks are in step to the second.
     pub fn settled(&self) -> Option<Timestamp> {
-        let lag_s = if self.is_steady() { HISTORY_LAG_S } else { 0 };
+        let lag_s = if matches!(self.0, Inner::Wall(..)) { HISTORY_LAG_S } else { 0 };
         self.now().map(|now| now.plus(-lag_s))
     }
 
     /// Whether this clock goes on while the stream is silent. One that follows the stream stands
-    /// still through an outage, so it cannot tell when a subscription began.
+    /// still through an outage, so it cannot tell when a subscription began; nor can one that was
+    /// just set or has slept, until an answer or a row says what the time is.
     pub fn is_steady(&self) -> bool {
-        matches!(self.0, Inner::Wall(_))
+        match &self.0 {
+            Inner::Wall(_, skew) => locked(skew).is_certain(),
+            Inner::Stream(_) => false,
+        }
     }
 
     /// Event time, or `None` while the stream has shown no row.
     pub fn now(&self) -> Option<Timestamp> {
         match &self.0 {
-            Inner::Wall(clock) => Some(clock.wall()),
+            Inner::Wall(clock, skew) => Some(Timestamp::from_millis(locked(skew).now_ms(clock.reading()))),
             Inner::Stream(latest) => match latest.load(Ordering::Relaxed) {
                 UNSET => None,
                 seconds => Some(Timestamp(seconds)),
             },
         }
+    }
+}
+
+fn locked(skew: &Mutex<Skew>) -> MutexGuard<'_, Skew> {
+    skew.lock().expect("nothing panics while holding this")
+}
+
+fn report(news: Option<News>) {
+    match news {
+        None => {}
+        Some(News::Off { by_ms }) => {
+            log::warn!(ahead_ms = by_ms; "the system's clock differs from IG's and is corrected for: set it right");
+        }
+        Some(News::SlowByRow { by_ms }) => {
+            log::warn!(behind_ms = by_ms; "a candle ended before its time: the system's clock is slow, set it right");
+        }
+        Some(News::Right) => log::info!("the system's clock agrees with IG's again"),
     }
 }
 
@@ -179,13 +267,36 @@ mod tests {
     }
 
     #[test]
-    fn the_system_event_clock_is_the_wall_whatever_the_stream_says() {
+    fn the_system_event_clock_is_the_wall_corrected_by_answers_whatever_the_stream_says() {
         let wall = Clock::simulated(NOON, 0);
         let clock = EventClock::new(ClockKind::System, wall.clone());
         clock.observe(NOON.plus(86_400), true);
         assert_eq!(clock.now(), Some(NOON));
         wall.advance(Duration::from_secs(61));
         assert_eq!(clock.now(), Some(NOON.plus(61)));
+        assert_eq!(clock.settled(), Some(NOON.plus(31)));
+        // The broker says that it is two minutes earlier.
+        for _ in 0..2 {
+            let sent = clock.reading().unwrap();
+            clock.answered(NOON.plus(61 - 120), sent);
+        }
+        let error_s = clock.now().unwrap().since(NOON.plus(61 - 120));
+        assert!((0..=1).contains(&error_s), "{error_s}");
+        assert_eq!(clock.uncorrected(), Some(NOON.plus(61)));
+    }
+
+    #[test]
+    fn a_wall_that_is_set_moves_event_time_only_when_an_answer_agrees() {
+        let wall = Clock::simulated(NOON, 0);
+        let clock = EventClock::new(ClockKind::System, wall.clone());
+        assert_eq!((clock.now(), clock.is_steady()), (Some(NOON), true));
+        wall.set_forward(600);
+        wall.advance(Duration::from_secs(5));
+        assert_eq!((clock.now(), clock.is_steady(), clock.partings()), (Some(NOON.plus(5)), false, 1));
+        assert_eq!(clock.uncorrected(), Some(NOON.plus(605)));
+        let sent = clock.reading().unwrap();
+        clock.answered(NOON.plus(605), sent);
+        assert_eq!((clock.now(), clock.is_steady()), (Some(NOON.plus(605)), true));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod logging;
 pub mod messages;
 pub mod secret;
 pub mod simulator;
+pub mod skew;
 pub mod stats;
 pub mod store;
 pub mod supervisor;

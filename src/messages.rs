@@ -21,9 +21,15 @@ use crate::store::StoreError;
 pub struct StreamTold(pub Vec<StreamEvent>);
 
 /// AggregatorActor → StreamActor: an item has been silent for too long.
-#[derive(Debug, Message)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct Resubscribe(pub FeedIx);
+pub struct Resubscribe {
+    /// Which feed.
+    pub feed: FeedIx,
+    /// How many subscriptions in a row, before this one, have not ended the silence. A row that
+    /// says something new begins the count anew; more than none asks for stronger means.
+    pub in_vain: u32,
+}
 
 /// HealerActor → AggregatorActor: bars and findings from REST.
 #[derive(Debug, Message)]

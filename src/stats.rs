@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::domain::{Fact, Reason, State};
+
 /// A count that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -29,12 +31,16 @@ pub struct Stats {
     pub lines_skipped: Counter,
     /// Bars settled, from the stream and from REST, corrections included.
     pub bars_settled: Counter,
-    /// Settled bars in which a bid is above its ask: stored as the broker told them.
+    /// Settled bars with bid above ask in some price: kept, since brokers' records have them.
     pub bars_crossed: Counter,
+    /// Bars of hours in which the calendar has the market closed: kept, since reality wins.
+    pub bars_out_of_hours: Counter,
     /// Bars that came over REST.
     pub bars_fetched: Counter,
     /// Buckets found missing after the first start, whether or not they were healed since.
     pub buckets_missed: Counter,
+    /// Items subscribed again because they were silent for too long.
+    pub items_stale: Counter,
     /// Streaming sessions begun.
     pub stream_sessions: Counter,
     /// Streaming connections that broke.
@@ -45,4 +51,26 @@ pub struct Stats {
     pub stream_loops: Counter,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
+}
+
+impl Stats {
+    /// Counts findings.
+    pub fn found(&self, facts: &[Fact]) {
+        for fact in facts {
+            match fact {
+                Fact::Settled(bar) => {
+                    self.bars_settled.add(1);
+                    self.bars_crossed.add(u64::from(bar.is_crossed()));
+                }
+                Fact::Marked(mark)
+                    if mark.state == State::Missing
+                        && !matches!(mark.reason, Reason::Silent | Reason::FirstStart) =>
+                {
+                    let seconds = mark.span.end.since(mark.span.start);
+                    self.buckets_missed.add((seconds / mark.timeframe.seconds()) as u64);
+                }
+                Fact::Marked(_) => {}
+            }
+        }
+    }
 }

@@ -13,9 +13,10 @@ use actix::dev::RecipientRequest;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::Aggregation;
+use super::inference::{Granted, RecordKeys};
+use super::{Aggregation, Stale};
 use crate::clock::EventClock;
-use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent};
+use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent, Timestamp};
 use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
@@ -27,8 +28,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub const UNSTORED_MAX: usize = 65_536;
 /// Pause before a batch that the writer could not take is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(500);
-/// Where the record of guessed closes is kept.
-pub const SETTING_MATCHED: &str = "inference.matched";
+/// Where the record of guessed closes was kept when it did not say whose it was.
+pub const SETTING_MATCHED_OF_ANYONE: &str = "inference.matched";
 
 /// Asks the aggregator to hand over everything and say when it is durable.
 #[derive(Message)]
@@ -43,8 +44,12 @@ pub struct AggregatorActor {
     writer: Recipient<StoreFacts>,
     neighbours: Neighbours,
     store: StoreHandle,
+    record: RecordKeys,
+    granted: Option<Granted>,
     stats: Arc<Stats>,
     queue: Rc<RefCell<Queue>>,
+    /// Partings of the clocks that the core knows of.
+    partings: u32,
     _lifeline: Lifeline,
 }
 
@@ -76,6 +81,7 @@ impl AggregatorActor {
         event_clock: EventClock,
         writer: Recipient<StoreFacts>,
         store: StoreHandle,
+        record: RecordKeys,
         stats: Arc<Stats>,
         lifeline: Lifeline,
     ) -> AggregatorActor {
@@ -86,8 +92,11 @@ impl AggregatorActor {
             writer,
             neighbours: Neighbours::default(),
             store,
+            record,
+            granted: None,
             stats,
             queue: Rc::default(),
+            partings: 0,
             _lifeline: lifeline,
         }
     }
@@ -95,16 +104,20 @@ impl AggregatorActor {
     /// Hands what the core has found to the writer. The answer comes once it is durable.
     fn forward(&mut self, evidence: Arc<str>) -> Option<oneshot::Receiver<()>> {
         let facts = self.core.take_facts();
-        for feed in self.core.take_stale() {
-            log::warn!(feed = feed.0; "an item has been silent for long, subscribing it again");
+        for Stale { feed, in_vain } in self.core.take_stale() {
+            self.stats.items_stale.add(1);
+            log::warn!(feed = feed.0, in_vain; "an item has been silent for long, subscribing it again");
             if let Some(stream) = &self.neighbours.stream {
-                stream.do_send(Resubscribe(feed));
+                stream.do_send(Resubscribe { feed, in_vain });
             }
         }
+        self.keep_record();
         if facts.is_empty() {
             return None;
         }
-        let holes = self.count(&facts);
+        self.stats.found(&facts);
+        self.warn_out_of_hours(&facts);
+        let holes = has_holes(&facts);
         let batch = Arc::new(FactBatch { evidence, facts });
         let (durable, waiting) = oneshot::channel();
         self.queue.borrow_mut().unstored += batch.facts.len();
@@ -130,27 +143,57 @@ impl AggregatorActor {
         Some(waiting)
     }
 
-    /// Counts findings; true if some are holes that REST may fill.
-    fn count(&self, facts: &[Fact]) -> bool {
-        let mut holes = false;
+    /// The clock was set or the machine has slept: nothing is known to follow what was before.
+    fn notice_parting(&mut self, now: Timestamp) {
+        let partings = self.event_clock.partings();
+        if std::mem::replace(&mut self.partings, partings) != partings {
+            log::warn!(event_time:% = now; "the system's clock was set, or the machine has slept");
+            self.core.interrupt(self.event_clock.is_steady().then_some(now));
+        }
+    }
+
+    /// Keeps what this account has earned and was granted, where that has changed.
+    fn keep_record(&mut self) {
+        let mut news = Vec::new();
+        if let Some(matched) = self.core.take_matched() {
+            news.push((self.record.matched.clone(), matched.to_string()));
+        }
+        if let Some(granted) = self.core.granted().filter(|granted| self.granted != Some(*granted)) {
+            self.granted = Some(granted);
+            news.push((self.record.granted.clone(), granted.as_str().to_owned()));
+        }
+        for (key, value) in news {
+            let saving = self.store.run(move |store| store.set_setting(&key, &value));
+            actix_rt::spawn(async move {
+                if let Err(error) = saving.await {
+                    log::warn!(error:% = error; "the account's record could not be kept");
+                }
+            });
+        }
+    }
+
+    /// Rule 5: a bar that comes while the market should be closed is stored and warned about.
+    fn warn_out_of_hours(&mut self, facts: &[Fact]) {
         for fact in facts {
-            match fact {
-                Fact::Settled(bar) => {
-                    self.stats.bars_settled.add(1);
-                    self.stats.bars_crossed.add(u64::from(bar.is_crossed()));
-                }
-                Fact::Marked(mark) if mark.state == State::Missing && mark.reason != Reason::Silent => {
-                    holes = true;
-                    if mark.reason != Reason::FirstStart {
-                        let seconds = mark.span.end.since(mark.span.start);
-                        self.stats.buckets_missed.add((seconds / mark.timeframe.seconds()) as u64);
-                    }
-                }
-                Fact::Marked(_) => {}
+            let Fact::Settled(bar) = fact else { continue };
+            let Some(is_news) = self.core.out_of_hours(bar) else { continue };
+            self.stats.bars_out_of_hours.add(1);
+            if is_news {
+                log::warn!(
+                    pair:% = bar.key.pair, start:% = bar.key.start;
+                    "a bar came while the calendar has the market closed; it is stored"
+                );
             }
         }
-        holes
     }
+}
+
+/// Whether some of these are holes that REST may fill.
+fn has_holes(facts: &[Fact]) -> bool {
+    facts.iter().any(|fact| match fact {
+        Fact::Marked(mark) => mark.state == State::Missing && mark.reason != Reason::Silent,
+        Fact::Settled(_) => false,
+    })
 }
 
 /// Waits until a batch is durable, and offers it again where it could not be stored.
@@ -178,6 +221,7 @@ impl Actor for AggregatorActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |act, _| {
             if let Some(now) = act.event_clock.now() {
+                act.notice_parting(now);
                 act.core.tick(now, act.event_clock.is_steady());
                 act.forward(act.evidence.clone());
             }
@@ -197,6 +241,9 @@ impl Handler<StreamTold> for AggregatorActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, StreamTold(events): StreamTold, _: &mut Self::Context) -> Self::Result {
+        if let Some(now) = self.event_clock.now() {
+            self.notice_parting(now);
+        }
         for event in &events {
             match event {
                 StreamEvent::SessionBegan { evidence } => {
@@ -225,15 +272,7 @@ impl Handler<HistoryTold> for AggregatorActor {
 
     fn handle(&mut self, HistoryTold(batch): HistoryTold, _: &mut Self::Context) -> Self::Result {
         self.forward(self.evidence.clone());
-        if self.core.handle_history(&batch.facts) {
-            let matched = self.core.matched().to_string();
-            let saving = self.store.run(move |store| store.set_setting(SETTING_MATCHED, &matched));
-            actix_rt::spawn(async move {
-                if let Err(error) = saving.await {
-                    log::warn!(error:% = error; "the record of guessed closes could not be kept");
-                }
-            });
-        }
+        self.core.handle_history(&batch.facts);
         let healed = batch.facts.iter().filter(|fact| matches!(fact, Fact::Settled(_))).count();
         self.stats.bars_fetched.add(healed as u64);
         let durable = self.forward(batch.evidence);

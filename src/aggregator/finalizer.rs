@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::inference::{Guess, Inference};
+use super::patience::Patience;
 use crate::domain::{
     Bar, Calendar, CandleUpdate, Expectation, Fact, Mark, Pair, Reason, State, Timeframe, Timestamp,
 };
@@ -20,6 +21,10 @@ pub const GRACE_S: i64 = 15;
 /// Seconds in which the first row may come and say where the account of a new feed begins. Rows
 /// also show a clock that is wrong before anything is written down by it.
 const FIRST_ROW_WAIT_S: i64 = 10;
+
+/// A row of a bucket that lies so far in the future, seconds, is wrong about its time, or the
+/// clock is: it proves nothing of the buckets before it.
+const AHEAD_MAX_S: i64 = 30;
 
 /// The start of continuity of a subscription that is not dated yet.
 const UNDATED: Timestamp = Timestamp(i64::MAX);
@@ -49,8 +54,8 @@ pub struct Finalizer {
     tainted: bool,
     /// Buckets marked silent that a later row on this link would prove quiet.
     silent: Option<Range<Timestamp>>,
-    /// Event time of the last row.
-    last_row: Option<Timestamp>,
+    /// How long it may be silent.
+    patience: Patience,
     first_tick: Option<Timestamp>,
 }
 
@@ -87,7 +92,7 @@ impl Finalizer {
             forming: None,
             tainted: false,
             silent: None,
-            last_row: None,
+            patience: Patience::default(),
             first_tick: None,
         }
     }
@@ -105,7 +110,7 @@ impl Finalizer {
         // no clock tells the time, the first row of a bucket still open dates the subscription.
         self.link = Link::Up { since: now.map_or(UNDATED, |now| now.ceil(STEP)) };
         self.unfiltered = false;
-        self.last_row = now.or(self.last_row);
+        self.patience.subscribed(now, self.lost_by == Reason::Stale);
     }
 
     /// `CONF` told whether rows of this subscription can be merged away.
@@ -134,8 +139,10 @@ impl Finalizer {
     /// A row came, at event time `now`.
     pub fn row(&mut self, candle: CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         let start = candle.start;
-        let now = now.unwrap_or(start);
-        self.last_row = self.last_row.max(Some(now));
+        let clock = now.unwrap_or(start);
+        let ahead_s = start.since(clock).max(0);
+        let now = clock.plus(ahead_s);
+        self.patience.row(start, candle.ticks, now, around.calendar);
         let frontier = match self.frontier {
             Some(frontier) => frontier,
             None => self.begin(start, around),
@@ -143,23 +150,30 @@ impl Finalizer {
         if start < frontier {
             return self.late_row(candle, around);
         }
-        if let Link::Up { since } = &mut self.link
-            && *since == UNDATED
-        {
-            *since = start.plus(STEP).max(now.ceil(STEP));
+        if let Link::Up { since } = &mut self.link {
+            if *since == UNDATED {
+                *since = start.plus(STEP).max(now.ceil(STEP));
+            } else if ahead_s > 0 {
+                // The clock that dated the subscription was slow by so much at least.
+                *since = (*since).max(since.plus(ahead_s).ceil(STEP));
+            }
         }
         if let Some(unclosed) = self.forming.take_if(|forming| forming.start < start) {
             self.close_unseen(&unclosed, around);
         }
-        self.account_to(start, around);
+        self.account_to(start, ahead_s <= AHEAD_MAX_S, around);
         if candle.closed {
             around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
             self.forming = None;
             self.frontier = Some(start.plus(STEP));
+            self.tainted = false;
+        } else if self.forming.is_some_and(|forming| candle.ticks < forming.ticks) {
+            // Overtaken by a later one, or counted anew: which of them is the last is not known.
+            self.tainted = true;
         } else {
+            self.tainted = false;
             self.forming = Some(candle);
         }
-        self.tainted = false;
     }
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the
@@ -174,30 +188,32 @@ impl Finalizer {
                 self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
             }
         }
+        let bar = Bar::from_candle(self.pair, &candle);
+        around.inference.late_row(&bar, candle.closed);
         if candle.closed {
-            let bar = Bar::from_candle(self.pair, &candle);
-            around.inference.late_close(&bar);
             around.facts.push(Fact::Settled(bar));
         }
     }
 
     /// Time has passed that nobody saw, as in a suspended machine: rows after it do not follow
     /// those before it. The subscription itself goes on.
-    pub fn interrupted(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+    pub fn interrupted(&mut self, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         if matches!(self.link, Link::Up { .. }) {
             let unfiltered = self.unfiltered;
             self.broken(Reason::Disconnected, around);
-            self.subscribed(Some(now), around);
+            self.subscribed(now, around);
             self.unfiltered = unfiltered;
         }
     }
 
-    /// Event time has reached `now`: accounts for buckets that ended without a word. True if the
-    /// feed has been silent in expected hours for `stale_s` and should be subscribed again.
-    pub fn tick(&mut self, now: Timestamp, stale_s: i64, around: &mut Surroundings<'_>) -> bool {
+    /// Event time has reached `now`: accounts for buckets that ended without a word. Where the feed
+    /// has been silent in expected hours for longer than it ever is and should be subscribed
+    /// again, tells how many times in a row that has been done in vain. `stale_s` is the shortest
+    /// silence that counts.
+    pub fn tick(&mut self, now: Timestamp, stale_s: i64, around: &mut Surroundings<'_>) -> Option<u32> {
         let mut frontier = match self.frontier {
             Some(frontier) => frontier,
-            None if now.since(*self.first_tick.get_or_insert(now)) < FIRST_ROW_WAIT_S => return false,
+            None if now.since(*self.first_tick.get_or_insert(now)) < FIRST_ROW_WAIT_S => return None,
             None => self.begin(now.floor(STEP), around),
         };
         while frontier.plus(STEP + GRACE_S) <= now {
@@ -208,14 +224,14 @@ impl Finalizer {
             frontier = frontier.plus(STEP);
             self.frontier = Some(frontier);
         }
-        let stale = matches!(self.link, Link::Up { .. })
-            && self.last_row.is_some_and(|row| now.since(row) >= stale_s)
-            && around.calendar.expectation(now.floor(STEP)) == Expectation::Expected
-            && around.calendar.expectation(now.plus(-stale_s).floor(STEP)) == Expectation::Expected;
-        if stale {
+        if !matches!(self.link, Link::Up { .. }) {
+            return None;
+        }
+        let in_vain = self.patience.lost(now, stale_s, around.calendar);
+        if in_vain.is_some() {
             self.broken(Reason::Stale, around);
         }
-        stale
+        in_vain
     }
 
     /// First knowledge of a feed never watched before: asks the first backfill for what lies
@@ -241,14 +257,15 @@ impl Finalizer {
         start
     }
 
-    /// Accounts for the buckets from the frontier up to the one that a row has just told of.
-    fn account_to(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
+    /// Accounts for the buckets from the frontier up to the one that a row has just told of. Those
+    /// in between were quiet only if the row's time can be believed (`proved`).
+    fn account_to(&mut self, start: Timestamp, proved: bool, around: &mut Surroundings<'_>) {
         // So it is for nearly every row.
         if self.frontier == Some(start) && self.silent.is_none() {
             return;
         }
         if let Some(silent) = self.silent.take() {
-            self.quiet(silent, around);
+            self.quiet_if(proved, silent, around);
         }
         let Some(frontier) = self.frontier.replace(start) else { return };
         let seen_from = match self.link {
@@ -260,7 +277,7 @@ impl Finalizer {
             Link::Down(reason) => reason,
         };
         self.mark_by_calendar(frontier..seen_from, lost_by, around);
-        self.quiet(seen_from..start, around);
+        self.quiet_if(proved, seen_from..start, around);
     }
 
     /// A bucket whose rows ended without the end-of-candle row.
@@ -268,7 +285,8 @@ impl Finalizer {
         let bucket = unclosed.start..unclosed.start.plus(STEP);
         self.frontier = Some(bucket.end);
         let bar = Bar::from_candle(self.pair, unclosed);
-        let may_guess = self.unfiltered && !self.tainted;
+        let unbroken = matches!(self.link, Link::Up { since } if since <= unclosed.start);
+        let may_guess = self.unfiltered && unbroken && !self.tainted;
         if may_guess && around.inference.guess(&bar) == Guess::Trust {
             around.facts.push(Fact::Settled(bar));
         } else {
@@ -297,6 +315,14 @@ impl Finalizer {
             (Expectation::Expected, Link::Down(reason)) => {
                 self.mark(bucket, State::Missing, reason, around.facts);
             }
+        }
+    }
+
+    fn quiet_if(&self, proved: bool, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
+        if proved {
+            self.quiet(span, around);
+        } else {
+            self.mark_by_calendar(span, Reason::Silent, around);
         }
     }
 
@@ -350,8 +376,9 @@ mod tests {
 
     /// Runs a script and returns what was found, both as text. Words of a script:
     /// `sub@M` subscribed at minute M (`sub@?` before any time is known), `unf` CONF unfiltered,
-    /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `bad` a
-    /// row held back, `lost` broken, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
+    /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `rN:T` with
+    /// T ticks, `rN!` a row that the clock has not caught up with, `bad` a
+    /// row held back, `lost` broken, `doubt` held back for its scale, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
     fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
         let calendar = Calendar::forex();
         let mut inference = Inference::new(matched);
@@ -374,25 +401,31 @@ mod tests {
                 feed.subscribed(since, &mut around);
             } else if let Some(time) = word.strip_prefix("gap@") {
                 now = minute(time);
-                feed.interrupted(now.unwrap(), &mut around);
+                feed.interrupted(now, &mut around);
                 feed.tick(now.unwrap(), STALE_S, &mut around);
             } else if let Some(time) = word.strip_prefix('@') {
                 now = minute(time);
-                if feed.tick(now.unwrap(), STALE_S, &mut around) {
-                    told.push(format!("stale@{time}"));
+                if let Some(in_vain) = feed.tick(now.unwrap(), STALE_S, &mut around) {
+                    told.push(format!("stale{in_vain}@{time}"));
                 }
             } else if let Some(bucket) = word.strip_prefix(['r', 'c']) {
                 let price = if bucket.ends_with('*') { "1.2" } else { "1.1" };
-                let start = at(bucket.trim_end_matches('*').parse().unwrap());
+                let slow = bucket.ends_with('!');
+                let (bucket, ticks) = bucket
+                    .trim_end_matches(['*', '!'])
+                    .split_once(':')
+                    .unwrap_or((bucket.trim_end_matches(['*', '!']), "1"));
+                let (start, ticks) = (at(bucket.parse().unwrap()), ticks.parse().unwrap());
                 let Bar { bid, ask, .. } = bar("EURUSD", 0, price);
                 let closed = word.starts_with('c');
-                now = now.max(Some(start));
-                feed.row(CandleUpdate { start, bid, ask, ticks: 1, closed }, now, &mut around);
+                now = if slow { now } else { now.max(Some(start)) };
+                feed.row(CandleUpdate { start, bid, ask, ticks, closed }, now, &mut around);
             } else {
                 match word {
                     "unf" => feed.configured(true),
                     "bad" => feed.rejected(),
                     "lost" => feed.broken(Reason::Disconnected, &mut around),
+                    "doubt" => feed.broken(Reason::ScaleInDoubt, &mut around),
                     other => panic!("unknown word {other}"),
                 }
             }
@@ -443,10 +476,11 @@ mod tests {
     #[test]
     fn a_guess_is_compared_with_rest() {
         let (_, mut inference) = run(Some(0), 0, "sub@0 unf r0 r1");
-        assert!(inference.confirm(&bar("EURUSD", NOON, "1.1")));
+        inference.confirm(&bar("EURUSD", NOON, "1.1"));
         assert_eq!(inference.matched(), 1);
         let (_, mut filtered) = run(Some(0), 0, "sub@0 r0 r1");
-        assert!(!filtered.confirm(&bar("EURUSD", NOON, "1.1")), "a merged row is no guess");
+        filtered.confirm(&bar("EURUSD", NOON, "1.1"));
+        assert_eq!(filtered.matched(), 0, "a merged row is no guess");
     }
 
     #[test]
@@ -466,6 +500,16 @@ mod tests {
         check("sub@0 c0 lost @21", "bar 0, missing disconnected 1..4");
         check("@16 sub@16 r3 c3", "missing offline 0..3, bar 3");
         check("sub@? c2 c4", "missing offline 0..2, bar 2, quiet later_row 3..4, bar 4");
+    }
+
+    #[test]
+    fn buckets_held_back_for_their_scale_say_so() {
+        check("sub@0 c0 r1 doubt bad @16", "bar 0, missing scale_in_doubt 1..3");
+        check(
+            "sub@0 c0 r1 doubt bad @11 sub@16 r3 c3 c4",
+            "bar 0, missing scale_in_doubt 1..3, bar 3, bar 4",
+        );
+        check("sub@0 c0 r1 doubt bad sub@8 r1 c1", "bar 0, bar 1");
     }
 
     #[test]
@@ -522,8 +566,87 @@ mod tests {
     #[test]
     fn an_item_silent_for_long_in_expected_hours_is_subscribed_again() {
         check("sub@0 c0 @29", "bar 0, missing silent 1..5");
-        check("sub@0 c0 @30", "stale@30, bar 0, missing silent 1..5, missing stale 1..5");
-        check("sub@0 c0 @30 sub@31 c6", "stale@30, bar 0, missing silent 1..5, missing stale 1..6, bar 6");
+        check("sub@0 c0 @30", "stale0@30, bar 0, missing silent 1..5, missing stale 1..5");
+        check("sub@0 c0 @30 sub@31 c6", "stale0@30, bar 0, missing silent 1..5, missing stale 1..6, bar 6");
+    }
+
+    #[test]
+    fn a_row_that_says_nothing_new_does_not_end_the_silence() {
+        // The snapshot of each new subscription shows the old candle.
+        let stale = |script: &str| {
+            let told = run(Some(0), 0, script).0;
+            told.split(", ").filter(|text| text.starts_with("stale")).collect::<Vec<_>>().join(" ")
+        };
+        let twice = "sub@0 r0 @30 sub@31 r0 @61 @90 @91 sub@92 r0";
+        assert_eq!(stale(twice), "stale0@30 stale1@91", "after twice the time");
+        assert_eq!(stale(&format!("{twice} @211 @212")), "stale0@30 stale1@91 stale2@212");
+        assert_eq!(stale(&format!("{twice} r18:2 @120 @121 @122")), "stale0@30 stale1@91 stale0@122");
+    }
+
+    #[test]
+    fn a_row_from_the_future_proves_nothing_of_the_buckets_before_it() {
+        check("sub@0 c0 c1 c2 @16 c5!", "bar 0, bar 1, bar 2, missing silent 3..5, bar 5");
+        check(
+            "sub@0 c0 c1 c2 @16 c5! c3 c4",
+            "bar 0, bar 1, bar 2, missing silent 3..5, bar 5, bar 3, bar 4",
+        );
+    }
+
+    #[test]
+    fn a_subscription_dated_by_a_slow_clock_proves_nothing_before_its_first_row() {
+        // The clock says minute 6 and is slow by 9 at least: the subscription began at 14 or later.
+        check("sub@5 @6 c3!", "missing offline 0..3, bar 3");
+    }
+
+    #[test]
+    fn a_close_is_not_inferred_from_a_snapshot_of_a_bucket_that_is_over() {
+        let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
+        assert_eq!(earned("sub@7 unf r0 r1 c1"), "missing unconfirmed_close 0..1, bar 1");
+    }
+
+    #[test]
+    fn a_close_is_not_inferred_where_continuity_began_within_the_bucket() {
+        let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
+        // As after rows that the server dropped.
+        assert_eq!(earned("sub@0 unf r0 lost sub@1 unf r0 r1"), "missing unconfirmed_close 0..1");
+        assert_eq!(earned("sub@0 unf r0 lost sub@1 unf r0 c0"), "bar 0");
+    }
+
+    #[test]
+    fn a_row_with_fewer_ticks_than_the_one_before_leaves_the_close_in_doubt() {
+        let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
+        assert_eq!(earned("sub@0 unf r0:5 r0:4 r1"), "missing unconfirmed_close 0..1");
+        assert_eq!(earned("sub@0 unf r0:5 r0:4 r0:6 r1"), "bar 0");
+        assert_eq!(earned("sub@0 unf r0:5 r0:4 c0:6 r1"), "bar 0");
+    }
+
+    #[test]
+    fn a_late_row_with_more_ticks_than_an_inferred_close_loses_all_trust() {
+        let matched = |script: &str| run(Some(0), MATCHES_TO_EARN, script).1.matched();
+        assert_eq!(matched("sub@0 unf r0:5 r1 r0:5"), MATCHES_TO_EARN);
+        assert_eq!(matched("sub@0 unf r0:5 r1 r0:6"), 0);
+        assert_eq!(matched("sub@0 unf r0:5 r1 c0:5"), MATCHES_TO_EARN);
+        assert_eq!(matched("sub@0 unf r0:5 r1 c0:5*"), 0);
+    }
+
+    #[test]
+    fn an_old_snapshot_of_a_closed_market_heals_and_invents_nothing() {
+        // Subscribed at the weekend; the snapshot shows Friday's last candle, closed or not.
+        let friday = 2 * 288 + 119;
+        let saturday = (friday + 100) * 5;
+        let told = |row: &str| run(Some(friday), 0, &format!("sub@{saturday} {row}")).0;
+        assert_eq!(told(&format!("c{friday}")), format!("bar {friday}"));
+        let unclosed = format!("r{friday} @{}", saturday + 5);
+        let closed = format!("closed calendar {}..{}", friday + 1, friday + 100);
+        assert_eq!(told(&unclosed), format!("missing unconfirmed_close {friday}..{}, {closed}", friday + 1));
+    }
+
+    #[test]
+    fn a_row_before_the_market_opens_is_stored() {
+        let sunday = 4 * 288 + 60; // 17:00 UTC, hours before anybody opens
+        let script = format!("sub@{} c{}", sunday * 5, sunday + 1);
+        let expected = format!("closed calendar {sunday}..{}, bar {}", sunday + 1, sunday + 1);
+        assert_eq!(run(Some(sunday), 0, &script).0, expected);
     }
 
     #[test]

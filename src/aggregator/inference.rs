@@ -15,6 +15,47 @@ pub const AUDIT_ONE_IN: u32 = 100;
 /// Guesses kept for comparison; the oldest is forgotten first.
 const CANDIDATES_MAX: usize = 2_048;
 
+/// What the server granted of `unfiltered`, as it said itself: remembered for the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// No row of any subscription is merged away.
+    Unfiltered,
+    /// Rows of every subscription may be.
+    Filtered,
+    /// Of some they may, of others not.
+    Some,
+}
+
+impl Granted {
+    /// How the database spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Granted::Unfiltered => "unfiltered",
+            Granted::Filtered => "filtered",
+            Granted::Some => "some",
+        }
+    }
+}
+
+/// Names of the settings in which an account's record is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordKeys {
+    /// Guesses in a row that matched.
+    pub matched: String,
+    /// What the server granted.
+    pub granted: String,
+}
+
+impl RecordKeys {
+    /// The record of one account in one environment: another account is served by other rules.
+    pub fn of(environment: &str, account: &str) -> RecordKeys {
+        RecordKeys {
+            matched: format!("inference.matched/{environment}/{account}"),
+            granted: format!("stream.granted/{environment}/{account}"),
+        }
+    }
+}
+
 /// The record of guessed closes on one account.
 #[derive(Clone, Debug, Default)]
 pub struct Inference {
@@ -23,6 +64,8 @@ pub struct Inference {
     candidates: BTreeMap<BarKey, Bar>,
     /// Guesses that were settled.
     settled: BTreeMap<BarKey, Bar>,
+    /// `matched` is not the number last kept.
+    changed: bool,
 }
 
 /// What to do with a bucket whose close was not seen.
@@ -58,26 +101,34 @@ impl Inference {
         Guess::Ask
     }
 
-    /// Compares an end-of-candle row that came late with what was settled by a guess. True if the
-    /// guess was wrong, which loses all trust.
-    pub fn late_close(&mut self, closed: &Bar) -> bool {
-        let wrong = self.settled.remove(&closed.key).is_some_and(|guessed| !guessed.same_prices(closed));
-        if wrong {
-            self.matched = 0;
+    /// Compares a row that came late with what was settled by a guess about the same bucket. An
+    /// end-of-candle row with other prices, or any row with more ticks, shows that the guess was
+    /// wrong, which loses all trust.
+    pub fn late_row(&mut self, row: &Bar, closed: bool) {
+        let Some(guessed) = self.settled.get(&row.key) else { return };
+        if row.volume > guessed.volume || closed && !guessed.same_prices(row) {
+            self.earn(0);
         }
-        wrong
+        if closed {
+            self.settled.remove(&row.key);
+        }
     }
 
-    /// Compares REST's bar with a guess about the same bucket. True if the count changed. One
-    /// mismatch loses all trust.
-    pub fn confirm(&mut self, fetched: &Bar) -> bool {
-        let Some(guessed) = self.candidates.remove(&fetched.key) else { return false };
-        if guessed.same_prices(fetched) {
-            self.matched = self.matched.saturating_add(1);
-        } else {
-            self.matched = 0;
+    /// Compares REST's bar with a guess about the same bucket. One mismatch loses all trust.
+    pub fn confirm(&mut self, fetched: &Bar) {
+        if let Some(guessed) = self.candidates.remove(&fetched.key) {
+            self.earn(if guessed.same_prices(fetched) { self.matched.saturating_add(1) } else { 0 });
         }
-        true
+    }
+
+    /// The count, if it has changed since it was last asked for.
+    pub fn take_changed(&mut self) -> Option<u32> {
+        std::mem::take(&mut self.changed).then_some(self.matched)
+    }
+
+    fn earn(&mut self, matched: u32) {
+        self.changed |= matched != self.matched;
+        self.matched = matched;
     }
 }
 
@@ -98,15 +149,18 @@ mod tests {
         let mut inference = Inference::new(MATCHES_TO_EARN - 1);
         let guess = bar("EURUSD", 0, "1.1");
         assert_eq!(inference.guess(&guess), Guess::Ask);
-        assert!(inference.confirm(&guess));
-        assert!(!inference.confirm(&guess), "each guess counts once");
+        inference.confirm(&guess);
+        assert_eq!(inference.take_changed(), Some(MATCHES_TO_EARN));
+        inference.confirm(&guess);
+        assert_eq!(inference.take_changed(), None, "each guess counts once");
         let asked = (0..AUDIT_ONE_IN * 3)
             .filter(|ix| inference.guess(&bar("EURUSD", i64::from(*ix) * 300, "1.1")) == Guess::Ask);
         assert_eq!(asked.count(), 3, "one in a hundred is audited");
         let audited = *inference.candidates.keys().next().unwrap();
         let mut other = bar("EURUSD", 0, "1.2");
         other.key = audited;
-        assert!(inference.confirm(&other));
+        inference.confirm(&other);
+        assert_eq!(inference.take_changed(), Some(0));
         assert_eq!((inference.matched(), inference.guess(&guess)), (0, Guess::Ask));
     }
 
@@ -115,8 +169,12 @@ mod tests {
         let mut inference = Inference::new(MATCHES_TO_EARN);
         let guess = bar("EURUSD", 0, "1.1");
         assert_eq!(inference.guess(&guess), Guess::Trust);
-        assert!(!inference.late_close(&bar("EURUSD", 300, "1.2")), "nothing was guessed there");
-        assert!(inference.late_close(&bar("EURUSD", 0, "1.2")));
+        inference.late_row(&bar("EURUSD", 300, "1.2"), true);
+        assert_eq!(inference.take_changed(), None, "nothing was guessed there");
+        inference.late_row(&bar("EURUSD", 0, "1.2"), false);
+        assert_eq!(inference.take_changed(), None, "what is not closed may yet move back");
+        inference.late_row(&bar("EURUSD", 0, "1.2"), true);
+        assert_eq!(inference.take_changed(), Some(0), "to be kept across restarts");
         assert_eq!((inference.matched(), inference.guess(&guess)), (0, Guess::Ask));
     }
 

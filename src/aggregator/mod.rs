@@ -8,15 +8,21 @@
 pub mod actor;
 pub mod finalizer;
 pub mod inference;
+pub mod patience;
 pub mod rollup;
 
-use crate::domain::{Calendar, Fact, FeedIx, Pair, StreamEvent, Timestamp};
+use std::collections::BTreeMap;
+
+use crate::domain::{Bar, Calendar, Expectation, Fact, FeedIx, Pair, StreamEvent, Timestamp};
 use finalizer::{Depth, Finalizer, Surroundings};
-use inference::Inference;
+use inference::{Granted, Inference};
 
 /// Longest time between two ticks of a steady clock that still counts as watched, seconds. The
 /// grace of a close is shorter than a bucket, so a gap below it hides nothing.
 const UNSEEN_S: i64 = 10;
+
+/// Bars out of hours that follow each other within this are one piece of news, seconds.
+const OUT_OF_HOURS_APART_S: i64 = 3_600;
 
 /// One feed as the aggregation sees it.
 #[derive(Clone, Debug)]
@@ -25,6 +31,15 @@ pub struct FeedStart {
     pub pair: Pair,
     /// The end of what an earlier run accounted for, if the feed was watched before.
     pub resume: Option<Timestamp>,
+}
+
+/// An item that has been silent for too long and should be subscribed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// Which feed.
+    pub feed: FeedIx,
+    /// How many subscriptions in a row, before this one, have not ended the silence.
+    pub in_vain: u32,
 }
 
 /// Settling for all feeds. Time comes in as an argument: event time, `None` while unknown.
@@ -36,13 +51,17 @@ pub struct Aggregation {
     depth: Depth,
     stale_s: i64,
     facts: Vec<Fact>,
-    stale: Vec<FeedIx>,
+    stale: Vec<Stale>,
     last_tick: Option<Timestamp>,
+    /// What `CONF` last said of each feed: whether its rows are merged.
+    granted: Vec<Option<bool>>,
+    /// The last bar of each feed that came while the market should be closed.
+    out_of_hours: BTreeMap<Pair, Timestamp>,
 }
 
 impl Aggregation {
-    /// `stale_s`: event seconds of silence in expected hours after which an item is subscribed
-    /// again. `matched`: what [`Inference`] had earned before.
+    /// `stale_s`: the least event seconds of silence in expected hours after which an item is
+    /// subscribed again. `matched`: what [`Inference`] had earned before.
     pub fn new(feeds: &[FeedStart], calendar: Calendar, depth: Depth, stale_s: i64, matched: u32) -> Self {
         Aggregation {
             feeds: feeds.iter().map(|feed| Finalizer::new(feed.pair, feed.resume)).collect(),
@@ -53,6 +72,8 @@ impl Aggregation {
             facts: Vec::new(),
             stale: Vec::new(),
             last_tick: None,
+            granted: vec![None; feeds.len()],
+            out_of_hours: BTreeMap::new(),
         }
     }
 
@@ -71,7 +92,10 @@ impl Aggregation {
             StreamEvent::Subscribed { feed } => {
                 feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
             }
-            StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
+            StreamEvent::Configured { feed, unfiltered } => {
+                self.granted[feed.ix()] = Some(unfiltered);
+                feeds[feed.ix()].configured(unfiltered);
+            }
             StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed } => feeds[feed.ix()].rejected(),
             StreamEvent::Broken { feed: Some(feed), reason } => feeds[feed.ix()].broken(reason, &mut around),
@@ -81,17 +105,26 @@ impl Aggregation {
         }
     }
 
-    /// Takes what REST told, to be stored in order with the rest. True if the record of guessed
-    /// closes changed and should be kept.
-    pub fn handle_history(&mut self, facts: &[Fact]) -> bool {
-        let mut record_changed = false;
+    /// Takes what REST told, to be stored in order with the rest.
+    pub fn handle_history(&mut self, facts: &[Fact]) {
         for fact in facts {
             if let Fact::Settled(bar) = fact {
-                record_changed |= self.inference.confirm(bar);
+                self.inference.confirm(bar);
             }
         }
         self.facts.extend_from_slice(facts);
-        record_changed
+    }
+
+    /// Time has passed that nobody saw, or the clock was set: what comes next does not follow what
+    /// came before. `now` is `None` while no clock can date it.
+    pub fn interrupt(&mut self, now: Option<Timestamp>) {
+        let mut around = Surroundings {
+            calendar: &self.calendar,
+            inference: &mut self.inference,
+            facts: &mut self.facts,
+            depth: self.depth,
+        };
+        self.feeds.iter_mut().for_each(|feed| feed.interrupted(now, &mut around));
     }
 
     /// Event time has come to `now`. Does nothing within the same second as the last call. Where
@@ -101,7 +134,9 @@ impl Aggregation {
         if last >= now {
             return;
         }
-        let unseen = steady && now.since(last) > UNSEEN_S;
+        if steady && now.since(last) > UNSEEN_S {
+            self.interrupt(Some(now));
+        }
         let mut around = Surroundings {
             calendar: &self.calendar,
             inference: &mut self.inference,
@@ -109,11 +144,8 @@ impl Aggregation {
             depth: self.depth,
         };
         for (ix, feed) in self.feeds.iter_mut().enumerate() {
-            if unseen {
-                feed.interrupted(now, &mut around);
-            }
-            if feed.tick(now, self.stale_s, &mut around) {
-                self.stale.push(FeedIx(ix as u16));
+            if let Some(in_vain) = feed.tick(now, self.stale_s, &mut around) {
+                self.stale.push(Stale { feed: FeedIx(ix as u16), in_vain });
             }
         }
     }
@@ -124,13 +156,141 @@ impl Aggregation {
     }
 
     /// Feeds to subscribe again.
-    pub fn take_stale(&mut self) -> Vec<FeedIx> {
+    pub fn take_stale(&mut self) -> Vec<Stale> {
         std::mem::take(&mut self.stale)
     }
 
-    /// What the record of guessed closes has earned.
-    pub fn matched(&self) -> u32 {
-        self.inference.matched()
+    /// What the record of guessed closes has earned, if that has changed since the last call: to
+    /// be kept across restarts.
+    pub fn take_matched(&mut self) -> Option<u32> {
+        self.inference.take_changed()
+    }
+
+    /// What the server granted the subscriptions that it has configured so far.
+    pub fn granted(&self) -> Option<Granted> {
+        let told = || self.granted.iter().flatten();
+        match (told().any(|unfiltered| *unfiltered), told().any(|unfiltered| !unfiltered)) {
+            (true, true) => Some(Granted::Some),
+            (true, false) => Some(Granted::Unfiltered),
+            (false, true) => Some(Granted::Filtered),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether a bar lies where the calendar has the market closed (rule 5: stored all the same).
+    /// Also tells whether it is the first such bar of its pair for a while, to be warned about.
+    pub fn out_of_hours(&mut self, bar: &Bar) -> Option<bool> {
+        if self.calendar.expectation(bar.key.start) != Expectation::Closed {
+            return None;
+        }
+        let before = self.out_of_hours.insert(bar.key.pair, bar.key.start);
+        Some(before.is_none_or(|before| bar.key.start.since(before).abs() > OUT_OF_HOURS_APART_S))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::bar;
+    use super::*;
+    use crate::clock::{Clock, ClockKind, EventClock};
+    use crate::domain::CandleUpdate;
+
+    /// Wednesday 2020-01-15 12:00 UTC.
+    const NOON: Timestamp = Timestamp(1_579_089_600);
+
+    fn aggregation(feeds: usize) -> Aggregation {
+        let feed = FeedStart { pair: "EURUSD".parse().unwrap(), resume: Some(NOON) };
+        Aggregation::new(&vec![feed; feeds], Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0)
+    }
+
+    /// Two hours of an item that moves every ten seconds and closes every bucket, as the
+    /// aggregator hears of it; the system's clock is set by so much at minute 32 of the first, and
+    /// a broker's answer comes `answer_after_s` later.
+    fn told_while_the_clock_is_set(set_s: i64, answer_after_s: i64) -> Vec<Fact> {
+        let wall = Clock::simulated(NOON, 0);
+        let clock = EventClock::new(ClockKind::System, wall.clone());
+        let (mut core, feed, mut partings) = (aggregation(1), FeedIx(0), 0);
+        core.handle(&StreamEvent::Subscribed { feed }, clock.now(), true);
+        let Bar { bid, ask, .. } = bar("EURUSD", 0, "1.1");
+        for s in 1..7_200 {
+            wall.advance(std::time::Duration::from_secs(1));
+            let truth = NOON.plus(s);
+            if s == 1_920 {
+                wall.set_forward(set_s);
+            }
+            if s == 1_920 + answer_after_s {
+                clock.answered(truth, clock.reading().unwrap());
+            }
+            let now = clock.now();
+            if std::mem::replace(&mut partings, clock.partings()) != clock.partings() {
+                core.interrupt(now.filter(|_| clock.is_steady()));
+            }
+            let settled = clock.settled().unwrap();
+            assert!(settled < truth, "history would be asked about what is not over: {settled} at {truth}");
+            if s % 10 == 0 {
+                let closed = s % 300 == 0;
+                let start = truth.plus(-i64::from(closed)).floor(300);
+                let candle = CandleUpdate { start, bid, ask, ticks: s as u32, closed };
+                clock.observe(start, closed);
+                core.handle(&StreamEvent::Candle { feed, candle }, clock.now(), clock.is_steady());
+            }
+            if let Some(now) = clock.now() {
+                core.tick(now, clock.is_steady());
+            }
+        }
+        core.take_facts()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_while_running_marks_nothing_and_settles_everything() {
+        for (set_s, answer_after_s) in
+            [(0, 1), (600, 1), (600, 1_500), (-600, 1), (-600, 1_500), (3_000, 60), (-3_000, 60), (25, 60)]
+        {
+            let facts = told_while_the_clock_is_set(set_s, answer_after_s);
+            let marks: Vec<&Fact> = facts.iter().filter(|fact| !matches!(fact, Fact::Settled(_))).collect();
+            assert!(marks.is_empty(), "set by {set_s} s, answer after {answer_after_s} s: {marks:?}");
+            assert_eq!(facts.len(), 23, "set by {set_s} s, answer after {answer_after_s} s");
+        }
+    }
+
+    #[test]
+    fn a_bar_of_closed_hours_is_warned_about_once_for_a_while() {
+        let mut core = aggregation(1);
+        let saturday = NOON.plus(3 * 86_400);
+        let mut told = |start: Timestamp| core.out_of_hours(&bar("EURUSD", start.0, "1.1"));
+        assert_eq!(told(NOON), None);
+        assert_eq!([told(saturday), told(saturday.plus(300))], [Some(true), Some(false)]);
+        assert_eq!(told(saturday.plus(3_900)), Some(false), "they still come");
+        assert_eq!(told(saturday.plus(86_400)), Some(true));
+    }
+
+    #[test]
+    fn what_was_granted_is_what_conf_said_of_each_feed() {
+        let mut core = aggregation(2);
+        assert_eq!(core.granted(), None);
+        let mut conf = |feed, unfiltered| {
+            core.handle(&StreamEvent::Configured { feed: FeedIx(feed), unfiltered }, Some(NOON), true);
+            core.granted()
+        };
+        assert_eq!(conf(0, true), Some(Granted::Unfiltered));
+        assert_eq!(conf(1, false), Some(Granted::Some));
+        assert_eq!(conf(0, false), Some(Granted::Filtered));
+    }
+
+    #[test]
+    fn a_silent_item_is_told_of_with_what_was_tried_before() {
+        let mut core = aggregation(1);
+        let subscribed = StreamEvent::Subscribed { feed: FeedIx(0) };
+        core.handle(&subscribed, Some(NOON), true);
+        let mut told = Vec::new();
+        for s in 0..2_000 {
+            core.tick(NOON.plus(s), true);
+            for Stale { feed, in_vain } in core.take_stale() {
+                told.push((s, feed.0, in_vain));
+                core.handle(&subscribed, Some(NOON.plus(s)), true);
+            }
+        }
+        assert_eq!(told, [(600, 0, 0), (1_800, 0, 1)]);
     }
 }
 

@@ -238,6 +238,11 @@ mod tests {
         assert_eq!(found(&[run(-3, -2, Reason::Silent)]), [(-3, -2)], "nobody waits for its proof any more");
     }
 
+    #[test]
+    fn what_a_doubt_about_the_scale_cost_is_asked_about() {
+        assert_eq!(found(&[run(0, 2, Reason::ScaleInDoubt)]), [(0, 2)]);
+    }
+
     fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {
         let hole =
             Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to), kind: Kind::Lost };

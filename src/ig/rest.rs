@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use awc::http::{Method, StatusCode, Version, header::HeaderMap};
+use awc::http::header::{AGE, DATE, HeaderMap};
+use awc::http::{Method, StatusCode, Version};
 use awc::{Client, Connector};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -15,8 +16,9 @@ use serde_json::json;
 use super::error::{IgError, cut};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::session::tokens::{Bearer, Pair, Tokens};
+use crate::clock::EventClock;
 use crate::config::Login;
-use crate::domain::Epic;
+use crate::domain::{Epic, Timestamp};
 use crate::secret::Secret;
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
@@ -47,6 +49,8 @@ pub struct RestClient {
     base: String,
     api_key: Secret,
     recorder: Recorder,
+    /// Told of the `Date` of each answer.
+    event_clock: Option<EventClock>,
 }
 
 /// What came back, whatever it says.
@@ -92,6 +96,7 @@ impl RestClient {
             base: base.trim_end_matches('/').to_owned(),
             api_key,
             recorder: Recorder::default(),
+            event_clock: None,
         }
     }
 
@@ -99,6 +104,12 @@ impl RestClient {
     #[must_use]
     pub fn recorded_by(self, recorder: Recorder) -> RestClient {
         RestClient { recorder, ..self }
+    }
+
+    /// The same client, which tells this clock what IG's answers say of the time.
+    #[must_use]
+    pub fn with_clock(self, event_clock: EventClock) -> RestClient {
+        RestClient { event_clock: Some(event_clock), ..self }
     }
 
     /// `POST /session` version 2. Lands on the preferred account.
@@ -274,11 +285,15 @@ impl RestClient {
             },
             Auth::Bearer(bearer, account_id) => request = with_bearer(request, bearer, account_id),
         }
+        let asked = self.event_clock.as_ref().and_then(EventClock::reading);
         let sent = match body {
             Some(body) => request.send_body(body).await,
             None => request.send().await,
         };
         let mut response = sent.map_err(|error| transport(&self.base, &error))?;
+        if let (Some(clock), Some(asked), Some(date)) = (&self.event_clock, asked, date(response.headers())) {
+            clock.answered(date, asked);
+        }
         let body = response
             .body()
             .limit(BODY_MAX)
@@ -344,6 +359,13 @@ fn secret_header(headers: &HeaderMap, name: &str) -> Option<Secret> {
     headers.get(name)?.to_str().ok().filter(|text| !text.is_empty()).map(Secret::new)
 }
 
+/// The server's time as an answer was written. None where a cache has kept the answer.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE).filter(|_| !headers.contains_key(AGE))?.to_str().ok()?;
+    let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
+    Some(Timestamp(date.timestamp()))
+}
+
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, IgError> {
     // The body may hold tokens, so only the parser's words are told.
     serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))
@@ -363,3 +385,23 @@ fn encode(text: &str) -> String {
 
 /// Everything is coded but what occurs in epics and lists of them.
 const ALL_BUT_EPIC: percent_encoding::AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b',');
+
+#[cfg(test)]
+mod tests {
+    use awc::http::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_answers_date_is_read_unless_a_cache_has_kept_it() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(date(&headers), None);
+        headers.insert(DATE, HeaderValue::from_static("Wed, 15 Jan 2020 12:00:07 GMT"));
+        assert_eq!(date(&headers), Some(Timestamp(1_579_089_607)));
+        headers.insert(AGE, HeaderValue::from_static("30"));
+        assert_eq!(date(&headers), None);
+        headers.remove(AGE);
+        headers.insert(DATE, HeaderValue::from_static("soon"));
+        assert_eq!(date(&headers), None);
+    }
+}

@@ -6,8 +6,11 @@ use actix::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Alarm, Alert};
-use crate::aggregator::actor::{AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED, UNSTORED_MAX};
+use crate::aggregator::actor::{
+    AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
+};
 use crate::aggregator::finalizer::Depth;
+use crate::aggregator::inference::RecordKeys;
 use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
@@ -88,7 +91,8 @@ impl House {
         let store = open_store(config, flags)?;
         let client = http_client();
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
-            .recorded_by(recorder.clone());
+            .recorded_by(recorder.clone())
+            .with_clock(event_clock.clone());
         let session = SessionActor::new(
             rest.clone(),
             store.clone(),
@@ -107,7 +111,8 @@ impl House {
             }
         };
         let resume = watch(config, &store, &tokens, &instruments, &clock).await?;
-        let matched = read_matched(&store).await?;
+        let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
+        let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
 
         let batch = Batch::new(config.store.flush);
@@ -128,6 +133,7 @@ impl House {
             event_clock.clone(),
             writer.recipient(),
             store.clone(),
+            record,
             stats.clone(),
             alarm.lifeline("aggregator"),
         )
@@ -339,8 +345,24 @@ async fn watch(
     Ok(pairs.into_iter().map(|pair| FeedStart { pair, resume: resume.get(&pair).copied() }).collect())
 }
 
-async fn read_matched(store: &StoreHandle) -> Result<u32, Failure> {
-    let text = store.run(|store| store.setting(SETTING_MATCHED)).await?;
+/// What this account's guessed closes have earned. A record from before it was kept by account goes
+/// to the first account that asks: until then one database has mostly served one.
+async fn read_matched(store: &StoreHandle, record: &RecordKeys) -> Result<u32, Failure> {
+    let key = record.matched.clone();
+    let text = store
+        .run(move |store| {
+            if let Some(own) = store.setting(&key)? {
+                return Ok(Some(own));
+            }
+            let Some(inherited) = store.setting(SETTING_MATCHED_OF_ANYONE)?.filter(|text| !text.is_empty())
+            else {
+                return Ok(None);
+            };
+            store.set_setting(&key, &inherited)?;
+            store.set_setting(SETTING_MATCHED_OF_ANYONE, "")?;
+            Ok(Some(inherited))
+        })
+        .await?;
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 23] = [
+const PURE: [&str; 25] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
     "aggregator/finalizer.rs",
     "aggregator/inference.rs",
+    "aggregator/patience.rs",
     "aggregator/rollup.rs",
     "healer/plan.rs",
     "writer/batch.rs",
@@ -20,6 +21,7 @@ const PURE: [&str; 23] = [
     "ig/history/zone.rs",
     "ig/session/tokens.rs",
     "backoff.rs",
+    "skew.rs",
     "store/correction.rs",
     "simulator/market.rs",
     "simulator/transcript/answers.rs",

@@ -47,6 +47,10 @@ const FIRST_RETRY_MAX: Duration = Duration::from_millis(100);
 const CONFIRM_PAUSES_S: [u64; 5] = [1, 5, 30, 120, 600];
 /// How often new findings about the broker are kept.
 const KEEP_PROBES_EVERY: Duration = Duration::from_secs(60);
+/// A pair that so many new subscriptions in a row did not wake is given a new session.
+const RENEW_FROM_IN_VAIN: u32 = 2;
+/// And that so often at most: the other pairs pay for it, and a market may just be asleep.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 /// Where it is kept how many processes in a row ended because nothing came.
 pub const SETTING_SILENT_EXITS: &str = "stream.silent_exits";
 /// Why the process ends at last.
@@ -108,6 +112,8 @@ pub struct StreamActor {
     /// Feeds whose scale is in doubt, and how often REST was asked in a row.
     doubted: BTreeSet<FeedIx>,
     confirmations: usize,
+    /// When a session was last given up for the sake of one pair.
+    renewed_at: Option<Instant>,
     link: Option<Link>,
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
@@ -181,6 +187,7 @@ impl StreamActor {
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
             recorder,
+            renewed_at: None,
             options,
             known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
@@ -397,6 +404,7 @@ impl StreamActor {
         let mut translation = Translation {
             known: &mut self.known,
             now: self.event_clock.now(),
+            system_now: self.event_clock.uncorrected(),
             steady: self.event_clock.is_steady(),
             carried: Carried { version: link.version, transport: link.session.transport() },
             stats: &self.stats,
@@ -822,8 +830,14 @@ impl Handler<Arrived> for StreamActor {
 impl Handler<Resubscribe> for StreamActor {
     type Result = ();
 
-    fn handle(&mut self, Resubscribe(feed): Resubscribe, ctx: &mut Self::Context) {
+    fn handle(&mut self, Resubscribe { feed, in_vain }: Resubscribe, ctx: &mut Self::Context) {
         let now = self.clock.monotonic();
+        let renewed = self.renewed_at.is_some_and(|at| now.saturating_duration_since(at) < RENEW_EVERY);
+        if in_vain >= RENEW_FROM_IN_VAIN && !renewed {
+            log::warn!(pair:% = self.known.items[feed.ix()].pair(), in_vain; "subscribing again does not help, making a new session");
+            self.renewed_at = Some(now);
+            return self.renew_session(self.options.stale, ctx);
+        }
         if let Some(link) = &mut self.link {
             link.session.resubscribe(now, feed.0);
             self.pump(ctx);

@@ -93,7 +93,7 @@ enum Doubt {
 pub enum Knowledge {
     /// The operator settled it.
     Fixed(Scale),
-    /// Its first price tells, of each subscription anew: a scale has been seen to change.
+    /// Its first price tells. A scale has been seen to change: a later one is confirmed over REST.
     ByPrice,
     /// What IG says of it contradicts its price: everything is held back.
     InDoubt,
@@ -124,14 +124,13 @@ impl ChartItem {
         (self.scale, self.row) = (self.told_scale(), Row::default());
     }
 
-    /// Forgets the folded row and what its prices said of their scale: a new subscription begins.
-    /// A doubt is not forgotten: whether it was right shows in the rows to come.
+    /// Forgets the folded row: a new subscription begins. The last price and its scale are not
+    /// forgotten, so that a scale that changed between two subscriptions is noticed too; nor is a
+    /// doubt: whether it was right shows in the rows to come.
     pub fn reset(&mut self) {
         self.row = Row::default();
-        match self.doubt {
-            Doubt::Open if self.last_close.is_some() => {}
-            Doubt::Confirmed => self.scale = self.told_scale(),
-            Doubt::Open | Doubt::None => (self.scale, self.last_close) = (self.told_scale(), None),
+        if self.doubt == Doubt::Confirmed || self.last_close.is_none() {
+            self.scale = self.told_scale();
         }
     }
 
@@ -531,11 +530,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_subscription_may_quote_on_another_scale() {
+    fn a_new_subscription_on_another_scale_is_a_jump_until_rest_confirms_it() {
         let mut item = item();
         item.apply(&row(FIRST)).unwrap();
         item.reset();
         let decimal = "1778847900000|1|1|0|1.3|1.3|1.3|1.3|1.4|1.4|1.4|1.4";
+        assert_eq!(item.apply(&row(decimal)), Err(ChartFault::ScaleInDoubt));
+        item.confirm(Price::parse("1.3", 0).unwrap());
+        item.reset();
         assert_eq!(item.apply(&row(decimal)).unwrap().unwrap().bid.open.to_string(), "1.3");
     }
 

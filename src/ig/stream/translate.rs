@@ -210,6 +210,8 @@ pub struct Translation<'a> {
     pub known: &'a mut Translator,
     /// Event time.
     pub now: Option<Timestamp>,
+    /// The system's own time, uncorrected, where event time goes by it.
+    pub system_now: Option<Timestamp>,
     /// Whether that goes on by itself.
     pub steady: bool,
     /// How the session is carried.
@@ -330,7 +332,7 @@ impl Translation<'_> {
         self.known.moving_rows += u64::from(!first);
         match item.chart.apply(changes) {
             Ok(Some(candle)) => {
-                if let Some(now) = self.now
+                if let Some(now) = self.system_now
                     && let Some(apart) = implausible(
                         self.known.clock_kind,
                         candle.start,
@@ -544,6 +546,7 @@ mod tests {
             }
             let mut translation = Translation {
                 now: Some(now),
+                system_now: Some(now),
                 steady: true,
                 carried: Carried { version: Version::default(), transport: Transport::WebSocket },
                 stats: &stats,

@@ -43,6 +43,7 @@ impl Stage {
         Translation {
             known: &mut self.known,
             now: Some(self.now),
+            system_now: Some(self.now),
             steady: true,
             carried: Carried { version: Version::V2_4_0, transport: Transport::WebSocket },
             stats: &self.stats,
