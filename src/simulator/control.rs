@@ -40,7 +40,7 @@ impl Rubbish {
                 frame(FrameKind::Continuation, false, b"SENSE,1\r"),
                 frame(FrameKind::Continuation, true, b"\n"),
             ],
-            Rubbish::Binary => vec![frame(FrameKind::Binary, true, b"\x00\x01\r\n")],
+            Rubbish::Binary => vec![frame(FrameKind::Binary, true, b"\x00\x01")],
             Rubbish::NotUtf8 => vec![frame(FrameKind::Text, true, b"PROBE\xff\r\n")],
         }
     }

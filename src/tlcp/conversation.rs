@@ -684,18 +684,41 @@ fn lines_of_unknown_subscriptions_are_counted_and_deleted_once() {
 fn unknown_and_malformed_lines_are_skipped_escaped_and_do_not_count_as_data() {
     check(&active(
         &[7],
-        "S: HELLO,1⏎probe⏎LOOP,soon⏎a\tb⏎U,1,1,c|d
+        "S: HELLO,1⏎LOOP,soon⏎HELLO,a\tb⏎U,1,1,c|d
          E: skipped, unknown tag: HELLO,1
-         E: skipped, unknown tag: probe
          E: skipped, bad number: LOOP,soon
-         E: skipped, unknown tag: a\\tb
+         E: skipped, unknown tag: HELLO,a\\tb
          E: 7 update item 1: \"c\" \"d\"
          S: U,x,1,a|b⏎MSGDONE,*,x⏎
          E: skipped, bad number: U,x,1,a|b
          E: skipped, bad number: MSGDONE,*,x
          count
-         = data 5, skipped 6",
+         = data 5, skipped 5",
     ));
+}
+
+#[test]
+fn garbage_that_may_hide_a_data_line_is_recovered_from() {
+    for garbage in ["probe", "a\tb", "\u{1}U,1,1,c|d", " U,1,1,c|d", "UPDATESXX,1", "<html>"] {
+        let shown = garbage.escape_debug();
+        check(&active(
+            &[7],
+            &format!(
+                "S: {garbage}⏎U,1,1,e|f⏎
+                 E: skipped, unknown tag: {shown}
+                 E: interrupted, garbage on the connection
+                 W: recover over websocket
+                 open
+                 C: wsok
+                 C: bind_session⏎LS_session=S1&LS_recovery_from=2&LS_keepalive_millis=5000&LS_send_sync=false
+                 S: CONOK,S1,50000,5000,*⏎PROG,2⏎U,1,1,c|d⏎U,1,1,e|f⏎
+                 E: recovering keepalive 5s
+                 E: recovered, 0 repeated
+                 E: 7 update item 1: \"c\" \"d\"
+                 E: 7 update item 1: \"e\" \"f\""
+            ),
+        ));
+    }
 }
 
 #[test]

@@ -282,6 +282,9 @@ pub enum EndCause {
     /// Not a line for this long.
     #[error("silent for {silence:?}")]
     Stalled { silence: Duration },
+    /// A line that is none of the protocol's, and may have swallowed one that was.
+    #[error("garbage on the connection")]
+    Garbled,
     /// No `CONOK` in time. Without `WSOK` either, something between us and the server may not let
     /// WebSockets through.
     #[error("no session in time (WebSocket works: {wsok})")]

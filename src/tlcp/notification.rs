@@ -159,6 +159,14 @@ pub fn describe(fault: LineFault, line: Excerpt<'_>) -> NotificationError<'_> {
     NotificationError { fault, is_data, sub_id, line }
 }
 
+/// Longest tag, in bytes (TLCP specification, line syntax).
+const TAG_BYTES_MAX: usize = 8;
+
+/// Whether a line may begin with this in the protocol, known or not: capital letters, eight at most.
+pub fn is_tag(text: &[u8]) -> bool {
+    (1..=TAG_BYTES_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_uppercase)
+}
+
 /// Whether the server counts a line as data, readable or not: the tag alone decides.
 pub fn is_data(line: &[u8]) -> bool {
     kind(line).0

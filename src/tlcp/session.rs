@@ -772,8 +772,14 @@ impl TlcpSession {
         if error.is_data && !self.count.take() {
             return self.handle_repeat(on_event);
         }
-        if error.line.bytes().split(|&byte| byte == b',').next() == Some(b"CONOK") {
+        let tag = error.line.bytes().split(|&byte| byte == b',').next().unwrap_or_default();
+        if tag == b"CONOK" {
             return self.end(Corruption::BadConok(error.fault).into(), on_event);
+        }
+        if !notification::is_tag(tag) {
+            // A data line may be hidden in it, uncounted. The recovery brings that again.
+            self.skip(error.fault.into(), error.line, on_event);
+            return self.interrupt(now, EndCause::Garbled, on_event);
         }
         match error.sub_id.and_then(|sub_id| find(&self.subs, sub_id)) {
             // Whatever it said about this subscription is lost.

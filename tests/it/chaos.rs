@@ -63,7 +63,7 @@ fn week(seed: u64) -> String {
     moments.sort_unstable();
     for moment in moments {
         reach(&world, &mut service, START.plus(moment));
-        let what = act(&world.simulator().control(), &world, &mut random);
+        let what = act(&world.simulator().control(), &world, end, &mut random);
         done.push(what);
         if random.u32(0..12) == 0 {
             service.kill();
@@ -76,6 +76,7 @@ fn week(seed: u64) -> String {
     let control = world.simulator().control();
     control.refuse_upgrades(None);
     control.refuse_http_streams(None);
+    control.refuse_streams(false);
     world.wait_complete(&mut service);
     service.stop();
     let summary = world.verify(Holes::None);
@@ -98,7 +99,7 @@ fn reach(world: &World, service: &mut Service, time: Timestamp) {
 }
 
 /// Does one thing, and says what.
-fn act(control: &Control, world: &World, random: &mut fastrand::Rng) -> String {
+fn act(control: &Control, world: &World, end: Timestamp, random: &mut fastrand::Rng) -> String {
     let code = *random.choice(&CODES).expect("there are some");
     let cut = [Cut::Reset, Cut::Drop, Cut::Close(1001)][random.usize(..3)];
     match random.u32(0..12) {
@@ -135,7 +136,8 @@ fn act(control: &Control, world: &World, random: &mut fastrand::Rng) -> String {
         }
         8 => {
             let now = world.simulator().now();
-            let away_s = random.i64(1..4 * 3_600);
+            // It ends before the market does, after which time stands still.
+            let away_s = random.i64(1..4 * 3_600).min(end.since(now) - STEP).max(1);
             control.schedule_outage(now, now.plus(away_s));
             format!("away {away_s} s")
         }

@@ -156,7 +156,7 @@ fn push_notifications_and_messages_count_while_unknown_tags_do_not() {
     check(&active(
         &[],
         &format!(
-            "S: MPNREG,a,b⏎MPNOK,1,b⏎MPNCONF,1⏎MPNDEL,1⏎MPNZERO,a⏎MSGDONE,*,1⏎MSGFAIL,*,2,33,x⏎MPNEW,1⏎u,1,1,a
+            "S: MPNREG,a,b⏎MPNOK,1,b⏎MPNCONF,1⏎MPNDEL,1⏎MPNZERO,a⏎MSGDONE,*,1⏎MSGFAIL,*,2,33,x⏎MPNEW,1⏎UPDATE,1,1,a
              E: skipped, out of place: MPNREG,a,b
              E: skipped, out of place: MPNOK,1,b
              E: skipped, out of place: MPNCONF,1
@@ -165,7 +165,7 @@ fn push_notifications_and_messages_count_while_unknown_tags_do_not() {
              E: skipped, out of place: MSGDONE,*,1
              E: skipped, out of place: MSGFAIL,*,2,33,x
              E: skipped, unknown tag: MPNEW,1
-             E: skipped, unknown tag: u,1,1,a
+             E: skipped, unknown tag: UPDATE,1,1,a
              {BREAKS}{}
              S: PROG,5⏎MSGDONE,*,1⏎MSGFAIL,*,2,33,x⏎EOS,4,1
              E: recovered, 2 repeated
