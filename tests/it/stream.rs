@@ -127,11 +127,13 @@ fn where_no_websocket_is_to_be_had_http_is_taken_and_left_again() {
 
 #[test]
 fn rubbish_between_the_lines_costs_no_row() {
-    let world = disturbed(hours(2), &[], 6, |control, time| {
-        control.send_rubbish([Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][time as usize % 3]);
-    });
-    verify_unbroken(&world);
-    assert!(requests(&world, "LS_recovery_from=") >= 2, "what is not UTF-8 is asked for again");
+    for transport in [&[][..], &[HTTP_ONLY]] {
+        let world = disturbed(hours(2), transport, 6, |control, time| {
+            control.send_rubbish([Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][time as usize % 3]);
+        });
+        verify_unbroken(&world);
+        assert!(requests(&world, "LS_recovery_from=") >= 2, "what may have hidden a line is asked for again");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! each for the rest. What they bring goes to the [`StreamActor`], one message a batch, and the
 //! next batch is read only when that is dealt with.
 
+use std::fmt::Display;
+use std::pin::pin;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -10,7 +12,7 @@ use awc::error::{SendRequestError, WsClientError};
 use awc::http::header::CONTENT_TYPE;
 use awc::ws::{Frame, Message as WsMessage};
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::actor::StreamActor;
@@ -162,26 +164,7 @@ pub async fn open_websocket(
         // All senders are gone: the connection is of no use any more.
         let _ = sink.close().await;
     });
-    let reader = actix_rt::spawn(async move {
-        let mut batches = stream.ready_chunks(PIECES_PER_BATCH);
-        while let Some(batch) = batches.next().await {
-            let mut arrived = Arrived { socket, pieces: Vec::with_capacity(batch.len()), lost: None };
-            for frame in batch {
-                match frame {
-                    Ok(frame) => arrived.pieces.push(Piece::Frame(frame)),
-                    Err(error) => {
-                        arrived.lost = Some((Lost::Closed, cut(&error.to_string())));
-                        break;
-                    }
-                }
-            }
-            let over = arrived.lost.is_some();
-            if actor.send(arrived).await.is_err() || over {
-                return;
-            }
-        }
-        actor.do_send(Arrived::lost(socket, Lost::Closed, "closed by the peer"));
-    });
+    let reader = actix_rt::spawn(read(stream, Piece::Frame, socket, actor));
     Ok(Connection::WebSocket { outgoing, reader })
 }
 
@@ -214,12 +197,22 @@ async fn stream(client: Client, url: String, body: String, socket: u64, actor: A
             return actor.do_send(Arrived::lost(socket, kind_of_request(&error), why));
         }
     };
-    let mut batches = response.ready_chunks(PIECES_PER_BATCH);
+    read(response, Piece::Bytes, socket, actor).await;
+}
+
+/// Reads a connection to its end, batch by batch, the next when the last is dealt with.
+async fn read<T, E: Display>(
+    stream: impl Stream<Item = Result<T, E>>,
+    piece: fn(T) -> Piece,
+    socket: u64,
+    actor: Addr<StreamActor>,
+) {
+    let mut batches = pin!(stream.ready_chunks(PIECES_PER_BATCH));
     while let Some(batch) = batches.next().await {
         let mut arrived = Arrived { socket, pieces: Vec::with_capacity(batch.len()), lost: None };
-        for chunk in batch {
-            match chunk {
-                Ok(bytes) => arrived.pieces.push(Piece::Bytes(bytes)),
+        for next in batch {
+            match next {
+                Ok(next) => arrived.pieces.push(piece(next)),
                 Err(error) => {
                     arrived.lost = Some((Lost::Closed, cut(&error.to_string())));
                     break;
@@ -231,7 +224,7 @@ async fn stream(client: Client, url: String, body: String, socket: u64, actor: A
             return;
         }
     }
-    actor.do_send(Arrived::lost(socket, Lost::Closed, "the answer ended"));
+    actor.do_send(Arrived::lost(socket, Lost::Closed, "ended by the peer"));
 }
 
 /// Posts a request beside the stream. One that gets lost is asked again by the session, which
