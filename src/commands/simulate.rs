@@ -24,13 +24,8 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
     super::on_actix(async move {
         let simulator = simulator::start(options).map_err(Failure::configuration)?;
         introduce(&simulator);
-        let mut stop = std::pin::pin!(told_to_stop());
         let mut ended = false;
-        loop {
-            tokio::select! {
-                () = &mut stop => break,
-                () = actix_rt::time::sleep(TELL_EVERY) => {}
-            }
+        until_told_to_stop(|| {
             let stats = simulator.stats();
             if stats.items > 0 && !ended {
                 log::info!(
@@ -42,7 +37,8 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
             if simulator.has_ended() && !std::mem::replace(&mut ended, true) {
                 log::info!(market_time:% = simulator.now(), rows = stats.rows; "market time has reached its end, still serving");
             }
-        }
+        })
+        .await;
         simulator.stop().await;
         Ok(Exit::Done)
     })
@@ -58,13 +54,8 @@ async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
         player.streams, player.header.program, player.header.started
     ));
     say_how_to_reach(&player.api_url(), &Credentials::default());
-    let mut stop = std::pin::pin!(told_to_stop());
     let mut ended = false;
-    loop {
-        tokio::select! {
-            () = &mut stop => break,
-            () = actix_rt::time::sleep(TELL_EVERY) => {}
-        }
+    until_told_to_stop(|| {
         let played = player.played();
         if played.has_ended && !std::mem::replace(&mut ended, true) {
             log::info!(
@@ -72,9 +63,21 @@ async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
                 "the transcript has been played, still serving"
             );
         }
-    }
+    })
+    .await;
     player.stop().await;
     Ok(Exit::Done)
+}
+
+/// Looks at what is served every now and then, until told to stop.
+async fn until_told_to_stop(mut look: impl FnMut()) {
+    let mut stop = std::pin::pin!(told_to_stop());
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = actix_rt::time::sleep(TELL_EVERY) => look(),
+        }
+    }
 }
 
 fn options(args: &Simulate) -> Options {
