@@ -427,6 +427,8 @@ impl StreamActor {
             let worked = format!("{} {}", self.version_wanted.number(), link.version.number());
             self.reconnect.works();
             self.keep(SETTING_VERSION, worked);
+            // Somebody who looks at a new session should not wait for the next round.
+            self.keep_probes();
         }
         if self.silence.as_mut().is_some_and(|silence| silence.rows(now)) {
             log::info!("rows come again");
