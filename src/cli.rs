@@ -114,6 +114,7 @@ Examples:
   candlekeep simulate --speed max --wait-for-items 28 --seed 7
   candlekeep simulate --replay recordings --from 2014-05-05 --to 2014-05-10 --speed 3600
   candlekeep simulate --transcript ig.jsonl --speed max
+  candlekeep simulate --speed 600 --faults faults.json     # --faults-help says how it is written
 
 Then, in another terminal (the stream's own clock, since simulated time is not now):
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
@@ -244,7 +245,8 @@ pub struct Simulate {
         value_name = "FILE",
         conflicts_with_all = [
             "seed", "replay", "from", "to", "spread_pips", "rows_per_bar", "wait_for_items", "allowance",
-            "requests_per_minute", "max_tlcp_version", "unfiltered", "timezone_offset",
+            "requests_per_minute", "max_tlcp_version", "unfiltered", "timezone_offset", "faults",
+            "second_listen",
         ]
     )]
     pub transcript: Option<PathBuf>,
@@ -275,6 +277,15 @@ pub struct Simulate {
     /// What becomes of a request for an unfiltered subscription
     #[arg(long, value_enum, default_value_t = Unfiltered::Ignored)]
     pub unfiltered: Unfiltered,
+    /// Let go wrong what this file says, and when (see --faults-help)
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+    /// Print how a file of faults is written, and leave
+    #[arg(long, exclusive = true)]
+    pub faults_help: bool,
+    /// A second address to serve on, given as control link, as a load balancer does
+    #[arg(long, value_name = "ADDRESS")]
+    pub second_listen: Option<std::net::SocketAddr>,
     /// The account's offset from UTC in hours, for the times that IG gives in local time
     #[arg(
         long,
@@ -522,7 +533,9 @@ mod tests {
         let transcript = simulate.get_arguments().find(|argument| argument.get_id() == "transcript").unwrap();
         let refused: Vec<_> =
             simulate.get_arg_conflicts_with(transcript).iter().map(|arg| arg.get_id()).collect();
-        let go_together = ["transcript", "listen", "speed", "help", "version", "config", "database"];
+        // The help of faults goes with nothing at all.
+        let go_together =
+            ["transcript", "listen", "speed", "help", "version", "config", "database", "faults_help"];
         for argument in simulate.get_arguments().map(|argument| argument.get_id()) {
             let expected = !go_together.contains(&argument.as_str());
             assert_eq!(refused.contains(&argument), expected, "{argument}");

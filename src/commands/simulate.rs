@@ -1,5 +1,7 @@
 //! `candlekeep simulate`: the simulator alone.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use super::run::told_to_stop;
 use super::say;
 use crate::cli::{self, Simulate};
 use crate::exit::{Exit, Failure};
+use crate::simulator::faults::{self, SCRIPT_BYTES_MAX, Script};
 use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered, transcript};
 
 /// How often progress is told on stderr.
@@ -17,10 +20,15 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where an option, the recorded data or the address is of no use.
 pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
+    if args.faults_help {
+        say(faults::HELP.trim_end());
+        return Ok(Exit::Done);
+    }
     if let Some(file) = &args.transcript {
         return super::on_actix(play(file, args));
     }
-    let options = options(args);
+    let script = args.faults.as_deref().map(read_faults).transpose()?.unwrap_or_default();
+    let options = Options { faults: script, ..options(args) };
     super::on_actix(async move {
         let simulator = simulator::start(options).map_err(Failure::configuration)?;
         introduce(&simulator);
@@ -80,6 +88,20 @@ async fn until_told_to_stop(mut look: impl FnMut()) {
     }
 }
 
+/// Reads a script of faults.
+fn read_faults(file: &Path) -> Result<Script, Failure> {
+    let explain = |why: &dyn std::fmt::Display| {
+        Failure::configuration(format!("{}: {why} (--faults-help explains)", file.display()))
+    };
+    let mut text = String::new();
+    let opened = File::open(file).map_err(|error| explain(&error))?;
+    opened.take(SCRIPT_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| explain(&error))?;
+    if text.len() as u64 > SCRIPT_BYTES_MAX {
+        return Err(explain(&format_args!("larger than {SCRIPT_BYTES_MAX} bytes")));
+    }
+    Script::parse(&text).map_err(|error| explain(&error))
+}
+
 fn options(args: &Simulate) -> Options {
     let market = match &args.replay {
         Some(dir) => MarketOptions::Replay {
@@ -108,6 +130,7 @@ fn options(args: &Simulate) -> Options {
             cli::Unfiltered::Refused => Unfiltered::Refused,
         },
         max_tlcp_version: args.max_tlcp_version,
+        second_listen: args.second_listen,
         timezone_offset_hours: i32::from(args.timezone_offset),
         credentials: Credentials { accept_any: true, ..Credentials::default() },
         ..Options::default()

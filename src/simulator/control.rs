@@ -1,19 +1,27 @@
 //! What can be made to go wrong while the simulator runs.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+
+use serde::Deserialize;
 
 use super::Shared;
 use super::clock::monotonic;
+use super::desk;
 use super::door::Door;
-use super::outbox::{Frame, FrameKind};
-use crate::domain::Timestamp;
+use super::faults::{Fault, ScaledSide};
+use super::feed::Spell;
+use super::outbox::{Frame, FrameKind, Framing};
+use crate::domain::{Pair, Timestamp};
 
 /// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cut {
     /// With a TCP reset.
     Reset,
     /// Without a word: FIN, and no close frame.
+    #[default]
     Drop,
     /// With a close frame of this code, after what was written before; over HTTP the response
     /// ends.
@@ -21,7 +29,8 @@ pub enum Cut {
 }
 
 /// Something on a stream that no client can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rubbish {
     /// A line with an unknown tag, in three frames.
     Line,
@@ -29,6 +38,8 @@ pub enum Rubbish {
     Binary,
     /// A text message that is not UTF-8.
     NotUtf8,
+    /// A line with an unknown tag and so many bytes.
+    Huge(usize),
 }
 
 impl Rubbish {
@@ -42,12 +53,19 @@ impl Rubbish {
             ],
             Rubbish::Binary => vec![frame(FrameKind::Binary, true, b"\x00\x01")],
             Rubbish::NotUtf8 => vec![frame(FrameKind::Text, true, b"PROBE\xff\r\n")],
+            Rubbish::Huge(bytes) => {
+                let mut line = b"HUGE,".to_vec();
+                line.resize(bytes.max(line.len()), b'x');
+                line.extend_from_slice(b"\r\n");
+                vec![frame(FrameKind::Text, true, &line)]
+            }
         }
     }
 }
 
 /// One of the simulator's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Address {
     /// Where REST is, and the stream's sessions are created.
     First,
@@ -66,12 +84,19 @@ pub(crate) enum Refusing {
 }
 
 /// What is answered instead of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// This HTTP status.
     Status(u16),
     /// A page of HTML with status 200, as from a proxy that wants something from its user.
     Page,
+}
+
+impl Default for Refusal {
+    fn default() -> Self {
+        Refusal::Status(403)
+    }
 }
 
 /// Requests of one kind that are to be refused.
@@ -81,7 +106,7 @@ pub(crate) struct Refusals(Mutex<Option<(Refusal, u32)>>);
 impl Refusals {
     /// Refuses the next so many; none from now on, where nothing is given.
     pub fn set(&self, refusals: Option<(Refusal, u32)>) {
-        *self.0.lock().expect("nothing panics while holding this") = refusals;
+        *self.0.lock().expect("nothing panics while holding this") = refusals.filter(|(_, times)| *times > 0);
     }
 
     /// What to answer to this one.
@@ -93,11 +118,57 @@ impl Refusals {
     }
 }
 
-/// A time without streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outage {
-    pub at: Timestamp,
-    pub until: Timestamp,
+/// What goes wrong over REST.
+#[derive(Debug, Default)]
+pub(crate) struct RestFaults {
+    refusals: VecDeque<RestRefusal>,
+    /// How much of the present history lacks, in seconds, and until when.
+    behind: Option<(i64, Timestamp)>,
+    /// Pairs whose next answers have a null price, and how many of each.
+    null_legs: Vec<(Pair, u32)>,
+}
+
+#[derive(Debug)]
+struct RestRefusal {
+    times: u32,
+    refusal: desk::Refusal,
+    path: String,
+}
+
+/// Refusals of REST requests that may be waiting.
+const REST_REFUSALS_MAX: usize = 1_000;
+
+impl RestFaults {
+    /// Why a request for this path, behind the base address, is refused, if it is.
+    pub fn refusal(&mut self, path: &str) -> Option<desk::Refusal> {
+        let path = path.trim_start_matches('/');
+        let place = self.refusals.iter().position(|refusal| path.starts_with(&refusal.path))?;
+        let first = &mut self.refusals[place];
+        first.times -= 1;
+        let refusal = first.refusal.clone();
+        if first.times == 0 {
+            self.refusals.remove(place);
+        }
+        Some(refusal)
+    }
+
+    /// What time history takes it to be.
+    pub fn history_now(&self, now: Timestamp) -> Timestamp {
+        match self.behind {
+            Some((by_s, until)) if now < until => now.plus(-by_s),
+            _ => now,
+        }
+    }
+
+    /// Whether an answer about this pair is to have a null price.
+    pub fn has_null_leg(&mut self, pair: Pair) -> bool {
+        let Some(place) = self.null_legs.iter().position(|(of, _)| *of == pair) else { return false };
+        self.null_legs[place].1 -= 1;
+        if self.null_legs[place].1 == 0 {
+            self.null_legs.remove(place);
+        }
+        true
+    }
 }
 
 /// A hand on the running simulator. Cheap to clone, usable from any thread.
@@ -109,6 +180,91 @@ pub struct Control {
 impl Control {
     pub(crate) fn new(shared: Arc<Shared>) -> Control {
         Control { shared }
+    }
+
+    /// Has a fault happen now.
+    pub fn apply(&self, fault: Fault) {
+        let shared = &self.shared;
+        let market = shared.market.pairs();
+        let all = |pairs: Vec<Pair>| if pairs.is_empty() { market.to_vec() } else { pairs };
+        let later = |seconds: u32| shared.now().plus(i64::from(seconds));
+        match fault {
+            Fault::Cut { how } => self.cut_connections(how),
+            Fault::HalfOpen {} => self.half_open(),
+            Fault::Outage { for_s } => {
+                self.refuse_streams_until(later(for_s));
+                self.cut_streams();
+            }
+            Fault::Restart {} => {
+                self.wipe_tokens();
+                self.cut_streams();
+            }
+            Fault::RefuseWebsockets { with, times } => shared.upgrades.set(Some((with, times))),
+            Fault::RefuseHttp { with, times } => shared.http_streams.set(Some((with, times))),
+            Fault::Shut { address } => self.set_open(address, false),
+            Fault::Open { address } => self.set_open(address, true),
+            Fault::Framing { fragment_bytes, single_lines } => {
+                let framing = Framing { fragment_bytes: fragment_bytes as usize, single_lines };
+                shared.feed().set_framing(framing);
+            }
+            Fault::Garbage { what } => self.send_rubbish(what),
+            Fault::Loop { delay_ms } => self.rebind_sessions(delay_ms),
+            Fault::End { code, text } => self.end_sessions(code, &text),
+            Fault::RefuseCreates { times, code, text } => self.refuse_creates(times, code, &text),
+            Fault::RefuseBinds { times, code, text } => self.refuse_binds(times, code, &text),
+            Fault::Resend { lines } => self.resend_at_next_recovery(lines),
+            Fault::WrongProg { lines } => shared.feed().claim_too_much_at_next_recovery(lines),
+            Fault::Withhold { what, times } => shared.feed().withhold(what, times),
+            Fault::ControlLink { link } => self.set_control_link(Some(link)),
+            Fault::TlcpVersion { newest } => shared.feed().set_max_tlcp_version(newest),
+            Fault::WipeTokens {} => self.wipe_tokens(),
+            Fault::RefuseItems { pairs, times, code, text } => {
+                shared.feed().refuse_items(&all(pairs), times, code, &text);
+            }
+            Fault::Overflow { pairs, rows } => {
+                shared.feed().cast(Spell::Overflow(rows), &all(pairs), rows);
+            }
+            Fault::Stall { pairs, for_s, cured_by_subscribing } => {
+                shared.feed().stall(&all(pairs), later(for_s), cured_by_subscribing);
+            }
+            Fault::Closes { pairs, how, bars, by_s } => {
+                shared.feed().cast(Spell::Closes(how, by_s), &all(pairs), bars);
+            }
+            Fault::Values { pairs, fields, rows } => {
+                shared.feed().cast(Spell::Values(fields), &all(pairs), rows);
+            }
+            Fault::Raw { pairs, values, rows } => shared.feed().cast(Spell::Raw(values), &all(pairs), rows),
+            Fault::OldSnapshot { times } => shared.feed().show_old_snapshots(times),
+            Fault::Scale { pairs, in_points, side } => {
+                let pairs = all(pairs);
+                if side != ScaledSide::Rest {
+                    shared.feed().set_scale(&pairs, in_points);
+                }
+                if side != ScaledSide::Stream {
+                    shared.listing().set_scale(&pairs, in_points);
+                }
+            }
+            Fault::RefuseRest { times, status, code, path } => {
+                let refusal = desk::Refusal::new(status, &code);
+                let refusals = &mut shared.rest_faults().refusals;
+                if times > 0 && refusals.len() < REST_REFUSALS_MAX {
+                    refusals.push_back(RestRefusal { times, refusal, path });
+                }
+            }
+            Fault::RestBehind { by_s, for_s } => {
+                shared.rest_faults().behind = Some((i64::from(by_s), later(for_s)));
+            }
+            Fault::NullLegs { pairs, times } => {
+                let legs = all(pairs).into_iter().filter(|_| times > 0).map(|pair| (pair, times));
+                shared.rest_faults().null_legs.extend(legs);
+            }
+        }
+    }
+
+    /// Has a fault happen when virtual time reaches `at`.
+    pub fn schedule(&self, at: Timestamp, fault: Fault) {
+        self.shared.plan().add(at, 0, 1, fault);
+        self.shared.wake.notify_one();
     }
 
     /// Drops every stream's socket without a word and forgets the Lightstreamer sessions.
@@ -211,10 +367,10 @@ impl Control {
     }
 
     /// Cuts every stream when virtual time reaches `at`, and refuses new ones until it reaches
-    /// `until`. A later call replaces an outage that has not begun.
+    /// `until`.
     pub fn schedule_outage(&self, at: Timestamp, until: Timestamp) {
-        self.shared.schedule_outage(Some(Outage { at, until }));
-        self.shared.wake.notify_one();
+        let for_s = u32::try_from(until.since(at)).unwrap_or(0);
+        self.schedule(at, Fault::Outage { for_s });
     }
 
     /// Invalidates every token, as weekend maintenance does. Open streams go on.

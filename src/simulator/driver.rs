@@ -73,7 +73,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
             feed.tend(real);
             (feed.now(), feed.items())
         };
-        let to_come = shared.begin_scheduled_outage(now);
+        let to_come = shared.apply_due(now);
         let outage_ends = shared.outage_ends().filter(|ends| speed == Speed::Max && *ends > now);
         if now >= end || !(gate.is_open(items, real) || outage_ends.is_some()) {
             pace = None;
@@ -84,7 +84,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
             Speed::Max => outage_ends.unwrap_or(end),
             Speed::Times(times) => pace.get_or_insert_with(|| Pace::new(times, now, real)).target(now, real),
         };
-        let until = until.min(end).min(to_come.map_or(end, |outage| outage.at));
+        let until = until.min(end).min(to_come.unwrap_or(end));
         let outboxes = {
             let mut feed = shared.feed();
             if items > 0 && feed.items() == 0 {

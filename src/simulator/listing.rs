@@ -1,5 +1,7 @@
 //! Which epics there are, who sees them, and in what scale they quote. Pure.
 
+use std::collections::BTreeMap;
+
 use super::desk::AccountType;
 use crate::domain::Pair;
 
@@ -60,11 +62,23 @@ pub(crate) struct Listing {
     pairs: Vec<Pair>,
     /// Products that quote in points (13358.8) instead of decimals (1.33588).
     in_points: Vec<Product>,
+    /// Pairs that have changed: whether they quote in points, whatever the product.
+    rescaled: BTreeMap<Pair, bool>,
 }
 
 impl Listing {
     pub fn new(pairs: &[Pair], in_points: &[Product]) -> Listing {
-        Listing { pairs: pairs.to_vec(), in_points: in_points.to_vec() }
+        Listing { pairs: pairs.to_vec(), in_points: in_points.to_vec(), rescaled: BTreeMap::new() }
+    }
+
+    /// These pairs quote in points from now on, or in decimals.
+    pub fn set_scale(&mut self, pairs: &[Pair], in_points: bool) {
+        self.rescaled.extend(pairs.iter().map(|pair| (*pair, in_points)));
+    }
+
+    /// Digits of a pair's quotes behind the point.
+    pub fn decimals(pair: Pair, in_points: bool) -> usize {
+        if in_points { pair.decimals() - pip_decimals(pair) } else { pair.decimals() }
     }
 
     /// The instrument that an epic names.
@@ -82,14 +96,16 @@ impl Listing {
     }
 
     fn instrument(&self, pair: Pair, product: Product) -> Instrument {
-        let pip_decimals = if pair.is_jpy_quoted() { 2 } else { 4 };
-        if self.in_points.contains(&product) {
-            Instrument { pair, product, decimals: pair.decimals() - pip_decimals, scaling_factor: 1 }
-        } else {
-            let scaling_factor = 10_u32.pow(pip_decimals as u32);
-            Instrument { pair, product, decimals: pair.decimals(), scaling_factor }
-        }
+        let in_points =
+            self.rescaled.get(&pair).copied().unwrap_or_else(|| self.in_points.contains(&product));
+        let scaling_factor = if in_points { 1 } else { 10_u32.pow(pip_decimals(pair) as u32) };
+        Instrument { pair, product, decimals: Listing::decimals(pair, in_points), scaling_factor }
     }
+}
+
+/// Digits behind the point that a pip is the last of.
+fn pip_decimals(pair: Pair) -> usize {
+    if pair.is_jpy_quoted() { 2 } else { 4 }
 }
 
 #[cfg(test)]
@@ -117,6 +133,12 @@ mod tests {
         assert_eq!(scale("CS.D.GBPUSD.TODAY.IP"), Some((1, 1)));
         assert_eq!(scale("CS.D.USDJPY.TODAY.IP"), Some((1, 1)));
         assert_eq!(scale("CS.D.GBPUSD.CFD.IP"), Some((5, 10_000)));
+        assert_eq!(scale("CS.D.USDJPY.CFD.IP"), Some((3, 100)));
+
+        let mut listing = listing.clone();
+        listing.set_scale(&["GBPUSD".parse().unwrap()], true);
+        let scale = |epic| listing.find(epic).map(|found| (found.decimals, found.scaling_factor));
+        assert_eq!(scale("CS.D.GBPUSD.CFD.IP"), Some((1, 1)));
         assert_eq!(scale("CS.D.USDJPY.CFD.IP"), Some((3, 100)));
     }
 }

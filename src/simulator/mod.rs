@@ -9,6 +9,7 @@
 //! outbox, stream   lines on their way to a socket                        stream: sockets
 //! door             the addresses                                         sockets
 //! clock, driver    virtual time
+//! faults           what can go wrong, and scripts that say when                pure
 //! control          the hand that makes things go wrong
 //! transcript       instead of all this: a recorded conversation, played back
 //! ```
@@ -22,6 +23,7 @@ mod control;
 mod desk;
 mod door;
 mod driver;
+pub mod faults;
 mod feed;
 mod listing;
 mod market;
@@ -50,14 +52,15 @@ pub use feed::{Received, Unfiltered};
 pub use listing::Product;
 pub use prices::RequestZone;
 pub use replay::ReplayError;
-pub use tlcp::{NotAVersion, TlcpVersion};
+pub use tlcp::{Field, NotAVersion, TlcpVersion};
 
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use clock::monotonic;
-use control::{Outage, Refusals, Refusing};
+use control::{Refusals, Refusing, RestFaults};
 use desk::Desk;
 use door::Door;
 use driver::Gate;
+use faults::{Plan, Script};
 use feed::{Feed, FeedSettings};
 use listing::Listing;
 use market::{Market, SeededMarket};
@@ -147,6 +150,8 @@ pub struct Options {
     pub request_zone: RequestZone,
     /// Products that quote in points.
     pub in_points: Vec<Product>,
+    /// What goes wrong, and when.
+    pub faults: Script,
 }
 
 impl Default for Options {
@@ -172,6 +177,7 @@ impl Default for Options {
             timezone_offset_hours: 1,
             request_zone: RequestZone::AccountLocal,
             in_points: Vec::new(),
+            faults: Script::default(),
         }
     }
 }
@@ -190,6 +196,14 @@ pub enum SimulatorError {
         /// Why.
         source: std::io::Error,
     },
+    /// A fault is about a pair that has no market.
+    #[error("entry {entry} of the faults: there is no market of {pair}")]
+    NoMarket {
+        /// Its number in the script.
+        entry: usize,
+        /// Which pair.
+        pair: Pair,
+    },
     /// An option makes no sense.
     #[error("{0}")]
     BadOption(&'static str),
@@ -199,7 +213,8 @@ pub enum SimulatorError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     market: Market,
-    listing: Listing,
+    /// As REST shows it; the feed has its own.
+    listing: Mutex<Listing>,
     zones: Zones,
     access_token_s: u64,
     feed: Mutex<Feed>,
@@ -208,7 +223,8 @@ pub(crate) struct Shared {
     /// What HTTP answers to upgrades, and to streams over HTTP, in the place of what they ask for.
     upgrades: Refusals,
     http_streams: Refusals,
-    scheduled: Mutex<Option<Outage>>,
+    rest_faults: Mutex<RestFaults>,
+    plan: Mutex<Plan>,
     now: AtomicI64,
     rest_requests: AtomicU64,
     rest_refusals: AtomicU64,
@@ -250,21 +266,31 @@ impl Shared {
         }
     }
 
-    fn schedule_outage(&self, outage: Option<Outage>) {
-        *self.scheduled.lock().expect("nothing panics while holding this") = outage;
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().expect("nothing panics while holding this")
     }
 
-    /// The outage that is to come. Once its time has come it begins here, and there is none.
-    fn begin_scheduled_outage(&self, now: Timestamp) -> Option<Outage> {
-        let mut scheduled = self.scheduled.lock().expect("nothing panics while holding this");
-        let outage = scheduled.take_if(|outage| outage.at <= now);
-        let to_come = *scheduled;
-        drop(scheduled);
-        if let Some(outage) = outage {
-            self.set_refusing(Refusing::Until(outage.until));
-            self.cut(Cut::Drop, true);
+    fn rest_faults(&self) -> MutexGuard<'_, RestFaults> {
+        self.rest_faults.lock().expect("nothing panics while holding this")
+    }
+
+    fn listing(&self) -> MutexGuard<'_, Listing> {
+        self.listing.lock().expect("nothing panics while holding this")
+    }
+
+    /// Has everything happen whose time has come; answers when the next thing does.
+    fn apply_due(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {
+        loop {
+            let due = {
+                let mut plan = self.plan();
+                match plan.due(now) {
+                    Some(fault) => fault,
+                    None => return plan.next(),
+                }
+            };
+            log::info!(market_time:% = now, fault:? = due; "a fault happens");
+            Control::new(Arc::clone(self)).apply(due);
         }
-        to_come
     }
 
     /// Virtual end of an announced outage.
@@ -371,6 +397,9 @@ pub fn start(options: Options) -> Result<Simulator, SimulatorError> {
         return Err(SimulatorError::BadOption("rows per bar must be 1 to 300"));
     }
     let built = build_market(&options)?;
+    if let Some((entry, pair)) = options.faults.unknown_pair(built.market.pairs()) {
+        return Err(SimulatorError::NoMarket { entry, pair });
+    }
     let end = options.end.or(built.end);
     let shared = Arc::new(share(&options, built));
     let served = shared.market.pairs().len();
@@ -451,7 +480,7 @@ fn share(options: &Options, built: Built) -> Shared {
     );
     Shared {
         market: built.market,
-        listing,
+        listing: Mutex::new(listing),
         zones: Zones { offset_hours: options.timezone_offset_hours, requests: options.request_zone },
         access_token_s: options.token_lifetimes.access.as_secs(),
         feed: Mutex::new(feed),
@@ -459,7 +488,8 @@ fn share(options: &Options, built: Built) -> Shared {
         refusing: Mutex::new(Refusing::Never),
         upgrades: Refusals::default(),
         http_streams: Refusals::default(),
-        scheduled: Mutex::new(None),
+        rest_faults: Mutex::default(),
+        plan: Mutex::new(options.faults.plan(built.start)),
         now: AtomicI64::new(built.start.0),
         rest_requests: AtomicU64::new(0),
         rest_refusals: AtomicU64::new(0),

@@ -23,6 +23,15 @@ pub(crate) struct Upkeep {
     pub sync: bool,
 }
 
+/// How messages are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Framing {
+    /// Longest frame, or piece over HTTP; 0: as long as it comes.
+    pub fragment_bytes: usize,
+    /// Whether each line is a message by itself.
+    pub single_lines: bool,
+}
+
 /// How a socket ends without what waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severed {
@@ -73,6 +82,7 @@ struct State {
     /// What the latest ping of the peer carried, until it is answered.
     ping: Option<Bytes>,
     upkeep: Option<Upkeep>,
+    framing: Framing,
     severed: Option<Severed>,
     close_code: Option<u16>,
 }
@@ -167,6 +177,15 @@ impl Outbox {
     /// Bytes of lines that were of the task's own making.
     pub fn upkeep_bytes(&self) -> u64 {
         self.upkeep_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Messages are cut so from now on.
+    pub fn set_framing(&self, framing: Framing) {
+        self.lock().framing = framing;
+    }
+
+    pub fn framing(&self) -> Framing {
+        self.lock().framing
     }
 
     /// The peer sent a ping; the latest one is answered.

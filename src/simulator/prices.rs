@@ -252,7 +252,7 @@ pub(crate) fn page<'a>(found: &'a [Found], request: &Request) -> (&'a [Found], u
 #[serde(rename_all = "camelCase")]
 struct QuoteJson {
     bid: f64,
-    ask: f64,
+    ask: Option<f64>,
     /// Always null: nothing is traded on an exchange here.
     last_traded: Option<f64>,
 }
@@ -314,6 +314,8 @@ pub(crate) struct Answer<'a> {
     pub page: &'a [Found],
     pub pages: usize,
     pub allowance: Allowance,
+    /// Whether the first bar has no ask at its high.
+    pub has_null_leg: bool,
 }
 
 impl Answer<'_> {
@@ -334,7 +336,12 @@ impl Answer<'_> {
         } else {
             (None, Some(allowance))
         };
-        let prices = self.page.iter().map(|found| self.price(found)).collect();
+        let mut prices: Vec<PriceJson> = self.page.iter().map(|found| self.price(found)).collect();
+        if self.has_null_leg
+            && let Some(first) = prices.first_mut()
+        {
+            first.high_price.ask = None;
+        }
         serde_json::to_vec(&AnswerJson { prices, instrument_type: "CURRENCIES", metadata, allowance })
     }
 
@@ -343,7 +350,7 @@ impl Answer<'_> {
         // Dividing exact integers once gives the double nearest to the decimal number.
         let quote = |field: fn(&Side) -> i32| QuoteJson {
             bid: f64::from(field(&found.candle.bid)) / one,
-            ask: f64::from(field(&found.candle.ask)) / one,
+            ask: Some(f64::from(field(&found.candle.ask)) / one),
             last_traded: None,
         };
         let local = self.zones.local(found.start).utc();

@@ -126,6 +126,9 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 impl Call<'_> {
     fn route(&self, method: &str, path: &[&str], version: &str) -> Result<Reply, Refusal> {
+        if let Some(refusal) = self.shared.rest_faults().refusal(&path.join("/")) {
+            return Err(refusal);
+        }
         self.desk().admit_key(&self.sender, self.real)?;
         match (method, path, version) {
             ("POST", ["session"], "1" | "2") => self.login(),
@@ -363,7 +366,7 @@ impl Call<'_> {
     /// The instrument that an epic names, if the caller's account sees it.
     fn visible(&self, caller: &Caller, epic: &str) -> Option<Instrument> {
         let account_type = self.account_type(caller);
-        self.shared.listing.find(epic).filter(|found| found.product.seen_by(account_type))
+        self.shared.listing().find(epic).filter(|found| found.product.seen_by(account_type))
     }
 
     fn markets(&self, caller: &Caller) -> Result<Reply, Refusal> {
@@ -387,7 +390,8 @@ impl Call<'_> {
         let term = self.query.get("searchTerm").map(String::as_str).unwrap_or_default();
         let letters: String =
             term.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_uppercase();
-        let found = self.shared.listing.seen_by(self.account_type(caller));
+        let listing = self.shared.listing().clone();
+        let found = listing.seen_by(self.account_type(caller));
         let markets: Vec<Value> = found
             .filter(|instrument| !letters.is_empty() && instrument.pair.letters().contains(&letters))
             .map(|instrument| {
@@ -483,12 +487,15 @@ impl Call<'_> {
         request: Request,
     ) -> Result<Reply, Refusal> {
         let instrument = self.visible(caller, epic).ok_or_else(prices::io_error)?;
-        let found = prices::find(&self.shared.market, instrument.pair, &request, self.now)?;
+        let now = self.shared.rest_faults().history_now(self.now);
+        let found = prices::find(&self.shared.market, instrument.pair, &request, now)?;
         let (page, pages) = prices::page(&found, &request);
         let allowance = self.desk().spend(page.len() as u32, self.now)?;
         self.shared.points_spent.fetch_add(page.len() as u64, Ordering::Relaxed);
         let zones = self.shared.zones;
-        let answer = prices::Answer { version, instrument, zones, request, page, pages, allowance };
+        let has_null_leg = self.shared.rest_faults().has_null_leg(instrument.pair);
+        let answer =
+            prices::Answer { version, instrument, zones, request, page, pages, allowance, has_null_leg };
         let body = answer.to_json().map_err(|_| Refusal::new(500, "system.error"))?;
         Ok(Reply { body, tokens: None })
     }

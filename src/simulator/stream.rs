@@ -23,7 +23,7 @@ use super::Shared;
 use super::clock::monotonic;
 use super::control::Refusal;
 use super::feed::{REQUEST_BYTES_MAX, Reaction, Transport};
-use super::outbox::{Frame, FrameKind, Outbox, Parcel, Severed, Upkeep};
+use super::outbox::{Frame, FrameKind, Framing, Outbox, Parcel, Severed, Upkeep};
 use super::tlcp::{Message, version_of_protocol, version_of_subprotocol};
 
 /// Largest message that is sent in one piece; longer ones are cut between lines.
@@ -299,12 +299,23 @@ impl Writer {
 
     /// Whole lines as one message of bounded size.
     fn message(&mut self, mut lines: Vec<u8>) -> Bytes {
-        match self.transport {
-            Transport::WebSocket => {
-                self.rest = lines.split_off(message_end(&lines));
+        let Framing { fragment_bytes, single_lines } = self.outbox.framing();
+        let first_line = single_lines.then(|| memchr::memchr(b'\n', &lines)).flatten();
+        let end = first_line.map_or_else(|| message_end(&lines), |end| end + 1);
+        match (self.transport, fragment_bytes) {
+            (Transport::WebSocket, 0) => {
+                self.rest = lines.split_off(end);
                 framed(OpCode::Text, true, &lines)
             }
-            Transport::Http => lines.into(),
+            (Transport::WebSocket, bytes) => {
+                self.rest = lines.split_off(end);
+                fragmented(&lines, bytes)
+            }
+            (Transport::Http, 0) => lines.into(),
+            (Transport::Http, bytes) => {
+                self.rest = lines.split_off(bytes.min(lines.len()));
+                lines.into()
+            }
         }
     }
 
@@ -338,6 +349,17 @@ impl Writer {
 
 fn write_frame(out: &mut BytesMut, kind: OpCode, is_last: bool, bytes: &[u8]) {
     Parser::write_message(out, bytes, kind, is_last, false);
+}
+
+/// A text message in frames of at most so many bytes.
+fn fragmented(text: &[u8], bytes: usize) -> Bytes {
+    let mut out = BytesMut::new();
+    let last = text.len().div_ceil(bytes).saturating_sub(1);
+    for (place, piece) in text.chunks(bytes).enumerate() {
+        let kind = if place == 0 { OpCode::Text } else { OpCode::Continue };
+        write_frame(&mut out, kind, place == last, piece);
+    }
+    out.freeze()
 }
 
 fn framed(kind: OpCode, is_last: bool, bytes: &[u8]) -> Bytes {

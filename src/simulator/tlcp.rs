@@ -3,9 +3,11 @@
 //! Shares nothing with the client's room on purpose, so that one misreading of the protocol
 //! cannot cancel another. Pure. Hot is [`write_row`] alone.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 
 /// A protocol version such as 2.4.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,21 +209,35 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// A field of IG's CHART candle items, in the order of a [`Row`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
-pub(crate) enum Field {
+pub enum Field {
+    /// The candle's start, milliseconds since 1970.
     Utm,
+    /// 1 in the closing row.
     ConsEnd,
+    /// Ticks of the candle so far; also `LTV`.
+    #[serde(rename = "CONS_TICK_COUNT")]
     TickCount,
+    /// First bid.
     BidOpen,
+    /// Highest bid.
     BidHigh,
+    /// Lowest bid.
     BidLow,
+    /// Last bid.
     BidClose,
+    /// First ask.
     OfrOpen,
+    /// Highest ask.
     OfrHigh,
+    /// Lowest ask.
     OfrLow,
+    /// Last ask.
     OfrClose,
     /// Any field that forex never fills here: traded prices, incremental volume, day statistics.
+    #[serde(skip)]
     Null,
 }
 
@@ -233,7 +249,7 @@ pub(crate) type Row = [i64; FIELDS];
 
 impl Field {
     /// The field that IG calls so.
-    pub fn named(name: &str) -> Option<Field> {
+    pub(crate) fn named(name: &str) -> Option<Field> {
         Some(match name {
             "UTM" => Field::Utm,
             "CONS_END" => Field::ConsEnd,
@@ -313,6 +329,40 @@ pub(crate) fn write_row(
     out.extend_from_slice(b"\r\n");
     state.told = Some(*row);
     true
+}
+
+/// Appends an update line with the whole row, in which some fields have other texts.
+pub(crate) fn write_false_row(
+    out: &mut Vec<u8>,
+    prefix: &[u8],
+    schema: &[Field],
+    row: &Row,
+    decimals: usize,
+    texts: &BTreeMap<Field, Option<String>>,
+) {
+    out.extend_from_slice(prefix);
+    let mut first = true;
+    for &field in schema {
+        separate(out, &mut first);
+        match texts.get(&field) {
+            Some(Some(text)) => out.extend_from_slice(value(text).as_bytes()),
+            Some(None) => out.push(b'#'),
+            None if field == Field::Null => out.push(b'#'),
+            None if field.is_price() => write_points(out, row[field as usize], decimals),
+            None => write_integer(out, row[field as usize]),
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A text as the value of a field.
+fn value(text: &str) -> String {
+    let encoded = plain(text).replace('|', "%7C");
+    match encoded.chars().next() {
+        None => "$".to_owned(),
+        Some(first @ ('#' | '$' | '^')) => format!("%{:02X}{}", u32::from(first), &encoded[1..]),
+        Some(_) => encoded,
+    }
 }
 
 fn separate(out: &mut Vec<u8>, first: &mut bool) {
@@ -438,6 +488,16 @@ mod tests {
         check_points(200_000, 5, "2");
         check_points(133_590, 1, "13359");
         check_points(133_588, 1, "13358.8");
+    }
+
+    #[test]
+    fn a_false_row_is_whole_and_its_texts_decode_back() {
+        let schema = schema("UTM BID_OPEN BID_HIGH BID_LOW LTP_OPEN OFR_OPEN");
+        let texts = [(Field::BidHigh, Some("^1|%")), (Field::BidLow, None), (Field::OfrOpen, Some(""))];
+        let texts = texts.map(|(field, text)| (field, text.map(str::to_owned))).into();
+        let mut out = Vec::new();
+        write_false_row(&mut out, b"U,1,1,", &schema, &[133_588; FIELDS], 5, &texts);
+        assert_eq!(String::from_utf8(out).unwrap(), "U,1,1,133588|1.33588|%5E1%7C%25|#|#|$\r\n");
     }
 
     #[test]

@@ -4,6 +4,9 @@ use crate::domain::{Pair, Timestamp};
 use crate::simulator::market::{BUCKET_S, Candle, Market, Tick};
 use crate::simulator::tlcp::Row;
 
+/// Candles that are looked at for the one before the forming one: a weekend of them.
+const PREVIOUS_MAX: i64 = 600;
+
 /// Ticks of one pair's current bucket, and how many of them time has passed.
 #[derive(Debug)]
 struct Tape {
@@ -55,6 +58,18 @@ impl Candles {
     /// The row that a series shows at the present stop, if there is one.
     pub fn row(&self, series: usize) -> Option<&Row> {
         self.series[series].row.as_ref()
+    }
+
+    /// The closing row of the last candle that a series has had, looked for as far back as the
+    /// market is read at once.
+    pub fn previous_row(&self, series: usize) -> Option<Row> {
+        let series = &self.series[series];
+        let pair = self.tapes[series.tape].pair;
+        let before = (1..=PREVIOUS_MAX).map(|back| series.start.plus(-back * series.length_s));
+        before.into_iter().find_map(|start| {
+            let candle = self.market.candle(pair, start, start.plus(series.length_s))?;
+            Some(row_of(start, &candle, true))
+        })
     }
 
     /// The candle as it stands, complete or not.

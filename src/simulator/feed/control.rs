@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::session::{Item, Session, Subscription};
-use super::{Feed, Refused, Transport, Unfiltered, line, refuse};
+use super::{Feed, Refusals, Refused, Transport, Unfiltered, line, refuse};
 use crate::domain::Pair;
 use crate::simulator::desk::AccountType;
 use crate::simulator::market::BUCKET_S;
-use crate::simulator::tlcp::{Field, ItemState, Params, code, plain, write_line, write_row};
+use crate::simulator::tlcp::{Field, Params, Row, code, plain, write_line};
 
 /// Items that one session may subscribe to (IG's limit).
 const ITEMS_MAX: usize = 40;
@@ -153,6 +153,11 @@ impl Feed {
         if session.items() + wanted.len() > ITEMS_MAX {
             return Err(refuse(code::ADAPTER, "Subscription limit exceeded"));
         }
+        for (pair, ..) in &wanted {
+            if let Some(refused) = self.refused_items.get_mut(pair).and_then(Refusals::next) {
+                return Err(refused);
+            }
+        }
         let wants_unfiltered = params.get("LS_requested_max_frequency") == Some("unfiltered");
         let unfiltered = match (wants_unfiltered, self.settings.unfiltered) {
             (true, Unfiltered::Refused) => {
@@ -169,20 +174,35 @@ impl Feed {
         let mut items: Vec<Item> = Vec::with_capacity(wanted.len());
         for (place, (pair, length_s, decimals)) in wanted.into_iter().enumerate() {
             let series = self.candles.watch(pair, length_s);
-            let prefix = format!("U,{sub_id},{},", place + 1).into_bytes();
-            let mut item = Item { series, decimals, prefix, state: ItemState::default() };
+            let mut item = Item::new(pair, series, decimals, sub_id, place + 1);
+            let stalled = self.stalled.get(&pair).copied();
+            item.stalled_until = stalled.filter(|until| self.candles.now() < *until);
+            let shown = if snapshot && item.is_plain() { self.snapshot(series) } else { None };
             // An item without a price yet has no snapshot; its first update will look like one.
-            if snapshot && let Some(row) = self.candles.forming_row(series) {
+            if let Some(row) = shown {
+                let session = self.sessions.get_mut(&serial).expect("it was there a moment ago");
                 let begin = session.lines.len();
-                write_row(&mut session.lines, &item.prefix, &schema, &row, decimals, &mut item.state);
+                item.tell(&mut session.lines, &schema, &row);
                 session.sent.append(&session.lines[begin..], 1);
                 self.totals.rows += 1;
             }
             items.push(item);
         }
+        let session = self.sessions.get_mut(&serial).expect("it was there a moment ago");
         session.highest_sub_id = sub_id;
         session.subscriptions.insert(sub_id, Subscription { schema, unfiltered, items });
         Ok(())
+    }
+
+    /// The row that a new subscription shows first.
+    fn snapshot(&mut self, series: usize) -> Option<Row> {
+        match self.old_snapshots.checked_sub(1) {
+            Some(left) => {
+                self.old_snapshots = left;
+                self.candles.previous_row(series)
+            }
+            None => self.candles.forming_row(series),
+        }
     }
 
     /// Pair, candle length in seconds, and decimals of an item that may be subscribed to.

@@ -8,6 +8,7 @@
 
 mod candles;
 mod control;
+mod mischief;
 mod session;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,15 +16,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::desk::Desk;
+use super::faults::Withheld;
 use super::listing::Listing;
 use super::market::Market;
 #[cfg(test)]
 use super::outbox::Parcel;
-use super::outbox::{Outbox, Severed, Upkeep};
-use super::tlcp::{Message, Params, TlcpVersion, code, is_data, plain, write_line, write_row};
-use crate::domain::Timestamp;
+use super::outbox::{Framing, Outbox, Severed, Upkeep};
+use super::tlcp::{Message, Params, TlcpVersion, code, is_data, plain, write_line};
+use crate::domain::{Pair, Timestamp};
 use candles::Candles;
-use session::Session;
+use mischief::Mischief;
+pub(crate) use mischief::Spell;
+use session::{Item, Session};
 
 /// Largest request in bytes, as IG announces it in `CONOK`.
 pub(crate) const REQUEST_BYTES_MAX: usize = 50_000;
@@ -174,8 +178,20 @@ pub(crate) struct Feed {
     received: VecDeque<Received>,
     refused_creates: Refusals,
     refused_binds: Refusals,
+    /// By pair.
+    refused_items: BTreeMap<Pair, Refusals>,
     /// Lines that the next recovery sends although they were not asked for.
     resent_lines: u64,
+    /// Lines that the next recovery claims to leave out.
+    unsent_lines: u64,
+    /// How many answers do not come: `WSOK`, and `CONOK`.
+    withheld: [u32; 2],
+    /// Snapshots that are to show the candle before.
+    old_snapshots: u32,
+    /// Pairs whose new subscriptions bring nothing until then.
+    stalled: BTreeMap<Pair, Timestamp>,
+    mischief: Mischief,
+    framing: Framing,
     totals: FeedTotals,
 }
 
@@ -191,7 +207,14 @@ impl Feed {
             received: VecDeque::new(),
             refused_creates: Refusals::default(),
             refused_binds: Refusals::default(),
+            refused_items: BTreeMap::new(),
             resent_lines: 0,
+            unsent_lines: 0,
+            withheld: [0; 2],
+            old_snapshots: 0,
+            stalled: BTreeMap::new(),
+            mischief: Mischief::default(),
+            framing: Framing::default(),
             totals: FeedTotals::default(),
         }
     }
@@ -245,6 +268,82 @@ impl Feed {
         self.resent_lines = lines;
     }
 
+    /// The next recovery claims to begin so many lines after the one that it asks for.
+    pub fn claim_too_much_at_next_recovery(&mut self, lines: u64) {
+        self.unsent_lines = lines;
+    }
+
+    /// The next so many answers of a kind do not come.
+    pub fn withhold(&mut self, what: Withheld, times: u32) {
+        self.withheld[what as usize] = times;
+    }
+
+    /// Newer versions are refused from now on.
+    pub fn set_max_tlcp_version(&mut self, version: TlcpVersion) {
+        self.settings.max_tlcp_version = version;
+    }
+
+    /// How messages are cut from now on.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.framing = framing;
+        for connection in self.connections.values() {
+            connection.outbox.set_framing(framing);
+        }
+    }
+
+    /// The next so many subscriptions of each of these pairs are refused.
+    pub fn refuse_items(&mut self, pairs: &[Pair], times: u32, code: i32, text: &str) {
+        for pair in pairs {
+            self.refused_items.insert(*pair, Refusals { times, code, text: text.to_owned() });
+        }
+    }
+
+    /// The next so many snapshots show the candle before.
+    pub fn show_old_snapshots(&mut self, times: u32) {
+        self.old_snapshots = times;
+    }
+
+    /// Nothing is told of these pairs before `until`, nor to new subscribers unless they are cured.
+    pub fn stall(&mut self, pairs: &[Pair], until: Timestamp, cured_by_subscribing: bool) {
+        for item in self.every_item(pairs) {
+            item.stalled_until = Some(until);
+        }
+        for pair in pairs {
+            if cured_by_subscribing {
+                self.stalled.remove(pair);
+            } else {
+                self.stalled.insert(*pair, until);
+            }
+        }
+    }
+
+    /// Something happens to the next so many rows of each of these pairs.
+    pub fn cast(&mut self, spell: Spell, pairs: &[Pair], rows: u32) {
+        self.mischief.cast(spell, pairs, rows);
+    }
+
+    /// Prices of these pairs change their scale.
+    pub fn set_scale(&mut self, pairs: &[Pair], in_points: bool) {
+        self.listing.set_scale(pairs, in_points);
+        for item in self.every_item(pairs) {
+            item.rescale(Listing::decimals(item.pair, in_points));
+        }
+    }
+
+    fn every_item(&mut self, pairs: &[Pair]) -> impl Iterator<Item = &mut Item> {
+        let subscriptions = self.sessions.values_mut().flat_map(|session| session.subscriptions.values_mut());
+        let items = subscriptions.flat_map(|subscription| &mut subscription.items);
+        items.filter(|item| pairs.contains(&item.pair))
+    }
+
+    /// Whether an answer does not come, this time.
+    fn withholds(&mut self, what: Withheld) -> bool {
+        let left = &mut self.withheld[what as usize];
+        let withholds = *left > 0;
+        *left = left.saturating_sub(1);
+        withholds
+    }
+
     // ---- connections ----
 
     /// A connection was opened; the returned number names it from now on.
@@ -256,6 +355,7 @@ impl Feed {
         outbox: Arc<Outbox>,
     ) -> u64 {
         self.connections_made += 1;
+        outbox.set_framing(self.framing);
         let (session, latest, budget, polling) = (None, None, None, None);
         let connection =
             Connection { version, client_ip, transport, outbox, session, latest, budget, polling };
@@ -336,7 +436,11 @@ impl Feed {
         }
         let message = Message::parse(text);
         match message.name {
-            "wsok" if message.lines.is_empty() => self.write_to(id, line(format_args!("WSOK"))),
+            "wsok" if message.lines.is_empty() => {
+                if !self.withholds(Withheld::Wsok) {
+                    self.write_to(id, line(format_args!("WSOK")));
+                }
+            }
             "heartbeat" => {}
             "create_session" | "bind_session" => return self.begin(id, &message, latest, desk, real),
             "control" => {
@@ -422,6 +526,9 @@ impl Feed {
         desk: &mut Desk,
         real: Instant,
     ) -> Reaction {
+        if self.withholds(Withheld::Conok) {
+            return Reaction::Stay;
+        }
         let creates = message.name == "create_session";
         let begun = Params::of(message)
             .map_err(|error| refuse(code::MALFORMED, &error.to_string()))
@@ -526,7 +633,8 @@ impl Feed {
         self.settle_on(id, serial, params, real);
         let session = self.sessions.get_mut(&serial).expect("it was found above");
         if recovers_from.is_some() {
-            write_line(&mut session.lines, format_args!("PROG,{from}"));
+            let claimed = from + std::mem::take(&mut self.unsent_lines);
+            write_line(&mut session.lines, format_args!("PROG,{claimed}"));
         }
         session.lines.extend_from_slice(&backlog);
         session.delivered = from;
@@ -706,22 +814,19 @@ impl Feed {
     }
 
     fn tell_rows(&mut self) {
+        let now = self.candles.now();
         for session in self.sessions.values_mut() {
             let begin = session.lines.len();
             let mut told = 0;
             for subscription in session.subscriptions.values_mut() {
                 let schema = &subscription.schema;
                 for item in &mut subscription.items {
-                    let Some(row) = self.candles.row(item.series) else { continue };
-                    let lines = &mut session.lines;
-                    told += u64::from(write_row(
-                        lines,
-                        &item.prefix,
-                        schema,
-                        row,
-                        item.decimals,
-                        &mut item.state,
-                    ));
+                    let (lines, row) = (&mut session.lines, self.candles.row(item.series));
+                    told += if item.is_plain() && self.mischief.is_idle() {
+                        row.map_or(0, |row| u64::from(item.tell(lines, schema, row)))
+                    } else {
+                        item.tell_oddly(lines, schema, row, now, &mut self.mischief)
+                    };
                 }
             }
             session.sent.append(&session.lines[begin..], told);

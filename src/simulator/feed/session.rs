@@ -1,22 +1,111 @@
 //! What the server remembers of one session and of its subscriptions. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Instant;
 
+use super::mischief::{Mischief, Telling};
+use crate::domain::{Pair, Timestamp};
 use crate::simulator::desk::AccountType;
 use crate::simulator::sent::Sent;
-use crate::simulator::tlcp::{Field, ItemState, write_line};
+use crate::simulator::tlcp::{Field, ItemState, Row, write_false_row, write_line, write_row};
 
 /// Request ids remembered for the check that none comes twice; then the memory starts afresh.
 const REQUEST_IDS_MAX: usize = 10_000;
+/// Rows of one item that may wait to be told late; the oldest are lost.
+const LATE_MAX: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct Item {
+    pub pair: Pair,
     pub series: usize,
     pub decimals: usize,
+    sub_id: u32,
+    place: usize,
     /// `U,<subscription>,<item>,`
-    pub prefix: Vec<u8>,
-    pub state: ItemState,
+    prefix: Vec<u8>,
+    state: ItemState,
+    /// Nothing is told before, where there is a time.
+    pub stalled_until: Option<Timestamp>,
+    /// Rows that come late, or again.
+    late: VecDeque<(Timestamp, Row)>,
+}
+
+impl Item {
+    /// An item of which nothing was told yet: its subscription's, at this place from 1 on.
+    pub fn new(pair: Pair, series: usize, decimals: usize, sub_id: u32, place: usize) -> Item {
+        let prefix = format!("U,{sub_id},{place},").into_bytes();
+        let (state, stalled_until, late) = (ItemState::default(), None, VecDeque::new());
+        Item { pair, series, decimals, sub_id, place, prefix, state, stalled_until, late }
+    }
+
+    /// Its prices have so many decimals from now on.
+    pub fn rescale(&mut self, decimals: usize) {
+        (self.decimals, self.state) = (decimals, ItemState::default());
+    }
+
+    /// Whether nothing but the rows of the market is to be told.
+    pub fn is_plain(&self) -> bool {
+        self.stalled_until.is_none() && self.late.is_empty()
+    }
+
+    /// Tells what has changed; answers whether anything has.
+    pub fn tell(&mut self, out: &mut Vec<u8>, schema: &[Field], row: &Row) -> bool {
+        write_row(out, &self.prefix, schema, row, self.decimals, &mut self.state)
+    }
+
+    /// Tells the whole row.
+    fn tell_whole(&mut self, out: &mut Vec<u8>, schema: &[Field], row: &Row) {
+        self.state = ItemState::default();
+        self.tell(out, schema, row);
+    }
+
+    /// Tells what is late, and the row of the present, if there is one, as it is to be told.
+    /// Answers how many lines that took.
+    pub fn tell_oddly(
+        &mut self,
+        out: &mut Vec<u8>,
+        schema: &[Field],
+        row: Option<&Row>,
+        now: Timestamp,
+        mischief: &mut Mischief,
+    ) -> u64 {
+        if self.stalled_until.is_some_and(|until| now < until) {
+            return 0;
+        }
+        self.stalled_until = None;
+        let mut told = 0;
+        while let Some((_, late)) = self.late.pop_front_if(|(at, _)| *at <= now) {
+            self.tell_whole(out, schema, &late);
+            told += 1;
+        }
+        let Some(row) = row else { return told };
+        told + match mischief.telling(self.pair, row, now) {
+            Telling::Plainly => u64::from(self.tell(out, schema, row)),
+            Telling::Instead { now, later } => {
+                self.late.extend(later);
+                if self.late.len() > LATE_MAX {
+                    self.late.pop_front();
+                }
+                now.map_or(0, |row| u64::from(self.tell(out, schema, &row)))
+            }
+            Telling::Lost(None) => 0,
+            Telling::Lost(Some(count)) => {
+                write_line(out, format_args!("OV,{},{},{count}", self.sub_id, self.place));
+                1
+            }
+            Telling::Values(texts) => {
+                write_false_row(out, &self.prefix, schema, row, self.decimals, &texts);
+                self.state = ItemState::default();
+                1
+            }
+            Telling::Raw(values) => {
+                out.extend_from_slice(&self.prefix);
+                write_line(out, format_args!("{}", values.replace(['\r', '\n'], "")));
+                self.state = ItemState::default();
+                1
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
