@@ -50,6 +50,8 @@ pub struct AggregatorActor {
     queue: Rc<RefCell<Queue>>,
     /// Partings of the clocks that the core knows of.
     partings: u32,
+    /// Nobody knows yet what the time is since the last one.
+    uncertain: bool,
     _lifeline: Lifeline,
 }
 
@@ -97,6 +99,7 @@ impl AggregatorActor {
             stats,
             queue: Rc::default(),
             partings: 0,
+            uncertain: false,
             _lifeline: lifeline,
         }
     }
@@ -145,10 +148,15 @@ impl AggregatorActor {
 
     /// The clock was set or the machine has slept: nothing is known to follow what was before.
     fn notice_parting(&mut self, now: Timestamp) {
-        let partings = self.event_clock.partings();
+        let (partings, steady) = (self.event_clock.partings(), self.event_clock.is_steady());
         if std::mem::replace(&mut self.partings, partings) != partings {
             log::warn!(event_time:% = now; "the system's clock was set, or the machine has slept");
-            self.core.interrupt(self.event_clock.is_steady().then_some(now));
+            self.uncertain = !steady;
+            self.core.interrupt(steady.then_some(now));
+        } else if self.uncertain && steady {
+            // What was believed of the time since then was the earlier of two; the later holds.
+            self.uncertain = false;
+            self.core.interrupt(Some(now));
         }
     }
 
@@ -251,7 +259,12 @@ impl Handler<StreamTold> for AggregatorActor {
                     self.forward(self.evidence.clone());
                     self.evidence = evidence.clone();
                 }
-                StreamEvent::Candle { candle, .. } => self.event_clock.observe(candle.start, candle.closed),
+                StreamEvent::Candle { candle, .. } => {
+                    self.event_clock.observe(candle.start, candle.closed);
+                    if let Some(now) = self.event_clock.now().filter(|_| self.uncertain) {
+                        self.notice_parting(now);
+                    }
+                }
                 _ => {}
             }
             self.core.handle(event, self.event_clock.now(), self.event_clock.is_steady());

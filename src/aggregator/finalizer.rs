@@ -5,6 +5,7 @@
 //! calendar, or missing with a reason. What is learnt later (a late close, a proof of quiet) is
 //! told as a further finding; the ledger decides which of two findings stands.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::inference::{Guess, Inference};
@@ -25,6 +26,13 @@ const FIRST_ROW_WAIT_S: i64 = 10;
 /// A row of a bucket that lies so far in the future, seconds, is wrong about its time, or the
 /// clock is: it proves nothing of the buckets before it.
 const AHEAD_MAX_S: i64 = 30;
+
+/// A close is inferred from silence only where the connection has brought a row of a later
+/// bucket, of any feed, so many seconds after the bucket's end: else it may be dead.
+const HEARD_AFTER_S: i64 = 5;
+
+/// Buckets with prices that settle nothing, kept a feed at a time; more are taken for silent.
+const SHOWN_MAX: usize = 64;
 
 /// The start of continuity of a subscription that is not dated yet.
 const UNDATED: Timestamp = Timestamp(i64::MAX);
@@ -50,8 +58,12 @@ pub struct Finalizer {
     frontier: Option<Timestamp>,
     /// The forming candle, which starts at the frontier.
     forming: Option<CandleUpdate>,
-    /// A row of the forming candle was held back, so its last values may not be final.
+    /// A row of the forming candle was held back or may be lost, so its last values may not be
+    /// final.
     tainted: bool,
+    /// Buckets from the frontier on that had prices, as rows have shown which settle nothing:
+    /// rows that were held back, and candles over whose forming the link broke.
+    shown: BTreeSet<Timestamp>,
     /// Buckets marked silent that a later row on this link would prove quiet.
     silent: Option<Range<Timestamp>>,
     /// How long it may be silent.
@@ -67,6 +79,10 @@ pub struct Surroundings<'a> {
     pub inference: &'a mut Inference,
     /// Where findings go.
     pub facts: &'a mut Vec<Fact>,
+    /// The shortest silence of an item, event seconds in expected hours, that is too long.
+    pub stale_s: i64,
+    /// The latest bucket of which a row of any feed has come, and when the last one came.
+    pub heard: Option<(Timestamp, Timestamp)>,
     /// Bars of the first backfill, in 5-minute and in 15-minute buckets.
     pub depth: Depth,
 }
@@ -91,6 +107,7 @@ impl Finalizer {
             frontier: resume,
             forming: None,
             tainted: false,
+            shown: BTreeSet::new(),
             silent: None,
             patience: Patience::default(),
             first_tick: None,
@@ -118,9 +135,23 @@ impl Finalizer {
         self.unfiltered = unfiltered;
     }
 
-    /// A row was held back.
-    pub fn rejected(&mut self) {
+    /// A row was held back that shows this bucket to have had prices, if any.
+    pub fn rejected(&mut self, bucket: Option<Timestamp>) {
         self.tainted = true;
+        if let Some(bucket) = bucket {
+            self.show(bucket);
+        }
+    }
+
+    /// The connection is gone: until a row comes the last values may not be final.
+    pub fn link_in_doubt(&mut self) {
+        self.tainted = true;
+    }
+
+    fn show(&mut self, bucket: Timestamp) {
+        if self.frontier.is_some_and(|frontier| frontier <= bucket) && self.shown.len() < SHOWN_MAX {
+            self.shown.insert(bucket);
+        }
     }
 
     /// Continuity is broken. What was silent can no longer be proved quiet.
@@ -132,7 +163,9 @@ impl Finalizer {
             self.link = Link::Down(reason);
         }
         // The bucket under way may yet be completed by rows after the reconnect.
-        self.forming = None;
+        if let Some(forming) = self.forming.take() {
+            self.show(forming.start);
+        }
         self.tainted = false;
     }
 
@@ -142,13 +175,21 @@ impl Finalizer {
         let clock = now.unwrap_or(start);
         let ahead_s = start.since(clock).max(0);
         let now = clock.plus(ahead_s);
+        // A row after too long a silence ends it and proves nothing of it.
+        let proof = if ahead_s > AHEAD_MAX_S {
+            Err(Reason::Silent)
+        } else if self.patience.is_overdue(now, around.stale_s, around.calendar) {
+            Err(Reason::Stale)
+        } else {
+            Ok(())
+        };
         self.patience.row(start, candle.ticks, now, around.calendar);
         let frontier = match self.frontier {
             Some(frontier) => frontier,
             None => self.begin(start, around),
         };
         if start < frontier {
-            return self.late_row(candle, around);
+            return self.late_row(candle, proof, around);
         }
         if let Link::Up { since } = &mut self.link {
             if *since == UNDATED {
@@ -161,7 +202,8 @@ impl Finalizer {
         if let Some(unclosed) = self.forming.take_if(|forming| forming.start < start) {
             self.close_unseen(&unclosed, around);
         }
-        self.account_to(start, ahead_s <= AHEAD_MAX_S, around);
+        self.account_to(start, proof, around);
+        self.shown.remove(&start);
         if candle.closed {
             around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
             self.forming = None;
@@ -178,11 +220,11 @@ impl Finalizer {
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the
     /// ledger decides; any other row changes nothing, but shows that the bucket was not quiet.
-    fn late_row(&mut self, candle: CandleUpdate, around: &mut Surroundings<'_>) {
+    fn late_row(&mut self, candle: CandleUpdate, proof: Result<(), Reason>, around: &mut Surroundings<'_>) {
         let bucket = candle.start..candle.start.plus(STEP);
         let silent = self.silent.clone().filter(|silent| silent.contains(&candle.start));
         if let Some(silent) = silent {
-            self.quiet(silent.start..bucket.start, around);
+            self.quiet_if(proof, silent.start..bucket.start, around);
             self.silent = (bucket.end < silent.end).then_some(bucket.end..silent.end);
             if !candle.closed {
                 self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
@@ -208,9 +250,8 @@ impl Finalizer {
 
     /// Event time has reached `now`: accounts for buckets that ended without a word. Where the feed
     /// has been silent in expected hours for longer than it ever is and should be subscribed
-    /// again, tells how many times in a row that has been done in vain. `stale_s` is the shortest
-    /// silence that counts.
-    pub fn tick(&mut self, now: Timestamp, stale_s: i64, around: &mut Surroundings<'_>) -> Option<u32> {
+    /// again, tells how many times in a row that has been done in vain.
+    pub fn tick(&mut self, now: Timestamp, around: &mut Surroundings<'_>) -> Option<u32> {
         let mut frontier = match self.frontier {
             Some(frontier) => frontier,
             None if now.since(*self.first_tick.get_or_insert(now)) < FIRST_ROW_WAIT_S => return None,
@@ -218,7 +259,13 @@ impl Finalizer {
         };
         while frontier.plus(STEP + GRACE_S) <= now {
             match self.forming.take_if(|forming| forming.start == frontier) {
-                Some(unclosed) => self.close_unseen(&unclosed, around),
+                Some(unclosed) => {
+                    let end = frontier.plus(STEP);
+                    let heard = around.heard.filter(|(bucket, _)| *bucket >= end);
+                    // A link that has brought nothing since may be dead without anybody knowing.
+                    self.tainted |= heard.is_none_or(|(_, at)| at < end.plus(HEARD_AFTER_S));
+                    self.close_unseen(&unclosed, around);
+                }
                 None => self.silent_bucket(frontier, around),
             }
             frontier = frontier.plus(STEP);
@@ -227,7 +274,7 @@ impl Finalizer {
         if !matches!(self.link, Link::Up { .. }) {
             return None;
         }
-        let in_vain = self.patience.lost(now, stale_s, around.calendar);
+        let in_vain = self.patience.lost(now, around.stale_s, around.calendar);
         if in_vain.is_some() {
             self.broken(Reason::Stale, around);
         }
@@ -258,14 +305,14 @@ impl Finalizer {
     }
 
     /// Accounts for the buckets from the frontier up to the one that a row has just told of. Those
-    /// in between were quiet only if the row's time can be believed (`proved`).
-    fn account_to(&mut self, start: Timestamp, proved: bool, around: &mut Surroundings<'_>) {
+    /// in between were quiet only if the row is proof of it.
+    fn account_to(&mut self, start: Timestamp, proof: Result<(), Reason>, around: &mut Surroundings<'_>) {
         // So it is for nearly every row.
         if self.frontier == Some(start) && self.silent.is_none() {
             return;
         }
         if let Some(silent) = self.silent.take() {
-            self.quiet_if(proved, silent, around);
+            self.quiet_if(proof, silent, around);
         }
         let Some(frontier) = self.frontier.replace(start) else { return };
         let seen_from = match self.link {
@@ -277,7 +324,7 @@ impl Finalizer {
             Link::Down(reason) => reason,
         };
         self.mark_by_calendar(frontier..seen_from, lost_by, around);
-        self.quiet_if(proved, seen_from..start, around);
+        self.quiet_if(proof, seen_from..start, around);
     }
 
     /// A bucket whose rows ended without the end-of-candle row.
@@ -298,6 +345,9 @@ impl Finalizer {
     fn silent_bucket(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
         let bucket = start..start.plus(STEP);
         match (around.calendar.expectation(start), self.link) {
+            _ if self.shown.contains(&start) => {
+                self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
+            }
             (Expectation::Closed, _) => self.mark(bucket, State::Closed, Reason::Calendar, around.facts),
             (Expectation::Possible, _) => {
                 self.mark(bucket, State::Closed, Reason::PossiblyOpen, around.facts)
@@ -318,15 +368,14 @@ impl Finalizer {
         }
     }
 
-    fn quiet_if(&self, proved: bool, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
-        if proved {
-            self.quiet(span, around);
-        } else {
-            self.mark_by_calendar(span, Reason::Silent, around);
+    fn quiet_if(&mut self, proof: Result<(), Reason>, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
+        match proof {
+            Ok(()) => self.quiet(span, around),
+            Err(reason) => self.mark_by_calendar(span, reason, around),
         }
     }
 
-    fn quiet(&self, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
+    fn quiet(&mut self, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
         for (run, expectation) in around.calendar.runs(span) {
             match expectation {
                 Expectation::Closed => self.mark(run, State::Closed, Reason::Calendar, around.facts),
@@ -335,7 +384,7 @@ impl Finalizer {
         }
     }
 
-    fn mark_by_calendar(&self, span: Range<Timestamp>, reason: Reason, around: &mut Surroundings<'_>) {
+    fn mark_by_calendar(&mut self, span: Range<Timestamp>, reason: Reason, around: &mut Surroundings<'_>) {
         for (run, expectation) in around.calendar.runs(span) {
             match expectation {
                 Expectation::Expected => self.mark(run, State::Missing, reason, around.facts),
@@ -345,8 +394,20 @@ impl Finalizer {
         }
     }
 
+    /// Tells a finding. Buckets inside that had prices are missing whatever else is found.
+    fn mark(&mut self, span: Range<Timestamp>, state: State, reason: Reason, facts: &mut Vec<Fact>) {
+        let mut from = span.start;
+        while let Some(bucket) = self.shown.range(from..span.end.max(from)).next().copied() {
+            self.shown.remove(&bucket);
+            self.tell(from..bucket, state, reason, facts);
+            from = bucket.plus(STEP);
+            self.tell(bucket..from, State::Missing, Reason::UnconfirmedClose, facts);
+        }
+        self.tell(from..span.end, state, reason, facts);
+    }
+
     /// Tells a finding, joined to the one before where it only makes that longer.
-    fn mark(&self, span: Range<Timestamp>, state: State, reason: Reason, facts: &mut Vec<Fact>) {
+    fn tell(&self, span: Range<Timestamp>, state: State, reason: Reason, facts: &mut Vec<Fact>) {
         if span.start >= span.end {
             return;
         }
@@ -378,12 +439,13 @@ mod tests {
     /// `sub@M` subscribed at minute M (`sub@?` before any time is known), `unf` CONF unfiltered,
     /// `rN` row of bucket N, `cN` end-of-candle row, `cN*` the same with another price, `rN:T` with
     /// T ticks, `rN!` a row that the clock has not caught up with, `bad` a
-    /// row held back, `lost` broken, `doubt` held back for its scale, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
+    /// row held back, `badN` one of bucket N, `hN` another feed's row of bucket N, `cut` the
+    /// connection is gone, `lost` broken, `doubt` held back for its scale, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
     fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
         let calendar = Calendar::forex();
         let mut inference = Inference::new(matched);
         let mut facts = Vec::new();
-        let mut now = None;
+        let (mut now, mut heard) = (None, None);
         let at = |bucket: i64| Timestamp(NOON + bucket * STEP);
         let mut feed = Finalizer::new("EURUSD".parse().unwrap(), resume.map(at));
         let mut told = Vec::new();
@@ -392,9 +454,13 @@ mod tests {
                 calendar: &calendar,
                 inference: &mut inference,
                 facts: &mut facts,
+                stale_s: STALE_S,
+                heard,
                 depth: Depth { m5: 4, m15: 3 },
             };
-            let minute = |text: &str| text.parse::<i64>().ok().map(|minute| Timestamp(NOON + minute * 60));
+            let minute = |text: &str| {
+                text.parse::<f64>().ok().map(|minute| Timestamp(NOON + (minute * 60.0).round() as i64))
+            };
             if let Some(time) = word.strip_prefix("sub@") {
                 let since = minute(time);
                 now = since.or(now);
@@ -402,13 +468,19 @@ mod tests {
             } else if let Some(time) = word.strip_prefix("gap@") {
                 now = minute(time);
                 feed.interrupted(now, &mut around);
-                feed.tick(now.unwrap(), STALE_S, &mut around);
+                feed.tick(now.unwrap(), &mut around);
             } else if let Some(time) = word.strip_prefix('@') {
                 now = minute(time);
-                if let Some(in_vain) = feed.tick(now.unwrap(), STALE_S, &mut around) {
+                if let Some(in_vain) = feed.tick(now.unwrap(), &mut around) {
                     told.push(format!("stale{in_vain}@{time}"));
                 }
-            } else if let Some(bucket) = word.strip_prefix(['r', 'c']) {
+            } else if let Some(bucket) = word.strip_prefix("bad").filter(|bucket| !bucket.is_empty()) {
+                feed.rejected(Some(at(bucket.parse().unwrap())));
+            } else if let Some(bucket) = word.strip_prefix('h') {
+                let start = at(bucket.parse().unwrap());
+                now = now.max(Some(start));
+                heard = now.map(|now| (start, now));
+            } else if let Some(bucket) = word.strip_prefix(['r', 'c']).filter(|_| word != "cut") {
                 let price = if bucket.ends_with('*') { "1.2" } else { "1.1" };
                 let slow = bucket.ends_with('!');
                 let (bucket, ticks) = bucket
@@ -423,7 +495,8 @@ mod tests {
             } else {
                 match word {
                     "unf" => feed.configured(true),
-                    "bad" => feed.rejected(),
+                    "bad" => feed.rejected(None),
+                    "cut" => feed.link_in_doubt(),
                     "lost" => feed.broken(Reason::Disconnected, &mut around),
                     "doubt" => feed.broken(Reason::ScaleInDoubt, &mut around),
                     other => panic!("unknown word {other}"),
@@ -467,10 +540,16 @@ mod tests {
     fn a_close_is_inferred_only_where_earned_unmerged_untainted_and_unbroken() {
         let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
         assert_eq!(earned("sub@0 unf r0 r1 c1"), "bar 0, bar 1");
-        assert_eq!(earned("sub@0 unf r0 @6"), "bar 0", "silence past the grace");
+        assert_eq!(earned("sub@0 unf r0 @5.2 h1 @6"), "bar 0", "silence past the grace");
+        let unconfirmed = "missing unconfirmed_close 0..1";
+        assert_eq!(earned("sub@0 unf r0 @6"), unconfirmed, "the link may be dead");
+        assert_eq!(earned("sub@0 unf r0 @5.2 h0 @6"), unconfirmed, "a row from before its end");
+        assert_eq!(earned("sub@0 unf r0 h1 @6"), unconfirmed, "a row of just after its end");
+        assert_eq!(earned("sub@0 unf r0 cut @5.2 h1 @6"), unconfirmed, "interrupted");
+        assert_eq!(earned("sub@0 unf r0 cut r0 @5.2 h1 @6"), "bar 0", "and gone on");
         assert_eq!(earned("sub@0 r0 r1"), "missing unconfirmed_close 0..1", "filtered");
         assert_eq!(earned("sub@0 unf r0 bad r1"), "missing unconfirmed_close 0..1", "held back row");
-        assert_eq!(earned("sub@0 unf r0 lost sub@6 r1"), "missing disconnected 0..1", "broken");
+        assert_eq!(earned("sub@0 unf r0 lost sub@6 r1"), "missing unconfirmed_close 0..1", "broken");
     }
 
     #[test]
@@ -490,6 +569,36 @@ mod tests {
     }
 
     #[test]
+    fn a_row_after_too_long_a_silence_proves_nothing_of_it() {
+        // Half an hour is too long; no tick has looked at it.
+        check("sub@0 c0 c6", "bar 0, quiet later_row 1..6, bar 6");
+        check("sub@0 c0 c7 c9", "bar 0, missing stale 1..7, bar 7, quiet later_row 8..9, bar 9");
+        // Subscribed anew for its silence, and silent still: its first row proves nothing of that.
+        check(
+            "sub@0 c0 @30 sub@30 @41 c8",
+            "stale0@30, bar 0, missing silent 1..5, missing stale 1..6, missing silent 6..8, missing stale 6..8, bar 8",
+        );
+    }
+
+    #[test]
+    fn a_bucket_of_which_rows_were_held_back_is_not_quiet() {
+        check("sub@0 c0 bad1 r2", "bar 0, missing unconfirmed_close 1..2");
+        check("sub@0 c0 bad1 @11 r3", "bar 0, missing unconfirmed_close 1..2, quiet later_row 2..3");
+        check("sub@0 c0 bad1 c1 bad2 r2 c2", "bar 0, bar 1, bar 2");
+        check("sub@0 c0 bad r2", "bar 0, quiet later_row 1..2");
+    }
+
+    #[test]
+    fn a_bucket_whose_candle_was_seen_before_a_break_is_not_quiet_either() {
+        check(
+            "sub@0 c0 r1 lost sub@12 c3",
+            "bar 0, missing unconfirmed_close 1..2, missing disconnected 2..3, bar 3",
+        );
+        check("sub@0 c0 r1 lost sub@8 r1 c1 c2", "bar 0, bar 1, bar 2");
+        check("sub@0 c0 r1 lost @16", "bar 0, missing unconfirmed_close 1..2, missing disconnected 2..3");
+    }
+
+    #[test]
     fn a_break_leaves_what_was_silent_in_doubt() {
         check("sub@0 c0 @11 lost sub@12 c3", "bar 0, missing silent 1..2, missing disconnected 1..3, bar 3");
     }
@@ -504,11 +613,10 @@ mod tests {
 
     #[test]
     fn buckets_held_back_for_their_scale_say_so() {
-        check("sub@0 c0 r1 doubt bad @16", "bar 0, missing scale_in_doubt 1..3");
-        check(
-            "sub@0 c0 r1 doubt bad @11 sub@16 r3 c3 c4",
-            "bar 0, missing scale_in_doubt 1..3, bar 3, bar 4",
-        );
+        let seen = "bar 0, missing unconfirmed_close 1..2, missing scale_in_doubt 2..3";
+        check("sub@0 c0 r1 doubt bad @16", seen);
+        check("sub@0 c0 doubt bad @16", "bar 0, missing scale_in_doubt 1..3");
+        check("sub@0 c0 r1 doubt bad @11 sub@16 r3 c3 c4", &format!("{seen}, bar 3, bar 4"));
         check("sub@0 c0 r1 doubt bad sub@8 r1 c1", "bar 0, bar 1");
     }
 
@@ -531,9 +639,11 @@ mod tests {
     fn rows_after_an_unseen_gap_prove_nothing_of_it() {
         let earned = |script: &str| run(Some(0), MATCHES_TO_EARN, script).0;
         // News of the break was overtaken by the next subscription.
-        assert_eq!(earned("sub@0 unf r1 sub@27 unf r5"), "quiet later_row 0..1, missing disconnected 1..5");
+        let missing = "missing unconfirmed_close 1..2, missing disconnected 2..5";
+        assert_eq!(earned("sub@0 unf r1 sub@27 unf r5"), format!("quiet later_row 0..1, {missing}"));
         // The machine slept: the candle of minute 1 is not its last.
-        assert_eq!(earned("sub@0 unf r0 @1 gap@31"), "missing disconnected 0..6");
+        let missing = "missing unconfirmed_close 0..1, missing disconnected 1..6";
+        assert_eq!(earned("sub@0 unf r0 @1 gap@31"), missing);
         assert_eq!(earned("sub@0 unf c0 r1 gap@9 c1 r2"), "bar 0, bar 1");
     }
 

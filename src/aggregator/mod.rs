@@ -53,6 +53,8 @@ pub struct Aggregation {
     facts: Vec<Fact>,
     stale: Vec<Stale>,
     last_tick: Option<Timestamp>,
+    /// The latest bucket of which a row has come, and when the last one came.
+    heard: Option<(Timestamp, Timestamp)>,
     /// What `CONF` last said of each feed: whether its rows are merged.
     granted: Vec<Option<bool>>,
     /// The last bar of each feed that came while the market should be closed.
@@ -72,6 +74,7 @@ impl Aggregation {
             facts: Vec::new(),
             stale: Vec::new(),
             last_tick: None,
+            heard: None,
             granted: vec![None; feeds.len()],
             out_of_hours: BTreeMap::new(),
         }
@@ -80,10 +83,17 @@ impl Aggregation {
     /// Takes one thing that the stream told at event time `now`. `steady` says whether that time
     /// goes on by itself, so that it can tell when a subscription began.
     pub fn handle(&mut self, event: &StreamEvent, now: Option<Timestamp>, steady: bool) {
+        if let (StreamEvent::Candle { candle, .. }, Some(now)) = (event, now)
+            && self.heard.is_none_or(|(bucket, _)| bucket <= candle.start)
+        {
+            self.heard = Some((candle.start, now));
+        }
         let mut around = Surroundings {
             calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
+            stale_s: self.stale_s,
+            heard: self.heard,
             depth: self.depth,
         };
         let feeds = &mut self.feeds;
@@ -97,7 +107,8 @@ impl Aggregation {
                 feeds[feed.ix()].configured(unfiltered);
             }
             StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
-            StreamEvent::Rejected { feed } => feeds[feed.ix()].rejected(),
+            StreamEvent::Rejected { feed, bucket } => feeds[feed.ix()].rejected(bucket),
+            StreamEvent::Interrupted => feeds.iter_mut().for_each(Finalizer::link_in_doubt),
             StreamEvent::Broken { feed: Some(feed), reason } => feeds[feed.ix()].broken(reason, &mut around),
             StreamEvent::Broken { feed: None, reason } => {
                 feeds.iter_mut().for_each(|feed| feed.broken(reason, &mut around));
@@ -122,6 +133,8 @@ impl Aggregation {
             calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
+            stale_s: self.stale_s,
+            heard: self.heard,
             depth: self.depth,
         };
         self.feeds.iter_mut().for_each(|feed| feed.interrupted(now, &mut around));
@@ -141,10 +154,12 @@ impl Aggregation {
             calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
+            stale_s: self.stale_s,
+            heard: self.heard,
             depth: self.depth,
         };
         for (ix, feed) in self.feeds.iter_mut().enumerate() {
-            if let Some(in_vain) = feed.tick(now, self.stale_s, &mut around) {
+            if let Some(in_vain) = feed.tick(now, &mut around) {
                 self.stale.push(Stale { feed: FeedIx(ix as u16), in_vain });
             }
         }

@@ -87,6 +87,23 @@ impl Patience {
         Some(in_vain)
     }
 
+    /// Whether by `now` it has not moved for so long, in expected hours, that a row which comes now
+    /// proves nothing of the time before it. That it was subscribed anew meanwhile, for its
+    /// silence, does not shorten this.
+    pub fn is_overdue(&self, now: Timestamp, least_s: i64, calendar: &Calendar) -> bool {
+        let Some(since) = self.moved_at.or(self.silent_since) else { return false };
+        let limit_s = self.limit_s(least_s);
+        // So it is for nearly every row.
+        if now.since(since) <= limit_s {
+            return false;
+        }
+        let step = Timeframe::M5.seconds();
+        let expected = calendar.runs(since.floor(step)..now).into_iter();
+        let expected = expected.filter(|(_, expectation)| *expectation == Expectation::Expected);
+        let watched_s: i64 = expected.map(|(run, _)| run.end.min(now).since(run.start.max(since))).sum();
+        watched_s > limit_s
+    }
+
     fn limit_s(&self, least_s: i64) -> i64 {
         (self.usual_s * USUAL_TIMES).min(LIMIT_MAX_S).max(least_s)
     }
@@ -152,6 +169,25 @@ mod tests {
         item.row(NOON, 1, NOON, &calendar);
         let lost = |s: i64| item.clone().lost(opening.plus(s), LEAST_S, &calendar);
         assert_eq!([lost(-HOUR_S), lost(0), lost(HOUR_S - 1), lost(HOUR_S)], [None, None, None, Some(0)]);
+    }
+
+    #[test]
+    fn a_row_after_too_long_a_silence_proves_nothing_whatever_was_subscribed_meanwhile() {
+        let calendar = Calendar::forex();
+        let mut item = Patience::default();
+        item.row(NOON, 1, NOON, &calendar);
+        let overdue = |item: &Patience, s: i64| item.is_overdue(NOON.plus(s), LEAST_S, &calendar);
+        assert_eq!([overdue(&item, LEAST_S), overdue(&item, LEAST_S + 1)], [false, true]);
+        item.subscribed(Some(NOON.plus(LEAST_S)), true);
+        assert!(overdue(&item, LEAST_S + 60), "subscribed for its silence");
+        item.subscribed(Some(NOON.plus(LEAST_S)), false);
+        assert!(!overdue(&item, LEAST_S + 60), "a new session");
+        // From Friday 21:55 to Sunday 22:04 the market is expected to trade for nine minutes.
+        let friday = NOON.plus(2 * 86_400 + 9 * HOUR_S + 55 * 60);
+        item.row(friday, 1, friday, &calendar);
+        let after =
+            |minutes: i64| item.is_overdue(friday.plus(2 * 86_400 + minutes * 60), LEAST_S, &calendar);
+        assert_eq!([after(9), after(10), after(11)], [false, false, true]);
     }
 
     #[test]

@@ -108,7 +108,7 @@ reasons! {
     Silent = "silent",
     /// Missing: the item was silent so long that it was subscribed again.
     Stale = "stale",
-    /// Missing: the next candle began before the end-of-candle row was seen.
+    /// Missing: the stream has shown its candle, but not the end-of-candle row, or held rows back.
     UnconfirmedClose = "unconfirmed_close",
     /// Missing: a row of the item could not be decoded, or the server dropped some.
     DecodeFault = "decode_fault",
@@ -192,15 +192,15 @@ impl Run {
 /// Whether a finding may replace an older one about the same bucket.
 ///
 /// A stored bar is never forgotten; proof of quiet beats any suspicion; a suspicion never beats
-/// proof; only what is missing can be lost, and what is lost can be reopened. That REST has no bar
-/// is no proof of quiet where the stream or REST itself has shown that there were prices.
+/// proof; only what is missing can be lost, and what is lost can be reopened. Nothing proves a
+/// bucket quiet of which the stream or REST has shown that there were prices, and no vaguer
+/// suspicion makes that forgotten.
 pub fn replaces(new: (State, Reason), old: (State, Reason)) -> bool {
+    let had_prices = |reason| matches!(reason, Reason::UnconfirmedClose | Reason::NullLeg);
     match (new.0, old.0) {
         (State::Stored, _) => true,
-        (State::Quiet, State::Missing) => {
-            let had_prices = matches!(old.1, Reason::UnconfirmedClose | Reason::NullLeg);
-            !(had_prices && new.1 == Reason::NotInRest)
-        }
+        (State::Quiet, State::Missing) => !had_prices(old.1),
+        (State::Missing, State::Missing) => had_prices(new.1) || !had_prices(old.1),
         (State::Quiet, old) => matches!(old, State::Quiet | State::Lost | State::Closed),
         (State::Missing | State::Lost, old) => matches!(old, State::Missing | State::Lost),
         (State::Closed, old) => old == State::Closed,
@@ -316,6 +316,13 @@ mod tests {
     fn absence_in_rest_is_no_proof_where_there_were_prices() {
         check("mud", "rrr", "rur");
         check("u", "s", "s");
+    }
+
+    #[test]
+    fn that_there_were_prices_is_not_forgotten() {
+        check("mud", "qqq", "quq");
+        check("mum", "ddd", "dud");
+        check("mdm", ".u.", "mum");
     }
 
     #[test]

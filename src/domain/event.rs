@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CandleUpdate, FeedIx, Reason};
+use super::{CandleUpdate, FeedIx, Reason, Timestamp};
 
 /// What the stream told of one feed, in the order told.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,11 @@ pub enum StreamEvent {
     Rejected {
         /// Which feed.
         feed: FeedIx,
+        /// The bucket that it shows to have had prices.
+        bucket: Option<Timestamp>,
     },
+    /// The connection is gone. Whether rows were lost shows when the session goes on or ends.
+    Interrupted,
     /// Continuity is broken for one feed, or for all.
     Broken {
         /// Which feed, or all of them.

@@ -1,21 +1,35 @@
 //! Whole simulated weeks in which things go wrong at random, and the comparison of the database
 //! with what happened: nothing is wrong, and everything absent is listed in the ledger.
 //!
-//! A failure prints its seed; `CANDLEKEEP_CHAOS_SEED=<seed>` plays the same again, and
-//! `CANDLEKEEP_CHAOS_ROUNDS` says how many weeks (one, unless told).
+//! Everything happens at an instant of market time that the seed decides, but for the moment of a
+//! kill within its instant. A failure prints its seed; `CANDLEKEEP_CHAOS_SEED=<seed>` plays the same
+//! again, and `CANDLEKEEP_CHAOS_ROUNDS` says how many weeks (one, unless told).
 
-use candlekeep::domain::Timestamp;
-use candlekeep::simulator::{Control, Cut, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered};
+use std::collections::BTreeMap;
 
-use super::world::{Holes, START, STEP, Service, World, market};
+use candlekeep::domain::Pair;
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::simulator::faults::{Closing, Fault, ScaledSide, Script, Withheld};
+use candlekeep::simulator::{Cut, Field, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered};
+
+use super::world::{Holes, START, STEP, World, market};
 
 /// Length of a round, hours of market time: a week, its weekend included.
 const HOURS: i64 = 7 * 24;
 /// Faults of a round.
-const FAULTS: usize = 40;
+const FAULTS: usize = 60;
+/// Kills of a round, at most.
+const KILLS: usize = 4;
+/// After the last fault nothing goes wrong for so long, so that everything can be healed.
+const QUIET_S: i64 = 4 * 3_600;
 /// Codes with which sessions and requests end: every row of the protocol's tables that a client
 /// comes back from at once or soon.
 const CODES: [i32; 14] = [3, 4, 5, 6, 20, 21, 31, 32, 33, 40, 41, 48, 66, 68];
+/// Texts in the place of a price: no number, none that a market makes, none at all.
+const TEXTS: [Option<&str>; 7] =
+    [None, Some(""), Some("NaN"), Some("-1.1"), Some("1e300"), Some("0"), Some("99999999999999999999")];
+/// Values that no update has.
+const RAW: [&str; 6] = ["^99", "^0", "^x", "1|2|3", "%zz|^11", "^Tabc|^11"];
 
 /// Timers that find trouble soon, and recover it in a time that a busy machine can keep.
 const QUICK: [(&str, &str); 6] = [
@@ -43,47 +57,48 @@ fn whatever_goes_wrong_the_database_is_right_and_its_holes_are_listed() {
 fn week(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     let unfiltered = [Unfiltered::Granted, Unfiltered::Ignored, Unfiltered::Refused];
+    let unfiltered = *random.choice(&unfiltered).expect("there are some");
+    let length_s = HOURS * 3_600 + STEP / 2;
+    let mut faults = Script::default();
+    for _ in 0..FAULTS {
+        let after_s = random.i64(STEP..length_s - QUIET_S);
+        for (later_s, fault) in fault(&mut random, unfiltered) {
+            println!("{:>7} {fault:?}", after_s + later_s);
+            faults.add(after_s + later_s, fault);
+        }
+    }
+    let mut kills: Vec<i64> =
+        (0..random.usize(0..=KILLS)).map(|_| random.i64(STEP..length_s - QUIET_S)).collect();
+    kills.sort_unstable();
     let options = Options {
         market: MarketOptions::Seeded { seed, start: Some(START) },
         speed: Speed::Max,
         rows_per_bar: Some(random.u32(2..8)),
-        unfiltered: *random.choice(&unfiltered).expect("there are some"),
+        unfiltered,
         // Within a bucket, so that a program that starts after the end still learns from the
         // forming candle what time it is.
-        end: Some(START.plus(HOURS * 3_600 + STEP / 2)),
+        end: Some(START.plus(length_s)),
         // What cannot be afforded would rightly stay open.
         allowance: 10_000_000,
+        faults,
         ..market(0)
     };
-    let end = options.end.expect("the market has an end");
     let world = World::new(options);
     let mut service = world.start("run", &QUICK);
-    let mut done = Vec::new();
-    let mut moments: Vec<i64> = (0..FAULTS).map(|_| random.i64(STEP..end.since(START))).collect();
-    moments.sort_unstable();
-    for moment in moments {
-        reach(&world, &mut service, START.plus(moment));
-        let what = act(&world.simulator().control(), &world, end, &mut random);
-        done.push(what);
-        if random.u32(0..12) == 0 {
-            service.kill();
-            service = world.start("run", &QUICK);
-            done.push("killed".to_owned());
-        }
+    for kill in &kills {
+        let time = START.plus(*kill);
+        world.wait(&mut service, &format!("market time {time}"), |world| world.simulator().now() >= time);
+        service.kill();
+        println!("killed at {}", world.simulator().now());
+        service = world.start("run", &QUICK);
     }
-    println!("{}", done.join(", "));
-    // From here on nothing goes wrong any more, so that everything can be healed.
-    let control = world.simulator().control();
-    control.refuse_upgrades(None);
-    control.refuse_http_streams(None);
-    control.refuse_streams(false);
     world.wait_complete(&mut service);
     service.stop();
     let summary = world.verify(Holes::None);
     let stats = world.simulator().stats();
     format!(
-        "{} faults, {} sessions, {} logins, {} bars over REST, {} breaks",
-        done.len(),
+        "{FAULTS} faults, {} kills, {} sessions, {} logins, {} bars over REST, {} breaks",
+        kills.len(),
         stats.sessions,
         stats.logins,
         summary.bars("5", "ig_rest"),
@@ -91,72 +106,100 @@ fn week(seed: u64) -> String {
     )
 }
 
-/// Waits for a moment of market time, or for its end.
-fn reach(world: &World, service: &mut Service, time: Timestamp) {
-    world.wait(service, &format!("market time {time}"), |world| {
-        world.simulator().now() >= time || world.simulator().has_ended()
-    });
-}
-
-/// Does one thing, and says what.
-fn act(control: &Control, world: &World, end: Timestamp, random: &mut fastrand::Rng) -> String {
+/// Any fault that a client can come through without loss, and what ends it, with seconds after it.
+fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)> {
     let code = *random.choice(&CODES).expect("there are some");
-    let cut = [Cut::Reset, Cut::Drop, Cut::Close(1001)][random.usize(..3)];
-    match random.u32(0..12) {
-        0 | 1 => {
-            control.resend_at_next_recovery(random.u64(..50));
-            control.cut_connections(cut);
-            format!("{cut:?}")
-        }
-        2 => {
-            control.cut_streams();
-            "forgotten".to_owned()
-        }
-        3 => {
-            control.half_open();
-            "half open".to_owned()
-        }
-        4 => {
-            control.rebind_sessions(random.u64(..200));
-            "loop".to_owned()
-        }
-        5 => {
-            control.end_sessions(code, "ended");
-            format!("end {code}")
-        }
-        6 => {
-            control.refuse_binds(random.u32(1..3), code, "refused");
-            control.cut_connections(cut);
-            format!("bind refused {code}")
-        }
-        7 => {
-            control.refuse_creates(random.u32(1..3), code, "refused");
-            control.cut_streams();
-            format!("create refused {code}")
-        }
-        8 => {
-            let now = world.simulator().now();
-            // It ends before the market does, after which time stands still.
-            let away_s = random.i64(1..4 * 3_600).min(end.since(now) - STEP).max(1);
-            control.schedule_outage(now, now.plus(away_s));
-            format!("away {away_s} s")
-        }
-        9 => {
-            let rubbish = [Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][random.usize(..3)];
-            control.send_rubbish(rubbish);
-            format!("{rubbish:?}")
-        }
+    let text = "chaos".to_owned();
+    let how = [Cut::Reset, Cut::Drop, Cut::Close(1001)][random.usize(..3)];
+    let cut = Fault::Cut { how };
+    let pairs: Vec<Pair> = (0..random.usize(1..4)).map(|_| MAJOR_PAIRS[random.usize(..28)]).collect();
+    let ends_s = random.i64(60..6 * 3_600).min(QUIET_S / 2);
+    let at_once = |fault| vec![(0, fault)];
+    match random.u32(0..26) {
+        0 => at_once(cut),
+        1 => vec![(0, Fault::Resend { lines: random.u64(..50) }), (0, cut)],
+        2 => vec![(0, Fault::WrongProg { lines: random.u64(1..5) }), (0, cut)],
+        3 => at_once(Fault::Restart {}),
+        4 => at_once(Fault::HalfOpen {}),
+        5 => at_once(Fault::Loop { delay_ms: random.u64(..200) }),
+        6 => at_once(Fault::End { code, text }),
+        7 => vec![(0, Fault::RefuseBinds { times: random.u32(1..3), code, text }), (0, cut)],
+        8 => vec![(0, Fault::RefuseCreates { times: random.u32(1..3), code, text }), (0, Fault::Restart {})],
+        9 => at_once(Fault::Outage { for_s: random.u32(1..7_200) }),
         10 => {
-            control.wipe_tokens();
-            control.cut_streams();
-            "tokens wiped".to_owned()
+            let huge = Rubbish::Huge(random.usize(1_000..10_000_000));
+            let what = [Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8, huge][random.usize(..4)];
+            at_once(Fault::Garbage { what })
+        }
+        11 => vec![(0, Fault::WipeTokens {}), (0, cut)],
+        12 => {
+            let with = if random.bool() { Refusal::Status(403) } else { Refusal::Page };
+            vec![
+                (0, Fault::RefuseWebsockets { with, times: u32::MAX }),
+                (0, cut),
+                (ends_s, Fault::RefuseWebsockets { with, times: 0 }),
+            ]
+        }
+        13 => {
+            let fragment_bytes = [1, 7, 100, 5_000][random.usize(..4)];
+            let framing = Fault::Framing { fragment_bytes, single_lines: random.bool() };
+            let whole = Fault::Framing { fragment_bytes: 0, single_lines: false };
+            vec![(0, framing), (ends_s.min(1_800), whole)]
+        }
+        14 => {
+            let what = if random.bool() { Withheld::Wsok } else { Withheld::Conok };
+            vec![(0, Fault::Withhold { what, times: random.u32(1..3) }), (0, cut)]
+        }
+        15 => {
+            let version = |text: &str| text.parse().expect("it is a version");
+            vec![
+                (0, Fault::TlcpVersion { newest: version("2.3.0") }),
+                (0, Fault::Restart {}),
+                (ends_s, Fault::TlcpVersion { newest: version("2.4.0") }),
+            ]
+        }
+        16 => {
+            let refuse = Fault::RefuseItems { pairs, times: 1, code: -1, text };
+            vec![(0, refuse), (0, Fault::End { code: 48, text: String::new() })]
+        }
+        17 => at_once(Fault::Overflow { pairs, rows: random.u32(1..20) }),
+        18 => {
+            // Longer than any pair is let be silent.
+            let for_s = random.u32(2 * 3_600..4 * 3_600);
+            at_once(Fault::Stall { pairs, for_s, cured_by_subscribing: random.bool() })
+        }
+        19 | 20 => {
+            let all = [Closing::Drop, Closing::Late, Closing::Repeat, Closing::Merge];
+            // Where the server promises not to merge rows away it does not.
+            let of = if unfiltered == Unfiltered::Granted { 3 } else { 4 };
+            let (how, bars) = (all[random.usize(..of)], random.u32(1..10));
+            at_once(Fault::Closes { pairs, how, bars, by_s: random.u32(1..900) })
+        }
+        21 => {
+            let field = [Field::BidHigh, Field::OfrClose, Field::BidLow, Field::OfrOpen][random.usize(..4)];
+            let text = random.choice(TEXTS).expect("there are some").map(str::to_owned);
+            at_once(Fault::Values { pairs, fields: BTreeMap::from([(field, text)]), rows: random.u32(1..4) })
+        }
+        22 => {
+            let values = (*random.choice(&RAW).expect("there are some")).to_owned();
+            at_once(Fault::Raw { pairs, values, rows: random.u32(1..3) })
+        }
+        23 => {
+            let old = Fault::OldSnapshot { times: random.u32(1..29) };
+            vec![(0, old), (0, Fault::End { code: 48, text: String::new() })]
+        }
+        24 => {
+            let side = if random.bool() { ScaledSide::Both } else { ScaledSide::Stream };
+            let scale = |in_points| Fault::Scale { pairs: pairs.clone(), in_points, side };
+            vec![(0, scale(true)), (ends_s, scale(false))]
         }
         _ => {
-            let refusal = if random.bool() { Refusal::Status(403) } else { Refusal::Page };
-            let refused = random.bool();
-            control.refuse_upgrades(refused.then_some(refusal));
-            control.cut_connections(cut);
-            format!("websockets refused: {refused}")
+            let (status, code) =
+                [(500, "system.error"), (404, "error.error.price-history.io-error")][random.usize(..2)];
+            let (times, code, path) = (random.u32(1..4), code.to_owned(), "prices".to_owned());
+            let refuse = Fault::RefuseRest { times, status, code, path };
+            let null_legs = Fault::NullLegs { pairs, times: 1 };
+            vec![(0, if random.bool() { refuse } else { null_legs }), (0, Fault::Restart {})]
         }
     }
 }

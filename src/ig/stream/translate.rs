@@ -8,7 +8,9 @@ use super::probes::Probes;
 use super::state::{Phase, StreamState};
 use crate::clock::ClockKind;
 use crate::domain::scale::Verdict;
-use crate::domain::{Calendar, Expectation, FeedIx, Pair, Price, Reason, StreamEvent, Timeframe, Timestamp};
+use crate::domain::{
+    Calendar, CandleUpdate, Expectation, FeedIx, Pair, Price, Reason, StreamEvent, Timeframe, Timestamp,
+};
 use crate::ig::error::cut;
 use crate::ig::markets::Instrument;
 use crate::stats::Stats;
@@ -19,6 +21,9 @@ use crate::tlcp::{Change, EndCause, Event, SubscriptionSpec, Transport, Verdict 
 const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
 /// Rows in a row that are too far from the system's clock before the clock is to blame.
 const APART_ROWS_MAX: u32 = 5;
+/// Old rows may be closes that are sent again, at the opening perhaps of every item: only when
+/// they have come for so long without a fresh one is the clock to blame, seconds.
+const OLD_ROWS_MAX_S: i64 = 60;
 /// System clock and stream may differ by this much, seconds.
 const CLOCK_APART_MAX_S: i64 = 3_600;
 /// A subscription's first row shows the last candle there was, at most so many seconds ago: any
@@ -148,8 +153,11 @@ pub struct Translator {
     pub state: StreamState,
     calendar: Calendar,
     clock_kind: ClockKind,
-    /// Rows in a row whose time was too far from the system's.
+    /// Rows in a row whose time was too far from the system's, and when the first of them came.
     apart_rows: u32,
+    apart_since: Option<Timestamp>,
+    /// A row has come whose time fits the system's.
+    fresh: bool,
     /// Event time of the last row of any item.
     last_row: Option<Timestamp>,
     /// Since when and why rows of every item may be missing.
@@ -173,6 +181,8 @@ impl Translator {
             calendar,
             clock_kind,
             apart_rows: 0,
+            apart_since: None,
+            fresh: false,
             last_row: None,
             broken: None,
             moving_rows: 0,
@@ -185,8 +195,19 @@ impl Translator {
         if self.broken.is_none() {
             self.broken = self.last_row.map(|from| (from, cause.to_string()));
         }
-        for item in &mut self.items {
-            item.broken = None;
+    }
+
+    /// No rows have come of this item, or of any, for so long that it is subscribed anew.
+    pub fn silent(&mut self, feed: Option<FeedIx>) {
+        const WHY: &str = "silent for long, subscribed anew";
+        match feed {
+            Some(feed) => {
+                let item = &mut self.items[feed.ix()];
+                item.broken = item.broken.take().or(item.last_row.map(|from| (from, WHY.to_owned())));
+            }
+            None => {
+                self.broken = self.broken.take().or(self.last_row.map(|from| (from, WHY.to_owned())));
+            }
         }
     }
 
@@ -253,11 +274,13 @@ impl Translation<'_> {
                 self.stats.stream_loops.add(1);
                 self.known.probes.loops += 1;
                 log::debug!("the server asks for a new connection");
+                self.told.push(StreamEvent::Interrupted);
             }
             Event::Interrupted { cause } => {
                 self.stats.stream_breaks.add(1);
                 self.known.state.enter(Phase::Interrupted, Some(cause.to_string()));
                 log::warn!(cause:% = cause; "stream interrupted, trying to go on where it stopped");
+                self.told.push(StreamEvent::Interrupted);
             }
             Event::Rebound { recovering, .. } => {
                 self.streams();
@@ -332,26 +355,15 @@ impl Translation<'_> {
         self.known.moving_rows += u64::from(!first);
         match item.chart.apply(changes) {
             Ok(Some(candle)) => {
+                let first = item.first;
                 if let Some(now) = self.system_now
-                    && let Some(apart) = implausible(
-                        self.known.clock_kind,
-                        candle.start,
-                        item.first,
-                        now,
-                        &self.known.calendar,
-                    )
+                    && let Some(apart) =
+                        implausible(self.known.clock_kind, candle.start, first, now, &self.known.calendar)
                 {
-                    self.known.apart_rows += 1;
-                    if apart == Apart::Clocks && self.known.apart_rows == APART_ROWS_MAX {
-                        self.later.push(FollowUp::ClocksApart { stream: candle.start, system: now });
-                    }
-                    return match apart {
-                        // Told once, when it is clear which clock is to blame.
-                        Apart::Clocks => self.told.push(StreamEvent::Rejected { feed }),
-                        Apart::Row => self.reject(feed, "its time is implausible"),
-                    };
+                    return self.apart(feed, candle, apart, now);
                 }
-                self.known.apart_rows = 0;
+                (self.known.apart_rows, self.known.apart_since) = (0, None);
+                self.known.fresh |= !first;
                 let now = self.now.unwrap_or(candle.start);
                 let is_snapshot = item.first;
                 if is_snapshot || item.broken.is_some() || self.known.broken.is_some() {
@@ -371,7 +383,7 @@ impl Translation<'_> {
                 self.told.push(StreamEvent::Candle { feed, candle });
             }
             // A price is missing: what is known of the candle is not its last state.
-            Ok(None) => self.told.push(StreamEvent::Rejected { feed }),
+            Ok(None) => self.hold_back(feed),
             Err(fault) => {
                 if fault == ChartFault::ScaleInDoubt && !std::mem::replace(&mut item.doubted, true) {
                     log::error!(
@@ -383,8 +395,42 @@ impl Translation<'_> {
                     self.later.push(FollowUp::ConfirmScale { feed });
                 }
                 self.reject(feed, &fault.to_string());
+                match fault {
+                    // Its buckets say so themselves, the quiet ones among them too.
+                    ChartFault::ScaleInDoubt => self.told.push(StreamEvent::Rejected { feed, bucket: None }),
+                    ChartFault::Unreadable | ChartFault::Disordered => self.hold_back(feed),
+                }
             }
         }
+    }
+
+    /// A row's time does not fit the system's.
+    #[cold]
+    fn apart(&mut self, feed: FeedIx, candle: CandleUpdate, apart: Apart, now: Timestamp) {
+        if apart == Apart::Row {
+            self.reject(feed, "its time is implausible");
+            return self.told.push(StreamEvent::Rejected { feed, bucket: None });
+        }
+        let known = &mut *self.known;
+        known.apart_rows += 1;
+        let since = *known.apart_since.get_or_insert(now);
+        let is_clear = apart == Apart::Clocks || now.since(since) >= OLD_ROWS_MAX_S;
+        // Told once, when it is clear which clock is to blame.
+        if is_clear && known.apart_rows >= APART_ROWS_MAX {
+            known.apart_rows = 0;
+            return self.later.push(FollowUp::ClocksApart { stream: candle.start, system: now });
+        }
+        // One that is sent again among fresh ones. Where there are none it may be of another time.
+        if apart == Apart::Old && known.fresh {
+            self.told.push(StreamEvent::Candle { feed, candle });
+        }
+    }
+
+    /// A row is held back, and so may be the last of its bucket.
+    fn hold_back(&mut self, feed: FeedIx) {
+        let item = &self.known.items[feed.ix()];
+        let bucket = self.now.and_then(|now| item.chart.shown(now));
+        self.told.push(StreamEvent::Rejected { feed, bucket });
     }
 
     /// After a break the subscription itself goes on: continuity begins anew here.
@@ -432,7 +478,6 @@ impl Translation<'_> {
         if item.rejected.is_power_of_two() {
             log::warn!(pair:% = item.pair(), why, times = item.rejected; "a row was held back");
         }
-        self.told.push(StreamEvent::Rejected { feed });
     }
 
     fn refused(&mut self, tag: u16, verdict: Refusal, why: &str) {
@@ -471,6 +516,8 @@ impl Translation<'_> {
 enum Apart {
     /// This row is off.
     Row,
+    /// This row is old: sent again, or of another time.
+    Old,
     /// System and stream live in different times.
     Clocks,
 }
@@ -493,7 +540,7 @@ fn implausible(
         ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
         ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
         ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
-            Some(Apart::Clocks)
+            Some(Apart::Old)
         }
         ClockKind::System => None,
     }
@@ -514,7 +561,7 @@ mod tests {
         assert_eq!(check(ClockKind::System, 3_601, true), Some(Apart::Clocks));
         assert_eq!(check(ClockKind::System, 300, true), None);
         assert_eq!(check(ClockKind::System, -3_900, false), None);
-        assert_eq!(check(ClockKind::System, -3_901, false), Some(Apart::Clocks));
+        assert_eq!(check(ClockKind::System, -3_901, false), Some(Apart::Old));
         assert_eq!(check(ClockKind::System, -200_000, true), None, "an old snapshot on a weekend");
         assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
         assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
@@ -583,6 +630,7 @@ mod tests {
             StreamEvent::Configured { unfiltered: true, .. } => "unfiltered".to_owned(),
             StreamEvent::Configured { .. } => "filtered".to_owned(),
             StreamEvent::Rejected { .. } => "rejected".to_owned(),
+            StreamEvent::Interrupted => "interrupted".to_owned(),
             StreamEvent::SessionBegan { .. } => "session".to_owned(),
         });
         (told.collect::<Vec<_>>().join(", "), later)

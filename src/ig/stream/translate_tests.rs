@@ -37,9 +37,11 @@ impl Stage {
         }
     }
 
-    /// Takes one event and answers what it became.
-    fn take(&mut self, event: Event<'_>) -> String {
-        let (mut told, mut later) = (Vec::new(), Vec::new());
+    fn translation<'a>(
+        &'a mut self,
+        told: &'a mut Vec<StreamEvent>,
+        later: &'a mut Vec<FollowUp>,
+    ) -> Translation<'a> {
         Translation {
             known: &mut self.known,
             now: Some(self.now),
@@ -47,10 +49,15 @@ impl Stage {
             steady: true,
             carried: Carried { version: Version::V2_4_0, transport: Transport::WebSocket },
             stats: &self.stats,
-            told: &mut told,
-            later: &mut later,
+            told,
+            later,
         }
-        .take(event);
+    }
+
+    /// Takes one event and answers what it became.
+    fn take(&mut self, event: Event<'_>) -> String {
+        let (mut told, mut later) = (Vec::new(), Vec::new());
+        self.translation(&mut told, &mut later).take(event);
         let told = told.iter().map(|event| match event {
             StreamEvent::SessionBegan { evidence } => format!("began {evidence}"),
             StreamEvent::Subscribed { feed } => format!("subscribed {}", feed.0),
@@ -59,7 +66,8 @@ impl Stage {
                 let closed = if candle.closed { " closed" } else { "" };
                 format!("candle {} +{}s{closed}", feed.0, candle.start.0 - NOON)
             }
-            StreamEvent::Rejected { feed } => format!("rejected {}", feed.0),
+            StreamEvent::Rejected { feed, .. } => format!("rejected {}", feed.0),
+            StreamEvent::Interrupted => "interrupted".to_owned(),
             StreamEvent::Broken { feed: Some(FeedIx(feed)), reason } => format!("broken {feed} {reason}"),
             StreamEvent::Broken { feed: None, reason } => format!("broken all {reason}"),
         });
@@ -146,7 +154,8 @@ fn an_interruption_that_is_recovered_is_no_break() {
     let mut stage = Stage::new();
     stage.subscribe(0);
     stage.row(0, true, 0, "0");
-    assert_eq!(stage.take(Event::Interrupted { cause: &EndCause::Connection(Lost::Closed) }), "");
+    let interrupted = Event::Interrupted { cause: &EndCause::Connection(Lost::Closed) };
+    assert_eq!(stage.take(interrupted), "interrupted");
     let rebound = Event::Rebound { keepalive: Duration::from_secs(5), recovering: true, control_link: None };
     assert_eq!(stage.take(rebound), "");
     assert_eq!(stage.take(Event::Recovered { repeated: 2 }), "");
@@ -179,8 +188,60 @@ fn a_stream_an_hour_from_the_clock_is_noticed_after_a_few_rows() {
     let mut stage = Stage::new();
     stage.subscribe(0);
     let told: Vec<String> = (0..6).map(|n| stage.row(0, n == 0, 7_200, "0")).collect();
-    assert_eq!(told[..4], ["rejected 0"; 4]);
-    assert!(told[4].starts_with("rejected 0, ClocksApart"), "{}", told[4]);
-    assert_eq!(told[5], "rejected 0");
+    assert_eq!(told[..4], [""; 4]);
+    assert!(told[4].starts_with("ClocksApart"), "{}", told[4]);
+    assert_eq!(told[5], "");
     assert_eq!(stage.row(0, false, 0, "0"), "candle 0 +0s");
+}
+
+#[test]
+fn closes_that_are_sent_again_at_the_opening_are_no_other_clock() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.row(0, true, -7_200, "0"), "candle 0 +-7200s");
+    assert_eq!(stage.row(1, true, -7_200, "0"), "candle 1 +-7200s");
+    // Nobody knows yet whether the stream lives in another time.
+    let resend = |stage: &mut Stage| (0..8).map(|_| stage.row(0, false, -7_200, "1")).collect::<String>();
+    assert_eq!(resend(&mut stage), "");
+    stage.now = stage.now.plus(59);
+    assert_eq!(resend(&mut stage), "");
+    assert_eq!(stage.row(1, false, 0, "0"), "candle 1 +0s");
+    stage.now = stage.now.plus(59);
+    assert_eq!(resend(&mut stage), "candle 0 +-7200s closed".repeat(8), "late rows among fresh ones");
+    stage.now = stage.now.plus(60);
+    assert!(resend(&mut stage).contains("ClocksApart"), "and nothing fresh for a minute");
+}
+
+#[test]
+fn a_row_that_is_held_back_shows_which_bucket_had_prices() {
+    let mut stage = Stage::new();
+    stage.subscribe(0);
+    let row = |stage: &mut Stage, utm: &str, bid_high: &str| {
+        let texts = [utm, "1", "1", "0", "1.1", bid_high, "1.1"].into_iter().chain(["1.1"; 5]);
+        let changes: Vec<Change<'_>> =
+            texts.map(|text| if text == "#" { Change::Null } else { Change::Text(text.into()) }).collect();
+        let (mut told, mut later) = (Vec::new(), Vec::new());
+        stage.translation(&mut told, &mut later).take(Event::Update {
+            tag: 0,
+            item: 1,
+            first: false,
+            changes: &changes,
+        });
+        match told[..] {
+            [StreamEvent::Rejected { bucket, .. }] => bucket.map(|bucket| bucket.0 - NOON),
+            _ => panic!("{told:?}"),
+        }
+    };
+    stage.now = Timestamp(NOON + 700);
+    let utm = ((NOON + 300) * 1000).to_string();
+    assert_eq!(row(&mut stage, &utm, "NaN"), Some(300));
+    assert_eq!(row(&mut stage, &utm, "#"), Some(300));
+    assert_eq!(row(&mut stage, &utm, "0.9"), Some(300), "high below low");
+    assert_eq!(row(&mut stage, "soon", "1.1"), Some(600), "where it does not say, the present one");
+    let nothing = ["#"; 8].map(|_| Change::Null);
+    let changes: Vec<Change<'_>> =
+        ["1", "1", "1", "0"].map(|text| Change::Text(text.into())).into_iter().chain(nothing).collect();
+    let (mut told, mut later) = (Vec::new(), Vec::new());
+    let update = Event::Update { tag: 0, item: 1, first: false, changes: &changes };
+    stage.translation(&mut told, &mut later).take(update);
+    assert_eq!(told, [StreamEvent::Rejected { feed: FeedIx(0), bucket: None }]);
 }
