@@ -14,6 +14,7 @@ mod pipeline;
 mod recorded_bars;
 #[cfg(test)]
 mod replay;
+mod rows;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]

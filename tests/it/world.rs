@@ -256,9 +256,16 @@ impl World {
     /// The same, leaving some pairs aside.
     pub fn verify_but(&self, aside: &[&str], holes: Holes) -> Summary {
         let truth = self.simulator().truth();
-        verify_pairs(&self.database(), &truth, self.start..self.settled_to(), DEPTH, holes, |pair| {
-            !aside.contains(&pair)
-        })
+        let wanted = |pair: &str| !aside.contains(&pair);
+        let settled = self.start..self.settled_to();
+        verify_pairs(&self.database(), &truth, settled, DEPTH, Tolerance { holes, revised: false }, wanted)
+    }
+
+    /// The same where bars were corrected: what is stored now is what happened.
+    pub fn verify_revised(&self) -> Summary {
+        let truth = self.simulator().truth();
+        let tolerance = Tolerance { holes: Holes::None, revised: true };
+        verify_pairs(&self.database(), &truth, self.start..self.settled_to(), DEPTH, tolerance, |_| true)
     }
 
     /// The same for a database that knows of the market from this time on.
@@ -551,6 +558,14 @@ pub enum Holes {
     Listed,
 }
 
+/// What the comparison puts up with.
+#[derive(Clone, Copy, Debug)]
+struct Tolerance {
+    holes: Holes,
+    /// Bars that were something else before.
+    revised: bool,
+}
+
 /// What the comparison found in the database.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -602,7 +617,7 @@ pub fn verify(
     depth: i64,
     holes: Holes,
 ) -> Summary {
-    verify_pairs(path, truth, watched, depth, holes, |_| true)
+    verify_pairs(path, truth, watched, depth, Tolerance { holes, revised: false }, |_| true)
 }
 
 fn verify_pairs(
@@ -610,15 +625,16 @@ fn verify_pairs(
     truth: &Truth,
     watched: std::ops::Range<Timestamp>,
     depth: i64,
-    holes: Holes,
+    tolerance: Tolerance,
     wanted: impl Fn(&str) -> bool,
 ) -> Summary {
     let database = Database::open(path).expect("there is a database");
     assert_eq!(database.text("PRAGMA integrity_check").as_deref(), Some("ok"));
-    assert_eq!(database.number("SELECT count(*) FROM candle_revisions"), Some(0), "something was corrected");
+    let revisions = database.number("SELECT count(*) FROM candle_revisions");
+    assert!(tolerance.revised || revisions == Some(0), "something was corrected: {revisions:?}");
     let mut comparison = Comparison {
         truth,
-        holes,
+        tolerance,
         differences: Vec::new(),
         summary: Summary::default(),
         watched,
@@ -642,7 +658,7 @@ fn verify_pairs(
 
 struct Comparison<'a> {
     truth: &'a Truth,
-    holes: Holes,
+    tolerance: Tolerance,
     watched: std::ops::Range<Timestamp>,
     depth: i64,
     bars: [BTreeMap<String, BTreeMap<i64, StoredRow>>; 2],
@@ -715,7 +731,8 @@ impl Comparison<'_> {
                 .entry((timeframe.as_str().to_owned(), stored.source.clone()))
                 .or_default() += 1;
             let happened = self.truth.bar(pair, timeframe, Timestamp(*start)).map(|bar| row_of(&bar));
-            if happened != Some((stored.prices, stored.volume)) || stored.revision != 0 {
+            let revised = stored.revision != 0 && !self.tolerance.revised;
+            if happened != Some((stored.prices, stored.volume)) || revised {
                 let start = Timestamp(*start);
                 self.differ(format!("{pair} {timeframe} {start}: stored {stored:?}, happened {happened:?}"));
             }
@@ -735,7 +752,7 @@ impl Comparison<'_> {
             // Nothing proves the silence after the last row.
             "quiet" if run.reason == "later_row" && start > self.last_bar(pair) => false,
             "quiet" | "closed" => stored.is_none() && !happened,
-            "missing" if self.holes == Holes::Listed => stored.is_none(),
+            "missing" if self.tolerance.holes == Holes::Listed => stored.is_none(),
             "missing" => stored.is_none() && run.reason == "silent" && start > self.last_bar(pair),
             _ => false,
         };
@@ -759,7 +776,7 @@ impl Comparison<'_> {
             for start in (run.from..run.to).step_by(QUARTER as usize) {
                 let fits = match run.state.as_str() {
                     "stored" => bars.contains_key(&start),
-                    "missing" => self.holes == Holes::Listed && !bars.contains_key(&start),
+                    "missing" => self.tolerance.holes == Holes::Listed && !bars.contains_key(&start),
                     _ => !bars.contains_key(&start),
                 };
                 if !fits {
@@ -785,7 +802,7 @@ impl Comparison<'_> {
         let history_from = (self.watched.start.0 - self.depth * QUARTER).min(derived_from);
         for start in (Timestamp(history_from).ceil(QUARTER).0..*last.0 + STEP).step_by(QUARTER as usize) {
             let is_due = match start < derived_from {
-                true => self.holes == Holes::None,
+                true => self.tolerance.holes == Holes::None,
                 false => (0..3).all(|slot| settled(start + slot * STEP)),
             };
             let happened = self.truth.bar(pair, Timeframe::M15, Timestamp(start)).is_some();

@@ -74,7 +74,9 @@ impl Item {
         }
         self.stalled_until = None;
         let mut told = 0;
-        while let Some((_, late)) = self.late.pop_front_if(|(at, _)| *at <= now) {
+        while self.late.front().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, late)) = self.late.pop_front()
+        {
             self.tell_whole(out, schema, &late);
             told += 1;
         }

@@ -1,0 +1,238 @@
+//! Rows and subscriptions that do not come as they should, scripted as a user scripts them, and
+//! what is stored all the same.
+
+use candlekeep::simulator::faults::Script;
+use candlekeep::simulator::{Options, Speed, Unfiltered};
+
+use super::world::{Database, Holes, START, STEP, World, market};
+
+/// Plays a script to the end of the market; answers the world and the program's log.
+fn played(script: &str, options: Options, variables: &[(&str, &str)]) -> (World, Vec<String>) {
+    let faults = Script::parse(script).expect("the script is sound");
+    let world = World::new(Options { faults, ..options });
+    let mut service = world.start("run", variables);
+    world.wait_complete(&mut service);
+    let log = service.stop();
+    (world, log)
+}
+
+/// A market slow enough for answers over REST to come while it lasts.
+fn slow(hours: i64) -> Options {
+    Options { rows_per_bar: Some(20), speed: Speed::Times(3_600.0), ..market(hours) }
+}
+
+/// How many lines contain this.
+fn said(log: &[String], text: &str) -> usize {
+    log.iter().filter(|line| line.contains(text)).count()
+}
+
+/// 5-minute bars of a pair from the start on that have this source.
+fn bars_of(world: &World, pair: &str, source: &str) -> i64 {
+    let query = format!(
+        "SELECT count(*) FROM candles WHERE pair = '{pair}' AND timeframe = '5' AND source = '{source}' \
+         AND timestamp >= {}",
+        START.0
+    );
+    world.number(&query)
+}
+
+#[test]
+fn a_close_that_does_not_come_is_fetched_and_one_that_comes_late_or_again_changes_nothing() {
+    let script = r#"[
+        {"do": "closes", "how": "merge", "pairs": ["EUR_USD"], "bars": 12, "after_s": 600},
+        {"do": "closes", "how": "drop", "pairs": ["GBP_USD"], "bars": 12, "after_s": 600},
+        {"do": "closes", "how": "late", "pairs": ["AUD_USD"], "bars": 12, "after_s": 600, "by_s": 90},
+        {"do": "closes", "how": "repeat", "pairs": ["NZD_USD"], "bars": 12, "after_s": 600, "by_s": 400}
+    ]"#;
+    let (world, _) = played(script, slow(3), &[]);
+    world.verify(Holes::None);
+    for pair in ["EUR_USD", "GBP_USD"] {
+        let fetched = bars_of(&world, pair, "ig_rest");
+        assert!((12..=14).contains(&fetched), "{pair}: {fetched} fetched");
+    }
+    // A late one is there before an answer over REST, or REST says the same.
+    assert!(bars_of(&world, "NZD_USD", "ig_rest") <= 2, "repeated closes cost nothing");
+}
+
+#[test]
+fn a_corrected_close_becomes_a_revision_and_a_worse_one_is_refused() {
+    let script = r#"[
+        {"do": "closes", "how": "correct", "pairs": ["EUR_USD"], "bars": 3, "after_s": 600},
+        {"do": "closes", "how": "worsen", "pairs": ["GBP_USD"], "bars": 3, "after_s": 600}
+    ]"#;
+    let (world, _) = played(script, market(2), &[]);
+    world.verify_revised();
+    let database = Database::open(&world.database()).unwrap();
+    let number = |query: &str| database.number(query).unwrap();
+    let revised = "SELECT count(*) FROM candles WHERE pair = 'EUR_USD' AND timeframe = '5' AND revision = 1";
+    let kept = "SELECT count(*) FROM candle_revisions WHERE pair = 'EUR_USD' AND timeframe = '5' AND kind = 'superseded'";
+    assert_eq!((number(revised), number(kept)), (3, 3));
+    // A longer bar that was there before the correction of its part has followed it.
+    let longer = "SELECT count(*) FROM candle_revisions WHERE timeframe = '15' AND kind = 'superseded'";
+    assert!(number(longer) >= 1);
+    let refused = "SELECT count(*) FROM candle_revisions WHERE pair = 'GBP_USD' AND kind = 'refused'";
+    assert_eq!(number(refused), 3);
+    assert_eq!(number("SELECT count(*) FROM candles WHERE pair = 'GBP_USD' AND revision > 0"), 0);
+}
+
+#[test]
+fn values_that_no_candle_has_are_held_back_and_healed() {
+    let mut script = Vec::new();
+    let texts = ["null", "\"\"", "\"NaN\"", "\"-1.1\"", "\"0\"", "\"1e300\"", "\"99999999999999999999\""];
+    let fields = ["BID_OPEN", "BID_HIGH", "BID_LOW", "OFR_CLOSE", "UTM", "CONS_END", "CONS_TICK_COUNT"];
+    for (place, (text, field)) in texts.iter().zip(fields).enumerate() {
+        let after_s = 600 + place * 400;
+        script.push(format!(
+            r#"{{"do": "values", "pairs": ["EUR_USD"], "fields": {{"{field}": {text}}}, "rows": 4, "after_s": {after_s}}}"#
+        ));
+    }
+    let (world, _) = played(&format!("[{}]", script.join(",")), slow(3), &[]);
+    world.verify(Holes::None);
+}
+
+#[test]
+fn a_new_scale_is_confirmed_over_rest_and_costs_no_bar() {
+    let script = r#"[{"do": "scale", "pairs": ["EUR_USD", "USD_JPY"], "in_points": true, "after_s": 3700}]"#;
+    let (world, log) = played(script, slow(6), &[]);
+    world.verify(Holes::None);
+    assert_eq!(said(&log, "prices are on another scale than before"), 2);
+    assert_eq!(said(&log, "IG confirms a price, subscribing again"), 2);
+    // From then on it streams again.
+    let streamed = world.number(&format!(
+        "SELECT count(*) FROM candles WHERE pair = 'EUR_USD' AND timeframe = '5' AND source = 'websocket' \
+         AND timestamp > {}",
+        START.0 + 5 * 3_600
+    ));
+    assert!(streamed >= 10, "{streamed} bars");
+}
+
+#[test]
+fn a_scale_that_rest_does_not_confirm_is_held_back_until_it_is_plausible_again() {
+    let script = r#"[
+        {"do": "scale", "pairs": ["EUR_USD"], "in_points": true, "side": "stream", "after_s": 3700},
+        {"do": "scale", "pairs": ["EUR_USD"], "in_points": false, "side": "stream", "after_s": 10900}
+    ]"#;
+    let (world, log) = played(script, slow(6), &[]);
+    world.verify(Holes::None);
+    assert_eq!(said(&log, "prices are plausible again"), 1, "{log:#?}");
+}
+
+#[test]
+fn one_pair_refused_leaves_the_others_and_is_asked_for_again() {
+    let script = r#"[
+        {"do": "refuse_items", "pairs": ["EUR_USD"], "code": -1, "text": "Insufficient permissions"}
+    ]"#;
+    let options = Options { wait_for_items: Some(27), speed: Speed::Times(600.0), ..slow(3) };
+    let (world, log) = played(script, options, &[]);
+    // It is watched from its first subscription on.
+    world.verify_but(&["EUR_USD"], Holes::None);
+    assert_eq!(said(&log, "the server refuses a subscription, the others go on"), 1);
+    assert!(bars_of(&world, "GBP_USD", "websocket") >= 34, "the others ran all the time");
+    let streamed = bars_of(&world, "EUR_USD", "websocket");
+    assert!(streamed >= 15, "{streamed} streamed");
+    assert_eq!(world.simulator().stats().sessions, 1);
+}
+
+#[test]
+fn rows_that_the_server_dropped_are_a_break_of_their_item_alone() {
+    let script = r#"[{"do": "overflow", "pairs": ["EUR_USD"], "rows": 30, "after_s": 3650}]"#;
+    let (world, log) = played(script, slow(3), &[]);
+    world.verify(Holes::None);
+    assert_eq!(said(&log, "the server dropped rows"), 1);
+    let breaks =
+        "SELECT count(*) FROM stream_breaks WHERE pair = 'EUR_USD' AND cause = 'the server dropped rows'";
+    assert_eq!((world.number(breaks), world.number("SELECT count(*) FROM stream_breaks")), (1, 1));
+}
+
+#[test]
+fn a_pair_that_falls_silent_is_subscribed_anew_and_what_it_missed_is_healed() {
+    let script = r#"[
+        {"do": "stall", "pairs": ["EUR_USD", "USD_JPY"], "for_s": 36000, "cured_by_subscribing": true, "after_s": 3650}
+    ]"#;
+    let (world, log) = played(script, slow(6), &[]);
+    world.verify(Holes::None);
+    assert!(said(&log, "an item has been silent for long, subscribing it again") >= 2, "{log:#?}");
+    assert_eq!(world.simulator().stats().sessions, 1, "the others are left alone");
+    assert!(bars_of(&world, "EUR_USD", "websocket") >= 40);
+}
+
+#[test]
+fn a_pair_that_no_subscription_wakes_gets_a_new_session() {
+    // The stall ends with the session: whoever is new hears it again.
+    let script = r#"[{"do": "stall", "pairs": ["EUR_USD"], "for_s": 28800, "after_s": 3650}]"#;
+    let (world, log) = played(script, slow(12), &[]);
+    world.verify(Holes::None);
+    assert!(said(&log, "subscribing again does not help, making a new session") >= 1, "{log:#?}");
+    assert!(world.simulator().stats().sessions >= 2);
+}
+
+#[test]
+fn a_wrong_prog_ends_the_session_and_the_break_is_written_down() {
+    let script = r#"[
+        {"do": "wrong_prog", "lines": 3, "after_s": 3650},
+        {"do": "cut", "after_s": 3650}
+    ]"#;
+    let (world, _) = played(script, slow(3), &[]);
+    world.verify(Holes::None);
+    assert_eq!(world.simulator().stats().sessions, 2);
+    assert!(world.number("SELECT count(*) FROM stream_breaks WHERE pair IS NULL") == 1);
+}
+
+#[test]
+fn messages_in_any_pieces_are_read_as_they_are() {
+    for transport in ["auto", "http"] {
+        let script = r#"[
+            {"do": "framing", "fragment_bytes": 1, "after_s": 600},
+            {"do": "framing", "fragment_bytes": 7, "single_lines": true, "after_s": 1800},
+            {"do": "framing", "single_lines": true, "after_s": 3600},
+            {"do": "garbage", "what": {"huge": 1000000}, "after_s": 4200},
+            {"do": "framing", "fragment_bytes": 1000, "after_s": 4800}
+        ]"#;
+        let (world, _) = played(script, slow(2), &[("CANDLEKEEP_STREAM_TRANSPORT", transport)]);
+        world.verify(Holes::None);
+        assert_eq!(world.simulator().stats().sessions, 1, "{transport}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_candle_before_is_no_news() {
+    let script = r#"[
+        {"do": "old_snapshot", "times": 28},
+        {"do": "old_snapshot", "times": 28, "after_s": 3650},
+        {"do": "end", "code": 48, "after_s": 3650}
+    ]"#;
+    let (world, _) = played(script, slow(3), &[]);
+    world.verify(Holes::None);
+    assert_eq!(world.simulator().stats().sessions, 2);
+}
+
+#[test]
+fn closes_are_inferred_once_they_have_earned_it() {
+    // Every close of every pair is dropped but those of the last half hour: REST is asked about
+    // the first two hundred and a few, and one in a hundred.
+    let script = r#"[{"do": "closes", "how": "drop", "bars": 66}]"#;
+    let options = Options { unfiltered: Unfiltered::Granted, ..slow(6) };
+    let (world, _) = played(script, options, &[]);
+    let summary = world.verify(Holes::None);
+    let (inferred, fetched) = (summary.bars("5", "websocket"), summary.bars("5", "ig_rest"));
+    assert!(inferred > 28 * 30, "{inferred} inferred, {fetched} fetched");
+    assert!(fetched > 200, "{inferred} inferred, {fetched} fetched");
+}
+
+#[test]
+fn a_control_link_is_followed_to_another_address_and_left_when_that_is_gone() {
+    let script = format!(
+        r#"[
+        {{"do": "cut", "after_s": {0}}},
+        {{"do": "shut", "address": "second", "after_s": {1}}},
+        {{"do": "open", "address": "second", "after_s": {2}}}
+    ]"#,
+        4 * STEP,
+        12 * STEP,
+        24 * STEP
+    );
+    let second_listen = Some(([127, 0, 0, 1], 0).into());
+    let (world, _) = played(&script, Options { second_listen, ..slow(4) }, &[]);
+    world.verify(Holes::None);
+    assert_eq!(world.simulator().stats().logins, 1);
+}
