@@ -111,7 +111,8 @@ impl Reconnect {
         (self.failures, self.refusals) = (0, None);
     }
 
-    /// No session could be tried for want of tokens.
+    /// No session could be tried for want of tokens. No connection was begun, so the pause runs
+    /// from here: nothing else keeps the broker from being asked for tokens without a rest.
     pub fn after_no_tokens(&mut self, now: Instant) -> Attempt {
         let at = self.next_pause(now);
         self.attempt(now, at)
@@ -168,9 +169,11 @@ impl Reconnect {
                 self.failures = 1;
                 now + self.up_to(self.plan.first_retry_max)
             }
-            Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.next_pause(now),
+            Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.next_attempt(now),
             // The first login has not been tried yet.
-            Step::LoginThenSlow if self.refusals.is_some_and(|(_, count)| count == 1) => self.next_pause(now),
+            Step::LoginThenSlow if self.refusals.is_some_and(|(_, count)| count == 1) => {
+                self.next_attempt(now)
+            }
             Step::Slow | Step::LoginThenSlow => self.jittered_from(now, PAUSE_MAX),
         };
         // After so many the address may be an old one, and only a login tells the new.
@@ -205,12 +208,17 @@ impl Reconnect {
         }
     }
 
-    /// The next pause of the sequence, from the start of the last attempt.
-    fn next_pause(&mut self, now: Instant) -> Instant {
+    /// The end of the sequence's next pause, counted from the start of the last connection.
+    fn next_attempt(&mut self, now: Instant) -> Instant {
+        self.next_pause(self.begun[1].unwrap_or(now)).max(now)
+    }
+
+    /// The end of the sequence's next pause, counted from `start`.
+    fn next_pause(&mut self, start: Instant) -> Instant {
         self.failures = self.failures.saturating_add(1);
         let doublings = self.failures.saturating_sub(FIRST_PAUSES).min(16);
         let pause = self.plan.retry.saturating_mul(1 << doublings).min(PAUSE_MAX);
-        self.jittered_from(self.begun[1].unwrap_or(now), pause).max(now)
+        self.jittered_from(start, pause)
     }
 
     fn jittered_from(&mut self, start: Instant, pause: Duration) -> Instant {
@@ -362,6 +370,20 @@ mod tests {
         assert_eq!(play(PLAN, &[unrecovered.clone(), unrecovered]), ["0s 2.4.0", "4s 2.4.0"]);
     }
 
+    #[test]
+    fn tokens_are_asked_for_at_a_distance_however_long_ago_the_last_connection_was() {
+        let (mut reconnect, mut now) = (Reconnect::new(PLAN, 1), base());
+        reconnect.begun(now);
+        now += Duration::from_secs(12 * 3600);
+        for asked in 0..30 {
+            let next = reconnect.after_no_tokens(now);
+            let longest = if asked < 11 { PLAN.retry } else { PAUSE_MAX };
+            assert!(next.at >= now + PLAN.retry.mul_f64(1.0 - JITTER), "{:?}", next.at - now);
+            assert!(next.at <= now + longest.mul_f64(1.0 + JITTER).min(PAUSE_MAX), "{:?}", next.at - now);
+            now = next.at;
+        }
+    }
+
     fn any_end() -> impl Strategy<Value = EndCause> {
         prop_oneof![
             Just(EndCause::Connection(Lost::Closed)),
@@ -376,16 +398,22 @@ mod tests {
 
     proptest! {
         /// Whatever happens: never a third connection within a second of two others, never a
-        /// pause beyond the longest, never an end.
+        /// pause beyond the longest, tokens never asked for again without one, never an end.
         #[test]
         fn no_server_makes_a_storm(
-            ends in prop::collection::vec((any_end(), any::<bool>(), 0_u64..3_000), 3..60),
+            ends in prop::collection::vec((any_end(), any::<bool>(), 0_u64..3_000, 0_usize..4), 3..60),
             seed: u64,
         ) {
             let mut reconnect = Reconnect::new(PLAN, seed);
             let mut attempt = reconnect.first(base());
             let mut begun = Vec::new();
-            for (end, had_data, lived_ms) in ends {
+            for (end, had_data, lived_ms, without_tokens) in ends {
+                for _ in 0..without_tokens {
+                    let next = reconnect.after_no_tokens(attempt.at);
+                    prop_assert!(next.at >= attempt.at + PLAN.retry.mul_f64(1.0 - JITTER));
+                    prop_assert!(next.at <= attempt.at + PAUSE_MAX);
+                    attempt = next;
+                }
                 reconnect.begun(attempt.at);
                 begun.push(attempt.at);
                 let over = attempt.at + Duration::from_millis(lived_ms);
