@@ -15,6 +15,9 @@ const FIRST_PAUSES: u32 = 11;
 pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Share by which a pause strays from its plan, either way.
 const JITTER: f64 = 0.2;
+/// While no real data comes, tokens are replaced this often at most: a login that did not help once
+/// hardly helps a minute later, and brokers lock accounts that log in without end.
+pub const LOGIN_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// No more than two connections are begun within this time, whoever wants them.
 pub const TWO_ATTEMPTS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,12 @@ pub struct Reconnect {
     no_websocket_since: Option<Instant>,
     /// The code of the last refusals, and how many in a row.
     refusals: Option<(i32, u8)>,
+    /// When a login was last asked for since real data came.
+    login_at: Option<Instant>,
+    /// Whether tokens were refused since then.
+    tokens_refused: bool,
+    /// Whether every version was refused since then.
+    versions_refused: bool,
     random: fastrand::Rng,
 }
 
@@ -81,6 +90,9 @@ impl Reconnect {
             begun: [None; 2],
             no_websocket_since: None,
             refusals: None,
+            login_at: None,
+            tokens_refused: false,
+            versions_refused: false,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -108,7 +120,8 @@ impl Reconnect {
 
     /// Real data came: what was tried works.
     pub fn works(&mut self) {
-        (self.failures, self.refusals) = (0, None);
+        (self.failures, self.refusals, self.login_at) = (0, None, None);
+        (self.tokens_refused, self.versions_refused) = (false, false);
     }
 
     /// No session could be tried for want of tokens. No connection was begun, so the pause runs
@@ -129,15 +142,15 @@ impl Reconnect {
         if had_data {
             self.works();
         }
-        let (step, consequences) = match cause {
+        let (step, mut alarm) = match cause {
             EndCause::Refused { code, policy, .. }
             | EndCause::Closed { code, policy, .. }
-            | EndCause::Request { code, policy, .. } => (policy.step, self.judge(*code, policy)),
+            | EndCause::Request { code, policy, .. } => (policy.step, self.alarms(*code, policy)),
             // Recovery was refused or came too late: the session is void, the server may be well.
-            EndCause::Unrecovered { .. } | EndCause::Loop { .. } => (Step::AtOnce, Consequences::default()),
-            EndCause::Stalled { .. } if had_data => (Step::AtOnce, Consequences::default()),
-            EndCause::Connection(Lost::Closed) if had_data => (Step::AtOnce, Consequences::default()),
-            _ => (Step::Backoff, Consequences::default()),
+            EndCause::Unrecovered { .. } | EndCause::Loop { .. } => (Step::AtOnce, false),
+            EndCause::Stalled { .. } if had_data => (Step::AtOnce, false),
+            EndCause::Connection(Lost::Closed) if had_data => (Step::AtOnce, false),
+            _ => (Step::Backoff, false),
         };
         let no_websocket = transport == Transport::WebSocket
             && matches!(
@@ -156,6 +169,7 @@ impl Reconnect {
                 // Refused down to the oldest: start over, slowly.
                 None => {
                     self.version = self.plan.version;
+                    alarm |= !std::mem::replace(&mut self.versions_refused, true);
                     self.jittered_from(now, PAUSE_MAX)
                 }
             },
@@ -176,14 +190,27 @@ impl Reconnect {
             }
             Step::Slow | Step::LoginThenSlow => self.jittered_from(now, PAUSE_MAX),
         };
-        // After so many the address may be an old one, and only a login tells the new.
-        let consequences =
-            Consequences { login: consequences.login || self.failures == FIRST_PAUSES, ..consequences };
+        let tokens_refused = matches!(step, Step::LoginThenBackoff | Step::LoginThenSlow);
+        let login = self.login_is_due(tokens_refused, now);
         // HTTP does not work either: the WebSocket gets its turn again.
         if transport == Transport::Http && !had_data {
             self.no_websocket_since = None;
         }
-        (self.attempt(now, at), consequences)
+        (self.attempt(now, at), Consequences { login, alarm })
+    }
+
+    /// Whether tokens are to be replaced: where they were refused, and after many failures of any
+    /// kind, since the address may be an old one and only a login tells the new.
+    fn login_is_due(&mut self, tokens_refused: bool, now: Instant) -> bool {
+        let first_refusal = tokens_refused && !self.tokens_refused;
+        self.tokens_refused |= tokens_refused;
+        let wanted = tokens_refused || self.failures >= FIRST_PAUSES;
+        let rested = self.login_at.is_none_or(|at| now.saturating_duration_since(at) >= LOGIN_AGAIN);
+        let due = first_refusal || (wanted && rested);
+        if due {
+            self.login_at = Some(now);
+        }
+        due
     }
 
     fn attempt(&self, now: Instant, at: Instant) -> Attempt {
@@ -196,16 +223,14 @@ impl Reconnect {
         Attempt { at: self.earliest(at), version: self.version, transport }
     }
 
-    fn judge(&mut self, code: i32, policy: &Policy) -> Consequences {
+    /// Counts a code, and says whether an operator should hear of it now.
+    fn alarms(&mut self, code: i32, policy: &Policy) -> bool {
         let count = match self.refusals {
             Some((last, count)) if last == code => count.saturating_add(1),
             _ => 1,
         };
         self.refusals = Some((code, count));
-        Consequences {
-            login: matches!(policy.step, Step::LoginThenBackoff | Step::LoginThenSlow),
-            alarm: policy.alarm_at == Some(count),
-        }
+        policy.alarm_at == Some(count)
     }
 
     /// The end of the sequence's next pause, counted from the start of the last connection.
@@ -293,9 +318,11 @@ mod tests {
     #[test]
     fn a_refused_version_is_stepped_down_at_once_and_from_the_bottom_begun_again_slowly() {
         let version = refused(65, "Unsupported protocol version: 2.5.0");
-        let told = play(Plan { version: Version::V2_5_0, ..PLAN }, &vec![version; 5]);
-        // The third in a row has to wait for the two attempts a second.
-        assert_eq!(told, ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0", "0s 2.4.0"]);
+        let told = play(Plan { version: Version::V2_5_0, ..PLAN }, &vec![version; 8]);
+        // The third in a row has to wait for the two attempts a second. An operator hears of it once.
+        let first = ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0 alarm"];
+        assert_eq!(told[..4], first);
+        assert_eq!(told[4..], ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0"]);
     }
 
     #[test]
@@ -347,19 +374,45 @@ mod tests {
     }
 
     #[test]
-    fn refused_credentials_ask_for_one_login_and_an_alarm_where_it_does_not_help() {
+    fn refused_tokens_ask_for_one_login_and_an_alarm_where_it_does_not_help() {
         let adapter = refused(-1, "Invalid account type");
         assert_eq!(
             play(PLAN, &vec![adapter; 4]),
-            ["4s 2.4.0 login", "4s 2.4.0 login", "4s 2.4.0 login alarm", "4s 2.4.0 login"]
+            ["4s 2.4.0 login", "4s 2.4.0", "4s 2.4.0 alarm", "4s 2.4.0"]
         );
         let check = refused(1, "User/password check failed");
-        assert_eq!(
-            play(PLAN, &vec![check; 3]),
-            ["4s 2.4.0 login", "60s 2.4.0 login alarm", "60s 2.4.0 login"]
-        );
+        assert_eq!(play(PLAN, &vec![check; 3]), ["4s 2.4.0 login", "60s 2.4.0 alarm", "60s 2.4.0"]);
         let other = refused(35, "Another session");
         assert_eq!(play(PLAN, &vec![other; 2]), ["60s 2.4.0 alarm", "60s 2.4.0"]);
+    }
+
+    #[test]
+    fn what_goes_on_for_long_costs_a_login_each_half_hour() {
+        let check = refused(1, "User/password check failed");
+        let unreachable = EndCause::Connection(Lost::Unreachable);
+        let slow = refused(2, "Requested Adapter Set not available");
+        for (ends, logins) in [
+            (vec![check.clone(); 600], 18..=20),
+            // Steps that leave the count of failures where it is ask for none of their own.
+            ([vec![unreachable.clone(); 11], vec![slow; 600]].concat(), 18..=20),
+            (vec![unreachable.clone(); 600], 18..=20),
+            // The first refusal is given its login even so.
+            ([vec![unreachable; 11], vec![check; 20]].concat(), 2..=2),
+        ] {
+            let mut reconnect = Reconnect::new(PLAN, 1);
+            let (mut now, mut asked) = (base(), Vec::new());
+            for end in &ends {
+                reconnect.begun(now);
+                let (next, consequences) = reconnect.after(end, Transport::WebSocket, false, now);
+                asked.extend(consequences.login.then_some(now));
+                now = next.at;
+            }
+            assert!(logins.contains(&asked.len()), "{} logins after {:?}", asked.len(), ends.last());
+            let hurried = asked.windows(2).filter(|two| two[1] - two[0] < LOGIN_AGAIN).count();
+            assert_eq!(hurried, usize::from(*logins.start() == 2));
+            // With real data the run is over.
+            assert!(reconnect.after(&refused(-1, "no"), Transport::WebSocket, true, now).1.login);
+        }
     }
 
     #[test]
