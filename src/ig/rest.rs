@@ -465,13 +465,11 @@ pub mod fake {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use awc::http::header::HeaderValue;
 
     use super::*;
+    use crate::clock::Clock;
 
-    #[expect(clippy::disallowed_methods, reason = "an Instant has no other source; this one is never old")]
     fn tokens() -> Tokens {
         Tokens {
             generation: 1,
@@ -481,7 +479,7 @@ mod tests {
             account_type: None,
             lightstreamer_endpoint: String::new(),
             timezone_offset_s: 0,
-            since: Instant::now(),
+            since: Clock::system().monotonic(),
         }
     }
 

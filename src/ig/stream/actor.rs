@@ -224,8 +224,7 @@ impl StreamActor {
             }
             match answer.unwrap_or_else(|_| Err(IgError::Retryable("the session room is gone".to_owned()))) {
                 Ok(tokens) => act.begin_with(tokens, attempt, ctx),
-                // The session has asked for the process to end.
-                Err(IgError::CredentialsRefused(_) | IgError::Misconfigured(_)) => {}
+                // Also where the session has asked for the process to end: it ends anyway.
                 Err(error) => {
                     let next = act.reconnect.after_no_tokens(act.clock.monotonic());
                     log::warn!(error:% = error, pause_ms = act.pause_ms(next); "no tokens for the stream");
