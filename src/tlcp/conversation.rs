@@ -722,6 +722,67 @@ fn garbage_that_may_hide_a_data_line_is_recovered_from() {
 }
 
 #[test]
+fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session() {
+    // A row that looks whole, one that lacks fields, one without values, a line of another kind.
+    for (half, taken, rest) in [
+        ("U,1,1,c|1.0851", "7 update item 1: \"c\" \"1.0851\"", "2"),
+        ("U,1,1,c|1.085", "7 update item 1: \"c\" \"1.085\"", "|x"),
+        ("U,1,1,c|", "7 update item 1: \"c\" -", "1.0851"),
+        ("U,1,1", "7 fault, too few arguments: U,1,1", ",c|1.0851"),
+        ("CONF,1,unlimited,unfil", "7 configured filtered unlimited", "tered"),
+    ] {
+        let again = match taken.contains("fault") {
+            true => format!("C: control⏎{}⏎{}\n", delete(2, 1), add(3, 2, 7)),
+            false => String::new(),
+        };
+        check(&active(
+            &[7],
+            &format!(
+                "S: {half}
+                 E: {taken}
+                 {again}+1s
+                 S: {rest}⏎U,1,1,e|f⏎
+                 E: skipped, unknown tag: {rest}
+                 E: ended, a line cut in two by the end of a message
+                 count
+                 = data 3, skipped 1"
+            ),
+        ));
+    }
+    // A tail is a line where a line or its missing end follows, and garbage behind that is garbage.
+    for ends in ["⏎", "PROBE⏎", "U,1,1,|f⏎"] {
+        let update = if ends.starts_with('U') { "E: 7 update item 1: - \"f\"\n" } else { "" };
+        check(&active(
+            &[7],
+            &format!(
+                "S: U,1,1,e|1.0851
+                 E: 7 update item 1: \"e\" \"1.0851\"
+                 S: {ends}2⏎
+                 {update}E: skipped, unknown tag: 2
+                 E: interrupted, garbage on the connection
+                 W: recover over websocket"
+            ),
+        ));
+    }
+    // So it is on another connection.
+    check(&active(
+        &[7],
+        "S: U,1,1,e|1.0851
+         E: 7 update item 1: \"e\" \"1.0851\"
+         closed
+         E: interrupted, connection closed
+         W: recover over websocket
+         open
+         C: wsok
+         C: bind_session⏎LS_session=S1&LS_recovery_from=3&LS_keepalive_millis=5000&LS_send_sync=false
+         S: 2⏎
+         E: skipped, unknown tag: 2
+         E: interrupted, garbage on the connection
+         W: recover over http in 4s",
+    ));
+}
+
+#[test]
 fn a_faulty_update_is_applied_nowhere_and_its_item_subscribed_anew() {
     for (values, reason) in [
         ("1,c", "too few values"),

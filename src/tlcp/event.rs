@@ -318,6 +318,9 @@ pub enum Corruption {
     /// Its count of data notifications is not ours.
     #[error(transparent)]
     OutOfStep(#[from] OutOfStep),
+    /// A message that begins in the middle of a line, behind one that ended without a line end.
+    #[error("a line cut in two by the end of a message")]
+    SplitLine,
     /// Data on a connection that is not bound yet.
     #[error("data before CONOK")]
     DataBeforeConok,

@@ -29,7 +29,7 @@ use super::event::{
     Corruption, EndCause, Event, FaultReason, Lost, Options, SkipReason, SubId, SubscriptionSpec,
 };
 use super::lines::{self, Excerpt, Line, LineBuffer};
-use super::notification::{self, Notification, NotificationError, UpdateLine};
+use super::notification::{self, LineFault, Notification, NotificationError, UpdateLine};
 use super::recovery::DataCount;
 use super::request::{self, Control, ControlBatch, Credentials, Streaming, Transmit};
 use super::update::{self, Change};
@@ -76,6 +76,8 @@ pub struct TlcpSession {
     keepalive: Duration,
     /// The line under way on an HTTP stream.
     line_buffer: LineBuffer,
+    /// The last WebSocket message ended without a line end, and its tail was taken as a line.
+    tail_taken: bool,
     random: fastrand::Rng,
     /// Wanted subscriptions, by growing id.
     subs: Vec<Sub>,
@@ -225,6 +227,7 @@ impl TlcpSession {
             control_link: None,
             keepalive: Duration::ZERO,
             line_buffer: LineBuffer::default(),
+            tail_taken: false,
             subs: Vec::new(),
             leaving: Vec::new(),
             strays: Vec::new(),
@@ -309,6 +312,7 @@ impl TlcpSession {
         self.phase = Phase::Opening { purpose, since: now, open: false };
         self.wsok = false;
         self.line_buffer = LineBuffer::default();
+        self.tail_taken = false;
         self.handshake.clear();
         if self.transport == Transport::WebSocket && self.options.version.has_wsok() {
             self.handshake.push_back(Outgoing::Wsok);
@@ -331,6 +335,16 @@ impl TlcpSession {
 
     /// Takes one whole WebSocket text message.
     pub fn handle_message(&mut self, now: Instant, message: &str, on_event: OnEvent<'_>) {
+        let behind_a_tail = self.tail_taken && self.is_live();
+        if !message.is_empty() {
+            self.tail_taken = !message.ends_with('\n');
+        }
+        if behind_a_tail && let Some(rest) = lines::rest_of_a_line(message) {
+            // What was taken as a line, and perhaps as a row, was the first half of one. It is
+            // counted, so no recovery would bring it again.
+            self.skip(LineFault::UnknownTag.into(), Excerpt::of(rest), on_event);
+            return self.end(Corruption::SplitLine.into(), on_event);
+        }
         let mut changes: Vec<Change<'_>> = std::mem::take(&mut self.changes);
         for line in lines::message_lines(message) {
             if !self.handle_any_line(now, line, &mut changes, on_event) {
