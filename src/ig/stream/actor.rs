@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use actix_http::ws::Item;
-use awc::ws::{Frame, Message as WsMessage};
+use awc::ws::Frame;
 
+use super::frames::{Framed, Frames};
 use super::probes::{self, Probes};
 use super::silence::{Remedy, Silence};
-use super::socket::{self, Arrived, Connection, MESSAGE_MAX, Piece};
+use super::socket::{self, Arrived, Connection, Piece};
 use super::state::{self, Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
@@ -129,8 +129,7 @@ struct Link {
     version: Version,
     connection: Option<Connection>,
     connecting: Connecting,
-    /// Message that comes in several frames.
-    partial: Vec<u8>,
+    frames: Frames,
     timer: Option<(Instant, SpawnHandle)>,
     /// Moving rows came, so that the pauses between attempts begin anew.
     works: bool,
@@ -265,7 +264,7 @@ impl StreamActor {
             version: attempt.version,
             connection: None,
             connecting: Connecting::No,
-            partial: Vec::new(),
+            frames: Frames::default(),
             timer: None,
             works: false,
         });
@@ -286,7 +285,7 @@ impl StreamActor {
         let at = self.reconnect.earliest(wanted.not_before.unwrap_or(now).max(now));
         link.connecting = Connecting::Later;
         link.connection = None;
-        link.partial.clear();
+        link.frames = Frames::default();
         self.socket += 1;
         let socket = self.socket;
         let wait = at.saturating_duration_since(now);
@@ -550,35 +549,24 @@ impl StreamActor {
 
     /// One frame: a whole message, a part of one, or the connection's own business.
     fn frame(&mut self, frame: Frame, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
-        let Some(Link { partial, connection, .. }) = &mut self.link else { return };
-        match frame {
-            Frame::Text(bytes) => self.message(&bytes, told, ctx),
-            Frame::Continuation(item) => match item {
-                Item::FirstText(bytes) | Item::FirstBinary(bytes) => *partial = bytes.to_vec(),
-                Item::Continue(bytes) if partial.len() + bytes.len() <= MESSAGE_MAX => {
-                    partial.extend_from_slice(&bytes);
-                }
-                Item::Last(bytes) if partial.len() + bytes.len() <= MESSAGE_MAX => {
-                    partial.extend_from_slice(&bytes);
-                    let whole = std::mem::take(partial);
-                    self.message(&whole, told, ctx);
-                }
-                Item::Continue(_) | Item::Last(_) => {
-                    log::warn!("a message in parts is too long");
-                    self.lose(told, Lost::Closed, ctx);
-                }
-            },
-            Frame::Ping(bytes) => {
+        let Some(Link { frames, connection, .. }) = &mut self.link else { return };
+        match frames.take(frame) {
+            Framed::Message(bytes) => self.message(&bytes, told, ctx),
+            Framed::Nothing => {}
+            Framed::Asked(answer) => {
                 if let Some(connection) = connection {
-                    connection.send_frame(WsMessage::Pong(bytes));
+                    connection.send_frame(answer);
                 }
             }
-            Frame::Pong(_) => {}
-            Frame::Binary(_) => log::warn!("a binary frame was ignored"),
-            Frame::Close(reason) => {
+            Framed::Closed(answer) => {
                 if let Some(connection) = connection {
-                    connection.send_frame(WsMessage::Close(reason));
+                    connection.send_frame(answer);
                 }
+                self.lose(told, Lost::Closed, ctx);
+            }
+            // How many lines were in it cannot be known. A recovery tells what they were.
+            Framed::Unreadable(why) => {
+                log::warn!(why; "a message cannot be read");
                 self.lose(told, Lost::Closed, ctx);
             }
         }
@@ -591,7 +579,7 @@ impl StreamActor {
                 self.drive(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
             }
             Err(_) => {
-                // How many lines were in it cannot be known. A recovery tells what they were.
+                // As with one that is binary.
                 log::warn!(text = cut(&String::from_utf8_lossy(bytes)).as_str(); "a message is not UTF-8");
                 self.lose(told, Lost::Closed, ctx);
             }
