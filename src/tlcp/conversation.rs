@@ -6,7 +6,7 @@
 //! | `options version=2.1.0 inactivity=10s` | how the session is made; first line only |
 //! | `connecting`, `open`, `destroy` | the calls of those names |
 //! | `closed`, `closed unreachable`, `closed refused` | the connection is gone or could not be had |
-//! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered` and `bare` (no snapshot), group, fields |
+//! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered`, `bare` (no snapshot) and `again` (on probation), group, fields |
 //! | `unsubscribe 7`, `resubscribe 7` | by tag |
 //! | `S: WSOK⏎CONOK,S1,50000,5000,*⏎` | one message from the server; `⏎` is CR-LF |
 //! | `+5s`, `+1500ms` | time passes, with every timeout on the way |
@@ -107,17 +107,23 @@ impl Stage {
             }
             ["destroy"] => self.session.destroy(),
             ["subscribe", tag, rest @ ..] => {
-                let (words, rest) =
-                    rest.split_at(rest.iter().take_while(|w| ["unfiltered", "bare"].contains(w)).count());
+                let (words, rest) = rest.split_at(
+                    rest.iter().take_while(|w| ["unfiltered", "bare", "again"].contains(w)).count(),
+                );
                 let tag = tag.parse().expect("a tag");
-                let handle = self.session.subscribe(SubscriptionSpec {
+                let spec = SubscriptionSpec {
                     group: rest[0].to_owned(),
                     schema: rest[1..].join(" "),
                     fields: u16::try_from(rest.len() - 1).expect("few fields"),
                     snapshot: !words.contains(&"bare"),
                     unfiltered: words.contains(&"unfiltered"),
                     tag,
-                });
+                };
+                let handle = match words.contains(&"again") {
+                    true => self.session.subscribe_on_probation(spec),
+                    false => self.session.subscribe(spec),
+                };
+                assert!(self.session.holds(tag));
                 self.handles.insert(tag, handle);
             }
             ["unsubscribe", tag] => self.session.unsubscribe(self.handles[&tag.parse().expect("a tag")]),
@@ -788,8 +794,9 @@ fn a_faulty_update_is_applied_nowhere_and_its_item_subscribed_anew() {
         ("1,c", "too few values"),
         ("1,c|d|e", "too many values"),
         ("1,^3", "too many values"),
-        ("1,c|^Pxyz", "bad or declined use of ^"),
-        ("1,^Tdz|d", "bad or declined use of ^"),
+        ("1,c|^0", "bad use of ^"),
+        ("1,c|^Pxyz", "a difference, which was declined"),
+        ("1,^Tdz|d", "a difference, which was declined"),
         ("1,c|%4", "bad percent-coding"),
         ("0,c|d", "no such item"),
         ("2,c|d", "no such item"),
@@ -867,6 +874,36 @@ fn a_second_fault_of_the_same_item_within_a_minute_ends_the_session() {
         delete(7, 3),
         add(8, 5, 7)
     )));
+}
+
+#[test]
+fn on_probation_a_second_fault_turns_an_item_off_and_the_others_go_on() {
+    check(&active(
+        &[8],
+        &format!(
+            "subscribe 7 again i7 A B
+             C: control⏎{}
+             S: SUBOK,2,1,2⏎U,2,1,a⏎
+             E: 7 subscribed items 1 fields 2
+             E: 7 fault, too few values: U,2,1,a
+             C: control⏎{}⏎{}
+             S: UNSUB,2⏎SUBOK,3,1,2⏎U,3,1,a⏎U,1,1,c|d⏎
+             E: 7 subscribed items 1 fields 2
+             E: 7 fault, too few values: U,3,1,a
+             E: 7 refused 61 RetryLater: too few values
+             E: 8 update item 1: \"c\" \"d\"
+             C: control⏎{}
+             S: U,3,1,b⏎UNSUB,3⏎U,1,1,e|f⏎
+             E: 8 update item 1: \"e\" \"f\"
+             resubscribe 7
+             count
+             = data 11, skipped 0",
+            add(2, 2, 7),
+            delete(3, 2),
+            add(4, 3, 7),
+            delete(5, 3)
+        ),
+    ));
 }
 
 #[test]

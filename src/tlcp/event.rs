@@ -192,7 +192,7 @@ pub enum Event<'a> {
     Refused {
         /// The caller's name for it.
         tag: u16,
-        /// The server's code (table of request codes), or [`SUBOK_MISMATCH_CODE`](super::session::SUBOK_MISMATCH_CODE).
+        /// The server's code (table of request codes), or [`MISMATCH_CODE`](super::session::MISMATCH_CODE).
         code: i32,
         /// The server's words.
         text: &'a str,

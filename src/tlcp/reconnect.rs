@@ -7,6 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::code::{Policy, Step};
+use super::event::Corruption;
+use super::update::UpdateFault;
 use super::{EndCause, Lost, Transport, Version};
 
 /// Attempts that keep the first distance before it begins to double.
@@ -56,6 +58,9 @@ pub struct Consequences {
     pub login: bool,
     /// An operator is needed, which is said once for a run of the same trouble.
     pub alarm: bool,
+    /// The subscription with this tag is to be left out at first: its faults ended the session,
+    /// and would end the next one too.
+    pub leave_out: Option<u16>,
 }
 
 /// The memory of a client that connects for ever.
@@ -142,6 +147,7 @@ impl Reconnect {
         if had_data {
             self.works();
         }
+        let mut leave_out = None;
         let (step, mut alarm) = match cause {
             EndCause::Refused { code, policy, .. }
             | EndCause::Closed { code, policy, .. }
@@ -150,6 +156,17 @@ impl Reconnect {
             EndCause::Unrecovered { .. } | EndCause::Loop { .. } => (Step::AtOnce, false),
             EndCause::Stalled { .. } if had_data => (Step::AtOnce, false),
             EndCause::Connection(Lost::Closed) if had_data => (Step::AtOnce, false),
+            // Here it is the version that is at fault, and not the subscription.
+            EndCause::Corrupt(Corruption::Faults { reason, .. })
+                if *reason == UpdateFault::Difference.into() && self.version.has_diffs() =>
+            {
+                self.version = self.version.without_diffs();
+                (Step::AtOnce, false)
+            }
+            EndCause::Corrupt(Corruption::Faults { tag, .. }) => {
+                leave_out = Some(*tag);
+                (Step::AtOnce, false)
+            }
             _ => (Step::Backoff, false),
         };
         let no_websocket = transport == Transport::WebSocket
@@ -196,7 +213,7 @@ impl Reconnect {
         if transport == Transport::Http && !had_data {
             self.no_websocket_since = None;
         }
-        (self.attempt(now, at), Consequences { login, alarm })
+        (self.attempt(now, at), Consequences { login, alarm, leave_out })
     }
 
     /// Whether tokens are to be replaced: where they were refused, and after many failures of any
@@ -384,6 +401,26 @@ mod tests {
         assert_eq!(play(PLAN, &vec![check; 3]), ["4s 2.4.0 login", "60s 2.4.0 alarm", "60s 2.4.0"]);
         let other = refused(35, "Another session");
         assert_eq!(play(PLAN, &vec![other; 2]), ["60s 2.4.0 alarm", "60s 2.4.0"]);
+    }
+
+    #[test]
+    fn an_item_that_cannot_be_read_is_left_out_unless_an_older_version_cures_it() {
+        let faults =
+            |reason: UpdateFault| EndCause::from(Corruption::Faults { tag: 7, reason: reason.into() });
+        for (version, reason, next, leave_out) in [
+            (Version::V2_4_0, UpdateFault::TooFew, Version::V2_4_0, Some(7)),
+            (Version::V2_4_0, UpdateFault::BadCaret, Version::V2_4_0, Some(7)),
+            (Version::V2_5_0, UpdateFault::Difference, Version::V2_3_0, None),
+            (Version::V2_4_0, UpdateFault::Difference, Version::V2_3_0, None),
+            // What has no differences cannot be cured of them.
+            (Version::V2_3_0, UpdateFault::Difference, Version::V2_3_0, Some(7)),
+        ] {
+            let (mut reconnect, now) = (Reconnect::new(Plan { version, ..PLAN }, 1), base());
+            reconnect.begun(now);
+            let (attempt, consequences) = reconnect.after(&faults(reason), Transport::WebSocket, true, now);
+            assert_eq!((attempt.version, consequences.leave_out), (next, leave_out), "{reason}");
+            assert!(attempt.at <= now + PLAN.first_retry_max && !consequences.login && !consequences.alarm);
+        }
     }
 
     #[test]

@@ -17,7 +17,9 @@
 //! on exactly where it stopped is the session over ([`Event::Ended`]) and continuity lost.
 //!
 //! Every data notification is counted, whatever becomes of it, and an update is applied whole or
-//! not at all. An item whose update cannot be read is subscribed anew; the others go on.
+//! not at all. An item whose update cannot be read is subscribed anew; the others go on. Where that
+//! does not help the session ends, but only once for the same item: see
+//! [`TlcpSession::subscribe_on_probation`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -49,8 +51,8 @@ pub const STRAYS_MAX: usize = 64;
 pub const KEEPALIVE_MAX: Duration = Duration::from_secs(3600);
 /// No `LOOP` is waited for longer than this: the server would have discarded the session.
 pub const LOOP_DELAY_MAX: Duration = Duration::from_secs(30);
-/// The code official clients report when `SUBOK` does not fit the request.
-pub const SUBOK_MISMATCH_CODE: i32 = 61;
+/// The code official clients report when `SUBOK`, or the values of an update, do not fit the request.
+pub const MISMATCH_CODE: i32 = 61;
 
 /// One Lightstreamer session. See the [module](self) for how to drive it.
 pub struct TlcpSession {
@@ -168,6 +170,8 @@ struct Sub {
     unfiltered: bool,
     /// Whether the first `add` was never answered.
     asked_twice: bool,
+    /// Its faults turn it off and do not end the session.
+    on_probation: bool,
     last_fault: Option<Instant>,
     life: Life,
 }
@@ -263,11 +267,29 @@ impl TlcpSession {
             unfiltered: spec.unfiltered,
             spec,
             asked_twice: false,
+            on_probation: false,
             last_fault: None,
             life: Life::Waiting,
         });
         self.add_last();
         id
+    }
+
+    /// As [`TlcpSession::subscribe`], for one whose faults have ended a session before: more of
+    /// them turn it off ([`Event::Refused`] with [`MISMATCH_CODE`]), and this session goes on.
+    ///
+    /// # Panics
+    /// As [`TlcpSession::subscribe`].
+    pub fn subscribe_on_probation(&mut self, spec: SubscriptionSpec) -> SubId {
+        let id = self.subscribe(spec);
+        let sub = self.subs.last_mut().expect("it was just put there");
+        sub.on_probation = true;
+        id
+    }
+
+    /// Whether a subscription with this tag is held, on the wire or waiting for it.
+    pub fn holds(&self, tag: u16) -> bool {
+        self.subs.iter().any(|sub| sub.spec.tag == tag)
     }
 
     /// Drops a subscription. [`Event::Unsubscribed`] follows once the server confirms, except for
@@ -970,7 +992,7 @@ impl TlcpSession {
         let sub = self.subs.remove(at);
         self.leave(&sub, None);
         let text = format!("expected {wanted} fields, the server has {fields} (items: {items})");
-        on_event(Event::Refused { tag, code: SUBOK_MISMATCH_CODE, text: &text, verdict: Verdict::Config });
+        on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict: Verdict::Config });
     }
 
     fn handle_unsub(&mut self, line: &str, sub_id: SubId, on_event: OnEvent<'_>) {
@@ -1049,8 +1071,14 @@ impl TlcpSession {
         let tag = sub.spec.tag;
         let again = sub.last_fault.is_some_and(|last| now.saturating_duration_since(last) < FAULT_WINDOW);
         sub.last_fault = Some(now);
+        let on_probation = sub.on_probation;
         on_event(Event::Fault { tag, reason, line });
-        if again {
+        if again && on_probation {
+            let sub = self.subs.remove(at);
+            self.leave(&sub, None);
+            let (text, verdict) = (reason.to_string(), Verdict::RetryLater);
+            on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict });
+        } else if again {
             self.end(Corruption::Faults { tag, reason }.into(), on_event);
         } else {
             self.add_again(at);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use awc::ws::Frame;
 
+use super::faulty::Faulty;
 use super::frames::{Framed, Frames};
 use super::probes::{self, Probes};
 use super::silence::{Remedy, Silence};
@@ -109,12 +110,15 @@ pub struct StreamActor {
     reconnect: Reconnect,
     silence: Option<Silence>,
     recorder: Recorder,
+    faulty: Faulty,
     /// Feeds whose scale is in doubt, and how often REST was asked in a row.
     doubted: BTreeSet<FeedIx>,
     confirmations: usize,
     /// When a session was last given up for the sake of one pair.
     renewed_at: Option<Instant>,
     link: Option<Link>,
+    /// Grows with each session, so that what was planned for an old one is told apart.
+    links: u64,
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
     next_request_id: u64,
@@ -192,9 +196,11 @@ impl StreamActor {
             kept_probes: memory.probes,
             kept_state: StreamState::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
+            faulty: Faulty::default(),
             doubted: BTreeSet::new(),
             confirmations: 0,
             link: None,
+            links: 0,
             socket: 0,
             next_request_id: 1,
             stopping: false,
@@ -255,9 +261,15 @@ impl StreamActor {
         };
         let password = tokens.stream_password();
         let mut session = TlcpSession::new(options, tokens.account_id.clone(), password.expose().to_owned());
+        let (now, mut left_out) = (self.clock.monotonic(), Vec::new());
         for (feed, item) in self.known.items.iter().enumerate() {
-            session.subscribe(item.spec(FeedIx(feed as u16)));
+            let feed = FeedIx(feed as u16);
+            match self.faulty.wait(feed, now) {
+                None => _ = session.subscribe(item.spec(feed)),
+                Some(wait) => left_out.push((feed, wait)),
+            }
         }
+        self.links += 1;
         self.link = Some(Link {
             session,
             tokens,
@@ -268,7 +280,24 @@ impl StreamActor {
             timer: None,
             works: false,
         });
+        for (feed, wait) in left_out {
+            self.subscribe_later(feed, wait, ctx);
+        }
         self.pump(ctx);
+    }
+
+    /// Subscribes a feed that this session does not hold. The next one decides for itself.
+    fn subscribe_later(&mut self, feed: FeedIx, pause: Duration, ctx: &mut Context<Self>) {
+        let planned_for = self.links;
+        ctx.run_later(pause, move |act, ctx| {
+            let Some(link) = act.link.as_mut().filter(|_| act.links == planned_for) else { return };
+            let spec = act.known.items[feed.ix()].spec(feed);
+            match act.faulty.wait(feed, act.clock.monotonic()) {
+                None => link.session.subscribe(spec),
+                Some(_) => link.session.subscribe_on_probation(spec),
+            };
+            act.pump(ctx);
+        });
     }
 
     // Connections.
@@ -437,17 +466,9 @@ impl StreamActor {
     fn follow_up(&mut self, what: FollowUp, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match what {
             FollowUp::Retry { feed, pause } => {
-                let spec = self.known.items[feed.ix()].spec(feed);
-                let sessions = self.stats.stream_sessions.get();
-                ctx.run_later(pause, move |act, ctx| {
-                    // A new session has subscribed to it already.
-                    if act.stats.stream_sessions.get() == sessions
-                        && let Some(link) = &mut act.link
-                    {
-                        link.session.subscribe(spec);
-                        act.pump(ctx);
-                    }
-                });
+                let now = self.clock.monotonic();
+                let faulty = self.faulty.wait(feed, now).map(|_| self.faulty.failed(feed, now));
+                self.subscribe_later(feed, pause.max(faulty.unwrap_or_default()), ctx);
             }
             FollowUp::ClocksApart { stream, system } => {
                 self.alarm.exit(
@@ -487,7 +508,14 @@ impl StreamActor {
         self.known.state.enter(Phase::Connecting, Some(cause.to_string()));
         self.probe_end(cause, &link);
         let transport = link.session.transport();
-        let (next, consequences) = self.reconnect.after(cause, transport, link.works, self.clock.monotonic());
+        let now = self.clock.monotonic();
+        let (next, consequences) = self.reconnect.after(cause, transport, link.works, now);
+        if let Some(tag) = consequences.leave_out {
+            let (feed, pair) = (FeedIx(tag), self.known.items[usize::from(tag)].pair());
+            let pause_ms = self.faulty.failed(feed, now).as_millis() as u64;
+            log::error!(pair:% = pair, pause_ms; "rows cannot be read, leaving the pair out for a while");
+            self.known.state.refused.insert(pair.to_string(), format!("left out for a while: {cause}"));
+        }
         if consequences.login {
             self.session.do_send(TokensRefused { generation: link.tokens.generation, certain: true });
         }
@@ -821,6 +849,10 @@ impl Handler<Resubscribe> for StreamActor {
 
     fn handle(&mut self, Resubscribe { feed, in_vain }: Resubscribe, ctx: &mut Self::Context) {
         let now = self.clock.monotonic();
+        // What the server refuses, or sends in a form that cannot be read, has a plan of its own.
+        if self.link.as_ref().is_some_and(|link| !link.session.holds(feed.0)) {
+            return;
+        }
         let renewed = self.renewed_at.is_some_and(|at| now.saturating_duration_since(at) < RENEW_EVERY);
         if in_vain >= RENEW_FROM_IN_VAIN && !renewed {
             log::warn!(pair:% = self.known.items[feed.ix()].pair(), in_vain; "subscribing again does not help, making a new session");
