@@ -646,6 +646,32 @@ fn a_subscription_may_be_taken_away_by_the_server() {
 }
 
 #[test]
+fn what_is_subscribed_to_is_not_subscribed_to_twice() {
+    let add_again = "subscribe 7 i7 A B\n";
+    // Before the session is made, while an answer is awaited, and after it.
+    let made = format!(
+        "C: control⏎{}
+         {add_again}S: SUBOK,1,1,2⏎
+         E: 7 subscribed items 1 fields 2
+         {add_again}",
+        add(1, 1, 7)
+    );
+    check(&[add_again, add_again, &bound(&[], &made)].concat());
+    check(&bound(
+        &[7],
+        &format!(
+            "S: REQERR,1,-1,no⏎
+             E: 7 refused -1 Adapter: no
+             {add_again}C: control⏎{}
+             {add_again}unsubscribe 7
+             C: control⏎{}",
+            add(2, 2, 7),
+            delete(3, 2)
+        ),
+    ));
+}
+
+#[test]
 fn a_handle_stays_good_after_the_item_was_subscribed_anew() {
     check(&active(
         &[7],

@@ -253,26 +253,13 @@ impl TlcpSession {
     // What the caller wants.
 
     /// Asks for a subscription, to be sent as soon as the session is made. The id stays good for
-    /// [`TlcpSession::unsubscribe`] however often the subscription is made again on the wire.
+    /// [`TlcpSession::unsubscribe`] however often the subscription is made again on the wire. One
+    /// whose tag is held already is not made twice.
     ///
     /// # Panics
     /// If the schema has no fields, or [`SUBSCRIPTIONS_MAX`] subscriptions are held already.
     pub fn subscribe(&mut self, spec: SubscriptionSpec) -> SubId {
-        assert!(spec.fields > 0, "a schema has fields");
-        assert!(self.subs.len() < SUBSCRIPTIONS_MAX, "more subscriptions than any broker allows");
-        let id = self.take_sub_id();
-        self.subs.push(Sub {
-            id,
-            handle: id,
-            unfiltered: spec.unfiltered,
-            spec,
-            asked_twice: false,
-            on_probation: false,
-            last_fault: None,
-            life: Life::Waiting,
-        });
-        self.add_last();
-        id
+        self.hold(spec, false)
     }
 
     /// As [`TlcpSession::subscribe`], for one whose faults have ended a session before: more of
@@ -281,9 +268,27 @@ impl TlcpSession {
     /// # Panics
     /// As [`TlcpSession::subscribe`].
     pub fn subscribe_on_probation(&mut self, spec: SubscriptionSpec) -> SubId {
-        let id = self.subscribe(spec);
-        let sub = self.subs.last_mut().expect("it was just put there");
-        sub.on_probation = true;
+        self.hold(spec, true)
+    }
+
+    fn hold(&mut self, spec: SubscriptionSpec, on_probation: bool) -> SubId {
+        assert!(spec.fields > 0, "a schema has fields");
+        if let Some(held) = self.subs.iter().find(|held| held.spec.tag == spec.tag) {
+            return held.handle;
+        }
+        assert!(self.subs.len() < SUBSCRIPTIONS_MAX, "more subscriptions than any broker allows");
+        let id = self.take_sub_id();
+        self.subs.push(Sub {
+            id,
+            handle: id,
+            unfiltered: spec.unfiltered,
+            spec,
+            asked_twice: false,
+            on_probation,
+            last_fault: None,
+            life: Life::Waiting,
+        });
+        self.add_last();
         id
     }
 
