@@ -796,7 +796,7 @@ fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session() {
             ),
         ));
     }
-    // So it is on another connection.
+    // So it is on another connection, and before that is bound: nothing is counted yet.
     check(&active(
         &[7],
         "S: U,1,1,e|1.0851
@@ -807,6 +807,7 @@ fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session() {
          open
          C: wsok
          C: bind_session⏎LS_session=S1&LS_recovery_from=3&LS_keepalive_millis=5000&LS_send_sync=false
+         S: WSOK
          S: 2⏎
          E: skipped, unknown tag: 2
          E: interrupted, garbage on the connection

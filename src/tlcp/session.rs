@@ -362,7 +362,7 @@ impl TlcpSession {
 
     /// Takes one whole WebSocket text message.
     pub fn handle_message(&mut self, now: Instant, message: &str, on_event: OnEvent<'_>) {
-        let behind_a_tail = self.tail_taken && self.is_live();
+        let behind_a_tail = self.tail_taken && self.is_bound();
         if !message.is_empty() {
             self.tail_taken = !message.ends_with('\n');
         }
