@@ -23,8 +23,10 @@ use crate::secret::Secret;
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
-/// Longest wait for an answer.
+/// Longest wait for an answer to begin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest a call may take, its answer read to the end. The client's own limit ends with the head.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Idle sockets are closed by us after this, before IG's side does it unseen.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Pause before the one retry after a socket broke under a call that may be repeated.
@@ -48,6 +50,7 @@ pub struct RestClient {
     client: Client,
     base: String,
     api_key: Secret,
+    call_timeout: Duration,
     recorder: Recorder,
     /// Told of the `Date` of each answer.
     event_clock: Option<EventClock>,
@@ -95,6 +98,7 @@ impl RestClient {
             client,
             base: base.trim_end_matches('/').to_owned(),
             api_key,
+            call_timeout: CALL_TIMEOUT,
             recorder: Recorder::default(),
             event_clock: None,
         }
@@ -244,7 +248,9 @@ impl RestClient {
     async fn exchange_once(&self, call: &Call<'_>) -> Result<(Vec<u8>, HeaderMap), IgError> {
         let body = call.body.as_ref().map(serde_json::Value::to_string);
         let asked = self.recorder.asked(call.method.as_str(), &call.path, call.version, body.as_deref());
-        let reply = self.perform(call, body).await;
+        let reply = tokio::time::timeout(self.call_timeout, self.perform(call, body))
+            .await
+            .unwrap_or_else(|_| Err(self.unfinished()));
         if let Some(asked) = asked {
             match &reply {
                 Ok(reply) => asked.answered(reply.status.as_u16(), recorded(&reply.headers), &reply.body),
@@ -267,7 +273,14 @@ impl RestClient {
         Err(IgError::from_response(status.as_u16(), &String::from_utf8_lossy(&body), call.login))
     }
 
-    /// Sends the request and waits for the whole answer.
+    /// An answer that takes for ever. Whoever asks again does so later: what was asked for may have
+    /// been done, and paid for.
+    fn unfinished(&self) -> IgError {
+        let limit_s = self.call_timeout.as_secs();
+        IgError::Retryable(format!("no whole answer from {} within {limit_s} s", host(&self.base)))
+    }
+
+    /// Sends the request and waits for the whole answer, however long.
     async fn perform(&self, call: &Call<'_>, body: Option<String>) -> Result<Reply, IgError> {
         let mut request = self
             .client
@@ -316,9 +329,13 @@ fn recorded(headers: &HeaderMap) -> Headers {
     }
 }
 
+fn host(base: &str) -> &str {
+    base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base)
+}
+
 fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
     use awc::error::{ConnectError, SendRequestError};
-    let host = base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base);
+    let host = host(base);
     match error {
         SendRequestError::Connect(ConnectError::Timeout) => {
             IgError::Unreachable(format!("no connection to {host} in time"))
@@ -386,11 +403,103 @@ fn encode(text: &str) -> String {
 /// Everything is coded but what occurs in epics and lists of them.
 const ALL_BUT_EPIC: percent_encoding::AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b',');
 
+/// A server that says what it is told to, for tests.
+#[cfg(test)]
+pub mod fake {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    /// A whole answer with this JSON and a pair of tokens.
+    pub fn ok(json: &str) -> String {
+        answer(200, json)
+    }
+
+    /// A whole answer with this status.
+    pub fn answer(status: u16, json: &str) -> String {
+        let tokens = "CST: c\r\nX-SECURITY-TOKEN: x\r\n";
+        format!("HTTP/1.1 {status} So\r\n{tokens}Content-Length: {}\r\n\r\n{json}", json.len())
+    }
+
+    /// Answers each request with the next of these texts, which need not be whole, and the others
+    /// not at all. Returns its address and, as they come, the first lines of the requests.
+    pub fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let answers = Arc::new(Mutex::new(answers.into_iter()));
+        let told = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let (answers, told) = (Arc::clone(&answers), Arc::clone(&told));
+                std::thread::spawn(move || {
+                    let mut connection = BufReader::new(connection.unwrap());
+                    while let Some(request) = request(&mut connection) {
+                        told.lock().unwrap().push(request);
+                        let answer = answers.lock().unwrap().next().unwrap_or_default();
+                        connection.get_mut().write_all(answer.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        (base, asked)
+    }
+
+    fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
+        let (mut lines, mut body_bytes) = (Vec::new(), 0);
+        loop {
+            let mut line = String::new();
+            connection.read_line(&mut line).ok().filter(|&bytes| bytes > 0)?;
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some(("content-length", bytes)) = line.to_ascii_lowercase().split_once(": ") {
+                body_bytes = bytes.trim().parse().unwrap();
+            }
+            lines.push(line);
+        }
+        connection.read_exact(&mut vec![0; body_bytes]).ok()?;
+        lines.first().map(|line| line.trim_end_matches(" HTTP/1.1\r\n").to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use awc::http::header::HeaderValue;
 
     use super::*;
+    use crate::clock::Clock;
+
+    fn tokens() -> Tokens {
+        Tokens {
+            generation: 1,
+            pair: Pair { cst: Secret::new("c"), xst: Secret::new("x") },
+            bearer: None,
+            account_id: "ABC12".to_owned(),
+            account_type: None,
+            lightstreamer_endpoint: String::new(),
+            timezone_offset_s: 0,
+            since: Clock::system().monotonic(),
+        }
+    }
+
+    #[actix::test]
+    async fn an_answer_that_does_not_end_is_given_up_and_never_asked_for_again() {
+        for begun in ["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", ""] {
+            let (base, asked) = fake::server(vec![begun.to_owned()]);
+            let mut rest = RestClient::new(http_client(), &base, Secret::new("key"));
+            rest.call_timeout = Duration::from_millis(200);
+            let epic: Epic = "CS.D.EURUSD.CFD.IP".parse().unwrap();
+            let error = rest.prices(&tokens(), &epic, "max=10").await.unwrap_err();
+            let IgError::Retryable(why) = &error else { panic!("{error:?}") };
+            assert!(why.starts_with("no whole answer from 127.0.0.1:"), "{why}");
+            assert!(!error.came_before_any_history(), "its points count as spent");
+            assert_eq!(*asked.lock().unwrap(), ["GET /prices/CS.D.EURUSD.CFD.IP?max=10"]);
+            // Nor a call that costs nothing: it has waited long enough.
+            assert!(matches!(rest.session(&tokens()).await, Err(IgError::Retryable(_))));
+            assert_eq!(asked.lock().unwrap().len(), 2);
+        }
+    }
 
     #[test]
     fn an_answers_date_is_read_unless_a_cache_has_kept_it() {

@@ -6,7 +6,7 @@
 //! | `options version=2.1.0 inactivity=10s` | how the session is made; first line only |
 //! | `connecting`, `open`, `destroy` | the calls of those names |
 //! | `closed`, `closed unreachable`, `closed refused` | the connection is gone or could not be had |
-//! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered` and `bare` (no snapshot), group, fields |
+//! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered`, `bare` (no snapshot) and `again` (on probation), group, fields |
 //! | `unsubscribe 7`, `resubscribe 7` | by tag |
 //! | `S: WSOK⏎CONOK,S1,50000,5000,*⏎` | one message from the server; `⏎` is CR-LF |
 //! | `+5s`, `+1500ms` | time passes, with every timeout on the way |
@@ -107,17 +107,23 @@ impl Stage {
             }
             ["destroy"] => self.session.destroy(),
             ["subscribe", tag, rest @ ..] => {
-                let (words, rest) =
-                    rest.split_at(rest.iter().take_while(|w| ["unfiltered", "bare"].contains(w)).count());
+                let (words, rest) = rest.split_at(
+                    rest.iter().take_while(|w| ["unfiltered", "bare", "again"].contains(w)).count(),
+                );
                 let tag = tag.parse().expect("a tag");
-                let handle = self.session.subscribe(SubscriptionSpec {
+                let spec = SubscriptionSpec {
                     group: rest[0].to_owned(),
                     schema: rest[1..].join(" "),
                     fields: u16::try_from(rest.len() - 1).expect("few fields"),
                     snapshot: !words.contains(&"bare"),
                     unfiltered: words.contains(&"unfiltered"),
                     tag,
-                });
+                };
+                let handle = match words.contains(&"again") {
+                    true => self.session.subscribe_on_probation(spec),
+                    false => self.session.subscribe(spec),
+                };
+                assert!(self.session.holds(tag));
                 self.handles.insert(tag, handle);
             }
             ["unsubscribe", tag] => self.session.unsubscribe(self.handles[&tag.parse().expect("a tag")]),
@@ -640,6 +646,32 @@ fn a_subscription_may_be_taken_away_by_the_server() {
 }
 
 #[test]
+fn what_is_subscribed_to_is_not_subscribed_to_twice() {
+    let add_again = "subscribe 7 i7 A B\n";
+    // Before the session is made, while an answer is awaited, and after it.
+    let made = format!(
+        "C: control⏎{}
+         {add_again}S: SUBOK,1,1,2⏎
+         E: 7 subscribed items 1 fields 2
+         {add_again}",
+        add(1, 1, 7)
+    );
+    check(&[add_again, add_again, &bound(&[], &made)].concat());
+    check(&bound(
+        &[7],
+        &format!(
+            "S: REQERR,1,-1,no⏎
+             E: 7 refused -1 Adapter: no
+             {add_again}C: control⏎{}
+             {add_again}unsubscribe 7
+             C: control⏎{}",
+            add(2, 2, 7),
+            delete(3, 2)
+        ),
+    ));
+}
+
+#[test]
 fn a_handle_stays_good_after_the_item_was_subscribed_anew() {
     check(&active(
         &[7],
@@ -722,13 +754,76 @@ fn garbage_that_may_hide_a_data_line_is_recovered_from() {
 }
 
 #[test]
+fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session() {
+    // A row that looks whole, one that lacks fields, one without values, a line of another kind.
+    for (half, taken, rest) in [
+        ("U,1,1,c|1.0851", "7 update item 1: \"c\" \"1.0851\"", "2"),
+        ("U,1,1,c|1.085", "7 update item 1: \"c\" \"1.085\"", "|x"),
+        ("U,1,1,c|", "7 update item 1: \"c\" -", "1.0851"),
+        ("U,1,1", "7 fault, too few arguments: U,1,1", ",c|1.0851"),
+        ("CONF,1,unlimited,unfil", "7 configured filtered unlimited", "tered"),
+    ] {
+        let again = match taken.contains("fault") {
+            true => format!("C: control⏎{}⏎{}\n", delete(2, 1), add(3, 2, 7)),
+            false => String::new(),
+        };
+        check(&active(
+            &[7],
+            &format!(
+                "S: {half}
+                 E: {taken}
+                 {again}+1s
+                 S: {rest}⏎U,1,1,e|f⏎
+                 E: skipped, unknown tag: {rest}
+                 E: ended, a line cut in two by the end of a message
+                 count
+                 = data 3, skipped 1"
+            ),
+        ));
+    }
+    // A tail is a line where a line or its missing end follows, and garbage behind that is garbage.
+    for ends in ["⏎", "PROBE⏎", "U,1,1,|f⏎"] {
+        let update = if ends.starts_with('U') { "E: 7 update item 1: - \"f\"\n" } else { "" };
+        check(&active(
+            &[7],
+            &format!(
+                "S: U,1,1,e|1.0851
+                 E: 7 update item 1: \"e\" \"1.0851\"
+                 S: {ends}2⏎
+                 {update}E: skipped, unknown tag: 2
+                 E: interrupted, garbage on the connection
+                 W: recover over websocket"
+            ),
+        ));
+    }
+    // So it is on another connection, and before that is bound: nothing is counted yet.
+    check(&active(
+        &[7],
+        "S: U,1,1,e|1.0851
+         E: 7 update item 1: \"e\" \"1.0851\"
+         closed
+         E: interrupted, connection closed
+         W: recover over websocket
+         open
+         C: wsok
+         C: bind_session⏎LS_session=S1&LS_recovery_from=3&LS_keepalive_millis=5000&LS_send_sync=false
+         S: WSOK
+         S: 2⏎
+         E: skipped, unknown tag: 2
+         E: interrupted, garbage on the connection
+         W: recover over http in 4s",
+    ));
+}
+
+#[test]
 fn a_faulty_update_is_applied_nowhere_and_its_item_subscribed_anew() {
     for (values, reason) in [
         ("1,c", "too few values"),
         ("1,c|d|e", "too many values"),
         ("1,^3", "too many values"),
-        ("1,c|^Pxyz", "bad or declined use of ^"),
-        ("1,^Tdz|d", "bad or declined use of ^"),
+        ("1,c|^0", "bad use of ^"),
+        ("1,c|^Pxyz", "a difference, which was declined"),
+        ("1,^Tdz|d", "a difference, which was declined"),
         ("1,c|%4", "bad percent-coding"),
         ("0,c|d", "no such item"),
         ("2,c|d", "no such item"),
@@ -806,6 +901,36 @@ fn a_second_fault_of_the_same_item_within_a_minute_ends_the_session() {
         delete(7, 3),
         add(8, 5, 7)
     )));
+}
+
+#[test]
+fn on_probation_a_second_fault_turns_an_item_off_and_the_others_go_on() {
+    check(&active(
+        &[8],
+        &format!(
+            "subscribe 7 again i7 A B
+             C: control⏎{}
+             S: SUBOK,2,1,2⏎U,2,1,a⏎
+             E: 7 subscribed items 1 fields 2
+             E: 7 fault, too few values: U,2,1,a
+             C: control⏎{}⏎{}
+             S: UNSUB,2⏎SUBOK,3,1,2⏎U,3,1,a⏎U,1,1,c|d⏎
+             E: 7 subscribed items 1 fields 2
+             E: 7 fault, too few values: U,3,1,a
+             E: 7 refused 61 RetryLater: too few values
+             E: 8 update item 1: \"c\" \"d\"
+             C: control⏎{}
+             S: U,3,1,b⏎UNSUB,3⏎U,1,1,e|f⏎
+             E: 8 update item 1: \"e\" \"f\"
+             resubscribe 7
+             count
+             = data 11, skipped 0",
+            add(2, 2, 7),
+            delete(3, 2),
+            add(4, 3, 7),
+            delete(5, 3)
+        ),
+    ));
 }
 
 #[test]

@@ -192,7 +192,7 @@ pub enum Event<'a> {
     Refused {
         /// The caller's name for it.
         tag: u16,
-        /// The server's code (table of request codes), or [`SUBOK_MISMATCH_CODE`](super::session::SUBOK_MISMATCH_CODE).
+        /// The server's code (table of request codes), or [`MISMATCH_CODE`](super::session::MISMATCH_CODE).
         code: i32,
         /// The server's words.
         text: &'a str,
@@ -318,6 +318,9 @@ pub enum Corruption {
     /// Its count of data notifications is not ours.
     #[error(transparent)]
     OutOfStep(#[from] OutOfStep),
+    /// A message that begins in the middle of a line, behind one that ended without a line end.
+    #[error("a line cut in two by the end of a message")]
+    SplitLine,
     /// Data on a connection that is not bound yet.
     #[error("data before CONOK")]
     DataBeforeConok,

@@ -8,6 +8,8 @@ use std::fmt;
 
 use memchr::memchr;
 
+use super::notification;
+
 /// Longest line that is taken, in bytes without its line end. The longest we expect is well
 /// under a kilobyte.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -73,6 +75,15 @@ pub type Line<'a> = Result<&'a str, (BadLine, Excerpt<'a>)>;
 /// Returns the lines of one WebSocket message, its unended tail included.
 pub fn message_lines(message: &str) -> MessageLines<'_> {
     MessageLines { rest: message }
+}
+
+/// Returns the first line of a message that begins like none of the protocol's, and so may be the
+/// rest of the line before it.
+pub fn rest_of_a_line(message: &str) -> Option<&str> {
+    let line = message.split('\n').next()?;
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let tag = line.split(',').next()?;
+    (!line.is_empty() && !notification::is_tag(tag.as_bytes())).then_some(line)
 }
 
 /// Iterator over the lines of one WebSocket message; see [`message_lines`].
@@ -203,6 +214,24 @@ mod tests {
             ("é\r\n€", vec!["é", "€"]),
         ] {
             assert_eq!(message(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_line_begins_with_no_tag() {
+        for (message, rest) in [
+            ("2\r\nU,1,1,c|d\r\n", Some("2")),
+            ("|1.0851", Some("|1.0851")),
+            (",1,1,a|b\n", Some(",1,1,a|b")),
+            ("mited,filtered", Some("mited,filtered")),
+            ("U,1,1,c|d", None),
+            ("PROBE\r\n", None),
+            ("HELLO", None),
+            ("\r\n2\r\n", None),
+            ("\n2", None),
+            ("", None),
+        ] {
+            assert_eq!(rest_of_a_line(message), rest, "{message:?}");
         }
     }
 

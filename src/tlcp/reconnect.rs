@@ -7,6 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::code::{Policy, Step};
+use super::event::Corruption;
+use super::update::UpdateFault;
 use super::{EndCause, Lost, Transport, Version};
 
 /// Attempts that keep the first distance before it begins to double.
@@ -15,6 +17,9 @@ const FIRST_PAUSES: u32 = 11;
 pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Share by which a pause strays from its plan, either way.
 const JITTER: f64 = 0.2;
+/// While no real data comes, tokens are replaced this often at most: a login that did not help once
+/// hardly helps a minute later, and brokers lock accounts that log in without end.
+pub const LOGIN_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// No more than two connections are begun within this time, whoever wants them.
 pub const TWO_ATTEMPTS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,9 @@ pub struct Consequences {
     pub login: bool,
     /// An operator is needed, which is said once for a run of the same trouble.
     pub alarm: bool,
+    /// The subscription with this tag is to be left out at first: its faults ended the session,
+    /// and would end the next one too.
+    pub leave_out: Option<u16>,
 }
 
 /// The memory of a client that connects for ever.
@@ -68,6 +76,12 @@ pub struct Reconnect {
     no_websocket_since: Option<Instant>,
     /// The code of the last refusals, and how many in a row.
     refusals: Option<(i32, u8)>,
+    /// When a login was last asked for since real data came.
+    login_at: Option<Instant>,
+    /// Whether tokens were refused since then.
+    tokens_refused: bool,
+    /// Whether every version was refused since then.
+    versions_refused: bool,
     random: fastrand::Rng,
 }
 
@@ -81,6 +95,9 @@ impl Reconnect {
             begun: [None; 2],
             no_websocket_since: None,
             refusals: None,
+            login_at: None,
+            tokens_refused: false,
+            versions_refused: false,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -108,10 +125,12 @@ impl Reconnect {
 
     /// Real data came: what was tried works.
     pub fn works(&mut self) {
-        (self.failures, self.refusals) = (0, None);
+        (self.failures, self.refusals, self.login_at) = (0, None, None);
+        (self.tokens_refused, self.versions_refused) = (false, false);
     }
 
-    /// No session could be tried for want of tokens.
+    /// No session could be tried for want of tokens. No connection was begun, so the pause runs
+    /// from here: nothing else keeps the broker from being asked for tokens without a rest.
     pub fn after_no_tokens(&mut self, now: Instant) -> Attempt {
         let at = self.next_pause(now);
         self.attempt(now, at)
@@ -128,15 +147,27 @@ impl Reconnect {
         if had_data {
             self.works();
         }
-        let (step, consequences) = match cause {
+        let mut leave_out = None;
+        let (step, mut alarm) = match cause {
             EndCause::Refused { code, policy, .. }
             | EndCause::Closed { code, policy, .. }
-            | EndCause::Request { code, policy, .. } => (policy.step, self.judge(*code, policy)),
+            | EndCause::Request { code, policy, .. } => (policy.step, self.alarms(*code, policy)),
             // Recovery was refused or came too late: the session is void, the server may be well.
-            EndCause::Unrecovered { .. } | EndCause::Loop { .. } => (Step::AtOnce, Consequences::default()),
-            EndCause::Stalled { .. } if had_data => (Step::AtOnce, Consequences::default()),
-            EndCause::Connection(Lost::Closed) if had_data => (Step::AtOnce, Consequences::default()),
-            _ => (Step::Backoff, Consequences::default()),
+            EndCause::Unrecovered { .. } | EndCause::Loop { .. } => (Step::AtOnce, false),
+            EndCause::Stalled { .. } if had_data => (Step::AtOnce, false),
+            EndCause::Connection(Lost::Closed) if had_data => (Step::AtOnce, false),
+            // Here it is the version that is at fault, and not the subscription.
+            EndCause::Corrupt(Corruption::Faults { reason, .. })
+                if *reason == UpdateFault::Difference.into() && self.version.has_diffs() =>
+            {
+                self.version = self.version.without_diffs();
+                (Step::AtOnce, false)
+            }
+            EndCause::Corrupt(Corruption::Faults { tag, .. }) => {
+                leave_out = Some(*tag);
+                (Step::AtOnce, false)
+            }
+            _ => (Step::Backoff, false),
         };
         let no_websocket = transport == Transport::WebSocket
             && matches!(
@@ -155,6 +186,7 @@ impl Reconnect {
                 // Refused down to the oldest: start over, slowly.
                 None => {
                     self.version = self.plan.version;
+                    alarm |= !std::mem::replace(&mut self.versions_refused, true);
                     self.jittered_from(now, PAUSE_MAX)
                 }
             },
@@ -168,19 +200,34 @@ impl Reconnect {
                 self.failures = 1;
                 now + self.up_to(self.plan.first_retry_max)
             }
-            Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.next_pause(now),
+            Step::AtOnce | Step::Backoff | Step::LoginThenBackoff => self.next_attempt(now),
             // The first login has not been tried yet.
-            Step::LoginThenSlow if self.refusals.is_some_and(|(_, count)| count == 1) => self.next_pause(now),
+            Step::LoginThenSlow if self.refusals.is_some_and(|(_, count)| count == 1) => {
+                self.next_attempt(now)
+            }
             Step::Slow | Step::LoginThenSlow => self.jittered_from(now, PAUSE_MAX),
         };
-        // After so many the address may be an old one, and only a login tells the new.
-        let consequences =
-            Consequences { login: consequences.login || self.failures == FIRST_PAUSES, ..consequences };
+        let tokens_refused = matches!(step, Step::LoginThenBackoff | Step::LoginThenSlow);
+        let login = self.login_is_due(tokens_refused, now);
         // HTTP does not work either: the WebSocket gets its turn again.
         if transport == Transport::Http && !had_data {
             self.no_websocket_since = None;
         }
-        (self.attempt(now, at), consequences)
+        (self.attempt(now, at), Consequences { login, alarm, leave_out })
+    }
+
+    /// Whether tokens are to be replaced: where they were refused, and after many failures of any
+    /// kind, since the address may be an old one and only a login tells the new.
+    fn login_is_due(&mut self, tokens_refused: bool, now: Instant) -> bool {
+        let first_refusal = tokens_refused && !self.tokens_refused;
+        self.tokens_refused |= tokens_refused;
+        let wanted = tokens_refused || self.failures >= FIRST_PAUSES;
+        let rested = self.login_at.is_none_or(|at| now.saturating_duration_since(at) >= LOGIN_AGAIN);
+        let due = first_refusal || (wanted && rested);
+        if due {
+            self.login_at = Some(now);
+        }
+        due
     }
 
     fn attempt(&self, now: Instant, at: Instant) -> Attempt {
@@ -193,24 +240,27 @@ impl Reconnect {
         Attempt { at: self.earliest(at), version: self.version, transport }
     }
 
-    fn judge(&mut self, code: i32, policy: &Policy) -> Consequences {
+    /// Counts a code, and says whether an operator should hear of it now.
+    fn alarms(&mut self, code: i32, policy: &Policy) -> bool {
         let count = match self.refusals {
             Some((last, count)) if last == code => count.saturating_add(1),
             _ => 1,
         };
         self.refusals = Some((code, count));
-        Consequences {
-            login: matches!(policy.step, Step::LoginThenBackoff | Step::LoginThenSlow),
-            alarm: policy.alarm_at == Some(count),
-        }
+        policy.alarm_at == Some(count)
     }
 
-    /// The next pause of the sequence, from the start of the last attempt.
-    fn next_pause(&mut self, now: Instant) -> Instant {
+    /// The end of the sequence's next pause, counted from the start of the last connection.
+    fn next_attempt(&mut self, now: Instant) -> Instant {
+        self.next_pause(self.begun[1].unwrap_or(now)).max(now)
+    }
+
+    /// The end of the sequence's next pause, counted from `start`.
+    fn next_pause(&mut self, start: Instant) -> Instant {
         self.failures = self.failures.saturating_add(1);
         let doublings = self.failures.saturating_sub(FIRST_PAUSES).min(16);
         let pause = self.plan.retry.saturating_mul(1 << doublings).min(PAUSE_MAX);
-        self.jittered_from(self.begun[1].unwrap_or(now), pause).max(now)
+        self.jittered_from(start, pause)
     }
 
     fn jittered_from(&mut self, start: Instant, pause: Duration) -> Instant {
@@ -285,9 +335,11 @@ mod tests {
     #[test]
     fn a_refused_version_is_stepped_down_at_once_and_from_the_bottom_begun_again_slowly() {
         let version = refused(65, "Unsupported protocol version: 2.5.0");
-        let told = play(Plan { version: Version::V2_5_0, ..PLAN }, &vec![version; 5]);
-        // The third in a row has to wait for the two attempts a second.
-        assert_eq!(told, ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0", "0s 2.4.0"]);
+        let told = play(Plan { version: Version::V2_5_0, ..PLAN }, &vec![version; 8]);
+        // The third in a row has to wait for the two attempts a second. An operator hears of it once.
+        let first = ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0 alarm"];
+        assert_eq!(told[..4], first);
+        assert_eq!(told[4..], ["0s 2.4.0", "1s 2.3.0", "0s 2.1.0", "60s 2.5.0"]);
     }
 
     #[test]
@@ -339,19 +391,65 @@ mod tests {
     }
 
     #[test]
-    fn refused_credentials_ask_for_one_login_and_an_alarm_where_it_does_not_help() {
+    fn refused_tokens_ask_for_one_login_and_an_alarm_where_it_does_not_help() {
         let adapter = refused(-1, "Invalid account type");
         assert_eq!(
             play(PLAN, &vec![adapter; 4]),
-            ["4s 2.4.0 login", "4s 2.4.0 login", "4s 2.4.0 login alarm", "4s 2.4.0 login"]
+            ["4s 2.4.0 login", "4s 2.4.0", "4s 2.4.0 alarm", "4s 2.4.0"]
         );
         let check = refused(1, "User/password check failed");
-        assert_eq!(
-            play(PLAN, &vec![check; 3]),
-            ["4s 2.4.0 login", "60s 2.4.0 login alarm", "60s 2.4.0 login"]
-        );
+        assert_eq!(play(PLAN, &vec![check; 3]), ["4s 2.4.0 login", "60s 2.4.0 alarm", "60s 2.4.0"]);
         let other = refused(35, "Another session");
         assert_eq!(play(PLAN, &vec![other; 2]), ["60s 2.4.0 alarm", "60s 2.4.0"]);
+    }
+
+    #[test]
+    fn an_item_that_cannot_be_read_is_left_out_unless_an_older_version_cures_it() {
+        let faults =
+            |reason: UpdateFault| EndCause::from(Corruption::Faults { tag: 7, reason: reason.into() });
+        for (version, reason, next, leave_out) in [
+            (Version::V2_4_0, UpdateFault::TooFew, Version::V2_4_0, Some(7)),
+            (Version::V2_4_0, UpdateFault::BadCaret, Version::V2_4_0, Some(7)),
+            (Version::V2_5_0, UpdateFault::Difference, Version::V2_3_0, None),
+            (Version::V2_4_0, UpdateFault::Difference, Version::V2_3_0, None),
+            // What has no differences cannot be cured of them.
+            (Version::V2_3_0, UpdateFault::Difference, Version::V2_3_0, Some(7)),
+        ] {
+            let (mut reconnect, now) = (Reconnect::new(Plan { version, ..PLAN }, 1), base());
+            reconnect.begun(now);
+            let (attempt, consequences) = reconnect.after(&faults(reason), Transport::WebSocket, true, now);
+            assert_eq!((attempt.version, consequences.leave_out), (next, leave_out), "{reason}");
+            assert!(attempt.at <= now + PLAN.first_retry_max && !consequences.login && !consequences.alarm);
+        }
+    }
+
+    #[test]
+    fn what_goes_on_for_long_costs_a_login_each_half_hour() {
+        let check = refused(1, "User/password check failed");
+        let unreachable = EndCause::Connection(Lost::Unreachable);
+        let slow = refused(2, "Requested Adapter Set not available");
+        for (ends, logins) in [
+            (vec![check.clone(); 600], 18..=20),
+            // Steps that leave the count of failures where it is ask for none of their own.
+            ([vec![unreachable.clone(); 11], vec![slow; 600]].concat(), 18..=20),
+            (vec![unreachable.clone(); 600], 18..=20),
+            // The first refusal is given its login even so.
+            ([vec![unreachable; 11], vec![check; 20]].concat(), 2..=2),
+        ] {
+            let mut reconnect = Reconnect::new(PLAN, 1);
+            let (mut now, mut asked) = (base(), Vec::new());
+            for end in &ends {
+                reconnect.begun(now);
+                let (next, consequences) = reconnect.after(end, Transport::WebSocket, false, now);
+                asked.extend(consequences.login.then_some(now));
+                now = next.at;
+            }
+            assert!(logins.contains(&asked.len()), "{} logins after {:?}", asked.len(), ends.last());
+            let hurried = asked.windows(2).filter(|two| two[1] - two[0] < LOGIN_AGAIN).count();
+            assert_eq!(hurried, usize::from(*logins.start() == 2));
+            // With real data the run is over.
+            assert!(reconnect.after(&refused(-1, "no"), Transport::WebSocket, true, now).1.login);
+        }
     }
 
     #[test]
@@ -360,6 +458,20 @@ mod tests {
         assert_eq!(play(PLAN, &ends), ["0s 2.4.0", "4s 2.4.0", "4s 2.4.0"]);
         let unrecovered = EndCause::Unrecovered { first: Box::new(EndCause::Connection(Lost::Closed)) };
         assert_eq!(play(PLAN, &[unrecovered.clone(), unrecovered]), ["0s 2.4.0", "4s 2.4.0"]);
+    }
+
+    #[test]
+    fn tokens_are_asked_for_at_a_distance_however_long_ago_the_last_connection_was() {
+        let (mut reconnect, mut now) = (Reconnect::new(PLAN, 1), base());
+        reconnect.begun(now);
+        now += Duration::from_secs(12 * 3600);
+        for asked in 0..30 {
+            let next = reconnect.after_no_tokens(now);
+            let longest = if asked < 11 { PLAN.retry } else { PAUSE_MAX };
+            assert!(next.at >= now + PLAN.retry.mul_f64(1.0 - JITTER), "{:?}", next.at - now);
+            assert!(next.at <= now + longest.mul_f64(1.0 + JITTER).min(PAUSE_MAX), "{:?}", next.at - now);
+            now = next.at;
+        }
     }
 
     fn any_end() -> impl Strategy<Value = EndCause> {
@@ -376,16 +488,22 @@ mod tests {
 
     proptest! {
         /// Whatever happens: never a third connection within a second of two others, never a
-        /// pause beyond the longest, never an end.
+        /// pause beyond the longest, tokens never asked for again without one, never an end.
         #[test]
         fn no_server_makes_a_storm(
-            ends in prop::collection::vec((any_end(), any::<bool>(), 0_u64..3_000), 3..60),
+            ends in prop::collection::vec((any_end(), any::<bool>(), 0_u64..3_000, 0_usize..4), 3..60),
             seed: u64,
         ) {
             let mut reconnect = Reconnect::new(PLAN, seed);
             let mut attempt = reconnect.first(base());
             let mut begun = Vec::new();
-            for (end, had_data, lived_ms) in ends {
+            for (end, had_data, lived_ms, without_tokens) in ends {
+                for _ in 0..without_tokens {
+                    let next = reconnect.after_no_tokens(attempt.at);
+                    prop_assert!(next.at >= attempt.at + PLAN.retry.mul_f64(1.0 - JITTER));
+                    prop_assert!(next.at <= attempt.at + PAUSE_MAX);
+                    attempt = next;
+                }
                 reconnect.begun(attempt.at);
                 begun.push(attempt.at);
                 let over = attempt.at + Duration::from_millis(lived_ms);

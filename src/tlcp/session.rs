@@ -17,7 +17,9 @@
 //! on exactly where it stopped is the session over ([`Event::Ended`]) and continuity lost.
 //!
 //! Every data notification is counted, whatever becomes of it, and an update is applied whole or
-//! not at all. An item whose update cannot be read is subscribed anew; the others go on.
+//! not at all. An item whose update cannot be read is subscribed anew; the others go on. Where that
+//! does not help the session ends, but only once for the same item: see
+//! [`TlcpSession::subscribe_on_probation`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,7 +31,7 @@ use super::event::{
     Corruption, EndCause, Event, FaultReason, Lost, Options, SkipReason, SubId, SubscriptionSpec,
 };
 use super::lines::{self, Excerpt, Line, LineBuffer};
-use super::notification::{self, Notification, NotificationError, UpdateLine};
+use super::notification::{self, LineFault, Notification, NotificationError, UpdateLine};
 use super::recovery::DataCount;
 use super::request::{self, Control, ControlBatch, Credentials, Streaming, Transmit};
 use super::update::{self, Change};
@@ -49,8 +51,8 @@ pub const STRAYS_MAX: usize = 64;
 pub const KEEPALIVE_MAX: Duration = Duration::from_secs(3600);
 /// No `LOOP` is waited for longer than this: the server would have discarded the session.
 pub const LOOP_DELAY_MAX: Duration = Duration::from_secs(30);
-/// The code official clients report when `SUBOK` does not fit the request.
-pub const SUBOK_MISMATCH_CODE: i32 = 61;
+/// The code official clients report when `SUBOK`, or the values of an update, do not fit the request.
+pub const MISMATCH_CODE: i32 = 61;
 
 /// One Lightstreamer session. See the [module](self) for how to drive it.
 pub struct TlcpSession {
@@ -76,6 +78,8 @@ pub struct TlcpSession {
     keepalive: Duration,
     /// The line under way on an HTTP stream.
     line_buffer: LineBuffer,
+    /// The last WebSocket message ended without a line end, and its tail was taken as a line.
+    tail_taken: bool,
     random: fastrand::Rng,
     /// Wanted subscriptions, by growing id.
     subs: Vec<Sub>,
@@ -166,6 +170,8 @@ struct Sub {
     unfiltered: bool,
     /// Whether the first `add` was never answered.
     asked_twice: bool,
+    /// Its faults turn it off and do not end the session.
+    on_probation: bool,
     last_fault: Option<Instant>,
     life: Life,
 }
@@ -225,6 +231,7 @@ impl TlcpSession {
             control_link: None,
             keepalive: Duration::ZERO,
             line_buffer: LineBuffer::default(),
+            tail_taken: false,
             subs: Vec::new(),
             leaving: Vec::new(),
             strays: Vec::new(),
@@ -246,12 +253,29 @@ impl TlcpSession {
     // What the caller wants.
 
     /// Asks for a subscription, to be sent as soon as the session is made. The id stays good for
-    /// [`TlcpSession::unsubscribe`] however often the subscription is made again on the wire.
+    /// [`TlcpSession::unsubscribe`] however often the subscription is made again on the wire. One
+    /// whose tag is held already is not made twice.
     ///
     /// # Panics
     /// If the schema has no fields, or [`SUBSCRIPTIONS_MAX`] subscriptions are held already.
     pub fn subscribe(&mut self, spec: SubscriptionSpec) -> SubId {
+        self.hold(spec, false)
+    }
+
+    /// As [`TlcpSession::subscribe`], for one whose faults have ended a session before: more of
+    /// them turn it off ([`Event::Refused`] with [`MISMATCH_CODE`]), and this session goes on.
+    ///
+    /// # Panics
+    /// As [`TlcpSession::subscribe`].
+    pub fn subscribe_on_probation(&mut self, spec: SubscriptionSpec) -> SubId {
+        self.hold(spec, true)
+    }
+
+    fn hold(&mut self, spec: SubscriptionSpec, on_probation: bool) -> SubId {
         assert!(spec.fields > 0, "a schema has fields");
+        if let Some(held) = self.subs.iter().find(|held| held.spec.tag == spec.tag) {
+            return held.handle;
+        }
         assert!(self.subs.len() < SUBSCRIPTIONS_MAX, "more subscriptions than any broker allows");
         let id = self.take_sub_id();
         self.subs.push(Sub {
@@ -260,11 +284,17 @@ impl TlcpSession {
             unfiltered: spec.unfiltered,
             spec,
             asked_twice: false,
+            on_probation,
             last_fault: None,
             life: Life::Waiting,
         });
         self.add_last();
         id
+    }
+
+    /// Whether a subscription with this tag is held, on the wire or waiting for it.
+    pub fn holds(&self, tag: u16) -> bool {
+        self.subs.iter().any(|sub| sub.spec.tag == tag)
     }
 
     /// Drops a subscription. [`Event::Unsubscribed`] follows once the server confirms, except for
@@ -309,6 +339,7 @@ impl TlcpSession {
         self.phase = Phase::Opening { purpose, since: now, open: false };
         self.wsok = false;
         self.line_buffer = LineBuffer::default();
+        self.tail_taken = false;
         self.handshake.clear();
         if self.transport == Transport::WebSocket && self.options.version.has_wsok() {
             self.handshake.push_back(Outgoing::Wsok);
@@ -331,6 +362,16 @@ impl TlcpSession {
 
     /// Takes one whole WebSocket text message.
     pub fn handle_message(&mut self, now: Instant, message: &str, on_event: OnEvent<'_>) {
+        let behind_a_tail = self.tail_taken && self.is_bound();
+        if !message.is_empty() {
+            self.tail_taken = !message.ends_with('\n');
+        }
+        if behind_a_tail && let Some(rest) = lines::rest_of_a_line(message) {
+            // What was taken as a line, and perhaps as a row, was the first half of one. It is
+            // counted, so no recovery would bring it again.
+            self.skip(LineFault::UnknownTag.into(), Excerpt::of(rest), on_event);
+            return self.end(Corruption::SplitLine.into(), on_event);
+        }
         let mut changes: Vec<Change<'_>> = std::mem::take(&mut self.changes);
         for line in lines::message_lines(message) {
             if !self.handle_any_line(now, line, &mut changes, on_event) {
@@ -956,7 +997,7 @@ impl TlcpSession {
         let sub = self.subs.remove(at);
         self.leave(&sub, None);
         let text = format!("expected {wanted} fields, the server has {fields} (items: {items})");
-        on_event(Event::Refused { tag, code: SUBOK_MISMATCH_CODE, text: &text, verdict: Verdict::Config });
+        on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict: Verdict::Config });
     }
 
     fn handle_unsub(&mut self, line: &str, sub_id: SubId, on_event: OnEvent<'_>) {
@@ -1035,8 +1076,14 @@ impl TlcpSession {
         let tag = sub.spec.tag;
         let again = sub.last_fault.is_some_and(|last| now.saturating_duration_since(last) < FAULT_WINDOW);
         sub.last_fault = Some(now);
+        let on_probation = sub.on_probation;
         on_event(Event::Fault { tag, reason, line });
-        if again {
+        if again && on_probation {
+            let sub = self.subs.remove(at);
+            self.leave(&sub, None);
+            let (text, verdict) = (reason.to_string(), Verdict::RetryLater);
+            on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict });
+        } else if again {
             self.end(Corruption::Faults { tag, reason }.into(), on_event);
         } else {
             self.add_again(at);

@@ -28,10 +28,12 @@ pub enum UpdateFault {
     /// Says more than there are fields, or skips beyond the last.
     #[error("too many values")]
     TooMany,
-    /// `^` with something else than a count of at least 1, or with a difference, which we told
-    /// the server not to send.
-    #[error("bad or declined use of ^")]
+    /// `^` with something else than a count of at least 1.
+    #[error("bad use of ^")]
     BadCaret,
+    /// A difference to the value before, which we told the server not to send.
+    #[error("a difference, which was declined")]
+    Difference,
     /// A broken escape.
     #[error(transparent)]
     BadPercent(#[from] BadPercent),
@@ -114,6 +116,7 @@ fn decode_special<'a>(
     changes: &mut [Change<'a>],
 ) -> Result<usize, UpdateFault> {
     let change = match token.as_bytes() {
+        [b'^', b'P' | b'T', ..] => return Err(UpdateFault::Difference),
         [b'^', count @ ..] => return decode_run(count, place, changes),
         b"#" => Change::Null,
         b"$" => Change::Text(Cow::Borrowed("")),
@@ -277,8 +280,8 @@ mod tests {
             ("^-1|a", BadCaret),
             ("^+2|a", BadCaret),
             ("^2x|a", BadCaret),
-            ("^P[]|b|c", BadCaret),
-            ("^Td|b|c", BadCaret),
+            ("^P[]|b|c", Difference),
+            ("a|^Td|c", Difference),
             ("^X|b|c", BadCaret),
             ("a%|b|c", percent),
             ("a%2|b|c", percent),

@@ -56,6 +56,12 @@ impl Version {
         }
     }
 
+    /// Returns the version to claim where a server sends differences although it was told not to:
+    /// the newest that has none.
+    pub(super) fn without_diffs(self) -> Version {
+        self.min(Version::V2_3_0)
+    }
+
     /// Whether `wsok` and control requests without a session id exist (2.2.0).
     pub(super) fn has_wsok(self) -> bool {
         self >= Version::V2_3_0
@@ -83,6 +89,14 @@ mod tests {
             assert_eq!(version.subprotocol(), format!("TLCP-{}.lightstreamer.com", version.number()));
         }
         assert_eq!(Version::parse("2.2.0"), None);
+    }
+
+    #[test]
+    fn a_version_without_differences_is_no_newer() {
+        for version in Version::ALL {
+            assert!(!version.without_diffs().has_diffs() && version.without_diffs() <= version);
+            assert!(version.has_diffs() || version.without_diffs() == version);
+        }
     }
 
     #[test]

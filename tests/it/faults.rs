@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
+use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
@@ -199,6 +200,23 @@ fn an_account_that_is_not_there_is_no_reason_to_go_on() {
     let mut service = world.start("run", &[("IG_ACCOUNT_ID", "SIM01")]);
     world.wait_complete(&mut service);
     service.stop();
+}
+
+#[test]
+fn a_key_that_is_disabled_while_it_runs_ends_the_process() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let mut service = world.run();
+    world.wait(&mut service, "an hour of market time", |world| {
+        world.simulator().now() > START.plus(12 * STEP) && world.stored() > 0
+    });
+    let control = world.simulator().control();
+    let (code, path) = ("error.security.api-key-disabled".to_owned(), "session".to_owned());
+    control.apply(Fault::RefuseRest { times: u32::MAX, status: 403, code, path });
+    control.end_sessions(48, "Session duration expired");
+    let ended = service.ended();
+    assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
+    assert!(ended.reason().contains("the API key is disabled"), "{}", ended.reason());
+    world.verify(Holes::Listed);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What goes wrong with the stream, and that the program goes on where it was.
 
 use candlekeep::domain::Timestamp;
+use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{Control, Cut, Options, Refusal, Rubbish, Speed};
 
 use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
@@ -132,7 +133,8 @@ fn rubbish_between_the_lines_costs_no_row() {
             control.send_rubbish([Rubbish::Line, Rubbish::Binary, Rubbish::NotUtf8][time as usize % 3]);
         });
         verify_unbroken(&world);
-        assert!(requests(&world, "LS_recovery_from=") >= 2, "what may have hidden a line is asked for again");
+        let recoveries = requests(&world, "LS_recovery_from=");
+        assert!(recoveries >= 4, "what may have hidden a line is asked for again: {recoveries}");
     }
 }
 
@@ -172,4 +174,45 @@ fn silence_in_market_hours_is_answered_ever_more_strongly_and_at_last_by_an_exit
         1
     );
     world.verify(Holes::Listed);
+}
+
+/// What the stream's state, as `status` shows it, says of this.
+fn state_says(world: &World, text: &str) -> bool {
+    let query = format!("SELECT count(*) FROM settings WHERE key = 'stream.state' AND value LIKE '%{text}%'");
+    world.number(&query) == 1
+}
+
+#[test]
+fn a_pair_that_cannot_be_read_is_left_out_and_the_others_stream_on() {
+    let world = World::new(hours(6));
+    let mut service = world.start("run", &QUICK);
+    wait_until(&world, &mut service, START.plus(3 * STEP));
+    // Two end the session, and the third comes when it is tried again.
+    let pairs = vec!["EURUSD".parse().unwrap()];
+    world.simulator().control().apply(Fault::Raw { pairs, values: "^X".to_owned(), rows: 3 });
+    world.wait(&mut service, "one pair left out", |world| state_says(world, "EUR_USD"));
+    world.wait(&mut service, "the other pairs", |world| world.simulator().stats().items == 27);
+    world.wait_complete(&mut service);
+    service.stop();
+    let summary = world.verify(Holes::None);
+    assert!(!state_says(&world, "EUR_USD"));
+    assert_eq!(world.simulator().stats().sessions, 2, "one new session");
+    // Those of one pair, and the buckets under way when the session ended.
+    let fetched = summary.bars("5", "ig_rest") - 28 * DEPTH as usize;
+    assert!(fetched <= 6 * 12 + 3 * 28, "{fetched} bars fetched");
+}
+
+#[test]
+fn differences_that_were_declined_are_answered_by_a_version_without_any() {
+    let world = World::new(hours(4));
+    let mut service = world.start("run", &QUICK);
+    wait_until(&world, &mut service, START.plus(3 * STEP));
+    let pairs = vec!["EURUSD".parse().unwrap()];
+    world.simulator().control().apply(Fault::Raw { pairs, values: "^Tdz|^12".to_owned(), rows: 2 });
+    world.wait(&mut service, "the older version", |world| state_says(world, "2.3.0"));
+    wait_until(&world, &mut service, START.plus(24 * STEP));
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+    assert_eq!((world.simulator().stats().sessions, world.simulator().stats().logins), (2, 1));
 }

@@ -157,8 +157,14 @@ impl Session {
         if let Some(tokens) = state.tokens.clone() {
             match self.still_good(&mut state, tokens, validate).await {
                 Ok(tokens) => return Ok(tokens),
-                Err(IgError::Unauthorized(code)) => {
-                    log::info!(code = code.as_str(); "tokens have ended, logging in again");
+                // Whether the credentials themselves are refused is for a login to say, which knows
+                // what follows then.
+                Err(
+                    error @ (IgError::Unauthorized(_)
+                    | IgError::CredentialsRefused(_)
+                    | IgError::Misconfigured(_)),
+                ) => {
+                    log::info!(error:% = error; "tokens have ended, logging in again");
                     state.tokens = None;
                 }
                 Err(error) => return Err(error),
@@ -239,7 +245,28 @@ impl Session {
         }
     }
 
+    /// Logs in. Where only an operator can help, the process is to end.
     async fn log_in(&self, generation: u64) -> Result<Tokens, IgError> {
+        let result = self.try_log_in(generation).await;
+        match &result {
+            Err(error @ IgError::CredentialsRefused(_)) => {
+                self.alarm.exit(Exit::CredentialsRefused, error.to_string());
+            }
+            Err(error @ IgError::Misconfigured(_)) => {
+                self.alarm.exit(Exit::Configuration, error.to_string());
+            }
+            // Whoever asked for tokens tells of it, and when it tries again.
+            Err(error) => log::debug!(error:% = error; "login failed"),
+            Ok(tokens) => log::info!(
+                version = self.settings.version,
+                account_type = tokens.account_type.as_deref().unwrap_or("unknown");
+                "logged in"
+            ),
+        }
+        result
+    }
+
+    async fn try_log_in(&self, generation: u64) -> Result<Tokens, IgError> {
         let fingerprint = self.check_not_refused_before().await?;
         let last_login = self.wait_for_turn().await?;
         let result = match self.settings.version {
@@ -247,25 +274,16 @@ impl Session {
             _ => self.log_in_v2(generation).await,
         };
         match &result {
-            Ok(tokens) => {
-                log::info!(
-                    version = self.settings.version,
-                    account_type = tokens.account_type.as_deref().unwrap_or("unknown");
-                    "logged in"
-                );
-                self.save(SETTING_REFUSED, String::new()).await?;
-            }
-            Err(error @ IgError::CredentialsRefused(_)) => {
-                self.save(SETTING_REFUSED, fingerprint).await?;
-                self.alarm.exit(Exit::CredentialsRefused, error.to_string());
-            }
-            Err(error @ IgError::Misconfigured(_)) => {
-                self.alarm.exit(Exit::Configuration, error.to_string());
+            Ok(_) => self.save(SETTING_REFUSED, String::new()).await?,
+            Err(IgError::CredentialsRefused(_)) => {
+                self.retry_refused.set(false);
+                self.save(SETTING_REFUSED, fingerprint).await.unwrap_or_else(|error| {
+                    log::warn!(error:% = error; "the next process will not know that these credentials were refused");
+                });
             }
             // No login was made, so the next need not keep its distance from it.
             Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
-            // Whoever asked for tokens tells of it, and when it tries again.
-            Err(error) => log::debug!(error:% = error; "login failed"),
+            Err(_) => {}
         }
         result
     }
@@ -341,13 +359,14 @@ impl Session {
         }
     }
 
-    /// Fails where IG has refused exactly these credentials before.
+    /// Fails where IG has refused exactly these credentials before, unless they are to be tried
+    /// once more, which lasts until IG has answered about them.
     async fn check_not_refused_before(&self) -> Result<String, IgError> {
         let key = fingerprint::key(&self.store).await?;
         let (settings, login) = (&self.settings, &self.settings.credentials);
         let parts = [&login.api_key, &login.username, &login.password].map(Secret::expose);
         let print = fingerprint::of(&key, &[&[settings.api_url.as_str()], &parts[..]].concat());
-        if !self.retry_refused.take() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
+        if !self.retry_refused.get() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
             return Err(IgError::CredentialsRefused(
                 "refused before and not tried again, since IG locks accounts; change them or use --retry-credentials"
                     .to_owned(),
@@ -396,4 +415,71 @@ fn after_login(error: IgError) -> IgError {
 
 fn offset_s(hours: Option<f64>) -> i64 {
     (hours.unwrap_or(0.0).clamp(-24.0, 24.0) * 3600.0) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ig::rest::{fake, http_client};
+    use crate::store::{DatabaseUrl, Store};
+    use crate::supervisor::Alert;
+
+    const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
+    const SESSION: &str = r#"{"accountId":"ABC12"}"#;
+    const DISABLED: &str = r#"{"errorCode":"error.security.api-key-disabled"}"#;
+
+    /// A session that logs in and then has its tokens tested, with IG answering so; what came of
+    /// the test, what was asked, and with which codes the process was asked to end.
+    async fn tested(answers: &[(u16, &str)]) -> (Result<u64, IgError>, Vec<String>, Vec<Exit>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        let begin = [(200, LOGIN), (200, SESSION)];
+        let answers = begin.iter().chain(answers).map(|(status, json)| fake::answer(*status, json)).collect();
+        let (base, asked) = fake::server(answers);
+        let secret = || Secret::new("secret");
+        let settings = SessionSettings {
+            credentials: Login { api_key: secret(), username: secret(), password: secret() },
+            api_url: base.clone(),
+            account_id: None,
+            version: 2,
+            login_spacing: Duration::ZERO,
+            retry_refused: true,
+        };
+        let (alarm, mut alerts) = Alarm::new();
+        let rest = RestClient::new(http_client(), &base, secret());
+        let session = SessionActor::new(rest, store, Clock::system(), settings, alarm).session.clone();
+        assert_eq!(session.tokens(true).await.unwrap().generation, 1);
+        let told = session.tokens(true).await.map(|tokens| tokens.generation);
+        if told.is_err() {
+            let asked_before = asked.lock().unwrap().len();
+            assert!(session.tokens(true).await.is_err());
+            assert_eq!(asked.lock().unwrap().len(), asked_before, "refused credentials are tried once");
+        }
+        let mut exits = Vec::new();
+        while let Ok(alert) = alerts.try_recv() {
+            if let Alert::Exit { code, .. } = alert {
+                exits.push(code);
+            }
+        }
+        let asked = asked.lock().unwrap()[2..].to_vec();
+        (told, asked, exits)
+    }
+
+    #[actix::test]
+    async fn a_key_that_is_refused_between_logins_ends_the_process() {
+        let (told, asked, exits) = tested(&[(403, DISABLED), (403, DISABLED)]).await;
+        assert!(matches!(told, Err(IgError::CredentialsRefused(_))), "{told:?}");
+        assert_eq!(asked, ["GET /session", "POST /session"]);
+        // The second is that of refused credentials, which are not tried again.
+        assert_eq!(exits, [Exit::CredentialsRefused; 2]);
+    }
+
+    #[actix::test]
+    async fn a_test_of_tokens_that_is_refused_leaves_the_verdict_to_a_login() {
+        let (told, asked, exits) = tested(&[(403, DISABLED), (200, LOGIN), (200, SESSION)]).await;
+        assert_eq!(told, Ok(2));
+        assert_eq!(asked, ["GET /session", "POST /session", "GET /session"]);
+        assert_eq!(exits, []);
+    }
 }

@@ -2,6 +2,8 @@
 
 pub mod actor;
 pub mod chart;
+pub mod faulty;
+pub mod frames;
 pub mod probes;
 pub mod silence;
 pub mod socket;

@@ -25,7 +25,7 @@ pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 const PIECES_PER_BATCH: usize = 64;
 /// Messages on their way out; more waiting means that the socket is stuck.
 const OUTGOING_MAX: usize = 64;
-/// Longest wait for the answer to a request beside the stream.
+/// Longest wait for the whole answer to a request beside the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest such answer, in bytes: a line a request.
 const ANSWER_MAX: usize = 1024 * 1024;
@@ -230,21 +230,45 @@ async fn read<T, E: Display>(
 /// Posts a request beside the stream. One that gets lost is asked again by the session, which
 /// waits for what it causes.
 async fn ask(client: Client, url: String, post: Post, socket: u64, actor: Addr<StreamActor>) {
-    let sent = client
-        .post(&url)
-        .timeout(ANSWER_TIMEOUT)
-        .insert_header((CONTENT_TYPE, "text/plain"))
-        .send_body(post.body)
-        .await;
-    let answer = match sent {
-        Ok(mut response) if response.status().is_success() => response.body().limit(ANSWER_MAX).await.ok(),
-        Ok(_) | Err(_) => None,
-    };
-    match answer.as_ref().map(|answer| str::from_utf8(answer)) {
-        Some(Ok(text)) => {
-            let pieces = vec![Piece::Answer(text.to_owned())];
-            actor.do_send(Arrived { socket, pieces, lost: None });
+    match answer(&client, &url, post, ANSWER_TIMEOUT).await {
+        Some(text) => {
+            actor.do_send(Arrived { socket, pieces: vec![Piece::Answer(text)], lost: None });
         }
-        _ => log::warn!("a request beside the stream went unanswered"),
+        None => log::warn!("a request beside the stream went unanswered"),
+    }
+}
+
+/// The answer to a request, if all of it comes within `limit`.
+async fn answer(client: &Client, url: &str, post: Post, limit: Duration) -> Option<String> {
+    let asking = async {
+        let request = client.post(url).timeout(limit).insert_header((CONTENT_TYPE, "text/plain"));
+        let mut response = request.send_body(post.body).await.ok()?;
+        if !response.status().is_success() {
+            return None;
+        }
+        let body = response.body().limit(ANSWER_MAX).await.ok()?;
+        String::from_utf8(body.to_vec()).ok()
+    };
+    // The client's own limit ends with the head of the answer.
+    tokio::time::timeout(limit, asking).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ig::rest::{fake, http_client};
+
+    #[actix::test]
+    async fn an_answer_beside_the_stream_comes_whole_or_not_at_all() {
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nREQOK,1\r\n";
+        let begun = "HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nREQOK,1\r\n";
+        for (answered, expected) in [(whole, Some("REQOK,1\r\n")), (begun, None), ("", None)] {
+            let (base, asked) = fake::server(vec![answered.to_owned()]);
+            let post = Post { path: "/control.txt".to_owned(), body: "x=1".to_owned(), opens_stream: false };
+            let url = format!("{base}{}", post.path);
+            let told = answer(&http_client(), &url, post, Duration::from_millis(300)).await;
+            assert_eq!(told.as_deref(), expected);
+            assert_eq!(*asked.lock().unwrap(), ["POST /control.txt"]);
+        }
     }
 }

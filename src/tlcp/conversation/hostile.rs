@@ -105,12 +105,13 @@ proptest! {
         lines in proptest::collection::vec(any_line(), 0..12),
         cuts in proptest::collection::vec(any::<usize>(), 0..10),
     ) {
-        let lines: Vec<String> =
-            ["CONOK,S1,50000,5000,*", "SUBOK,1,1,2"].map(String::from).into_iter().chain(lines).collect();
+        let lines = ["CONOK,S1,50000,5000,*", "SUBOK,1,1,2"].map(String::from).into_iter().chain(lines);
+        // Behind a line without an end, what is no line would be the rest of it.
+        let lines: Vec<String> = lines.map(|line| line + "\r\n").collect();
         let mut cuts: Vec<usize> =
             cuts.iter().map(|cut| cut % (lines.len() + 1)).chain([0, lines.len()]).collect();
         cuts.sort_unstable();
-        let messages: Vec<String> = cuts.windows(2).map(|ends| lines[ends[0]..ends[1]].join("\r\n")).collect();
+        let messages: Vec<String> = cuts.windows(2).map(|ends| lines[ends[0]..ends[1]].concat()).collect();
         prop_assert_eq!(
             said(Transport::WebSocket, messages.iter().map(String::as_bytes)),
             said(Transport::WebSocket, lines.iter().map(String::as_bytes))

@@ -1,0 +1,115 @@
+//! What a connection brings: frames into messages, messages into the session.
+
+use std::str;
+
+use actix::prelude::*;
+use awc::ws::Frame;
+
+use super::StreamActor;
+use super::connections::{Connecting, Link};
+use crate::domain::StreamEvent;
+use crate::ig::error::cut;
+use crate::ig::stream::frames::Framed;
+use crate::ig::stream::socket::{Arrived, Piece};
+use crate::messages::StreamTold;
+use crate::tlcp::session::Purpose;
+use crate::tlcp::{Lost, Transport};
+
+impl Handler<Arrived> for StreamActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
+        let mut told = Vec::new();
+        if arrived.socket == self.socket {
+            for piece in arrived.pieces {
+                self.piece(piece, &mut told, ctx);
+            }
+            if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {
+                let opening = self.link.as_ref().is_some_and(|link| link.session.opening().is_some());
+                let level = if opening { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, why = why.as_str(); "no connection to the stream");
+                self.recorder.stream_closed(self.socket, &why);
+                self.lose(&mut told, lost, ctx);
+            }
+        }
+        // Told before anything is sent: that the connection takes nothing any more is news that
+        // belongs behind what it has still brought.
+        let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));
+        self.pump(ctx);
+        Box::pin(async move {
+            if let Some(sending) = sending {
+                // A dead aggregator takes the process down; nothing to do here.
+                let _ = sending.await;
+            }
+        })
+    }
+}
+
+impl StreamActor {
+    fn piece(&mut self, piece: Piece, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
+        match piece {
+            Piece::Frame(frame) => self.frame(frame, told, ctx),
+            Piece::Bytes(bytes) => {
+                self.recorder.stream_received(self.socket, &String::from_utf8_lossy(&bytes));
+                self.drive(told, |session, now, on_event| session.handle_bytes(now, &bytes, on_event), ctx);
+            }
+            Piece::Answer(answer) => {
+                self.recorder.stream_received(self.socket, &answer);
+                self.drive(told, |session, now, on_event| session.handle_answer(now, &answer, on_event), ctx);
+            }
+        }
+    }
+
+    /// One frame: a whole message, a part of one, or the connection's own business.
+    fn frame(&mut self, frame: Frame, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
+        let Some(Link { frames, connection, .. }) = &mut self.link else { return };
+        match frames.take(frame) {
+            Framed::Message(bytes) => self.message(&bytes, told, ctx),
+            Framed::Nothing => {}
+            Framed::Asked(answer) => {
+                if let Some(connection) = connection {
+                    connection.send_frame(answer);
+                }
+            }
+            Framed::Closed(answer) => {
+                if let Some(connection) = connection {
+                    connection.send_frame(answer);
+                }
+                self.lose(told, Lost::Closed, ctx);
+            }
+            // How many lines were in it cannot be known. A recovery tells what they were.
+            Framed::Unreadable(why) => {
+                log::warn!(why; "a message cannot be read");
+                self.lose(told, Lost::Closed, ctx);
+            }
+        }
+    }
+
+    fn message(&mut self, bytes: &[u8], told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
+        match str::from_utf8(bytes) {
+            Ok(text) => {
+                self.recorder.stream_received(self.socket, text);
+                self.drive(told, |session, now, on_event| session.handle_message(now, text, on_event), ctx);
+            }
+            Err(_) => {
+                // As with one that is binary.
+                log::warn!(text = cut(&String::from_utf8_lossy(bytes)).as_str(); "a message is not UTF-8");
+                self.lose(told, Lost::Closed, ctx);
+            }
+        }
+    }
+
+    /// The connection is gone, or of no use.
+    fn lose(&mut self, told: &mut Vec<StreamEvent>, lost: Lost, ctx: &mut Context<Self>) {
+        let Some(link) = &mut self.link else { return };
+        link.connecting = Connecting::No;
+        // A WebSocket on which not even WSOK came is one that something in between only pretends.
+        let session = &link.session;
+        let hollow = session.transport() == Transport::WebSocket
+            && session.opening() == Some(Purpose::Create)
+            && !session.websocket_works()
+            && link.connection.is_some();
+        let lost = if hollow { Lost::Refused } else { lost };
+        self.drive(told, |session, now, on_event| session.handle_closed(now, lost, on_event), ctx);
+    }
+}
