@@ -208,7 +208,7 @@ pub(crate) fn plain(text: &str) -> String {
     encoded
 }
 
-/// A field of IG's CHART candle items, in the order of a [`Row`].
+/// A field of IG's CHART candle items, in the order in which rows hold them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]

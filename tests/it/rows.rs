@@ -60,7 +60,9 @@ fn a_corrected_close_becomes_a_revision_and_a_worse_one_is_refused() {
         {"do": "closes", "how": "correct", "pairs": ["EUR_USD"], "bars": 3, "after_s": 600},
         {"do": "closes", "how": "worsen", "pairs": ["GBP_USD"], "bars": 3, "after_s": 600}
     ]"#;
-    let (world, _) = played(script, market(2), &[]);
+    // Slow enough for a correction to find what it corrects stored, and folded into a longer bar.
+    let options = Options { speed: Speed::Times(600.0), ..slow(1) };
+    let (world, _) = played(script, options, &[]);
     world.verify_revised();
     let database = Database::open(&world.database()).unwrap();
     let number = |query: &str| database.number(query).unwrap();
@@ -107,14 +109,16 @@ fn a_new_scale_is_confirmed_over_rest_and_costs_no_bar() {
 }
 
 #[test]
-fn a_scale_that_rest_does_not_confirm_is_held_back_until_it_is_plausible_again() {
+fn a_scale_that_only_the_stream_has_is_known_by_the_price_that_rest_tells() {
     let script = r#"[
         {"do": "scale", "pairs": ["EUR_USD"], "in_points": true, "side": "stream", "after_s": 3700},
-        {"do": "scale", "pairs": ["EUR_USD"], "in_points": false, "side": "stream", "after_s": 10900}
+        {"do": "scale", "pairs": ["EUR_USD"], "in_points": false, "side": "stream", "after_s": 18100}
     ]"#;
-    let (world, log) = played(script, slow(6), &[]);
+    let (world, log) = played(script, slow(14), &[]);
     world.verify(Holes::None);
-    assert_eq!(said(&log, "prices are plausible again"), 1, "{log:#?}");
+    assert_eq!(said(&log, "prices are on another scale than before"), 2, "there and back");
+    assert!(said(&log, "IG confirms a price, subscribing again") >= 2);
+    assert!(bars_of(&world, "EUR_USD", "websocket") >= 40, "on either scale it streams again");
 }
 
 #[test]
@@ -154,6 +158,8 @@ fn a_pair_that_falls_silent_is_subscribed_anew_and_what_it_missed_is_healed() {
     assert!(said(&log, "an item has been silent for long, subscribing it again") >= 2, "{log:#?}");
     assert_eq!(world.simulator().stats().sessions, 1, "the others are left alone");
     assert!(bars_of(&world, "EUR_USD", "websocket") >= 40);
+    let breaks = "SELECT count(DISTINCT pair) FROM stream_breaks WHERE pair IN ('EUR_USD', 'USD_JPY')";
+    assert_eq!(world.number(breaks), 2, "each is written down");
 }
 
 #[test]

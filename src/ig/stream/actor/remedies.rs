@@ -37,6 +37,7 @@ impl Handler<Resubscribe> for StreamActor {
         }
         if let Some(link) = &mut self.link {
             link.session.resubscribe(now, feed.0);
+            self.known.silent(Some(feed));
             self.pump(ctx);
         }
     }
@@ -59,6 +60,7 @@ impl StreamActor {
                         link.session.resubscribe(now, feed as u16);
                     }
                 }
+                self.known.silent(None);
                 self.tell(vec![StreamEvent::Broken { feed: None, reason: Reason::Stale }], ctx);
                 self.pump(ctx);
             }
