@@ -37,6 +37,38 @@ impl Granted {
     }
 }
 
+/// What is kept of one account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// `demo`, `live` or `custom`.
+    pub environment: String,
+    /// Guesses in a row that matched.
+    pub matched: u32,
+    /// What the server granted, as [`Granted::as_str`] spells it.
+    pub granted: Option<String>,
+}
+
+/// Where the records are kept, each behind its environment and account.
+pub const SETTINGS_MATCHED: &str = "inference.matched/";
+/// See above.
+pub const SETTINGS_GRANTED: &str = "stream.granted/";
+
+/// The records of all accounts, without the names of these, from the settings that hold them.
+pub fn records(matched: &[(String, String)], granted: &[(String, String)]) -> Vec<Record> {
+    let mut records: BTreeMap<&str, Record> = BTreeMap::new();
+    let settings = matched.iter().map(|kept| (SETTINGS_MATCHED, kept));
+    for (prefix, (key, value)) in settings.chain(granted.iter().map(|kept| (SETTINGS_GRANTED, kept))) {
+        let Some(account) = key.strip_prefix(prefix) else { continue };
+        let record = records.entry(account).or_default();
+        record.environment = account.split('/').next().unwrap_or_default().to_owned();
+        match prefix {
+            SETTINGS_MATCHED => record.matched = value.parse().unwrap_or(0),
+            _ => record.granted = Some(value.clone()),
+        }
+    }
+    records.into_values().collect()
+}
+
 /// Names of the settings in which an account's record is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordKeys {
@@ -50,8 +82,8 @@ impl RecordKeys {
     /// The record of one account in one environment: another account is served by other rules.
     pub fn of(environment: &str, account: &str) -> RecordKeys {
         RecordKeys {
-            matched: format!("inference.matched/{environment}/{account}"),
-            granted: format!("stream.granted/{environment}/{account}"),
+            matched: format!("{SETTINGS_MATCHED}{environment}/{account}"),
+            granted: format!("{SETTINGS_GRANTED}{environment}/{account}"),
         }
     }
 }
@@ -143,6 +175,16 @@ fn keep(guesses: &mut BTreeMap<BarKey, Bar>, bar: &Bar) {
 mod tests {
     use super::*;
     use crate::aggregator::testing::bar;
+
+    #[test]
+    fn records_are_read_back_without_their_accounts_names() {
+        let keys = RecordKeys::of("demo", "ABC12");
+        let kept = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+        let told = records(&kept(&keys.matched, "57"), &kept(&keys.granted, "unfiltered"));
+        let (environment, granted) = ("demo".to_owned(), Some("unfiltered".to_owned()));
+        assert_eq!(told, [Record { environment, matched: 57, granted }]);
+        assert_eq!(records(&[], &[]), []);
+    }
 
     #[test]
     fn trust_is_earned_by_matches_audited_and_lost_by_one_mismatch() {

@@ -7,6 +7,7 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::say;
+use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::cli::{Report, Status};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -27,6 +28,7 @@ struct Findings {
     probes: Option<Probes>,
     pairs: BTreeMap<Pair, PairState>,
     breaks: Vec<StreamBreak>,
+    records: Vec<Record>,
 }
 
 #[derive(Default)]
@@ -68,6 +70,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
         pairs,
         breaks: store.newest_breaks(BREAKS_SHOWN)?,
+        records: inference::records(
+            &store.settings_under(inference::SETTINGS_MATCHED)?,
+            &store.settings_under(inference::SETTINGS_GRANTED)?,
+        ),
     })
 }
 
@@ -98,6 +104,14 @@ fn text(findings: &Findings) -> String {
     line("\nwhat was found out about IG:".to_owned());
     for (about, known) in findings.probes.clone().unwrap_or_default().lines() {
         line(format!("  {about:<25} {known}"));
+    }
+    for record in &findings.records {
+        let granted = record.granted.as_deref().unwrap_or("not seen yet");
+        let about = format!("{} account", record.environment);
+        line(format!(
+            "  {about:<25} rows granted: {granted}; {} of {MATCHES_TO_EARN} inferred closes have matched REST",
+            record.matched.min(MATCHES_TO_EARN)
+        ));
     }
     out
 }
@@ -132,12 +146,25 @@ fn json(findings: &Findings) -> String {
         .iter()
         .map(|told| json!({ "pair": told.pair, "from": told.from.0, "to": told.to.0, "cause": told.cause }))
         .collect();
+    let accounts: Vec<_> = findings
+        .records
+        .iter()
+        .map(|record| {
+            json!({
+                "environment": record.environment,
+                "granted": record.granted,
+                "matched": record.matched,
+                "to_earn": MATCHES_TO_EARN,
+            })
+        })
+        .collect();
     json!({
         "now": findings.now.0,
         "database": findings.database,
         "stream": findings.stream,
         "pairs": pairs,
         "breaks": breaks,
+        "accounts": accounts,
         "probes": findings.probes.clone().unwrap_or_default(),
     })
     .to_string()
@@ -193,6 +220,11 @@ mod tests {
                 to: Timestamp(1_705_485_630),
                 cause: "silent for 10s".to_owned(),
             }],
+            records: vec![Record {
+                environment: "demo".to_owned(),
+                matched: 57,
+                granted: Some("unfiltered".to_owned()),
+            }],
         }
     }
 
@@ -206,6 +238,7 @@ mod tests {
             " EUR_CHF  -                 -       0 ",
             "  2024-01-17T10:00:00Z to 2024-01-17T10:00:30Z  every pair  silent for 10s\n",
             "  session recovery          not seen yet\n",
+            "  demo account              rows granted: unfiltered; 57 of 200 inferred closes have matched REST\n",
         ] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");
         }
@@ -219,5 +252,6 @@ mod tests {
         assert_eq!(told["pairs"][1]["age_s"], 3_600);
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");
         assert_eq!(told["probes"]["loops"], 0);
+        assert_eq!(told["accounts"][0]["matched"], 57);
     }
 }

@@ -262,6 +262,14 @@ impl Store {
         settings::get(&mut self.connection, key)
     }
 
+    /// The settings whose keys begin with `prefix`, which ends in a slash.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn settings_under(&mut self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        settings::under(&mut self.connection, prefix)
+    }
+
     /// Writes a setting over its old value.
     ///
     /// # Errors

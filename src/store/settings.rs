@@ -14,6 +14,19 @@ pub(super) fn get(connection: &mut Connection, key: &str) -> Result<Option<Strin
     })?)
 }
 
+/// Keys that begin so, with their values, in the order of the keys.
+pub(super) fn under(connection: &mut Connection, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+    // `0` follows `/`, which every prefix ends in.
+    let beyond = format!("{}0", prefix.trim_end_matches('/'));
+    Ok(on_backend!(connection, connection => {
+        settings::table
+            .filter(settings::key.ge(prefix).and(settings::key.lt(beyond)))
+            .order(settings::key)
+            .select((settings::key, settings::value))
+            .load(connection)
+    })?)
+}
+
 /// Writes a setting over its old value.
 pub(super) fn set(connection: &mut Connection, key: &str, value: &str) -> Result<(), StoreError> {
     put_setting(connection, &SettingRow { key, value })?;
