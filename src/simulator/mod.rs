@@ -217,6 +217,8 @@ pub(crate) struct Shared {
     listing: Mutex<Listing>,
     zones: Zones,
     access_token_s: u64,
+    /// Its time goes as fast as the real one.
+    in_real_time: bool,
     feed: Mutex<Feed>,
     desk: Mutex<Desk>,
     refusing: Mutex<Refusing>,
@@ -483,6 +485,7 @@ fn share(options: &Options, built: Built) -> Shared {
         listing: Mutex::new(listing),
         zones: Zones { offset_hours: options.timezone_offset_hours, requests: options.request_zone },
         access_token_s: options.token_lifetimes.access.as_secs(),
+        in_real_time: options.speed == Speed::Times(1.0),
         feed: Mutex::new(feed),
         desk: Mutex::new(desk),
         refusing: Mutex::new(Refusing::Never),

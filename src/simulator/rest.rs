@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{DATE, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -99,7 +99,7 @@ pub(crate) async fn handle(
         real: monotonic(),
         now: shared.now(),
     };
-    match call.route(method, &segments, header(headers, "VERSION").unwrap_or("1")) {
+    let mut response = match call.route(method, &segments, header(headers, "VERSION").unwrap_or("1")) {
         Ok(reply) => {
             let mut response = HttpResponse::Ok();
             response.content_type("application/json; charset=UTF-8");
@@ -117,7 +117,18 @@ pub(crate) async fn handle(
                 .content_type("application/json; charset=UTF-8")
                 .body(json!({ "errorCode": refusal.code }).to_string())
         }
+    };
+    // Where its time goes as fast as the real one, its clock is one to go by.
+    if shared.in_real_time
+        && let Ok(date) = HeaderValue::from_str(&http_date(call.now))
+    {
+        response.headers_mut().insert(DATE, date);
     }
+    response
+}
+
+fn http_date(time: Timestamp) -> String {
+    time.utc().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

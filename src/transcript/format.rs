@@ -161,7 +161,9 @@ pub struct Opened {
 pub struct Text {
     /// Number of the connection.
     pub socket: u64,
-    /// The words: a message of a WebSocket; of HTTP, whole lines.
+    /// The words: a message of a WebSocket; of HTTP, whole lines, but for one in which the
+    /// connection broke. What is asked beside an HTTP stream, and the answers, stand here too, in
+    /// the form that they would have on a WebSocket.
     pub text: String,
 }
 

@@ -345,6 +345,9 @@ impl Redactor {
     /// would not be known for one.
     fn whole_lines(&mut self, received: Text) -> Option<Text> {
         let Some(unfinished) = self.unfinished.get_mut(&received.socket) else { return Some(received) };
+        if is_answer(&received.text) {
+            return Some(received);
+        }
         let (mut text, skipped) = match unfinished.take() {
             Some(text) => (text + &received.text, 0),
             None => {
@@ -388,6 +391,13 @@ impl Redactor {
     fn placeholder(&mut self, kind: Kind, encoded: &str) -> String {
         self.secrets.placeholder(kind, &percent_decode_str(encoded).decode_utf8_lossy())
     }
+}
+
+/// Whether this is the answer to a request beside an HTTP stream: it comes whole, perhaps between
+/// two pieces of one line of the stream, and no stream over HTTP has lines that begin so.
+fn is_answer(text: &str) -> bool {
+    let tag = text.split([',', '\r', '\n']).next();
+    matches!(tag, Some("REQOK" | "REQERR" | "ERROR")) && text.ends_with('\n')
 }
 
 fn left_out(body: Body) -> Body {
@@ -631,6 +641,18 @@ mod tests {
         assert_eq!(
             spoken[1..],
             ["CONOK,SESSION-2,50000,5000,*\r\n", "CLIENTIP,ADDRESS-1\r\n", "PROBEUSER-1", "bye USER-1"]
+        );
+    }
+
+    #[test]
+    fn an_answer_between_two_pieces_of_a_line_of_an_http_stream_is_no_part_of_it() {
+        let spoken = words(
+            SocketKind::Http,
+            &[(false, "U,1,1,a|"), (false, "REQOK,1\r\nREQERR,2,19,of marked-user\r\n"), (false, "b\r\nREQ")],
+        );
+        assert_eq!(
+            spoken[1..],
+            ["REQOK,1\r\nREQERR,2,19,of USER-1\r\n", "U,1,1,a|b\r\n", "REQ", "bye USER-1"]
         );
     }
 

@@ -5,6 +5,8 @@ mod architecture;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod faults;

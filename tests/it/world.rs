@@ -78,6 +78,12 @@ pub struct World {
 }
 
 impl World {
+    /// A world whose seeded market begins at another time.
+    pub fn with_start(start: Timestamp, options: Options) -> World {
+        let MarketOptions::Seeded { seed, .. } = options.market else { panic!("a replay has its own") };
+        World::new(Options { market: MarketOptions::Seeded { seed, start: Some(start) }, ..options })
+    }
+
     /// Starts the simulator. Market time stands still until the program has subscribed.
     pub fn new(options: Options) -> World {
         let credentials = options.credentials.clone();

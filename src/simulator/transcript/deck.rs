@@ -3,13 +3,17 @@
 //! What came after a request in the recording comes after the client's own request of that kind,
 //! and then at the recorded distance; requests over REST are counted for that. The client numbers its subscriptions and requests as it
 //! likes: recorded numbers are translated by what was subscribed.
+//!
+//! Whether WebSocket or HTTP carried the recorded stream, and carries this one, makes no difference
+//! but for answers to control requests. A client that makes one over HTTP is told at once what
+//! became of the recorded one; for all others answers come where they stand in the recording.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::simulator::clock::Speed;
 use crate::simulator::tlcp::{Message, Params};
-use crate::transcript::format::{Closed, Entry, Line, Opened, Text};
+use crate::transcript::format::{Closed, Entry, Line, Opened, SocketKind, Text};
 
 /// How long a recorded subscription waits for the client to make it too, before what belongs to
 /// it is left out.
@@ -19,10 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const REST_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest silence before a `PROBE` while the recording says none.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest distance that is kept between two recorded moments, so that a made-up one stays within
+/// what clocks can show.
+const DISTANCE_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Requests of the client that may wait until the recording comes to them; more are not minded.
+const WAITING_MAX: usize = 10_000;
 
-/// What was said on one connection.
+/// What was said on one connection, over HTTP together with the requests beside it.
 #[derive(Debug, Default)]
-pub(super) struct Stream(Vec<Moment>);
+pub(super) struct Stream {
+    moments: Vec<Moment>,
+    /// Code and text of each `REQERR`, by the request's id.
+    refusals: HashMap<String, String>,
+}
 
 #[derive(Debug)]
 struct Moment {
@@ -61,20 +74,23 @@ enum Said {
     Destroy {
         request_id: String,
     },
-    Other,
+    /// The id is empty where there is none, as in a heartbeat.
+    Other {
+        request_id: String,
+    },
 }
 
 /// The recorded streams, in the order of their connections.
 pub(super) fn streams(lines: &[Line]) -> Vec<Stream> {
     let mut streams: Vec<Stream> = Vec::new();
-    let mut place: HashMap<u64, usize> = HashMap::new();
+    let mut place: HashMap<u64, (usize, SocketKind)> = HashMap::new();
     let answer = |line: &Line| if let Entry::Answer(answer) = &line.entry { Some(answer.id) } else { None };
     let answered: HashSet<u64> = lines.iter().filter_map(answer).collect();
     let mut asked = 0;
     for Line { ms, entry } in lines {
         let (socket, spoken) = match entry {
-            Entry::Opened(Opened { socket, .. }) => {
-                place.insert(*socket, streams.len());
+            Entry::Opened(Opened { socket, kind, .. }) => {
+                place.insert(*socket, (streams.len(), *kind));
                 streams.push(Stream::default());
                 (socket, Spoken::Opened)
             }
@@ -87,25 +103,60 @@ pub(super) fn streams(lines: &[Line]) -> Vec<Stream> {
             }
             _ => continue,
         };
-        if let Some(stream) = place.get(socket) {
-            streams[*stream].0.push(Moment { ms: *ms, asked, spoken });
-        }
+        let Some((stream, kind)) = place.get(socket) else { continue };
+        streams[*stream].push(Moment { ms: *ms, asked, spoken }, *kind);
     }
     streams
+}
+
+impl Stream {
+    fn push(&mut self, mut moment: Moment, kind: SocketKind) {
+        if let Spoken::Received(text) = &mut moment.spoken {
+            if kind == SocketKind::Http {
+                // The connection broke within a line, which the recorded client never had.
+                text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+            }
+            let refused = text.lines().filter_map(|line| line.strip_prefix("REQERR,")?.split_once(','));
+            self.refusals.extend(refused.map(|(request_id, why)| (request_id.to_owned(), why.to_owned())));
+            let rest = text.split_off(welcome_end(text));
+            if !text.is_empty() {
+                // A client gives up on a connection where it does not come soon.
+                let welcome = Spoken::Received(std::mem::take(text));
+                self.moments.push(Moment { asked: 0, spoken: welcome, ..moment });
+            }
+            *text = rest;
+        }
+        self.moments.push(moment);
+    }
+}
+
+/// Where the answer to a create or a bind ends that this text begins with, perhaps behind `WSOK`;
+/// 0 where it begins with something else.
+fn welcome_end(text: &str) -> usize {
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        end += line.len();
+        match line.trim_end().split(',').next() {
+            Some("WSOK") => {}
+            Some("CONOK" | "CONERR") => return end,
+            _ => break,
+        }
+    }
+    0
 }
 
 /// Reads one message of a client.
 fn read(text: &str) -> Vec<Said> {
     let message = Message::parse(text);
     let control = |line: &&str| {
-        let Ok(params) = Params::parse(line) else { return Said::Other };
+        let Ok(params) = Params::parse(line) else { return Said::Other { request_id: String::new() } };
         let get = |name| params.get(name).unwrap_or_default().to_owned();
         let (sub_id, request_id) = (get("LS_subId"), get("LS_reqId"));
         match params.get("LS_op") {
             Some("add") => Said::Add { group: get("LS_group"), sub_id, request_id },
             Some("delete") => Said::Delete { sub_id, request_id },
             Some("destroy") => Said::Destroy { request_id },
-            _ => Said::Other,
+            _ => Said::Other { request_id },
         }
     };
     match message.name {
@@ -113,7 +164,23 @@ fn read(text: &str) -> Vec<Said> {
         "create_session" => vec![Said::Create],
         "bind_session" => vec![Said::Bind],
         "control" => message.lines.iter().map(control).collect(),
-        _ => vec![Said::Other],
+        _ => vec![Said::Other { request_id: String::new() }],
+    }
+}
+
+/// What a WebSocket is answered besides what was recorded.
+fn greeting(said: &Said) -> String {
+    match said {
+        Said::Hello => "WSOK\r\n".to_owned(),
+        Said::Destroy { request_id } => accepted(request_id),
+        _ => String::new(),
+    }
+}
+
+fn accepted(request_id: &str) -> String {
+    match request_id {
+        "" => "REQOK\r\n".to_owned(),
+        id => format!("REQOK,{id}\r\n"),
     }
 }
 
@@ -151,16 +218,21 @@ pub(super) struct Deck<'a> {
     request_ids: HashMap<String, String>,
     /// What the client has asked for and the recording has not come to yet.
     begun: u32,
-    adds: HashMap<String, VecDeque<(String, String)>>,
-    deletes: HashMap<String, VecDeque<String>>,
-    replies: VecDeque<String>,
+    adds: HashMap<String, VecDeque<(String, RequestId)>>,
+    deletes: HashMap<String, VecDeque<RequestId>>,
+    /// How many are in those two.
+    waiting: usize,
     is_destroyed: bool,
+    has_said_end: bool,
 }
+
+/// Id of a request of the client; none where it has been answered.
+type RequestId = Option<String>;
 
 impl<'a> Deck<'a> {
     /// Begins to play. `sub_ids` are those that the stream before left behind.
     pub fn new(stream: &'a Stream, speed: Speed, is_last: bool, sub_ids: SubIds, now: Instant) -> Deck<'a> {
-        let opened_ms = stream.0.first().map_or(0, |moment| moment.ms);
+        let opened_ms = stream.moments.first().map_or(0, |moment| moment.ms);
         Deck {
             stream,
             next: 0,
@@ -176,8 +248,9 @@ impl<'a> Deck<'a> {
             begun: 0,
             adds: HashMap::new(),
             deletes: HashMap::new(),
-            replies: VecDeque::new(),
+            waiting: 0,
             is_destroyed: false,
+            has_said_end: false,
         }
     }
 
@@ -188,34 +261,79 @@ impl<'a> Deck<'a> {
 
     /// Whether all of it has been played.
     pub fn has_ended(&self) -> bool {
-        match self.stream.0.get(self.next).map(|moment| &moment.spoken) {
+        match self.stream.moments.get(self.next).map(|moment| &moment.spoken) {
             None | Some(Spoken::Closed) => true,
             Some(Spoken::Sent(said)) => said.iter().any(|said| matches!(said, Said::Destroy { .. })),
             _ => false,
         }
     }
 
-    /// The client said something.
-    pub fn receive(&mut self, text: &str, now: Instant) {
+    /// The client said something where the stream goes. Returns what is answered at once.
+    pub fn receive(&mut self, text: &str, now: Instant) -> String {
+        self.take(text, false, now)
+    }
+
+    /// The client made a request over HTTP beside the stream. Returns the whole answer.
+    pub fn receive_beside(&mut self, text: &str, now: Instant) -> String {
+        self.take(text, true, now)
+    }
+
+    fn take(&mut self, text: &str, beside: bool, now: Instant) -> String {
         self.waiting_since = self.waiting_since.map(|_| now);
+        let mut answer = String::new();
         for said in read(text) {
+            answer.push_str(&if beside { self.verdict(&said) } else { greeting(&said) });
+            // What is answered already is not answered by the recording too.
+            let unanswered = |request_id| (!beside).then_some(request_id);
             match said {
-                Said::Hello => self.replies.push_back("WSOK\r\n".to_owned()),
-                Said::Create | Said::Bind => self.begun += 1,
+                Said::Create | Said::Bind => self.begun = self.begun.saturating_add(1),
+                Said::Add { .. } | Said::Delete { .. } if self.waiting >= WAITING_MAX => {}
                 Said::Add { group, sub_id, request_id } => {
-                    self.adds.entry(group).or_default().push_back((sub_id, request_id));
+                    self.adds.entry(group).or_default().push_back((sub_id, unanswered(request_id)));
+                    self.waiting += 1;
                 }
                 Said::Delete { sub_id, request_id } => {
-                    self.deletes.entry(sub_id).or_default().push_back(request_id);
+                    self.deletes.entry(sub_id).or_default().push_back(unanswered(request_id));
+                    self.waiting += 1;
                 }
-                Said::Destroy { request_id } => {
-                    self.replies
-                        .push_back(format!("REQOK,{request_id}\r\nEND,31,Destroyed by the client\r\n"));
-                    self.is_destroyed = true;
-                }
-                Said::Other => {}
+                Said::Destroy { .. } => self.is_destroyed = true,
+                Said::Hello | Said::Other { .. } => {}
             }
         }
+        answer
+    }
+
+    /// The answer to a request beside the stream: that of the recorded one that it stands for, as
+    /// far as it is a refused subscription.
+    fn verdict(&self, said: &Said) -> String {
+        match said {
+            Said::Hello | Said::Create | Said::Bind => String::new(),
+            Said::Add { group, request_id, .. } => match self.refusal(group) {
+                Some(why) => format!("REQERR,{request_id},{why}\r\n"),
+                None => accepted(request_id),
+            },
+            Said::Delete { request_id, .. } | Said::Destroy { request_id } | Said::Other { request_id } => {
+                accepted(request_id)
+            }
+        }
+    }
+
+    /// Code and text of what the next subscription to this group was refused with.
+    fn refusal(&self, group: &str) -> Option<&String> {
+        let Stream { moments, refusals } = self.stream;
+        // Spares most streams the search.
+        if refusals.is_empty() {
+            return None;
+        }
+        let to_come = moments.iter().skip(self.next).filter_map(|moment| match &moment.spoken {
+            Spoken::Sent(said) => Some(said),
+            _ => None,
+        });
+        let mut same = to_come.flatten().filter_map(|said| match said {
+            Said::Add { group: recorded, request_id, .. } if recorded == group => Some(request_id),
+            _ => None,
+        });
+        refusals.get(same.nth(self.adds.get(group).map_or(0, VecDeque::len))?)
     }
 
     /// The client has asked so often over REST.
@@ -227,15 +345,14 @@ impl<'a> Deck<'a> {
 
     /// What to do now. To be asked again after each step, and when the client has said something.
     pub fn poll(&mut self, now: Instant) -> Step {
-        if let Some(reply) = self.replies.pop_front() {
-            self.last_said = now;
-            return Step::Say(reply);
-        }
         if self.is_destroyed {
-            return Step::Close;
+            return match std::mem::replace(&mut self.has_said_end, true) {
+                false => Step::Say("END,31,Destroyed by the client\r\n".to_owned()),
+                true => Step::Close,
+            };
         }
         let stream = self.stream;
-        while let Some(Moment { ms, asked, spoken }) = stream.0.get(self.next) {
+        while let Some(Moment { ms, asked, spoken }) = stream.moments.get(self.next) {
             let mut wait = self.due(*ms).saturating_duration_since(now);
             if wait.is_zero()
                 && matches!(spoken, Spoken::Received(_))
@@ -275,7 +392,7 @@ impl<'a> Deck<'a> {
     /// Real time of a recorded one.
     fn due(&self, ms: u64) -> Instant {
         let (real, anchor_ms) = self.anchor;
-        let passed = Duration::from_millis(ms.saturating_sub(anchor_ms));
+        let passed = Duration::from_millis(ms.saturating_sub(anchor_ms)).min(DISTANCE_MAX);
         match self.speed {
             Speed::Max => real,
             Speed::Times(times) => real + passed.div_f64(times),
@@ -340,17 +457,23 @@ impl<'a> Deck<'a> {
                 let live = self.adds.get_mut(group).and_then(VecDeque::pop_front);
                 if let Some((live_sub, live_request)) = live {
                     self.sub_ids.insert(sub_id.clone(), live_sub);
-                    self.request_ids.insert(request_id.clone(), live_request);
+                    self.found(request_id, live_request);
                 }
             }
             Said::Delete { sub_id, request_id } => {
                 let live = self.sub_ids.get(sub_id).and_then(|live| self.deletes.get_mut(live));
                 if let Some(live_request) = live.and_then(VecDeque::pop_front) {
-                    self.request_ids.insert(request_id.clone(), live_request);
+                    self.found(request_id, live_request);
                 }
             }
-            Said::Hello | Said::Destroy { .. } | Said::Other => {}
+            Said::Hello | Said::Destroy { .. } | Said::Other { .. } => {}
         }
+    }
+
+    /// A request of the client that waited has found the recorded one.
+    fn found(&mut self, recorded: &str, live: RequestId) {
+        self.waiting -= 1;
+        self.request_ids.extend(live.map(|live| (recorded.to_owned(), live)));
     }
 
     /// A recorded message in the client's numbers, without what concerns others.
@@ -395,9 +518,13 @@ mod tests {
     use crate::simulator::clock::monotonic;
     use crate::transcript::format::{Answer, Body, Headers, Request, SocketKind};
 
-    /// `>` sent, `<` received, `x` closed, each with its time.
     fn recording(spoken: &[(u64, &str)]) -> Vec<Stream> {
-        let opened = Opened { socket: 4, kind: SocketKind::Ws, url: String::new() };
+        recording_over(SocketKind::Ws, spoken)
+    }
+
+    /// `>` sent, `<` received, `x` closed, each with its time.
+    fn recording_over(kind: SocketKind, spoken: &[(u64, &str)]) -> Vec<Stream> {
+        let opened = Opened { socket: 4, kind, url: String::new() };
         let mut lines = vec![Line { ms: 0, entry: Entry::Opened(opened) }];
         for (ms, text) in spoken {
             let (mark, text) = text.split_at(1);
@@ -449,8 +576,8 @@ mod tests {
         let (streams, start) = (session(), monotonic());
         let mut deck = Deck::new(&streams[0], Speed::Max, true, SubIds::new(), start);
         assert_eq!(play(&mut deck, start), says("", Step::Wait(KEEPALIVE_DEFAULT)));
-        deck.receive("wsok", start);
-        assert_eq!(play(&mut deck, start), says("WSOK;", Step::Wait(KEEPALIVE_DEFAULT)));
+        assert_eq!(deck.receive("wsok", start), "WSOK\r\n");
+        assert_eq!(play(&mut deck, start), says("", Step::Wait(KEEPALIVE_DEFAULT)));
         deck.receive("create_session\r\nLS_user=x", start);
         assert_eq!(
             play(&mut deck, start),
@@ -464,8 +591,58 @@ mod tests {
         assert!(deck.has_ended());
         let later = start + Duration::from_secs(5);
         assert_eq!(play(&mut deck, later), says("PROBE;", Step::Wait(KEEPALIVE_DEFAULT)));
-        deck.receive("control\r\nLS_reqId=13&LS_op=destroy", later);
-        assert_eq!(play(&mut deck, later), says("REQOK,13;END,31,Destroyed by the client;", Step::Close));
+        assert_eq!(deck.receive("control\r\nLS_reqId=13&LS_op=destroy", later), "REQOK,13\r\n");
+        assert_eq!(play(&mut deck, later), says("END,31,Destroyed by the client;", Step::Close));
+    }
+
+    #[test]
+    fn a_request_beside_the_stream_is_told_what_became_of_the_recorded_one_and_the_stream_is_silent_of_it() {
+        let (streams, start) = (session(), monotonic());
+        let mut deck = Deck::new(&streams[0], Speed::Max, true, SubIds::new(), start);
+        assert_eq!(deck.receive("create_session\r\nLS_user=x", start), "");
+        play(&mut deck, start);
+        let adds = "control\r\nLS_reqId=11&LS_op=add&LS_subId=7&LS_group=B%3A5\r\nLS_reqId=12&LS_op=add&LS_subId=8&LS_group=A";
+        assert_eq!(deck.receive_beside(adds, start), "REQERR,11,-1,no, never\r\nREQOK,12\r\n");
+        let again = "control\r\nLS_reqId=13&LS_op=add&LS_subId=9&LS_group=B%3A5\r\nno parameters";
+        assert_eq!(deck.receive_beside(again, start), "REQOK,13\r\nREQOK\r\n", "refused but once");
+        assert_eq!(deck.receive_beside("heartbeat\r\n", start), "REQOK\r\n");
+        let expected = "SUBOK,8,1,2;SUBOK,7,1,2;U,8,1,a|b,c;U,7,1,late;";
+        assert_eq!(play(&mut deck, start), says(expected, Step::Wait(KEEPALIVE_DEFAULT)));
+        assert_eq!(deck.receive_beside("control\r\nLS_reqId=14&LS_op=destroy", start), "REQOK,14\r\n");
+        assert_eq!(play(&mut deck, start), says("END,31,Destroyed by the client;", Step::Close));
+    }
+
+    #[test]
+    fn a_line_that_an_http_stream_broke_off_in_is_left_out() {
+        let start = monotonic();
+        let spoken =
+            [(1, ">create_session\n"), (2, "<CONOK,S,50000,5000,*\nPROBE\nPRO"), (3, "<BE"), (4, "x")];
+        for (kind, expected) in [
+            (SocketKind::Http, "CONOK,S,50000,5000,*;PROBE;"),
+            (SocketKind::Ws, "CONOK,S,50000,5000,*;PROBE;PRO;BE;"),
+        ] {
+            let streams = recording_over(kind, &spoken);
+            let mut deck = Deck::new(&streams[0], Speed::Max, false, SubIds::new(), start);
+            deck.receive("create_session\r\n", start);
+            assert_eq!(play(&mut deck, start), says(expected, Step::Close));
+        }
+    }
+
+    #[test]
+    fn made_up_times_and_any_number_of_requests_are_borne() {
+        let start = monotonic();
+        let streams = recording(&[
+            (0, ">create_session\n"),
+            (u64::MAX, "<PROBE\n"),
+            (u64::MAX, &format!(">control\n{ADD_A}")),
+        ]);
+        let mut deck = Deck::new(&streams[0], Speed::Times(0.001), true, SubIds::new(), start);
+        deck.receive("create_session\r\n", start);
+        assert_eq!(play(&mut deck, start), says("", Step::Wait(KEEPALIVE_DEFAULT)));
+        for _ in 0..=WAITING_MAX {
+            assert_eq!(deck.receive_beside(&format!("control\r\n{ADD_A}"), start), "REQOK,1\r\n");
+        }
+        assert_eq!(deck.waiting, WAITING_MAX);
     }
 
     #[test]
@@ -570,6 +747,35 @@ mod tests {
         let later = start + REST_PATIENCE - Duration::from_secs(1);
         assert_eq!(play(&mut deck, later), says("", Step::Wait(Duration::from_secs(1))));
         assert_eq!(play(&mut deck, start + REST_PATIENCE), says("c;", Step::Wait(KEEPALIVE_DEFAULT)));
+    }
+
+    #[test]
+    fn what_begins_a_stream_does_not_wait_for_rest() {
+        let start = monotonic();
+        let request =
+            Request { id: 1, method: "GET".into(), path: "/a".into(), version: 1, body: Body::default() };
+        let answer =
+            Answer { id: 1, status: 200, headers: Headers::default(), body: Body::default(), took_ms: 1 };
+        for (told, at_once, later) in [
+            ("CONOK,S,50000,5000,*\r\nPROG,1\r\n", "CONOK,S,50000,5000,*;", "PROG,1;"),
+            ("WSOK\r\nCONERR,20,gone", "CONERR,20,gone;", ""),
+            ("PROG,1\r\nCONOK,S,50000,5000,*\r\n", "", "PROG,1;CONOK,S,50000,5000,*;"),
+        ] {
+            let text = |text: &str| Text { socket: 1, text: text.to_owned() };
+            let entries = [
+                Entry::Request(request.clone()),
+                Entry::Answer(answer.clone()),
+                Entry::Opened(Opened { socket: 1, kind: SocketKind::Ws, url: String::new() }),
+                Entry::Sent(text("bind_session\r\n")),
+                Entry::Received(text(told)),
+            ];
+            let streams = streams(&entries.map(|entry| Line { ms: 0, entry }));
+            let mut deck = Deck::new(&streams[0], Speed::Max, true, SubIds::new(), start);
+            deck.receive("bind_session\r\n", start);
+            assert_eq!(play(&mut deck, start), says(at_once, Step::Wait(KEEPALIVE_DEFAULT)));
+            deck.asked(1, start);
+            assert_eq!(play(&mut deck, start), says(later, Step::Wait(KEEPALIVE_DEFAULT)));
+        }
     }
 
     #[test]

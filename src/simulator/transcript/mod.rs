@@ -1,10 +1,12 @@
 //! A recorded conversation with IG, played back: REST answers by what is asked, streams one after
-//! the other as they were recorded.
+//! the other as they were recorded. Each goes over a WebSocket or over HTTP as the client asks for
+//! it, whatever carried it when it was recorded.
 //!
 //! Whoever logs in is let in: the transcript's placeholders are the tokens.
 
 mod answers;
 mod deck;
+mod wire;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -16,20 +18,25 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::http::header::SEC_WEBSOCKET_PROTOCOL;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use futures_util::FutureExt;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::clock::{Speed, monotonic};
 use super::rest::BASE_PATH;
-use super::tlcp::version_of_subprotocol;
+use super::tlcp::{Params, version_of_protocol, version_of_subprotocol};
 use crate::transcript::{Header, ReadError, Transcript};
 use answers::Answers;
 use deck::{Deck, Step, Stream, SubIds};
+use wire::{Beside, Heard, Wire};
 
 /// Largest request that is read.
-const FRAME_BYTES_MAX: usize = 1024 * 1024;
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// What a client is told that comes once too often.
+const NO_MORE_STREAMS: &str = "the transcript has no more streams";
+/// What Lightstreamer says of its answers, although they are UTF-8.
+const PLAIN: &str = "text/plain; charset=iso-8859-1";
+const ENRICHED: &str = "text/enriched; charset=iso-8859-1";
 
 /// Why a transcript cannot be played.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +109,23 @@ struct State {
     answers: Answers,
     played: Played,
     sub_ids: SubIds,
+    /// Where requests go that are made beside the latest stream over HTTP.
+    beside: Option<Beside>,
 }
 
 impl Stage {
+    /// The next stream's number, if there is one more.
+    fn next_stream(&self) -> Option<usize> {
+        Some(self.state().played.streams).filter(|next| *next < self.streams.len())
+    }
+
+    /// Begins to play a stream on a connection.
+    fn begin(self: Arc<Self>, number: usize, wire: Wire) {
+        self.state().played.streams += 1;
+        log::info!(stream = number + 1, of = self.streams.len(), over = wire.name(); "playing a stream");
+        actix_web::rt::spawn(async move { run(&self, number, wire).await });
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("a panic while playing is a bug that must not be hidden")
     }
@@ -126,7 +147,7 @@ pub fn play(path: &Path, listen: SocketAddr, speed: Speed) -> Result<Player, Pla
     if answers.len() == 0 {
         return Err(PlaybackError::Empty { path: path.to_owned() });
     }
-    let state = State { answers, played: Played::default(), sub_ids: SubIds::new() };
+    let state = State { answers, played: Played::default(), sub_ids: SubIds::new(), beside: None };
     let stage = Arc::new(Stage {
         streams: deck::streams(&lines),
         speed,
@@ -137,8 +158,10 @@ pub fn play(path: &Path, listen: SocketAddr, speed: Speed) -> Result<Player, Pla
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
+            .app_data(web::PayloadConfig::new(REQUEST_BYTES_MAX))
             .service(web::scope(BASE_PATH).default_service(web::to(answer)))
-            .route("/lightstreamer", web::get().to(stream))
+            .route("/lightstreamer", web::get().to(upgrade))
+            .route("/lightstreamer/{name}.txt", web::post().to(post))
     })
     .workers(1)
     .tcp_nodelay(true)
@@ -199,8 +222,8 @@ async fn answer(request: HttpRequest, stage: web::Data<Stage>) -> HttpResponse {
     response.body(answers::redirect_stream(&answer.body.body.unwrap_or_default(), &endpoint))
 }
 
-/// `GET /lightstreamer`: the next recorded stream.
-async fn stream(
+/// `GET /lightstreamer`: the next recorded stream, over a WebSocket.
+async fn upgrade(
     request: HttpRequest,
     body: web::Payload,
     stage: web::Data<Stage>,
@@ -210,28 +233,63 @@ async fn stream(
     let Some(protocol) = offered.find(|name| version_of_subprotocol(name).is_some()) else {
         return Ok(HttpResponse::BadRequest().body("a TLCP subprotocol is needed"));
     };
-    let number = stage.state().played.streams;
-    if number >= stage.streams.len() {
-        return Ok(HttpResponse::ServiceUnavailable().body("the transcript has no more streams"));
-    }
+    let Some(number) = stage.next_stream() else {
+        return Ok(HttpResponse::ServiceUnavailable().body(NO_MORE_STREAMS));
+    };
     let (response, session, messages) = actix_ws::handle_with_protocols(&request, body, &[protocol])?;
     let messages = messages
-        .max_frame_size(FRAME_BYTES_MAX)
+        .max_frame_size(REQUEST_BYTES_MAX)
         .aggregate_continuations()
-        .max_continuation_size(FRAME_BYTES_MAX);
-    stage.state().played.streams += 1;
-    log::info!(stream = number + 1, of = stage.streams.len(); "playing a stream");
-    actix_web::rt::spawn(async move { run(&stage, number, session, messages).await });
+        .max_continuation_size(REQUEST_BYTES_MAX);
+    stage.into_inner().begin(number, Wire::WebSocket { session, messages: Box::new(messages) });
     Ok(response)
 }
 
+/// `POST /lightstreamer/<name>.txt`: a create or a bind is answered by the next recorded stream,
+/// what is asked beside it by whoever plays that.
+async fn post(
+    request: HttpRequest,
+    name: web::Path<String>,
+    body: String,
+    stage: web::Data<Stage>,
+) -> HttpResponse {
+    let query = Params::parse(request.query_string()).ok();
+    if query.and_then(|query| version_of_protocol(query.get("LS_protocol")?)).is_none() {
+        return HttpResponse::BadRequest().body("LS_protocol is needed in the address");
+    }
+    let text = format!("{name}\r\n{body}");
+    match name.as_str() {
+        "create_session" | "bind_session" => {
+            let Some(number) = stage.next_stream() else {
+                return HttpResponse::ServiceUnavailable().body(NO_MORE_STREAMS);
+            };
+            let (wire, body, beside) = Wire::http(text);
+            // The client's stream before this one, if it is still there, is over.
+            stage.state().beside = Some(beside);
+            stage.into_inner().begin(number, wire);
+            HttpResponse::Ok().content_type(ENRICHED).streaming(body)
+        }
+        "control" | "heartbeat" => {
+            let beside = stage.state().beside.clone();
+            match ask(beside, text).await {
+                Some(answer) => HttpResponse::Ok().content_type(PLAIN).body(answer),
+                None => HttpResponse::ServiceUnavailable().body("no stream is being played over HTTP"),
+            }
+        }
+        _ => HttpResponse::NotFound()
+            .body("a player answers create_session, bind_session, control and heartbeat"),
+    }
+}
+
+/// The answer to a request beside a stream; none where no stream is played.
+async fn ask(beside: Option<Beside>, text: String) -> Option<String> {
+    let (answer, answered) = oneshot::channel();
+    beside?.send(Heard { text, answer: Some(answer) }).await.ok()?;
+    answered.await.ok()
+}
+
 /// Plays one stream until it ends or the client goes.
-async fn run(
-    stage: &Stage,
-    number: usize,
-    mut session: actix_ws::Session,
-    mut messages: AggregatedMessageStream,
-) {
+async fn run(stage: &Stage, number: usize, mut wire: Wire) {
     let is_last = number + 1 == stage.streams.len();
     let sub_ids = stage.state().sub_ids.clone();
     let mut deck = Deck::new(&stage.streams[number], stage.speed, is_last, sub_ids, monotonic());
@@ -243,31 +301,35 @@ async fn run(
             stage.state().played.has_ended = true;
         }
         let heard = match step {
-            Step::Say(text) => {
-                if session.text(text).await.is_err() {
+            Step::Say(lines) => {
+                if !wire.say(lines).await {
                     break;
                 }
-                messages.recv().now_or_never()
+                wire.hear().now_or_never()
             }
             Step::Wait(wait) => tokio::select! {
-                heard = messages.recv() => Some(heard),
+                heard = wire.hear() => Some(heard),
                 () = stage.asked.notified() => None,
                 () = actix_web::rt::time::sleep(wait) => None,
             },
-            Step::Close => {
-                // Fails where the client is gone already: then there is nobody to tell.
-                let _ = session.close(None).await;
-                break;
-            }
+            Step::Close => break,
         };
         let Some(heard) = heard else { continue };
         match heard {
-            Some(Ok(AggregatedMessage::Text(text))) => deck.receive(&text, monotonic()),
-            // Fails where the client is gone, which the next message tells.
-            Some(Ok(AggregatedMessage::Ping(payload))) => drop(session.pong(&payload).await),
-            Some(Ok(AggregatedMessage::Pong(_))) => {}
-            Some(Ok(AggregatedMessage::Binary(_) | AggregatedMessage::Close(_)) | Err(_)) | None => break,
+            Some(Heard { text, answer: Some(answer) }) => {
+                // Fails where the client waits no longer.
+                let _ = answer.send(deck.receive_beside(&text, monotonic()));
+            }
+            Some(Heard { text, answer: None }) => {
+                let answer = deck.receive(&text, monotonic());
+                if !answer.is_empty() && !wire.say(answer).await {
+                    break;
+                }
+            }
+            None => break,
         }
     }
+    // Before the client learns of the end, since it may come back at once.
     stage.state().sub_ids = deck.into_sub_ids();
+    wire.close().await;
 }
