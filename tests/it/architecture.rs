@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 25] = [
+const PURE: [&str; 33] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -14,6 +14,11 @@ const PURE: [&str; 25] = [
     "healer/plan.rs",
     "writer/batch.rs",
     "ig/stream/chart.rs",
+    "ig/stream/faulty.rs",
+    "ig/stream/frames.rs",
+    "ig/stream/probes.rs",
+    "ig/stream/silence.rs",
+    "ig/stream/state.rs",
     "ig/parse.rs",
     "ig/error.rs",
     "ig/models.rs",
@@ -23,6 +28,9 @@ const PURE: [&str; 25] = [
     "backoff.rs",
     "skew.rs",
     "store/correction.rs",
+    "simulator/faults",
+    "simulator/feed/mischief.rs",
+    "simulator/feed/candles.rs",
     "simulator/market.rs",
     "simulator/transcript/answers.rs",
     "simulator/transcript/deck.rs",

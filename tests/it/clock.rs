@@ -105,7 +105,7 @@ fn a_clock_that_is_wrong_by_minutes_settles_nothing_wrongly() {
                 let watch = Watch::new();
                 watch.set(off_s);
                 let log = watch.verify(watch.run(library));
-                let corrected = said(&log, "the system's clock is off");
+                let corrected = said(&log, "the system's clock differs from IG's");
                 assert_eq!(corrected, off_s != 0, "{off_s}: {log:#?}");
                 // Nothing of the bucket under way was asked of REST before it was over.
                 let fetched = format!(
