@@ -146,6 +146,23 @@ Examples:
   candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
     )]
     Candles(Candles),
+    /// List every missing bar and why; tell whether a stretch is complete, or the ledger holds
+    #[command(
+        long_about = "\
+Reads the database, also while `run` writes to it, and asks IG for nothing. A bucket without a bar is quiet \
+(no price came, which is proved), closed (outside the market's hours), missing (will be asked for) or lost. \
+Missing and lost ones are listed.
+
+--complete PAIR TIMEFRAME FROM TO exits with 0 if every bucket of the stretch is stored, quiet or closed, and \
+with 3 if not. --verify holds the whole ledger against the bars and exits with 1 if anything does not fit.",
+        after_help = "\
+Examples:
+  candlekeep gaps
+  candlekeep gaps --pairs EUR_USD,GBP_USD --from 2026-01-05
+  candlekeep gaps --complete EUR_USD 15 2026-01-05 2026-01-06 && python backtest.py
+  candlekeep gaps --verify"
+    )]
+    Gaps(Gaps),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -169,6 +186,37 @@ Examples:
   candlekeep doctor --format json"
     )]
     Doctor(Doctor),
+}
+
+/// Arguments of `gaps`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Gaps {
+    /// Only these pairs, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    pub pairs: Vec<Pair>,
+    /// Only this bar length [default: all that are kept]
+    #[arg(long, value_name = "TIMEFRAME")]
+    pub timeframe: Option<Timeframe>,
+    /// From then on: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Until then: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Whether every bar of a stretch that there is to have is stored: exit code 0, else 3
+    #[arg(
+        long,
+        num_args = 4,
+        value_names = ["PAIR", "TIMEFRAME", "FROM", "TO"],
+        conflicts_with_all = ["pairs", "timeframe", "from", "to", "verify"]
+    )]
+    pub complete: Option<Vec<String>>,
+    /// Hold the ledger against the bars
+    #[arg(long, conflicts_with_all = ["pairs", "timeframe", "from", "to"])]
+    pub verify: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// Arguments of `status`.

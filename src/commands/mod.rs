@@ -3,10 +3,13 @@
 pub mod candles;
 pub mod demo;
 pub mod doctor;
+pub mod gaps;
 pub mod init;
 pub mod run;
 pub mod simulate;
 pub mod status;
+
+use comfy_table::{Table, presets};
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Flags};
@@ -22,6 +25,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Init(args) => init::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),
+        Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),
         Command::Run(args) => run::execute(args, config::read(&flags)?),
@@ -66,6 +70,13 @@ where
     // Fails only where a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     actix::System::new().block_on(command)
+}
+
+/// A table without lines, for people.
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table
 }
 
 /// Prints a line to stdout. A reader that has gone away is no reason to stop.

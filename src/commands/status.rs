@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::{Table, presets};
 use serde_json::json;
 
-use super::say;
+use super::{plain_table, say};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::cli::{Report, Status};
 use crate::clock::Clock;
@@ -168,12 +167,6 @@ fn json(findings: &Findings) -> String {
         "probes": findings.probes.clone().unwrap_or_default(),
     })
     .to_string()
-}
-
-fn plain_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
-    table
 }
 
 fn minute(at: Timestamp) -> String {

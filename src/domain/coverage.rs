@@ -124,6 +124,31 @@ reasons! {
     GivenUp = "given_up",
 }
 
+impl Reason {
+    /// The reason for people.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Reason::Settled => "a settled bar is stored",
+            Reason::LaterRow => "no price came: a later row on the same unbroken subscription proves it",
+            Reason::NotInRest => "no price came: IG's history over it has no bar",
+            Reason::Calendar => "outside the market's hours",
+            Reason::PossiblyOpen => "sources disagree whether the market trades then, and no bar came",
+            Reason::FirstStart => "from before the first start, not fetched yet",
+            Reason::Offline => "the service was not running, or not subscribed yet",
+            Reason::Disconnected => "the stream was broken",
+            Reason::Silent => "no row has come, and none yet that proves it quiet",
+            Reason::Stale => "the pair was silent for so long that it was subscribed anew",
+            Reason::UnconfirmedClose => "its candle was seen, its end was not",
+            Reason::DecodeFault => "rows could not be read, or the server dropped some",
+            Reason::Refused => "IG refused the subscription",
+            Reason::ScaleInDoubt => "prices were held back, their scale was in doubt",
+            Reason::NullLeg => "IG's history has the bar with a null price",
+            Reason::NoHistory => "IG has no history that old",
+            Reason::GivenUp => "asked for in vain for too long",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -109,6 +109,32 @@ pub(super) fn last_start(
     Ok(last.map(Timestamp))
 }
 
+/// The starts of all bars, ascending.
+pub(super) fn starts(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+) -> Result<Vec<Timestamp>, StoreError> {
+    let pair = PairText::new(pair);
+    let starts: Vec<i64> = on_backend!(connection, connection => {
+        candles::table
+            .filter(candles::pair.eq(pair.as_str()))
+            .filter(candles::timeframe.eq(timeframe.as_str()))
+            .order(candles::timestamp.asc())
+            .select(candles::timestamp)
+            .load(connection)
+    })?;
+    Ok(starts.into_iter().map(Timestamp).collect())
+}
+
+/// The pairs and timeframes that have bars. Walks an index from end to end.
+pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
+    let rows: Vec<(String, String)> = on_backend!(connection, connection => {
+        candles::table.select((candles::pair, candles::timeframe)).distinct().load(connection)
+    })?;
+    rows.iter().map(|(pair, timeframe)| Ok((rows::pair(pair)?, rows::timeframe(timeframe)?))).collect()
+}
+
 /// Bars by timeframe. Walks an index from end to end.
 pub(super) fn counts(connection: &mut Connection) -> Result<Vec<(Timeframe, u64)>, StoreError> {
     let rows: Vec<(String, i64)> = on_backend!(connection, connection => {

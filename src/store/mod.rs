@@ -228,7 +228,39 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub fn missing(&mut self, timeframe: Timeframe) -> Result<Vec<(Pair, Run)>, StoreError> {
-        ledger::runs_in_state(&mut self.connection, timeframe, State::Missing)
+        self.runs_in_state(timeframe, State::Missing)
+    }
+
+    /// Every run of one timeframe in this state, by pair, ascending.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn runs_in_state(
+        &mut self,
+        timeframe: Timeframe,
+        state: State,
+    ) -> Result<Vec<(Pair, Run)>, StoreError> {
+        ledger::runs_in_state(&mut self.connection, timeframe, state)
+    }
+
+    /// The pairs and timeframes of which anything is known, or bars are stored.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn known_keys(&mut self) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
+        let mut keys = ledger::keys(&mut self.connection)?;
+        keys.extend(bars::keys(&mut self.connection)?);
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// The starts of all bars of one pair and timeframe, ascending.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bar_starts(&mut self, pair: Pair, timeframe: Timeframe) -> Result<Vec<Timestamp>, StoreError> {
+        bars::starts(&mut self.connection, pair, timeframe)
     }
 
     /// Start of the newest bar of every pair and timeframe that has one.

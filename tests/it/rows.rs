@@ -242,3 +242,53 @@ fn a_control_link_is_followed_to_another_address_and_left_when_that_is_gone() {
     world.verify(Holes::None);
     assert_eq!(world.simulator().stats().logins, 1);
 }
+
+#[test]
+fn gaps_tells_what_is_missing_whether_a_stretch_is_complete_and_whether_the_ledger_holds() {
+    let outage = r#"[{"do": "outage", "for_s": 3600, "after_s": 3600}]"#;
+    let options = Options { faults: Script::parse(outage).unwrap(), allowance: 0, ..market(4) };
+    let world = World::new(options);
+    // Nothing can be fetched: what the outage cost stays missing.
+    let mut service = world.start("run", &[("CANDLEKEEP_HISTORY_RESERVE", "0")]);
+    world.wait_streamed(&mut service);
+    service.stop();
+    world.verify(Holes::Listed);
+    let told = |line: &str, code: i32| {
+        let output = world.output(line, &[]);
+        assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = told("gaps --pairs eurusd,gbpusd --timeframe 5", 0);
+    assert!(listed.contains("EUR_USD  5   2024-01-17 11:00"), "{listed}");
+    assert!(listed.contains("the stream was broken"), "{listed}");
+    let json: serde_json::Value = serde_json::from_str(&told("gaps --timeframe 5 --format json", 0)).unwrap();
+    let missing = world.number(
+        "SELECT sum((to_ts - from_ts) / 300) FROM coverage WHERE timeframe = '5' AND state = 'missing'",
+    );
+    assert_eq!(json["buckets"].as_i64(), Some(missing));
+    assert_eq!(told("gaps --complete EUR_USD 5 2024-01-17T10:00 2024-01-17T10:45", 0), "complete\n");
+    assert_eq!(told("gaps --complete EUR_USD 15 2024-01-17T10:00 2024-01-17T10:45", 0), "complete\n");
+    for timeframe in ["5", "15"] {
+        let line = format!("gaps --complete EUR_USD {timeframe} 2024-01-17T10:00 2024-01-17T12:30");
+        assert!(told(&line, 3).contains("missing"));
+    }
+    assert!(told("gaps --complete EUR_USD 5 2024-01-17T10:00 2024-01-18", 3).contains("does not reach"));
+    assert!(told("gaps --verify", 0).contains("The ledger holds"));
+
+    // A bar that is taken away, one that is changed, and one more than the ledger knows.
+    let meddle = |sql: &str| rusqlite::Connection::open(world.database()).unwrap().execute(sql, []).unwrap();
+    let meddled = |sql: &str, expected: &str| {
+        assert_eq!(meddle(sql), 1);
+        let output = world.output("gaps --verify", &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(1) && text.contains(expected), "{text}");
+    };
+    let bar = format!("pair = 'EUR_USD' AND timeframe = '5' AND timestamp = {}", START.0);
+    meddled(
+        &format!("UPDATE candles SET bid_high = bid_high + 0.01 WHERE {bar}"),
+        "is not the fold of its parts",
+    );
+    meddled(&format!("DELETE FROM candles WHERE {bar}"), "have bars");
+    let outage = "pair = 'GBP_USD' AND timeframe = '5' AND reason = 'disconnected'";
+    meddled(&format!("DELETE FROM coverage WHERE {outage}"), "nothing is said of");
+}

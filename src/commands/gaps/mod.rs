@@ -1,0 +1,266 @@
+//! `candlekeep gaps`: every missing bar and why; whether a stretch is complete; whether the ledger
+//! holds. Reads the database alone.
+
+mod verify;
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use serde_json::json;
+
+use super::{plain_table, say};
+use crate::cli::{self, Gaps, Report};
+use crate::clock::{Clock, ClockKind};
+use crate::config::Config;
+use crate::domain::coverage::Run;
+use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
+use crate::exit::{Exit, Failure};
+use crate::store::Store;
+
+/// After its end a bucket is given so long to be settled before it counts as not accounted for.
+const SETTLING_S: i64 = 60;
+/// Why a bucket that the ledger does not reach has no bar.
+const NOT_REACHED: &str = "not_reached";
+
+/// A run of buckets without bars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gap {
+    pair: Pair,
+    timeframe: Timeframe,
+    span: Range<Timestamp>,
+    state: State,
+    reason: &'static str,
+}
+
+impl Gap {
+    fn of(pair: Pair, timeframe: Timeframe, run: &Run) -> Gap {
+        Gap { pair, timeframe, span: run.span.clone(), state: run.state, reason: run.reason.as_str() }
+    }
+
+    fn buckets(&self) -> i64 {
+        self.span.end.since(self.span.start) / self.timeframe.seconds()
+    }
+
+    /// The reason in words.
+    fn why(&self) -> &'static str {
+        const BEYOND: &str = "the ledger does not reach it: the service is not running, or behind";
+        self.reason.parse().map_or(BEYOND, Reason::in_words)
+    }
+}
+
+/// Prints what was asked for.
+///
+/// # Errors
+/// When there is no database, or it cannot be read; a wrong combination of arguments.
+pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
+    let mut store = Store::open_read_only(&config.database)?;
+    if args.verify {
+        return verified(&verify::verify(&mut store)?, args.format);
+    }
+    let now = (config.clock == ClockKind::System).then(|| Clock::system().wall());
+    if let Some(words) = &args.complete {
+        let (pair, timeframe, span) = asked(words)?;
+        let gaps = incomplete(&mut store, pair, timeframe, &span)?;
+        let exit = if gaps.is_empty() { Exit::Done } else { Exit::Incomplete };
+        match args.format {
+            Report::Json => say(json!({ "complete": gaps.is_empty(), "missing": listed(&gaps) })),
+            Report::Text if gaps.is_empty() => say("complete"),
+            Report::Text => say(table(&gaps)),
+        }
+        return Ok(exit);
+    }
+    let gaps = find(&mut store, config, now, args)?;
+    match args.format {
+        Report::Json => {
+            say(json!({ "gaps": listed(&gaps), "buckets": gaps.iter().map(Gap::buckets).sum::<i64>() }))
+        }
+        Report::Text => say(text(&gaps)),
+    }
+    Ok(Exit::Done)
+}
+
+/// Reads `PAIR TIMEFRAME FROM TO`.
+fn asked(words: &[String]) -> Result<(Pair, Timeframe, Range<Timestamp>), Failure> {
+    let [pair, timeframe, from, to] = words else { return Err(Failure::usage("four values are needed")) };
+    let time =
+        |text: &str| cli::parse_time(text).map_err(|error| Failure::usage(format_args!("{text}: {error}")));
+    let span = time(from)?..time(to)?;
+    if span.start >= span.end {
+        return Err(Failure::usage(format_args!("{} is not before {}", span.start, span.end)));
+    }
+    Ok((pair.parse().map_err(Failure::usage)?, timeframe.parse().map_err(Failure::usage)?, span))
+}
+
+/// Everything missing or lost, as asked for, oldest first by pair.
+fn find(
+    store: &mut Store,
+    config: &Config,
+    now: Option<Timestamp>,
+    args: &Gaps,
+) -> Result<Vec<Gap>, Failure> {
+    let span = args.from.unwrap_or(Timestamp(i64::MIN))..args.to.unwrap_or(Timestamp(i64::MAX));
+    let wanted = |pair: Pair| args.pairs.is_empty() || args.pairs.contains(&pair);
+    let mut gaps = Vec::new();
+    let timeframes = args.timeframe.map_or_else(|| config.timeframes.clone(), |timeframe| vec![timeframe]);
+    for timeframe in timeframes {
+        for state in [State::Missing, State::Lost] {
+            let runs = store.runs_in_state(timeframe, state)?;
+            gaps.extend(runs.iter().map(|(pair, run)| Gap::of(*pair, timeframe, run)));
+        }
+        if let (Timeframe::M5, Some(now)) = (timeframe, now) {
+            let ends = store.covered_to(timeframe)?;
+            let watched = store.feeds()?.into_iter().filter(|feed| feed.watched_to.is_none());
+            for pair in watched.map(|feed| feed.feed.pair) {
+                gaps.extend(ends.get(&pair).into_iter().flat_map(|end| not_reached(pair, *end, now)));
+            }
+        }
+    }
+    gaps.retain(|gap| wanted(gap.pair) && gap.span.end > span.start && gap.span.start < span.end);
+    for gap in &mut gaps {
+        gap.span = gap.span.start.max(span.start)..gap.span.end.min(span.end);
+    }
+    gaps.sort_by_key(|gap| (gap.pair, gap.timeframe, gap.span.start));
+    Ok(gaps)
+}
+
+/// Buckets behind the ledger's end that are over, and in which the market was expected to trade.
+fn not_reached(pair: Pair, end: Timestamp, now: Timestamp) -> Vec<Gap> {
+    let timeframe = Timeframe::M5;
+    let over = timeframe.bucket(now.plus(-SETTLING_S)).max(end);
+    let runs = Calendar::forex().runs(end..over).into_iter();
+    let expected = runs.filter(|(_, expectation)| *expectation == Expectation::Expected);
+    expected
+        .map(|(span, _)| Gap { pair, timeframe, span, state: State::Missing, reason: NOT_REACHED })
+        .collect()
+}
+
+/// What keeps a stretch from being complete: whatever is neither stored, quiet nor closed.
+fn incomplete(
+    store: &mut Store,
+    pair: Pair,
+    timeframe: Timeframe,
+    span: &Range<Timestamp>,
+) -> Result<Vec<Gap>, Failure> {
+    // A longer bucket is complete when its parts are.
+    let step = timeframe.seconds();
+    let whole = span.start.floor(step)..span.end.ceil(step);
+    let runs = store.coverage(pair, Timeframe::M5, whole.clone())?;
+    let bars = store.coverage(pair, timeframe, whole.clone())?;
+    let has_bar = |time: Timestamp| {
+        bars.iter().any(|run| run.state == State::Stored && run.span.contains(&timeframe.bucket(time)))
+    };
+    let unknown = |span: Range<Timestamp>| {
+        let expected = Calendar::forex().runs(span).into_iter();
+        expected.filter(|(_, expectation)| *expectation == Expectation::Expected).map(|(span, _)| Gap {
+            pair,
+            timeframe: Timeframe::M5,
+            span,
+            state: State::Missing,
+            reason: NOT_REACHED,
+        })
+    };
+    let (mut gaps, mut from) = (Vec::new(), whole.start);
+    for run in &runs {
+        gaps.extend(unknown(from..run.span.start));
+        if matches!(run.state, State::Missing | State::Lost) {
+            gaps.push(Gap::of(pair, Timeframe::M5, run));
+        }
+        from = run.span.end;
+    }
+    // What is still to come is not there either.
+    gaps.extend(unknown(from..whole.end));
+    if timeframe != Timeframe::M5 {
+        gaps.retain(|gap| {
+            (gap.span.start.0..gap.span.end.0).step_by(300).any(|bucket| !has_bar(Timestamp(bucket)))
+        });
+    }
+    Ok(gaps)
+}
+
+fn listed(gaps: &[Gap]) -> Vec<serde_json::Value> {
+    gaps.iter()
+        .map(|gap| {
+            json!({
+                "pair": gap.pair.to_string(),
+                "timeframe": gap.timeframe.as_str(),
+                "from": gap.span.start.0,
+                "to": gap.span.end.0,
+                "buckets": gap.buckets(),
+                "state": gap.state.as_str(),
+                "reason": gap.reason,
+            })
+        })
+        .collect()
+}
+
+fn table(gaps: &[Gap]) -> String {
+    let mut table = plain_table(&["pair", "tf", "from (UTC)", "to", "buckets", "state", "why"]);
+    for gap in gaps {
+        table.add_row([
+            gap.pair.to_string(),
+            gap.timeframe.as_str().to_owned(),
+            time(gap.span.start),
+            time(gap.span.end),
+            gap.buckets().to_string(),
+            gap.state.to_string(),
+            gap.why().to_owned(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn text(gaps: &[Gap]) -> String {
+    if gaps.is_empty() {
+        return "nothing is missing".to_owned();
+    }
+    let mut out = table(gaps);
+    let short = || gaps.iter().filter(|gap| gap.timeframe == Timeframe::M5);
+    let of = |state: State| short().filter(|gap| gap.state == state).map(Gap::buckets).sum::<i64>();
+    write!(
+        out,
+        "\n\n{} 5-minute buckets missing, {} lost. A missing one is asked for over REST while `candlekeep run` runs, \
+         newest first, as the allowance allows.",
+        of(State::Missing),
+        of(State::Lost)
+    )
+    .expect("a String takes any text");
+    out
+}
+
+fn time(at: Timestamp) -> String {
+    at.utc().format("%Y-%m-%d %H:%M").to_string()
+}
+
+fn verified(verdict: &verify::Verdict, format: Report) -> Result<Exit, Failure> {
+    let holds = verdict.count == 0;
+    match format {
+        Report::Json => say(json!({
+            "holds": holds,
+            "bars": verdict.bars,
+            "buckets": verdict.buckets,
+            "violations": verdict.violations,
+            "violations_count": verdict.count,
+        })),
+        Report::Text => {
+            let buckets: Vec<String> =
+                verdict.buckets.iter().map(|(state, count)| format!("{count} {state}")).collect();
+            say(format_args!(
+                "5-minute buckets: {}; bars of all lengths: {}",
+                buckets.join(", "),
+                verdict.bars
+            ));
+            for violation in &verdict.violations {
+                say(format_args!("VIOLATED  {violation}"));
+            }
+            if verdict.count as usize > verdict.violations.len() {
+                say(format_args!("… and {} more", verdict.count as usize - verdict.violations.len()));
+            }
+            if holds {
+                say(
+                    "The ledger holds: every bucket is accounted for once, and longer bars are the fold of their parts.",
+                );
+            }
+        }
+    }
+    Ok(if holds { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,279 @@
+//! The ledger's invariant: every bucket of every watched pair is accounted for exactly once, and
+//! what is stored is what the ledger says is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use crate::aggregator::rollup::{Slot, fold};
+use crate::domain::coverage::Run;
+use crate::domain::{Bar, Pair, Source, State, Timeframe, Timestamp};
+use crate::exit::Failure;
+use crate::store::{BarQuery, Store, WatchedFeed};
+
+/// Violations that are told; more are counted.
+pub const TOLD_MAX: usize = 50;
+/// Bars are compared with their parts in stretches of so many seconds, whole days.
+const STRETCH_S: i64 = 30 * 86_400;
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// 5-minute buckets by state.
+    pub buckets: BTreeMap<&'static str, u64>,
+    /// Bars of all lengths that were looked at.
+    pub bars: u64,
+    /// What does not hold, at most [`TOLD_MAX`] of it.
+    pub violations: Vec<String>,
+    /// How often something does not hold.
+    pub count: u64,
+}
+
+impl Verdict {
+    fn violated(&mut self, what: String) {
+        self.count += 1;
+        if self.violations.len() < TOLD_MAX {
+            self.violations.push(what);
+        }
+    }
+}
+
+/// Looks at the whole database.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn verify(store: &mut Store) -> Result<Verdict, Failure> {
+    let mut verdict = Verdict::default();
+    let feeds = store.feeds()?;
+    let mut keys: BTreeSet<(Pair, Timeframe)> = store.known_keys()?.into_iter().collect();
+    keys.extend(feeds.iter().map(|watched| (watched.feed.pair, Timeframe::M5)));
+    for (pair, timeframe) in keys {
+        let everything = Timestamp(i64::MIN)..Timestamp(i64::MAX);
+        let runs = store.coverage(pair, timeframe, everything)?;
+        let starts: BTreeSet<Timestamp> = store.bar_starts(pair, timeframe)?.into_iter().collect();
+        verdict.bars += starts.len() as u64;
+        let watched = watched(&feeds, pair);
+        ledger(&mut verdict, pair, timeframe, &runs, &starts, &watched);
+        if timeframe != Timeframe::M5 {
+            parts(&mut verdict, store, pair, timeframe)?;
+        }
+    }
+    Ok(verdict)
+}
+
+/// When a pair was watched.
+fn watched(feeds: &[WatchedFeed], pair: Pair) -> Vec<Range<Timestamp>> {
+    let of_pair = feeds.iter().filter(|watched| watched.feed.pair == pair);
+    let mut spans: Vec<Range<Timestamp>> = of_pair
+        .map(|watched| watched.watched_from..watched.watched_to.unwrap_or(Timestamp(i64::MAX)))
+        .collect();
+    spans.sort_by_key(|span| span.start);
+    spans
+}
+
+/// Whether some of a span was not watched. Where all of the watching lies behind the ledger's end,
+/// the ledger is one of a simulated market, whose time is another: then nothing excuses a hole.
+fn has_unwatched(span: &Range<Timestamp>, watched: &[Range<Timestamp>]) -> bool {
+    let mut from = span.start;
+    for watched in watched.iter().filter(|watched| watched.end > span.start) {
+        if watched.start > from {
+            break;
+        }
+        from = from.max(watched.end);
+    }
+    from < span.end
+}
+
+/// Holds the runs of one pair and timeframe against each other and against the stored bars.
+fn ledger(
+    verdict: &mut Verdict,
+    pair: Pair,
+    timeframe: Timeframe,
+    runs: &[Run],
+    starts: &BTreeSet<Timestamp>,
+    watched: &[Range<Timestamp>],
+) {
+    let step = timeframe.seconds();
+    for run in runs {
+        let Range { start, end } = run.span;
+        if start >= end || start.floor(step) != start || end.floor(step) != end {
+            verdict.violated(format!("{pair} {timeframe}: a run from {start} to {end} is not on the grid"));
+            continue;
+        }
+        if timeframe == Timeframe::M5 {
+            *verdict.buckets.entry(run.state.as_str()).or_default() += (end.since(start) / step) as u64;
+        }
+        let inside = starts.range(start..end).count() as i64;
+        match run.state {
+            State::Stored if inside != end.since(start) / step => verdict.violated(format!(
+                "{pair} {timeframe}: of {} buckets stored from {start} to {end} {inside} have bars",
+                end.since(start) / step
+            )),
+            State::Quiet | State::Closed | State::Missing | State::Lost if inside != 0 => {
+                verdict.violated(format!(
+                    "{pair} {timeframe}: {inside} bars lie from {start} to {end}, which is called {} ({})",
+                    run.state, run.reason
+                ));
+            }
+            _ => {}
+        }
+    }
+    for two in runs.windows(2) {
+        let hole = two[0].span.end..two[1].span.start;
+        if hole.start > hole.end {
+            verdict.violated(format!("{pair} {timeframe}: two things are said of {}", hole.end));
+        }
+        // Of longer buckets the ledger lists bars and what is asked for, nothing else.
+        let must_join = timeframe == Timeframe::M5 && hole.start < hole.end;
+        let of_our_time =
+            runs.last().is_some_and(|last| watched.iter().any(|span| span.start < last.span.end));
+        if must_join && !(of_our_time && has_unwatched(&hole, watched)) {
+            verdict.violated(format!("{pair} 5: nothing is said of {} to {}", hole.start, hole.end));
+        }
+    }
+    for start in starts {
+        let next = runs.partition_point(|run| run.span.start <= *start);
+        let known = next.checked_sub(1).is_some_and(|place| runs[place].span.contains(start));
+        if !known {
+            verdict.violated(format!("{pair} {timeframe}: the bar of {start} is not in the ledger"));
+        }
+    }
+}
+
+/// Holds longer bars against their parts: derived where all of these are known, and equal to them.
+fn parts(verdict: &mut Verdict, store: &mut Store, pair: Pair, timeframe: Timeframe) -> Result<(), Failure> {
+    let all = Timestamp(i64::MIN)..Timestamp(i64::MAX);
+    let runs = store.coverage(pair, Timeframe::M5, all)?;
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
+    let known = first.span.start.ceil(timeframe.seconds())..last.span.end.floor(timeframe.seconds());
+    let mut from = known.start;
+    while from < known.end {
+        let to = from.plus(STRETCH_S).min(known.end);
+        let mut read = |timeframe| {
+            let query = BarQuery { from: Some(from), to: Some(to), count: None };
+            let bars = store.bars(pair, timeframe, &query)?;
+            Ok::<_, Failure>(
+                bars.into_iter().map(|stored| (stored.bar.key.start, stored.bar)).collect::<BTreeMap<_, _>>(),
+            )
+        };
+        let (short, long) = (read(Timeframe::M5)?, read(timeframe)?);
+        compare(verdict, timeframe, from..to, &runs, &short, &long, pair);
+        from = to;
+    }
+    Ok(())
+}
+
+fn compare(
+    verdict: &mut Verdict,
+    timeframe: Timeframe,
+    span: Range<Timestamp>,
+    runs: &[Run],
+    short: &BTreeMap<Timestamp, Bar>,
+    long: &BTreeMap<Timestamp, Bar>,
+    pair: Pair,
+) {
+    let state = |time: Timestamp| {
+        let next = runs.partition_point(|run| run.span.start <= time);
+        next.checked_sub(1)
+            .map(|place| &runs[place])
+            .filter(|run| run.span.contains(&time))
+            .map(|run| run.state)
+    };
+    for start in (span.start.0..span.end.0).step_by(timeframe.seconds() as usize).map(Timestamp) {
+        let slots: Vec<Slot<'_>> = (start.0..start.plus(timeframe.seconds()).0)
+            .step_by(Timeframe::M5.seconds() as usize)
+            .map(|slot| match (state(Timestamp(slot)), short.get(&Timestamp(slot))) {
+                (Some(State::Stored), Some(bar)) => Slot::Bar(bar),
+                (Some(State::Quiet | State::Closed), None) => Slot::NoBar,
+                _ => Slot::Unknown,
+            })
+            .collect();
+        match (fold(timeframe, start, &slots), long.get(&start)) {
+            (Some(_), None) => {
+                verdict.violated(format!(
+                    "{pair} {timeframe}: the bar of {start} is missing although its parts are known"
+                ));
+            }
+            // What the broker itself said of the longer bucket stands (rule of truth 4).
+            (Some(folded), Some(bar)) if bar.source == Source::Derived && !folded.same_values(bar) => {
+                verdict
+                    .violated(format!("{pair} {timeframe}: the bar of {start} is not the fold of its parts"));
+            }
+            (None, Some(bar)) if bar.source == Source::Derived => {
+                verdict.violated(format!(
+                    "{pair} {timeframe}: the bar of {start} is derived from parts that are not known"
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Reason;
+
+    const STEP: i64 = 300;
+
+    fn pair() -> Pair {
+        "EURUSD".parse().unwrap()
+    }
+
+    /// Runs as text: a letter a bucket, `.` where nothing is said. Bars: `x` where there is one.
+    fn check(runs: &str, bars: &str, watched: &[(i64, i64)]) -> Vec<String> {
+        let mut known: Vec<Run> = Vec::new();
+        for (place, letter) in runs.chars().enumerate() {
+            let (state, reason) = match letter {
+                's' => (State::Stored, Reason::Settled),
+                'q' => (State::Quiet, Reason::LaterRow),
+                'm' => (State::Missing, Reason::Offline),
+                _ => continue,
+            };
+            let start = Timestamp(place as i64 * STEP);
+            let run = Run { span: start..start.plus(STEP), state, reason, evidence: "e".into() };
+            match known.last_mut() {
+                Some(last) if last.state == state && last.span.end == start => last.span.end = run.span.end,
+                _ => known.push(run),
+            }
+        }
+        let starts = bars.chars().enumerate().filter(|(_, letter)| *letter == 'x');
+        let starts = starts.map(|(place, _)| Timestamp(place as i64 * STEP)).collect();
+        let watched: Vec<_> =
+            watched.iter().map(|(from, to)| Timestamp(from * STEP)..Timestamp(to * STEP)).collect();
+        let mut verdict = Verdict::default();
+        ledger(&mut verdict, pair(), Timeframe::M5, &known, &starts, &watched);
+        verdict.violations
+    }
+
+    #[test]
+    fn a_sound_ledger_passes() {
+        assert_eq!(check("ssqmss", "xx..xx", &[(0, 9)]), [""; 0]);
+        assert_eq!(check("ss..ss", "xx..xx", &[(0, 3), (4, 9)]), [""; 0], "not watched for a while");
+        assert_eq!(check("mmss", "..xx", &[(3, 9)]), [""; 0], "history from before");
+    }
+
+    #[test]
+    fn whatever_does_not_hold_is_told() {
+        let told = check("ss.s", "xx.x", &[(90, 99)]);
+        assert!(told.len() == 1 && told[0].contains("nothing is said"), "a simulated market: {told:?}");
+        for (runs, bars, expected) in [
+            ("sss.s", "xxx.x", "nothing is said of 1970-01-01T00:15:00Z to 1970-01-01T00:20:00Z"),
+            ("ss.s", "xx.x", "nothing is said of 1970-01-01T00:10:00Z to 1970-01-01T00:15:00Z"),
+            (
+                "ssss",
+                "xx.x",
+                "of 4 buckets stored from 1970-01-01T00:00:00Z to 1970-01-01T00:20:00Z 3 have bars",
+            ),
+            (
+                "sqs",
+                "xxx",
+                "1 bars lie from 1970-01-01T00:05:00Z to 1970-01-01T00:10:00Z, which is called quiet",
+            ),
+            ("sm", "xx", "which is called missing (offline)"),
+            ("ss", "xxx", "the bar of 1970-01-01T00:10:00Z is not in the ledger"),
+        ] {
+            let told = check(runs, bars, &[(0, 9)]);
+            assert!(told.len() == 1 && told[0].contains(expected), "{runs} {bars}: {told:?}");
+        }
+    }
+}
