@@ -163,6 +163,17 @@ Examples:
   candlekeep gaps --verify"
     )]
     Gaps(Gaps),
+    /// Tell where a bar came from, when, what it replaced, or why it is absent
+    #[command(
+        long_about = "\
+Tells all that the database knows of one bucket: its bar and where that came from, what it was before a \
+correction, what was refused for it, or why there is none. Asks IG for nothing.",
+        after_help = "\
+Examples:
+  candlekeep explain EUR_USD 2026-01-05T09:35
+  candlekeep explain eurusd 2026-01-05T09:30Z --timeframe 15 --format json"
+    )]
+    Explain(Explain),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -214,6 +225,23 @@ pub struct Gaps {
     /// Hold the ledger against the bars
     #[arg(long, conflicts_with_all = ["pairs", "timeframe", "from", "to"])]
     pub verify: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Explain {
+    /// Currency pair: EUR_USD, EURUSD or EUR/USD, in any case
+    #[arg(value_name = "PAIR")]
+    pub pair: Pair,
+    /// A time within the bar: epoch seconds or ISO 8601, UTC
+    #[arg(value_parser = parse_time, value_name = "TIME")]
+    pub time: Timestamp,
+    /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
+    #[arg(long, default_value = "5", value_name = "TIMEFRAME")]
+    pub timeframe: Timeframe,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,

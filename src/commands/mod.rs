@@ -3,6 +3,7 @@
 pub mod candles;
 pub mod demo;
 pub mod doctor;
+pub mod explain;
 pub mod gaps;
 pub mod init;
 pub mod run;
@@ -25,6 +26,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Init(args) => init::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),
+        Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),

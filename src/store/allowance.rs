@@ -72,6 +72,31 @@ impl AllowanceState {
     }
 }
 
+/// One spend, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spend {
+    /// What was asked for.
+    pub what: String,
+    /// `booked`, `settled`, or `unknown` where nothing told what it came to.
+    pub state: String,
+    /// Points, as booked or as charged.
+    pub points: i64,
+    /// When it was booked.
+    pub booked_at: Timestamp,
+}
+
+/// One spend, if it is still kept.
+pub(super) fn find(connection: &mut Connection, id: i64) -> Result<Option<Spend>, StoreError> {
+    let row: Option<(String, String, i64, i64)> = on_backend!(connection, connection => {
+        allowance::table
+            .find(id)
+            .select((allowance::what, allowance::state, allowance::points, allowance::booked_at))
+            .get_result(connection)
+            .optional()
+    })?;
+    Ok(row.map(|(what, state, points, at)| Spend { what, state, points, booked_at: Timestamp(at) }))
+}
+
 const BOOKED: &str = "booked";
 const SETTLED: &str = "settled";
 const UNKNOWN: &str = "unknown";

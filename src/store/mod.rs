@@ -35,7 +35,7 @@ mod settings;
 mod sqlite;
 mod url;
 
-pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, SpendId};
+pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, Spend, SpendId};
 pub use breaks::{BREAKS_MAX, StreamBreak};
 pub use commit::CommitReport;
 pub use correction::{Verdict, judge};
@@ -339,6 +339,14 @@ impl Store {
         now: Timestamp,
     ) -> Result<SpendId, StoreError> {
         self.writing(|store| allowance::book(&mut store.connection, account, points, what, now))
+    }
+
+    /// A spend by the number that a piece of evidence names, if it is still kept.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn spend(&mut self, id: i64) -> Result<Option<Spend>, StoreError> {
+        allowance::find(&mut self.connection, id)
     }
 
     /// Writes down what a spend came to, and the broker's numbers if its answer told them.

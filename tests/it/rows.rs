@@ -75,6 +75,26 @@ fn a_corrected_close_becomes_a_revision_and_a_worse_one_is_refused() {
     let refused = "SELECT count(*) FROM candle_revisions WHERE pair = 'GBP_USD' AND kind = 'refused'";
     assert_eq!(number(refused), 3);
     assert_eq!(number("SELECT count(*) FROM candles WHERE pair = 'GBP_USD' AND revision > 0"), 0);
+    let explained = |line: &str, expected: &[&str]| {
+        let output = world.output(line, &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        for expected in expected {
+            assert!(text.contains(expected), "{line}: no {expected:?} in\n{text}");
+        }
+    };
+    let bar = "EUR_USD 5 min, Wed 2024-01-17 10:10 to 10:15 UTC: the market is expected to trade";
+    explained(
+        "explain eurusd 2024-01-17T10:12",
+        &[bar, "the stream (websocket)", "revision 1", "before    mid open"],
+    );
+    explained("explain GBP_USD 2024-01-17T10:12 --format json", &[r#""kind":"refused""#, r#""revision":0"#]);
+    explained(
+        "explain EUR_USD 2024-01-17T10:12 --timeframe 15",
+        &["folded from its", "part      10:10 stored"],
+    );
+    explained("explain EUR_USD 2024-01-17T09:30", &["IG's history (ig_rest)", "request \"EUR_USD 5 "]);
+    explained("explain EUR_USD 2024-01-13T12:00", &["the market is closed", "nothing is known"]);
 }
 
 #[test]

@@ -1,0 +1,220 @@
+//! `candlekeep explain`: where a bar came from, when, what it replaced, or why it is absent. Reads
+//! the database alone.
+
+use serde_json::{Value, json};
+
+use super::say;
+use crate::cli::{Explain, Report};
+use crate::config::Config;
+use crate::domain::coverage::Run;
+use crate::domain::{Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp};
+use crate::exit::{Exit, Failure};
+use crate::store::{Revision, RevisionKind, Spend, Store, StoredBar};
+
+/// What the database knows of one bucket.
+struct Findings {
+    key: BarKey,
+    bar: Option<StoredBar>,
+    run: Option<Run>,
+    /// The request that the evidence names.
+    spend: Option<Spend>,
+    revisions: Vec<Revision>,
+    /// Of a longer bucket: what is known of its parts.
+    parts: Vec<(Timestamp, Option<Run>)>,
+}
+
+/// Prints what is known of the bucket that holds a time.
+///
+/// # Errors
+/// When there is no database, or it cannot be read.
+pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
+    let mut store = Store::open_read_only(&config.database)?;
+    let start = args.timeframe.bucket(args.time);
+    let findings = find(&mut store, BarKey { pair: args.pair, timeframe: args.timeframe, start })?;
+    match args.format {
+        Report::Text => say(text(&findings)),
+        Report::Json => say(json(&findings)),
+    }
+    Ok(Exit::Done)
+}
+
+fn find(store: &mut Store, key: BarKey) -> Result<Findings, Failure> {
+    let span = key.start..key.start.plus(key.timeframe.seconds());
+    let mut run_at = |timeframe, span| Ok::<_, Failure>(store.coverage(key.pair, timeframe, span)?.pop());
+    let run = run_at(key.timeframe, span.clone())?;
+    let mut parts = Vec::new();
+    if key.timeframe != Timeframe::M5 {
+        for part in (span.start.0..span.end.0).step_by(300).map(Timestamp) {
+            parts.push((part, run_at(Timeframe::M5, part..part.plus(300))?));
+        }
+    }
+    let request = run.as_ref().and_then(|run| run.evidence.strip_prefix("rest:")?.parse().ok());
+    Ok(Findings {
+        bar: store.bar(key)?,
+        spend: request.map(|id| store.spend(id)).transpose()?.flatten(),
+        revisions: store.revisions(key.pair, key.timeframe, span)?,
+        key,
+        run,
+        parts,
+    })
+}
+
+fn text(findings: &Findings) -> String {
+    let Findings { key, bar, run, spend, revisions, parts } = findings;
+    let mut lines = vec![
+        format!(
+            "{} {} min, {} to {} UTC: {}",
+            key.pair,
+            key.timeframe,
+            key.start.utc().format("%a %Y-%m-%d %H:%M"),
+            key.start.plus(key.timeframe.seconds()).utc().format("%H:%M"),
+            hours(key)
+        ),
+        String::new(),
+    ];
+    let mut say = |name: &str, what: String| lines.push(format!("{name:<10}{what}"));
+    match bar {
+        Some(stored) => {
+            say("mid", prices(stored.bar.mid().map(|mid: Mid| mid.to_string())));
+            say("bid", prices(stored.bar.bid.prices().map(|price: Price| price.to_string())));
+            say("ask", prices(stored.bar.ask.prices().map(|price: Price| price.to_string())));
+            say("volume", format!("{} ticks", stored.bar.volume));
+            say("from", from(&stored.bar).to_owned());
+            say("stored", format!("{}, revision {}, seq {}", stored.created_at, stored.revision, stored.seq));
+            if stored.revision > 0 {
+                say("corrected", stored.updated_at.to_string());
+            }
+        }
+        None => match run {
+            Some(run) => say(run.state.as_str(), format!("{} ({})", run.reason.in_words(), run.reason)),
+            None if parts.iter().any(|(_, part)| part.is_some()) => {
+                say("absent", "a longer bar is folded once all of its parts are known".to_owned());
+            }
+            None => say(
+                "unknown",
+                "nothing is known: the pair was not watched then, or the service has not come so far"
+                    .to_owned(),
+            ),
+        },
+    }
+    if let Some(run) = run {
+        say("evidence", evidence(run, spend.as_ref()));
+        if bar.is_none() && run.state == State::Missing {
+            say(
+                "next",
+                "`candlekeep run` asks for it over REST, newest first, as the allowance allows".to_owned(),
+            );
+        }
+    }
+    for (start, part) in parts {
+        let known = part.as_ref().map_or("nothing is known".to_owned(), |part| {
+            format!("{}: {} ({})", part.state, part.reason.in_words(), part.reason)
+        });
+        say("part", format!("{} {known}", start.utc().format("%H:%M")));
+    }
+    for revision in revisions {
+        let values = prices(revision.bar.mid().map(|mid: Mid| mid.to_string()));
+        let (name, when) = match revision.kind {
+            RevisionKind::Superseded => {
+                ("before", format!("from {} to {}", revision.valid_from, revision.valid_to))
+            }
+            RevisionKind::Refused => ("refused", format!("at {}", revision.valid_from)),
+        };
+        say(name, format!("mid {values}, {} ticks, {}; {when}", revision.bar.volume, revision.bar.source));
+    }
+    lines.join("\n")
+}
+
+fn prices([open, high, low, close]: [String; 4]) -> String {
+    format!("open {open}  high {high}  low {low}  close {close}")
+}
+
+/// What the calendar says of the bucket's first 5 minutes.
+fn hours(key: &BarKey) -> &'static str {
+    match Calendar::forex().expectation(key.start.floor(Timeframe::M5.seconds())) {
+        Expectation::Expected => "the market is expected to trade",
+        Expectation::Possible => "sources disagree whether the market trades",
+        Expectation::Closed => "the market is closed",
+    }
+}
+
+fn from(bar: &Bar) -> &'static str {
+    match bar.source {
+        Source::Stream => "the stream (websocket)",
+        Source::Rest => "IG's history (ig_rest)",
+        Source::Derived => "folded from its 5-minute bars (derived)",
+        Source::Import => "a file of yours (import)",
+    }
+}
+
+fn evidence(run: &Run, spend: Option<&Spend>) -> String {
+    let about = match spend {
+        Some(spend) => format!(
+            ": request \"{}\", booked {}, {} points ({})",
+            spend.what, spend.booked_at, spend.points, spend.state
+        ),
+        None if run.evidence.starts_with("ls:") => ": a Lightstreamer session".to_owned(),
+        None => String::new(),
+    };
+    format!("{}{about}", run.evidence)
+}
+
+fn json(findings: &Findings) -> Value {
+    let Findings { key, bar, run, spend, revisions, parts } = findings;
+    let side = |prices: [f64; 4]| {
+        let [open, high, low, close] = prices;
+        json!({ "open": open, "high": high, "low": low, "close": close })
+    };
+    let values = |bar: &Bar| {
+        json!({
+            "mid": side(bar.mid().map(Mid::to_f64)),
+            "bid": side(bar.bid.prices().map(Price::to_f64)),
+            "ask": side(bar.ask.prices().map(Price::to_f64)),
+            "volume": bar.volume,
+            "source": bar.source.as_str(),
+        })
+    };
+    let known = |run: &Run| {
+        json!({
+            "state": run.state.as_str(),
+            "reason": run.reason.as_str(),
+            "in_words": run.reason.in_words(),
+            "evidence": run.evidence.as_ref(),
+        })
+    };
+    json!({
+        "pair": key.pair.to_string(),
+        "timeframe": key.timeframe.as_str(),
+        "timestamp": key.start.0,
+        "market": hours(key),
+        "bar": bar.as_ref().map(|stored| {
+            let mut told = values(&stored.bar);
+            told["created_at"] = stored.created_at.0.into();
+            told["updated_at"] = stored.updated_at.0.into();
+            told["revision"] = stored.revision.into();
+            told["seq"] = stored.seq.into();
+            told
+        }),
+        "ledger": run.as_ref().map(known),
+        "request": spend.as_ref().map(|spend| json!({
+            "what": spend.what,
+            "points": spend.points,
+            "state": spend.state,
+            "booked_at": spend.booked_at.0,
+        })),
+        "parts": parts
+            .iter()
+            .map(|(start, run)| json!({ "timestamp": start.0, "ledger": run.as_ref().map(known) }))
+            .collect::<Vec<_>>(),
+        "revisions": revisions
+            .iter()
+            .map(|revision| {
+                let mut told = values(&revision.bar);
+                told["kind"] = revision.kind.as_str().into();
+                told["valid_from"] = revision.valid_from.0.into();
+                told["valid_to"] = revision.valid_to.0.into();
+                told
+            })
+            .collect::<Vec<_>>(),
+    })
+}
