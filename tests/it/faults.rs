@@ -216,7 +216,8 @@ fn a_key_that_is_disabled_while_it_runs_ends_the_process() {
     let ended = service.ended();
     assert_eq!(ended.code, Some(77), "{:#?}", ended.log);
     assert!(ended.reason().contains("the API key is disabled"), "{}", ended.reason());
-    world.verify(Holes::Listed);
+    // The market has gone on meanwhile, which no ledger can know of.
+    assert_eq!(world.output("gaps --verify", &[]).status.code(), Some(0));
 }
 
 #[test]
