@@ -134,6 +134,69 @@ mod tests {
         check("2020-03-29T21:00:00Z", Expectation::Expected);
     }
 
+    /// The `nth` Sunday of a month, from 1 on, or its last for 0, at 00:00 UTC.
+    fn sunday(year: i32, month: u32, nth: i64) -> Timestamp {
+        let first_of = |year, month| {
+            let day = chrono::NaiveDate::from_ymd_opt(year, month, 1).unwrap();
+            Timestamp::from(day.and_hms_opt(0, 0, 0).unwrap().and_utc())
+        };
+        let week = 7 * 86_400;
+        // 1970-01-04 was a Sunday.
+        let on_or_after = |time: Timestamp| time.plus(-3 * 86_400).ceil(week).plus(3 * 86_400);
+        match nth {
+            0 if month == 12 => on_or_after(first_of(year + 1, 1)).plus(-week),
+            0 => on_or_after(first_of(year, month + 1)).plus(-week),
+            nth => on_or_after(first_of(year, month)).plus((nth - 1) * week),
+        }
+    }
+
+    /// Hours that London is ahead of UTC, by the law: summer time from the last Sunday of March
+    /// to that of October, 01:00 UTC.
+    fn london(time: Timestamp) -> i64 {
+        let year = time.utc().year();
+        let summer = sunday(year, 3, 0).plus(3_600)..sunday(year, 10, 0).plus(3_600);
+        i64::from(summer.contains(&time))
+    }
+
+    /// The same for New York: from the second Sunday of March, 02:00 standard time, to the first of
+    /// November, 02:00 summer time.
+    fn new_york(time: Timestamp) -> i64 {
+        let year = time.utc().year();
+        let summer = sunday(year, 3, 2).plus(7 * 3_600)..sunday(year, 11, 1).plus(6 * 3_600);
+        i64::from(summer.contains(&time)) - 5
+    }
+
+    /// Every week of twenty-one years against the hours worked out from the laws of daylight
+    /// saving, which share nothing with the time zone database.
+    #[test]
+    fn every_week_from_2015_to_2035_opens_and_closes_when_it_should() {
+        let calendar = Calendar::forex();
+        let (mut week, mut weeks) = (sunday(2015, 1, 1), 0);
+        while week < sunday(2036, 1, 1) {
+            // Wall time in a city as UTC; no change falls between midnight and the opening or close
+            // of these days but those of the Sunday's night, which are over by noon.
+            let at = |days: i64, hour: i64, ahead: fn(Timestamp) -> i64| {
+                let noon = week.plus(days * 86_400 + 12 * 3_600);
+                noon.plus((hour - 12 - ahead(noon)) * 3_600)
+            };
+            let opens = [at(0, 21, london), at(0, 17, new_york)];
+            let closes = [at(5, 22, london), at(5, 17, new_york)];
+            let [first, last] = [opens[0].min(opens[1]), closes[0].max(closes[1])];
+            let (open, close) = (opens[0].max(opens[1]), closes[0].min(closes[1]));
+            let mut expected = vec![
+                (week..first, Expectation::Closed),
+                (first..open, Expectation::Possible),
+                (open..close, Expectation::Expected),
+                (close..last, Expectation::Possible),
+                (last..week.plus(7 * 86_400), Expectation::Closed),
+            ];
+            expected.retain(|(span, _)| span.start < span.end);
+            assert_eq!(calendar.runs(week..week.plus(7 * 86_400)), expected, "the week of {week}");
+            (week, weeks) = (week.plus(7 * 86_400), weeks + 1);
+        }
+        assert_eq!(weeks, 1096);
+    }
+
     #[test]
     fn a_span_is_cut_into_runs() {
         let at = |time: &str| Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap());
