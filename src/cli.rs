@@ -159,7 +159,7 @@ with 3 if not. --verify holds the whole ledger against the bars and exits with 1
 Examples:
   candlekeep gaps
   candlekeep gaps --pairs EUR_USD,GBP_USD --from 2026-01-05
-  candlekeep gaps --complete EUR_USD 15 2026-01-05 2026-01-06 && python backtest.py
+  candlekeep gaps --complete EUR_USD 15 2026-01-05 2026-01-06     # exit code 0 or 3, for scripts
   candlekeep gaps --verify"
     )]
     Gaps(Gaps),

@@ -43,7 +43,13 @@ enum Link {
     /// Not subscribed, for this reason.
     Down(Reason),
     /// Subscribed without a break since this bucket's start (or within the one before it).
-    Up { since: Timestamp },
+    Up {
+        since: Timestamp,
+        /// When the subscription began by the clock, where that could tell.
+        dated: Option<Timestamp>,
+        /// Seconds that rows have shown that clock to be slow, at most.
+        slow_s: i64,
+    },
 }
 
 /// The state of one feed.
@@ -125,7 +131,8 @@ impl Finalizer {
         }
         // The snapshot row tells of the bucket under way; only later ones are seen whole. Where
         // no clock tells the time, the first row of a bucket still open dates the subscription.
-        self.link = Link::Up { since: now.map_or(UNDATED, |now| now.ceil(STEP)) };
+        let since = now.map_or(UNDATED, |now| now.ceil(STEP));
+        self.link = Link::Up { since, dated: now, slow_s: 0 };
         self.unfiltered = false;
         self.patience.subscribed(now, self.lost_by == Reason::Stale);
     }
@@ -183,7 +190,7 @@ impl Finalizer {
         } else {
             Ok(())
         };
-        self.patience.row(start, candle.ticks, now, around.calendar);
+        self.patience.row((start, candle.ticks, candle.closed), now, around.calendar);
         let frontier = match self.frontier {
             Some(frontier) => frontier,
             None => self.begin(start, around),
@@ -191,12 +198,13 @@ impl Finalizer {
         if start < frontier {
             return self.late_row(candle, proof, around);
         }
-        if let Link::Up { since } = &mut self.link {
+        if let Link::Up { since, dated, slow_s } = &mut self.link {
             if *since == UNDATED {
                 *since = start.plus(STEP).max(now.ceil(STEP));
-            } else if ahead_s > 0 {
+            } else if let Some(dated) = dated.filter(|_| ahead_s > *slow_s) {
                 // The clock that dated the subscription was slow by so much at least.
-                *since = (*since).max(since.plus(ahead_s).ceil(STEP));
+                *slow_s = ahead_s;
+                *since = (*since).max(dated.plus(ahead_s).ceil(STEP));
             }
         }
         if let Some(unclosed) = self.forming.take_if(|forming| forming.start < start) {
@@ -219,21 +227,20 @@ impl Finalizer {
     }
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the
-    /// ledger decides; any other row changes nothing, but shows that the bucket was not quiet.
+    /// ledger decides; any other row shows that the bucket had prices, if it is not stored.
     fn late_row(&mut self, candle: CandleUpdate, proof: Result<(), Reason>, around: &mut Surroundings<'_>) {
         let bucket = candle.start..candle.start.plus(STEP);
         let silent = self.silent.clone().filter(|silent| silent.contains(&candle.start));
         if let Some(silent) = silent {
             self.quiet_if(proof, silent.start..bucket.start, around);
             self.silent = (bucket.end < silent.end).then_some(bucket.end..silent.end);
-            if !candle.closed {
-                self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
-            }
         }
         let bar = Bar::from_candle(self.pair, &candle);
         around.inference.late_row(&bar, candle.closed);
         if candle.closed {
             around.facts.push(Fact::Settled(bar));
+        } else {
+            self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
         }
     }
 
@@ -316,7 +323,7 @@ impl Finalizer {
         }
         let Some(frontier) = self.frontier.replace(start) else { return };
         let seen_from = match self.link {
-            Link::Up { since } => since.clamp(frontier, start.max(frontier)),
+            Link::Up { since, .. } => since.clamp(frontier, start.max(frontier)),
             Link::Down(_) => start,
         };
         let lost_by = match self.link {
@@ -332,7 +339,7 @@ impl Finalizer {
         let bucket = unclosed.start..unclosed.start.plus(STEP);
         self.frontier = Some(bucket.end);
         let bar = Bar::from_candle(self.pair, unclosed);
-        let unbroken = matches!(self.link, Link::Up { since } if since <= unclosed.start);
+        let unbroken = matches!(self.link, Link::Up { since, .. } if since <= unclosed.start);
         let may_guess = self.unfiltered && unbroken && !self.tainted;
         if may_guess && around.inference.guess(&bar) == Guess::Trust {
             around.facts.push(Fact::Settled(bar));
@@ -352,7 +359,7 @@ impl Finalizer {
             (Expectation::Possible, _) => {
                 self.mark(bucket, State::Closed, Reason::PossiblyOpen, around.facts)
             }
-            (Expectation::Expected, Link::Up { since }) if since <= start => {
+            (Expectation::Expected, Link::Up { since, .. }) if since <= start => {
                 self.mark(bucket.clone(), State::Missing, Reason::Silent, around.facts);
                 match &mut self.silent {
                     Some(silent) => silent.end = bucket.end,
@@ -648,8 +655,23 @@ mod tests {
     }
 
     #[test]
-    fn late_and_repeated_closes_are_told_again_and_late_moves_change_nothing() {
-        check("sub@0 c0 r1 c0* r0", "bar 0, bar 0");
+    fn a_clock_that_is_slow_by_a_second_costs_no_bucket_its_proof() {
+        // Each row comes before its time by the clock, as IG's do where it is slow by little.
+        let closed = "sub@-5 @-0.02 r0! c0! @4.98 r1! c1! @9.98 r2! c2! @14.98 r3! c3! @24.98 r5!";
+        check(closed, "bar 0, bar 1, bar 2, bar 3, quiet later_row 4..5");
+        let unclosed = "sub@-5 unf @-0.02 r0! @4.98 r1! @9.98 r2! @14.98 r3!";
+        assert_eq!(run(Some(0), MATCHES_TO_EARN, unclosed).0, "bar 0, bar 1, bar 2");
+    }
+
+    #[test]
+    fn late_and_repeated_closes_are_told_again_and_late_moves_show_prices() {
+        // The ledger keeps what is stored.
+        check("sub@0 c0 r1 c0* r0", "bar 0, bar 0, missing unconfirmed_close 0..1");
+        check("sub@0 c0 r2 r1", "bar 0, quiet later_row 1..2, missing unconfirmed_close 1..2");
+        check(
+            "sub@0 c0 lost @16 sub@16 r1",
+            "bar 0, missing disconnected 1..3, missing unconfirmed_close 1..2",
+        );
         check("sub@0 r0 @6 c0 c1", "missing unconfirmed_close 0..1, bar 0, bar 1");
     }
 

@@ -23,7 +23,7 @@ pub enum Granted {
     /// Rows of every subscription may be.
     Filtered,
     /// Of some they may, of others not.
-    Some,
+    Mixed,
 }
 
 impl Granted {
@@ -32,7 +32,7 @@ impl Granted {
         match self {
             Granted::Unfiltered => "unfiltered",
             Granted::Filtered => "filtered",
-            Granted::Some => "some",
+            Granted::Mixed => "some",
         }
     }
 }
@@ -50,7 +50,7 @@ pub struct Record {
 
 /// Where the records are kept, each behind its environment and account.
 pub const SETTINGS_MATCHED: &str = "inference.matched/";
-/// See above.
+/// Where it is kept what the server granted, likewise.
 pub const SETTINGS_GRANTED: &str = "stream.granted/";
 
 /// The records of all accounts, without the names of these, from the settings that hold them.

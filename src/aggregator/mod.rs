@@ -185,7 +185,7 @@ impl Aggregation {
     pub fn granted(&self) -> Option<Granted> {
         let told = || self.granted.iter().flatten();
         match (told().any(|unfiltered| *unfiltered), told().any(|unfiltered| !unfiltered)) {
-            (true, true) => Some(Granted::Some),
+            (true, true) => Some(Granted::Mixed),
             (true, false) => Some(Granted::Unfiltered),
             (false, true) => Some(Granted::Filtered),
             (false, false) => None,
@@ -288,7 +288,7 @@ mod tests {
             core.granted()
         };
         assert_eq!(conf(0, true), Some(Granted::Unfiltered));
-        assert_eq!(conf(1, false), Some(Granted::Some));
+        assert_eq!(conf(1, false), Some(Granted::Mixed));
         assert_eq!(conf(0, false), Some(Granted::Filtered));
     }
 

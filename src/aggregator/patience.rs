@@ -21,11 +21,14 @@ const OPENING_S: i64 = HOUR_S;
 const DOUBLINGS_MAX: u32 = 4;
 const DISTANCE_MAX_S: i64 = 4 * HOUR_S;
 
+/// What a row says of its candle: bucket, ticks, whether it is the last.
+pub type Told = (Timestamp, u32, bool);
+
 /// What one item's silences were like, and what was done about the one that lasts.
 #[derive(Clone, Debug, Default)]
 pub struct Patience {
-    /// Bucket and ticks of the last row that said something new.
-    told: Option<(Timestamp, u32)>,
+    /// The last row that said something new.
+    told: Option<Told>,
     /// When that was, unless the stream was away since.
     moved_at: Option<Timestamp>,
     /// Since when nothing new was heard: the last move or the last subscription.
@@ -49,8 +52,8 @@ impl Patience {
     }
 
     /// A row came at `now`. A snapshot that shows the same candle as before ends no silence.
-    pub fn row(&mut self, start: Timestamp, ticks: u32, now: Timestamp, calendar: &Calendar) {
-        if self.told.replace((start, ticks)) == Some((start, ticks)) {
+    pub fn row(&mut self, told: Told, now: Timestamp, calendar: &Calendar) {
+        if self.told.replace(told) == Some(told) {
             return;
         }
         let hour = now.0.div_euclid(HOUR_S);
@@ -129,7 +132,7 @@ mod tests {
         let mut now = NOON;
         for ticks in 0..(8 * 24 * HOUR_S / every_s) as u32 {
             now = NOON.plus(i64::from(ticks) * every_s);
-            item.row(now.floor(300), ticks, now, &calendar);
+            item.row((now.floor(300), ticks, false), now, &calendar);
         }
         (item, now)
     }
@@ -156,8 +159,8 @@ mod tests {
         let calendar = Calendar::forex();
         let (mut item, now) = item(1);
         item.subscribed(Some(now.plus(HOUR_S)), false);
-        item.row(now.plus(HOUR_S), 1, now.plus(HOUR_S), &calendar);
-        item.row(now.plus(10 * HOUR_S), 2, now.plus(10 * HOUR_S), &calendar);
+        item.row((now.plus(HOUR_S), 1, false), now.plus(HOUR_S), &calendar);
+        item.row((now.plus(10 * HOUR_S), 2, false), now.plus(10 * HOUR_S), &calendar);
         assert_eq!(item.limit_s(LEAST_S), LEAST_S);
     }
 
@@ -166,7 +169,7 @@ mod tests {
         let calendar = Calendar::forex();
         let opening = Timestamp(1_579_471_200); // Sunday 2020-01-19 22:00 UTC
         let mut item = Patience::default();
-        item.row(NOON, 1, NOON, &calendar);
+        item.row((NOON, 1, false), NOON, &calendar);
         let lost = |s: i64| item.clone().lost(opening.plus(s), LEAST_S, &calendar);
         assert_eq!([lost(-HOUR_S), lost(0), lost(HOUR_S - 1), lost(HOUR_S)], [None, None, None, Some(0)]);
     }
@@ -175,7 +178,7 @@ mod tests {
     fn a_row_after_too_long_a_silence_proves_nothing_whatever_was_subscribed_meanwhile() {
         let calendar = Calendar::forex();
         let mut item = Patience::default();
-        item.row(NOON, 1, NOON, &calendar);
+        item.row((NOON, 1, false), NOON, &calendar);
         let overdue = |item: &Patience, s: i64| item.is_overdue(NOON.plus(s), LEAST_S, &calendar);
         assert_eq!([overdue(&item, LEAST_S), overdue(&item, LEAST_S + 1)], [false, true]);
         item.subscribed(Some(NOON.plus(LEAST_S)), true);
@@ -184,7 +187,7 @@ mod tests {
         assert!(!overdue(&item, LEAST_S + 60), "a new session");
         // From Friday 21:55 to Sunday 22:04 the market is expected to trade for nine minutes.
         let friday = NOON.plus(2 * 86_400 + 9 * HOUR_S + 55 * 60);
-        item.row(friday, 1, friday, &calendar);
+        item.row((friday, 1, false), friday, &calendar);
         let after =
             |minutes: i64| item.is_overdue(friday.plus(2 * 86_400 + minutes * 60), LEAST_S, &calendar);
         assert_eq!([after(9), after(10), after(11)], [false, false, true]);
@@ -203,7 +206,7 @@ mod tests {
             }
         }
         assert_eq!(told, [(10, 0), (30, 1), (70, 2), (150, 3), (310, 4), (470, 5), (630, 6)]);
-        item.row(NOON, 1, NOON.plus(12 * HOUR_S), &calendar);
+        item.row((NOON, 1, false), NOON.plus(12 * HOUR_S), &calendar);
         assert_eq!(item.lost(NOON.plus(12 * HOUR_S + LEAST_S), LEAST_S, &calendar), Some(0));
     }
 
@@ -211,8 +214,8 @@ mod tests {
     fn a_snapshot_of_the_same_candle_ends_no_silence() {
         let calendar = Calendar::forex();
         let mut item = Patience::default();
-        item.row(NOON, 7, NOON, &calendar);
-        item.row(NOON, 7, NOON.plus(LEAST_S - 1), &calendar);
+        item.row((NOON, 7, false), NOON, &calendar);
+        item.row((NOON, 7, false), NOON.plus(LEAST_S - 1), &calendar);
         assert_eq!(item.lost(NOON.plus(LEAST_S), LEAST_S, &calendar), Some(0));
     }
 
@@ -224,7 +227,7 @@ mod tests {
             let (mut item, mut now) = (Patience::default(), NOON);
             for (ticks, gap) in gaps.iter().enumerate() {
                 now = now.plus(*gap);
-                item.row(now.floor(300), ticks as u32, now, &calendar);
+                item.row((now.floor(300), ticks as u32, false), now, &calendar);
             }
             prop_assert!((LEAST_S..=LIMIT_MAX_S).contains(&item.limit_s(LEAST_S)));
         }

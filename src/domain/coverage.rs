@@ -219,13 +219,15 @@ impl Run {
 /// A stored bar is never forgotten; proof of quiet beats any suspicion; a suspicion never beats
 /// proof; only what is missing can be lost, and what is lost can be reopened. Nothing proves a
 /// bucket quiet of which the stream or REST has shown that there were prices, and no vaguer
-/// suspicion makes that forgotten.
+/// suspicion makes that forgotten; that its candle was seen opens it again even where it was taken for
+/// quiet or closed.
 pub fn replaces(new: (State, Reason), old: (State, Reason)) -> bool {
     let had_prices = |reason| matches!(reason, Reason::UnconfirmedClose | Reason::NullLeg);
     match (new.0, old.0) {
         (State::Stored, _) => true,
         (State::Quiet, State::Missing) => !had_prices(old.1),
         (State::Missing, State::Missing) => had_prices(new.1) || !had_prices(old.1),
+        (State::Missing, State::Quiet | State::Closed) => new.1 == Reason::UnconfirmedClose,
         (State::Quiet, old) => matches!(old, State::Quiet | State::Lost | State::Closed),
         (State::Missing | State::Lost, old) => matches!(old, State::Missing | State::Lost),
         (State::Closed, old) => old == State::Closed,
@@ -348,6 +350,9 @@ mod tests {
         check("mud", "qqq", "quq");
         check("mum", "ddd", "dud");
         check("mdm", ".u.", "mum");
+        check("qrcs", "uuuu", "uuus");
+        check("l", "u", "u");
+        check("qc", "mm", "qc");
     }
 
     #[test]

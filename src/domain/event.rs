@@ -38,7 +38,8 @@ pub enum StreamEvent {
         /// The bucket that it shows to have had prices.
         bucket: Option<Timestamp>,
     },
-    /// The connection is gone. Whether rows were lost shows when the session goes on or ends.
+    /// The session has no connection for a while, after a break or by the server's wish. Whether rows
+    /// were lost shows when it goes on or ends.
     Interrupted,
     /// Continuity is broken for one feed, or for all.
     Broken {

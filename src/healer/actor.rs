@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
-use super::plan::{self, Attempts, Hole};
+use super::plan::{self, Attempts, Hole, Kind};
 use crate::clock::{Clock, EventClock};
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, FactBatch, FeedIx, Pair, State, Timeframe, Timestamp};
@@ -217,6 +217,10 @@ impl Healer {
 
     /// A stored bucket near the hole, before it rather than after.
     async fn anchor(&self, hole: &Hole) -> Result<Option<Timestamp>, HistoryError> {
+        if hole.kind == Kind::Seen {
+            // An empty answer proves nothing of it, so no point is spent on believing one.
+            return Ok(None);
+        }
         let (pair, timeframe, span) = (self.pairs[hole.feed.ix()], hole.timeframe, hole.span.clone());
         let around = span.start.plus(-ANCHOR_WITHIN_S)..span.end.plus(ANCHOR_WITHIN_S);
         let runs = self.store.run(move |store| store.coverage(pair, timeframe, around)).await?;

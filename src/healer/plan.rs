@@ -19,7 +19,7 @@ const SILENT_FOR_LONG_S: i64 = 3600;
 const NULL_LEG_TRIES_MAX: u32 = 8;
 /// First pause after a hole was asked for and nothing came of it; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(60);
-const RETRY_LAST: Duration = Duration::from_secs(3600);
+const RETRY_LAST: Duration = Duration::from_secs(24 * 3600);
 /// Holes whose failures are remembered; beyond, all are forgotten and may be asked again.
 const ATTEMPTS_MAX: usize = 20_000;
 
@@ -43,6 +43,8 @@ pub enum Kind {
     Backfill,
     /// REST has the bar with a null price: asked for a few times, not for ever.
     NullLeg,
+    /// The stream has shown its candle: that REST lacks the bar would prove nothing.
+    Seen,
     /// Anything else.
     Lost,
 }
@@ -52,7 +54,17 @@ impl Kind {
         match reason {
             Reason::FirstStart => Kind::Backfill,
             Reason::NullLeg => Kind::NullLeg,
+            Reason::UnconfirmedClose => Kind::Seen,
             _ => Kind::Lost,
+        }
+    }
+
+    /// What both are together, if one request may ask for both.
+    fn with(self, next: Kind) -> Option<Kind> {
+        match (self, next) {
+            (one, other) if one == other => Some(one),
+            (Kind::Seen, Kind::Lost) | (Kind::Lost, Kind::Seen) => Some(Kind::Lost),
+            _ => None,
         }
     }
 }
@@ -89,15 +101,15 @@ pub fn holes(
         .collect();
     runs.sort_by_key(|(feed, run)| (*feed, run.span.start));
     for (feed, run) in runs {
-        match holes.last_mut() {
-            Some(last)
-                if last.feed == feed
-                    && last.span.end == run.span.start
-                    && last.kind == Kind::of(run.reason) =>
-            {
-                last.span.end = run.span.end;
-            }
-            _ => holes.push(Hole { feed, timeframe, span: run.span.clone(), kind: Kind::of(run.reason) }),
+        let kind = Kind::of(run.reason);
+        if let Some(last) = holes.last_mut()
+            && last.feed == feed
+            && last.span.end == run.span.start
+            && let Some(together) = last.kind.with(kind)
+        {
+            (last.span.end, last.kind) = (run.span.end, together);
+        } else {
+            holes.push(Hole { feed, timeframe, span: run.span.clone(), kind });
         }
     }
     holes.sort_by_key(|hole| (std::cmp::Reverse(hole.span.end), hole.feed));
@@ -117,7 +129,7 @@ impl Attempts {
             self.made.clear();
         }
         let (times, not_before) = self.made.entry(hole.clone()).or_insert((0, now));
-        let pause = RETRY_FIRST.saturating_mul(1 << (*times).min(10)).min(RETRY_LAST);
+        let pause = RETRY_FIRST.saturating_mul(1 << (*times).min(11)).min(RETRY_LAST);
         (*times, *not_before) = (*times + 1, now + pause);
     }
 
@@ -292,6 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_stream_has_shown_is_asked_for_with_its_neighbours_and_alone_is_no_proof() {
+        let run = |from: i64, to: i64, reason| {
+            let span = at(from)..at(to);
+            (pair(), Run { span, state: State::Missing, reason, evidence: "e".into() })
+        };
+        let kinds = |runs: &[(Pair, Run)]| {
+            let told = holes(runs, Timeframe::M5, at(99), |_| Some(FeedIx(0)));
+            told.into_iter().map(|hole| (hole.span.start, hole.kind)).collect::<Vec<_>>()
+        };
+        let (seen, lost) = (run(0, 1, Reason::UnconfirmedClose), run(1, 3, Reason::Disconnected));
+        assert_eq!(kinds(std::slice::from_ref(&seen)), [(at(0), Kind::Seen)]);
+        assert_eq!(kinds(&[seen.clone(), lost]), [(at(0), Kind::Lost)], "one request");
+        let null = run(1, 2, Reason::NullLeg);
+        assert_eq!(kinds(&[seen, null]), [(at(1), Kind::NullLeg), (at(0), Kind::Seen)]);
+    }
+
+    #[test]
     fn a_hole_that_did_not_shrink_waits_longer_each_time() {
         let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0), kind: Kind::Lost };
         let mut attempts = Attempts::default();
@@ -307,7 +336,7 @@ mod tests {
         attempts.note(&hole, start + Duration::from_secs(60));
         assert!(!due(&attempts, 179) && due(&attempts, 180));
         (0..100).for_each(|_| attempts.note(&hole, start));
-        assert!(!due(&attempts, 3599) && due(&attempts, 3600));
+        assert!(!due(&attempts, 24 * 3600 - 1) && due(&attempts, 24 * 3600));
     }
 
     #[test]

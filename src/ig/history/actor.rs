@@ -118,7 +118,9 @@ impl History {
             let (mut rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
             let first = rows.first().ok_or(Unproven::Empty)?.start;
             rows.retain(|row| (span.start..complete_to).contains(&row.start));
-            return Ok(Fetched { rows, covered: first.max(span.start)..complete_to, evidence });
+            let asked = first.max(span.start)..complete_to;
+            let covered = answer::speaks_of(&asked, &rows, fetch.timeframe, now);
+            return Ok(Fetched { rows, covered, evidence });
         }
         if state.zone == Zone::Unknown {
             self.learn_zone(&mut state, fetch, &span, complete_to).await?;
@@ -126,6 +128,8 @@ impl History {
         let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
         match answer::check_range(&rows, &span) {
             Ok(()) => {}
+            // Where it says nothing there is nothing to prove.
+            Err(Unproven::Empty) if answer::speaks_of(&span, &rows, fetch.timeframe, now).is_empty() => {}
             Err(Unproven::Empty) => self.check_zone(&mut state, fetch).await?,
             Err(error) => {
                 log::warn!(pair:% = self.settings.instruments[fetch.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
@@ -133,7 +137,8 @@ impl History {
                 return Err(error.into());
             }
         }
-        Ok(Fetched { rows, covered: span, evidence })
+        let covered = answer::speaks_of(&span, &rows, fetch.timeframe, now);
+        Ok(Fetched { rows, covered, evidence })
     }
 
     /// After an empty answer: spends a point on a bar that is known, to see that ranges are still

@@ -15,6 +15,10 @@ use crate::ig::parse::price_row;
 /// Offsets of local time from UTC beyond this are not on this planet, seconds.
 const OFFSET_MAX_S: i64 = 15 * 3600;
 
+/// History may lag behind the stream: behind its last bar an answer says nothing of the last so
+/// many seconds.
+const LAG_MAX_S: i64 = 1_800;
+
 /// Why an answer proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unproven {
@@ -92,6 +96,19 @@ pub fn check_range(rows: &[FetchedBar], asked: &Range<Timestamp>) -> Result<(), 
     }
 }
 
+/// The part of what was asked for that an answer of these rows, ascending, speaks of at event time
+/// `now`.
+pub fn speaks_of(
+    asked: &Range<Timestamp>,
+    rows: &[FetchedBar],
+    timeframe: Timeframe,
+    now: Timestamp,
+) -> Range<Timestamp> {
+    let last_end = rows.last().map_or(asked.start, |row| row.start.plus(timeframe.seconds()));
+    let known_to = last_end.max(timeframe.bucket(now.plus(-LAG_MAX_S)));
+    asked.start..known_to.min(asked.end).max(asked.start)
+}
+
 /// Account-local time minus UTC, as the latest row that tells it does.
 pub fn local_offset_s(rows: &[FetchedBar]) -> Option<i64> {
     rows.iter().rev().find_map(|row| row.local_offset_s).filter(|offset| offset.abs() <= OFFSET_MAX_S)
@@ -139,6 +156,22 @@ mod tests {
         assert_eq!(check_range(&[row(3600), row(7200)], &asked), Err(Unproven::OutsideRange));
         assert_eq!(check_range(&[row(3300)], &asked), Err(Unproven::OutsideRange));
         assert_eq!(check_range(&[], &asked), Err(Unproven::Empty));
+    }
+
+    #[test]
+    fn behind_its_last_bar_an_answer_says_nothing_of_the_last_half_hour() {
+        let row = |start: i64| FetchedBar { start: Timestamp(start), local_offset_s: None, bar: None };
+        let check = |rows: &[i64], now: i64| {
+            let rows: Vec<_> = rows.iter().map(|start| row(*start)).collect();
+            let told = speaks_of(&(Timestamp(3_600)..Timestamp(7_200)), &rows, Timeframe::M5, Timestamp(now));
+            (told.start.0, told.end.0)
+        };
+        assert_eq!(check(&[3_600, 4_200], 7_200), (3_600, 5_400), "half an hour ago");
+        assert_eq!(check(&[3_600, 6_000], 7_200), (3_600, 6_300), "its last bar");
+        assert_eq!(check(&[6_900], 7_200), (3_600, 7_200));
+        assert_eq!(check(&[], 7_200), (3_600, 5_400));
+        assert_eq!(check(&[], 4_000), (3_600, 3_600), "nothing");
+        assert_eq!(check(&[], 9_000), (3_600, 7_200));
     }
 
     #[test]

@@ -141,11 +141,14 @@ impl ChartItem {
         }
     }
 
-    /// The bucket that the row shows to have had prices, where it does: that of `now`, where it does
-    /// not say of which it is.
-    pub fn shown(&self, now: Timestamp) -> Option<Timestamp> {
-        let has_price = self.row.prices.iter().any(Option::is_some);
-        has_price.then(|| self.row.start.unwrap_or_else(|| Timeframe::M5.bucket(now)))
+    /// Whether the row has any price.
+    pub fn has_price(&self) -> bool {
+        self.row.prices.iter().any(Option::is_some)
+    }
+
+    /// The bucket that the row says it is of.
+    pub fn start(&self) -> Option<Timestamp> {
+        self.row.start
     }
 
     /// Folds one update in. `None` while a field that a candle needs has no value.

@@ -21,9 +21,10 @@ use crate::tlcp::{Change, EndCause, Event, SubscriptionSpec, Transport, Verdict 
 const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
 /// Rows in a row that are too far from the system's clock before the clock is to blame.
 const APART_ROWS_MAX: u32 = 5;
-/// Old rows may be closes that are sent again, at the opening perhaps of every item: only when
-/// they have come for so long without a fresh one is the clock to blame, seconds.
-const OLD_ROWS_MAX_S: i64 = 60;
+/// Old rows may be closes that are sent again, at the opening perhaps of every item, and a row far
+/// ahead among good ones is just wrong: only when such rows have come for so long without a good
+/// one is the clock to blame, seconds.
+const APART_MAX_S: i64 = 60;
 /// System clock and stream may differ by this much, seconds.
 const CLOCK_APART_MAX_S: i64 = 3_600;
 /// A subscription's first row shows the last candle there was, at most so many seconds ago: any
@@ -407,30 +408,36 @@ impl Translation<'_> {
     /// A row's time does not fit the system's.
     #[cold]
     fn apart(&mut self, feed: FeedIx, candle: CandleUpdate, apart: Apart, now: Timestamp) {
-        if apart == Apart::Row {
-            self.reject(feed, "its time is implausible");
-            return self.told.push(StreamEvent::Rejected { feed, bucket: None });
-        }
         let known = &mut *self.known;
-        known.apart_rows += 1;
-        let since = *known.apart_since.get_or_insert(now);
-        let is_clear = apart == Apart::Clocks || now.since(since) >= OLD_ROWS_MAX_S;
-        // Told once, when it is clear which clock is to blame.
-        if is_clear && known.apart_rows >= APART_ROWS_MAX {
-            known.apart_rows = 0;
-            return self.later.push(FollowUp::ClocksApart { stream: candle.start, system: now });
+        if apart != Apart::Row {
+            known.apart_rows += 1;
+            let since = *known.apart_since.get_or_insert(now);
+            let is_clear = apart == Apart::Clocks && !known.fresh || now.since(since) >= APART_MAX_S;
+            if is_clear && known.apart_rows >= APART_ROWS_MAX {
+                known.apart_rows = 0;
+                self.later.push(FollowUp::ClocksApart { stream: candle.start, system: now });
+            }
         }
         // One that is sent again among fresh ones. Where there are none it may be of another time.
-        if apart == Apart::Old && known.fresh {
-            self.told.push(StreamEvent::Candle { feed, candle });
+        if apart == Apart::Old && self.known.fresh {
+            return self.told.push(StreamEvent::Candle { feed, candle });
         }
+        self.reject(feed, "its time is implausible");
+        self.told.push(StreamEvent::Rejected { feed, bucket: None });
     }
 
     /// A row is held back, and so may be the last of its bucket.
     fn hold_back(&mut self, feed: FeedIx) {
-        let item = &self.known.items[feed.ix()];
-        let bucket = self.now.and_then(|now| item.chart.shown(now));
+        let chart = &self.known.items[feed.ix()].chart;
+        let (has_price, start) = (chart.has_price(), chart.start());
+        // One that lies ahead is wrong about its time too.
+        let reached = self.now.map(|now| now.plus(Timeframe::M5.seconds()));
+        let bucket = start.filter(|start| has_price && reached.is_none_or(|reached| *start <= reached));
         self.told.push(StreamEvent::Rejected { feed, bucket });
+        if has_price && start.is_none() {
+            self.lost(feed.0, Reason::DecodeFault, "rows did not say of which bucket they are");
+            self.go_on(feed);
+        }
     }
 
     /// After a break the subscription itself goes on: continuity begins anew here.

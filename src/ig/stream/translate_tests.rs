@@ -188,9 +188,9 @@ fn a_stream_an_hour_from_the_clock_is_noticed_after_a_few_rows() {
     let mut stage = Stage::new();
     stage.subscribe(0);
     let told: Vec<String> = (0..6).map(|n| stage.row(0, n == 0, 7_200, "0")).collect();
-    assert_eq!(told[..4], [""; 4]);
-    assert!(told[4].starts_with("ClocksApart"), "{}", told[4]);
-    assert_eq!(told[5], "");
+    assert_eq!(told[..4], ["rejected 0"; 4]);
+    assert!(told[4].starts_with("rejected 0, ClocksApart"), "{}", told[4]);
+    assert_eq!(told[5], "rejected 0");
     assert_eq!(stage.row(0, false, 0, "0"), "candle 0 +0s");
 }
 
@@ -201,14 +201,25 @@ fn closes_that_are_sent_again_at_the_opening_are_no_other_clock() {
     assert_eq!(stage.row(1, true, -7_200, "0"), "candle 1 +-7200s");
     // Nobody knows yet whether the stream lives in another time.
     let resend = |stage: &mut Stage| (0..8).map(|_| stage.row(0, false, -7_200, "1")).collect::<String>();
-    assert_eq!(resend(&mut stage), "");
+    assert_eq!(resend(&mut stage), "rejected 0".repeat(8));
     stage.now = stage.now.plus(59);
-    assert_eq!(resend(&mut stage), "");
+    assert_eq!(resend(&mut stage), "rejected 0".repeat(8));
     assert_eq!(stage.row(1, false, 0, "0"), "candle 1 +0s");
     stage.now = stage.now.plus(59);
     assert_eq!(resend(&mut stage), "candle 0 +-7200s closed".repeat(8), "late rows among fresh ones");
     stage.now = stage.now.plus(60);
     assert!(resend(&mut stage).contains("ClocksApart"), "and nothing fresh for a minute");
+}
+
+#[test]
+fn rows_far_ahead_among_good_ones_are_no_other_clock() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.row(0, true, 0, "0"), "candle 0 +0s");
+    assert_eq!(stage.row(0, false, 0, "0"), "candle 0 +0s");
+    let ahead = |stage: &mut Stage| (0..8).map(|_| stage.row(0, false, 7_200, "0")).collect::<String>();
+    assert_eq!(ahead(&mut stage), "rejected 0".repeat(8));
+    stage.now = stage.now.plus(60);
+    assert!(ahead(&mut stage).contains("ClocksApart"), "and nothing else for a minute");
 }
 
 #[test]
@@ -227,16 +238,21 @@ fn a_row_that_is_held_back_shows_which_bucket_had_prices() {
             changes: &changes,
         });
         match told[..] {
-            [StreamEvent::Rejected { bucket, .. }] => bucket.map(|bucket| bucket.0 - NOON),
+            [StreamEvent::Rejected { bucket, .. }, ..] => {
+                let broken = if told.len() > 1 { "broken" } else { "" };
+                (bucket.map(|bucket| bucket.0 - NOON), broken)
+            }
             _ => panic!("{told:?}"),
         }
     };
     stage.now = Timestamp(NOON + 700);
     let utm = ((NOON + 300) * 1000).to_string();
-    assert_eq!(row(&mut stage, &utm, "NaN"), Some(300));
-    assert_eq!(row(&mut stage, &utm, "#"), Some(300));
-    assert_eq!(row(&mut stage, &utm, "0.9"), Some(300), "high below low");
-    assert_eq!(row(&mut stage, "soon", "1.1"), Some(600), "where it does not say, the present one");
+    assert_eq!(row(&mut stage, &utm, "NaN"), (Some(300), ""));
+    assert_eq!(row(&mut stage, &utm, "#"), (Some(300), ""));
+    assert_eq!(row(&mut stage, &utm, "0.9"), (Some(300), ""), "high below low");
+    assert_eq!(row(&mut stage, "soon", "1.1"), (None, "broken"), "which one it does not say");
+    let ahead = ((NOON + 1_200) * 1000).to_string();
+    assert_eq!(row(&mut stage, &ahead, "NaN"), (None, ""), "not one that is to come");
     let nothing = ["#"; 8].map(|_| Change::Null);
     let changes: Vec<Change<'_>> =
         ["1", "1", "1", "0"].map(|text| Change::Text(text.into())).into_iter().chain(nothing).collect();
