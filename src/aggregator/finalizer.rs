@@ -75,6 +75,8 @@ pub struct Finalizer {
     /// How long it may be silent.
     patience: Patience,
     first_tick: Option<Timestamp>,
+    /// Where accounting began in this process: older rows are not its business.
+    first: Option<Timestamp>,
 }
 
 /// What a feed needs of the house around it.
@@ -117,6 +119,7 @@ impl Finalizer {
             silent: None,
             patience: Patience::default(),
             first_tick: None,
+            first: resume,
         }
     }
 
@@ -239,7 +242,7 @@ impl Finalizer {
         around.inference.late_row(&bar, candle.closed);
         if candle.closed {
             around.facts.push(Fact::Settled(bar));
-        } else {
+        } else if self.first.is_some_and(|first| first <= bucket.start) {
             self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
         }
     }
@@ -307,7 +310,7 @@ impl Finalizer {
                 reason: Reason::FirstStart,
             }));
         }
-        self.frontier = Some(start);
+        (self.frontier, self.first) = (Some(start), Some(start));
         start
     }
 

@@ -152,10 +152,11 @@ impl RestFaults {
         Some(refusal)
     }
 
-    /// What time history takes it to be.
-    pub fn history_now(&self, now: Timestamp) -> Timestamp {
+    /// What time history of bars of this length takes it to be: where it is behind, a time between
+    /// two bars, since it lacks whole ones.
+    pub fn history_now(&self, now: Timestamp, length_s: i64) -> Timestamp {
         match self.behind {
-            Some((by_s, until)) if now < until => now.plus(-by_s),
+            Some((by_s, until)) if now < until => now.plus(-by_s).floor(length_s),
             _ => now,
         }
     }

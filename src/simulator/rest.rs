@@ -498,7 +498,7 @@ impl Call<'_> {
         request: Request,
     ) -> Result<Reply, Refusal> {
         let instrument = self.visible(caller, epic).ok_or_else(prices::io_error)?;
-        let now = self.shared.rest_faults().history_now(self.now);
+        let now = self.shared.rest_faults().history_now(self.now, request.length_s);
         let found = prices::find(&self.shared.market, instrument.pair, &request, now)?;
         let (page, pages) = prices::page(&found, &request);
         let allowance = self.desk().spend(page.len() as u32, self.now)?;

@@ -39,6 +39,20 @@ fn an_outage_is_healed_over_rest() {
 }
 
 #[test]
+fn history_that_lags_behind_the_stream_calls_nothing_quiet() {
+    // What it lacks at first is asked for again a minute later, by which time it lags no more.
+    let world = World::new(Options { speed: Speed::Times(3_600.0), rows_per_bar: Some(20), ..market(6) });
+    let control = world.simulator().control();
+    let at = START.plus(12 * STEP);
+    control.schedule(at.plus(-STEP), Fault::RestBehind { by_s: 1_000, for_s: 4 * 3_600 });
+    control.schedule_outage(at, at.plus(4 * STEP + 77));
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}
+
+#[test]
 fn holes_are_healed_whatever_the_zone_of_the_account() {
     let heals = |timezone_offset_hours, request_zone| {
         let world = World::new(Options { timezone_offset_hours, request_zone, ..market(2) });

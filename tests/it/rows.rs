@@ -269,7 +269,8 @@ fn gaps_tells_what_is_missing_whether_a_stretch_is_complete_and_whether_the_ledg
     let options = Options { faults: Script::parse(outage).unwrap(), allowance: 0, ..market(4) };
     let world = World::new(options);
     // Nothing can be fetched: what the outage cost stays missing.
-    let mut service = world.start("run", &[("CANDLEKEEP_HISTORY_RESERVE", "0")]);
+    let patient = ("CANDLEKEEP_STREAM_RETRY_MS", "4000");
+    let mut service = world.start("run", &[patient]);
     world.wait_streamed(&mut service);
     service.stop();
     world.verify(Holes::Listed);

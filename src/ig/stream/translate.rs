@@ -424,6 +424,13 @@ impl Translation<'_> {
         }
         self.reject(feed, "its time is implausible");
         self.told.push(StreamEvent::Rejected { feed, bucket: None });
+        self.undated(feed);
+    }
+
+    /// Of which bucket a row was is not known: from here on rows follow each other again.
+    fn undated(&mut self, feed: FeedIx) {
+        self.lost(feed.0, Reason::DecodeFault, "rows did not say of which bucket they are");
+        self.go_on(feed);
     }
 
     /// A row is held back, and so may be the last of its bucket.
@@ -435,8 +442,7 @@ impl Translation<'_> {
         let bucket = start.filter(|start| has_price && reached.is_none_or(|reached| *start <= reached));
         self.told.push(StreamEvent::Rejected { feed, bucket });
         if has_price && start.is_none() {
-            self.lost(feed.0, Reason::DecodeFault, "rows did not say of which bucket they are");
-            self.go_on(feed);
+            self.undated(feed);
         }
     }
 
@@ -543,7 +549,7 @@ fn implausible(
     let fresh_due =
         !first && calendar.expectation(now.floor(Timeframe::M5.seconds())) == Expectation::Expected;
     match kind {
-        ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S).then_some(Apart::Row),
+        ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S || -ahead > SNAPSHOT_AGE_MAX_S).then_some(Apart::Row),
         ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
         ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
         ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
@@ -573,6 +579,8 @@ mod tests {
         assert_eq!(check(ClockKind::System, -15 * 86_400, true), Some(Apart::Clocks), "a market of the past");
         assert_eq!(check(ClockKind::Stream, 40 * 86_400, false), None, "a replay skips weeks");
         assert_eq!(check(ClockKind::Stream, 61 * 86_400, false), Some(Apart::Row));
+        assert_eq!(check(ClockKind::Stream, -13 * 86_400, false), None);
+        assert_eq!(check(ClockKind::Stream, -15 * 86_400, false), Some(Apart::Row));
     }
 
     /// Wednesday 2020-01-15 12:00 UTC: bucket 0 of every script.
