@@ -118,7 +118,7 @@ Examples:
 
 Then, in another terminal (the stream's own clock, since simulated time is not now):
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
-  export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x
+  export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x CANDLEKEEP_SESSION_LOGIN_SPACING_S=0
   candlekeep run --database sqlite://simulated.db"
     )]
     Simulate(Simulate),
@@ -143,7 +143,7 @@ database and never asks IG for anything. Times are UTC; a bar is named by its st
 Examples:
   candlekeep candles EUR_USD 5 --count 20
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
-  candlekeep candles EUR/USD 1h --from 2026-01-05 --to 2026-01-06T12:00 --format json"
+  candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json"
     )]
     Candles(Candles),
     /// List every missing bar and why; tell whether a stretch is complete, or the ledger holds

@@ -15,8 +15,9 @@ use log::{Level, Record, error};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 
-/// What is shown when `RUST_LOG` does not say: our own life cycle, and others' troubles.
-const DEFAULT_FILTER: &str = "warn,candlekeep=info";
+/// What is shown when `RUST_LOG` does not say: our own life cycle, and others' troubles; but not that
+/// a peer of the HTTP server, or the simulator at a script's wish, has cut a connection.
+const DEFAULT_FILTER: &str = "warn,candlekeep=info,actix_http::h1::dispatcher=off";
 
 /// How a line begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

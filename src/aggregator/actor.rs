@@ -109,7 +109,7 @@ impl AggregatorActor {
         let facts = self.core.take_facts();
         for Stale { feed, in_vain } in self.core.take_stale() {
             self.stats.items_stale.add(1);
-            log::warn!(feed = feed.0, in_vain; "an item has been silent for long, subscribing it again");
+            log::warn!(pair:% = self.core.pair(feed), in_vain; "a pair has been silent for long, subscribing it again");
             if let Some(stream) = &self.neighbours.stream {
                 stream.do_send(Resubscribe { feed, in_vain });
             }

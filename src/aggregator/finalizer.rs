@@ -123,6 +123,11 @@ impl Finalizer {
         }
     }
 
+    /// Currency pair.
+    pub fn pair(&self) -> Pair {
+        self.pair
+    }
+
     /// The server confirmed the subscription at event time `now`, if a clock can tell that.
     pub fn subscribed(&mut self, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         if matches!(self.link, Link::Up { .. }) {

@@ -170,6 +170,11 @@ impl Aggregation {
         std::mem::take(&mut self.facts)
     }
 
+    /// The pair of a feed.
+    pub fn pair(&self, feed: FeedIx) -> Pair {
+        self.feeds[feed.ix()].pair()
+    }
+
     /// Feeds to subscribe again.
     pub fn take_stale(&mut self) -> Vec<Stale> {
         std::mem::take(&mut self.stale)

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{plain_table, say};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::cli::{Report, Status};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -33,7 +33,8 @@ struct Findings {
 #[derive(Default)]
 struct PairState {
     last_bar: Option<Timestamp>,
-    missing: u64,
+    /// 5-minute buckets; `None` while nothing at all is known of the pair.
+    missing: Option<u64>,
 }
 
 /// Prints the report.
@@ -59,9 +60,16 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         }
     }
     let step = Timeframe::M5.seconds();
-    for (pair, run) in store.missing(Timeframe::M5)? {
-        pairs.entry(pair).or_default().missing += (run.span.end.since(run.span.start) / step) as u64;
+    for pair in store.covered_to(Timeframe::M5)?.into_keys() {
+        pairs.entry(pair).or_default().missing = Some(0);
     }
+    for (pair, run) in store.missing(Timeframe::M5)? {
+        let buckets = (run.span.end.since(run.span.start) / step) as u64;
+        *pairs.entry(pair).or_default().missing.get_or_insert(0) += buckets;
+    }
+    // A market that goes by its own clock is as old as its newest bar.
+    let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
+    let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {
         now,
         database: config.database.to_string(),
@@ -90,7 +98,8 @@ fn text(findings: &Findings) -> String {
             Some(start) => (minute(start), age(findings.now.since(start.plus(Timeframe::M5.seconds())))),
             None => ("-".to_owned(), "-".to_owned()),
         };
-        table.add_row([pair.to_string(), last, age, state.missing.to_string()]);
+        let missing = state.missing.map_or("-".to_owned(), |missing| missing.to_string());
+        table.add_row([pair.to_string(), last, age, missing]);
     }
     line(format!("\n{table}"));
     if !findings.breaks.is_empty() {
@@ -203,7 +212,7 @@ mod tests {
             stream: Some(stream),
             probes: None,
             pairs: [
-                ("EURUSD".parse().unwrap(), PairState { last_bar, missing: 3 }),
+                ("EURUSD".parse().unwrap(), PairState { last_bar, missing: Some(3) }),
                 ("EURCHF".parse().unwrap(), PairState::default()),
             ]
             .into(),
@@ -228,7 +237,7 @@ mod tests {
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
             " EUR_USD  2024-01-17 09:55  60 min  3 ",
-            " EUR_CHF  -                 -       0 ",
+            " EUR_CHF  -                 -       - ",
             "  2024-01-17T10:00:00Z to 2024-01-17T10:00:30Z  every pair  silent for 10s\n",
             "  session recovery          not seen yet\n",
             "  demo account              rows granted: unfiltered; 57 of 200 inferred closes have matched REST\n",

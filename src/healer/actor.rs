@@ -169,7 +169,7 @@ impl Healer {
             }
             Err(HistoryError::NoTimeYet) => false,
             Err(error) => {
-                log::warn!(error:% = error; "healing waits");
+                log::warn!(error:% = error, again_within_s = LOOK_EVERY.as_secs(); "healing waits");
                 false
             }
         }

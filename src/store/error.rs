@@ -49,7 +49,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// It holds bars of another environment, which are not to be mixed with these.
-    #[error("the database is bound to environment \"{bound}\", not to \"{asked}\"")]
+    #[error(
+        "the database is bound to environment \"{bound}\", not to \"{asked}\" (--accept-feed-change overrides)"
+    )]
     OtherEnvironment {
         /// What it was bound to at its first write.
         bound: String,

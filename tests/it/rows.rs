@@ -175,7 +175,7 @@ fn a_pair_that_falls_silent_is_subscribed_anew_and_what_it_missed_is_healed() {
     ]"#;
     let (world, log) = played(script, slow(6), &[]);
     world.verify(Holes::None);
-    assert!(said(&log, "an item has been silent for long, subscribing it again") >= 2, "{log:#?}");
+    assert!(said(&log, "a pair has been silent for long, subscribing it again") >= 2, "{log:#?}");
     assert_eq!(world.simulator().stats().sessions, 1, "the others are left alone");
     assert!(bars_of(&world, "EUR_USD", "websocket") >= 40);
     let breaks = "SELECT count(DISTINCT pair) FROM stream_breaks WHERE pair IN ('EUR_USD', 'USD_JPY')";

@@ -54,7 +54,10 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
         return Err(Failure::usage(unknown_pair(pair, config)));
     } else if !config.timeframes.contains(&timeframe) {
         let kept: Vec<_> = config.timeframes.iter().map(|kept| kept.as_str()).collect();
-        Some(format!("no bars: {timeframe} is not among the timeframes kept ({})", kept.join(", ")))
+        Some(format!(
+            "no bars: {timeframe} is not among the timeframes kept ({}); add it to `timeframes` in the configuration",
+            kept.join(", ")
+        ))
     } else if from.is_some() || to.is_some() {
         Some(format!("no bars of {pair} {timeframe} in that time"))
     } else {
@@ -155,7 +158,9 @@ mod tests {
         assert_eq!(note("EUR_USD 5 --to 5").as_deref(), Some("no bars of EUR_USD 5 in that time"));
         assert_eq!(
             note("EUR_USD 1h").as_deref(),
-            Some("no bars: 60 is not among the timeframes kept (5, 15)")
+            Some(
+                "no bars: 60 is not among the timeframes kept (5, 15); add it to `timeframes` in the configuration"
+            )
         );
     }
 

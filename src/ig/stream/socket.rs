@@ -148,7 +148,7 @@ pub async fn open_websocket(
         .max_frame_size(MESSAGE_MAX)
         .connect()
         .await
-        .map_err(|error| (kind(&error), cut(&error.to_string())))?;
+        .map_err(|error| (kind(&error), why(&error)))?;
     let echoed = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
     if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
         return Err((Lost::Refused, format!("it speaks {}", cut(other))));
@@ -166,6 +166,16 @@ pub async fn open_websocket(
     });
     let reader = actix_rt::spawn(read(stream, Piece::Frame, socket, actor));
     Ok(Connection::WebSocket { outgoing, reader })
+}
+
+/// Why there is no WebSocket, for people.
+fn why(error: &WsClientError) -> String {
+    match error {
+        WsClientError::InvalidResponseStatus(status) => {
+            format!("HTTP {} instead of a WebSocket, perhaps from a proxy", status.as_u16())
+        }
+        other => cut(&other.to_string()),
+    }
 }
 
 fn kind(error: &WsClientError) -> Lost {

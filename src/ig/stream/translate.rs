@@ -366,6 +366,8 @@ impl Translation<'_> {
                 (self.known.apart_rows, self.known.apart_since) = (0, None);
                 self.known.fresh |= !first;
                 let now = self.now.unwrap_or(candle.start);
+                // The clock that follows the stream has not seen this row yet.
+                let now = now.max(candle.start);
                 let is_snapshot = item.first;
                 if is_snapshot || item.broken.is_some() || self.known.broken.is_some() {
                     self.first_row(feed, candle.start, now);
