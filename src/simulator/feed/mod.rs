@@ -818,14 +818,17 @@ impl Feed {
         for session in self.sessions.values_mut() {
             let begin = session.lines.len();
             let mut told = 0;
+            // A session that nobody listens to would use up what is meant for one that somebody does.
+            let mut none = Mischief::default();
+            let mischief = if session.bound.is_some() { &mut self.mischief } else { &mut none };
             for subscription in session.subscriptions.values_mut() {
                 let schema = &subscription.schema;
                 for item in &mut subscription.items {
                     let (lines, row) = (&mut session.lines, self.candles.row(item.series));
-                    told += if item.is_plain() && self.mischief.is_idle() {
+                    told += if item.is_plain() && mischief.is_idle() {
                         row.map_or(0, |row| u64::from(item.tell(lines, schema, row)))
                     } else {
-                        item.tell_oddly(lines, schema, row, now, &mut self.mischief)
+                        item.tell_oddly(lines, schema, row, now, mischief)
                     };
                 }
             }
