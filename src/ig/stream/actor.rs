@@ -246,6 +246,8 @@ impl StreamActor {
                     self.confirm_later(ctx);
                 }
             }
+            // One that is open when the stream is told to stop was written down then.
+            FollowUp::Mended(_) if self.stopping => {}
             FollowUp::Mended(told) => {
                 let now = self.clock.wall();
                 self.save(move |store| store.record_break(&told, now));
@@ -284,6 +286,7 @@ impl Handler<StopStreaming> for StreamActor {
 
     fn handle(&mut self, _: StopStreaming, ctx: &mut Self::Context) {
         self.stopping = true;
+        self.keep_open_breaks();
         self.keep_probes();
         self.known.state.enter(Phase::Stopped, None);
         self.keep_state();

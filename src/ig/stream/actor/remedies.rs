@@ -72,17 +72,21 @@ impl StreamActor {
                 }
                 self.renew_session(silent, ctx);
             }
-            Remedy::Exit => {
-                let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
-                let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
-                actix_rt::spawn(async move {
-                    if let Err(error) = saving.await {
-                        log::warn!(error:% = error; "the next process will not know that this one ended in silence");
-                    }
-                    alarm.exit(Exit::Failed, SILENT);
-                });
-            }
+            Remedy::Exit => self.exit_in_silence(fruitless),
         }
+    }
+
+    /// Ends the process once it is written down that it ended so. `fruitless`: those before it.
+    pub(super) fn exit_in_silence(&self, fruitless: u32) {
+        let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
+        self.keep_open_breaks();
+        let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
+        actix_rt::spawn(async move {
+            if let Err(error) = saving.await {
+                log::warn!(error:% = error; "the next process will not know that this one ended in silence");
+            }
+            alarm.exit(Exit::Failed, SILENT);
+        });
     }
 
     /// Gives the session up and makes another.
