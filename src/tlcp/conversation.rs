@@ -953,7 +953,7 @@ fn on_probation_a_second_fault_turns_an_item_off_and_the_others_go_on() {
              S: UNSUB,2⏎SUBOK,3,1,2⏎U,3,1,a⏎U,1,1,c|d⏎
              E: 7 subscribed items 1 fields 2
              E: 7 fault, too few values: U,3,1,a
-             E: 7 refused 61 RetryLater: too few values
+             E: 7 refused 61 Faulty: too few values
              E: 8 update item 1: \"c\" \"d\"
              C: control⏎{}
              S: U,3,1,b⏎UNSUB,3⏎U,1,1,e|f⏎

@@ -276,7 +276,7 @@ impl TlcpSession {
     }
 
     /// As [`TlcpSession::subscribe`], for one whose faults have ended a session before: more of
-    /// them turn it off ([`Event::Refused`] with [`MISMATCH_CODE`]), and this session goes on.
+    /// them turn it off ([`Event::Refused`] with [`Verdict::Faulty`]), and this session goes on.
     ///
     /// # Panics
     /// As [`TlcpSession::subscribe`].
@@ -1120,7 +1120,7 @@ impl TlcpSession {
         if again && on_probation {
             let sub = self.subs.remove(at);
             self.leave(&sub, None);
-            let (text, verdict) = (reason.to_string(), Verdict::RetryLater);
+            let (text, verdict) = (reason.to_string(), Verdict::Faulty);
             on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict });
         } else if again {
             self.end(Corruption::Faults { tag, reason }.into(), on_event);

@@ -35,7 +35,7 @@ use crate::stats::Stats;
 use crate::store::StoreHandle;
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::reconnect::{Attempt, Plan, Reconnect};
-use crate::tlcp::{Event, TlcpSession, Version};
+use crate::tlcp::{Event, TlcpSession, Verdict, Version};
 use crate::transcript::Recorder;
 
 mod arrivals;
@@ -200,7 +200,13 @@ impl StreamActor {
             told,
             later: &mut later,
         };
-        drive(&mut link.session, now, &mut |event| translation.take(event));
+        let faulty = &mut self.faulty;
+        drive(&mut link.session, now, &mut |event| {
+            if let Event::Refused { tag, verdict: Verdict::Faulty, .. } = event {
+                faulty.failed(FeedIx(tag), now);
+            }
+            translation.take(event);
+        });
         if self.known.moving_rows > moved {
             self.rows_came(now);
         }
@@ -228,9 +234,8 @@ impl StreamActor {
     fn follow_up(&mut self, what: FollowUp, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match what {
             FollowUp::Retry { feed, pause } => {
-                let now = self.clock.monotonic();
-                let faulty = self.faulty.wait(feed, now).map(|_| self.faulty.failed(feed, now));
-                self.subscribe_later(feed, pause.max(faulty.unwrap_or_default()), ctx);
+                let pause = self.faulty.refused(feed, pause, self.clock.monotonic());
+                self.subscribe_later(feed, pause, ctx);
             }
             FollowUp::ClocksApart { stream, system } => {
                 self.alarm.exit(
