@@ -20,7 +20,7 @@ use self::connections::Link;
 use self::keeping::KEEP_PROBES_EVERY;
 use super::faulty::Faulty;
 use super::probes::Probes;
-use super::silence::Silence;
+use super::silence::{Silence, SilentItems};
 use super::state::{Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
@@ -101,13 +101,12 @@ pub struct StreamActor {
     kept_state: StreamState,
     reconnect: Reconnect,
     silence: Option<Silence>,
+    silent_items: SilentItems,
     recorder: Recorder,
     faulty: Faulty,
     /// Feeds whose scale is in doubt, and how often REST was asked in a row.
     doubted: BTreeSet<FeedIx>,
     confirmations: usize,
-    /// When a session was last given up for the sake of one pair.
-    renewed_at: Option<Instant>,
     link: Option<Link>,
     /// Grows with each session, so that what was planned for an old one is told apart.
     links: u64,
@@ -158,7 +157,7 @@ impl StreamActor {
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
             recorder,
-            renewed_at: None,
+            silent_items: SilentItems::default(),
             options,
             known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
