@@ -10,14 +10,15 @@ use crate::domain::Timestamp;
 /// Breaks remembered; older ones give way.
 pub const BREAKS_MAX: i64 = 10_000;
 
-/// A time in which rows may have been lost: from the last row before to the first after.
+/// A time in which rows may have been lost: from the last row before to the first after, or to the
+/// end of the process where none came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamBreak {
     /// Whose rows; `None`: every pair's.
     pub pair: Option<String>,
     /// Event time of the last row before.
     pub from: Timestamp,
-    /// Event time of the first row after.
+    /// Event time of the first row after, or when the process ended before one came.
     pub to: Timestamp,
     /// Why, for people.
     pub cause: String,

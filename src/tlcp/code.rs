@@ -49,6 +49,8 @@ pub enum Verdict {
     RetryLater,
     /// Refused by the broker's own adapter, whose reasons are its own.
     Adapter,
+    /// Not refused by the server: its updates cannot be read, on probation too.
+    Faulty,
     /// The session is void; the subscription will be made again in the next one.
     NewSession,
 }

@@ -8,7 +8,7 @@
 //! | `closed`, `closed unreachable`, `closed refused` | the connection is gone or could not be had |
 //! | `subscribe 7 unfiltered ITEM A B C` | tag, optional words `unfiltered`, `bare` (no snapshot) and `again` (on probation), group, fields |
 //! | `unsubscribe 7`, `resubscribe 7` | by tag |
-//! | `S: WSOK⏎CONOK,S1,50000,5000,*⏎` | one message from the server; `⏎` is CR-LF |
+//! | `S: WSOK⏎CONOK,S1,50000,5000,*` | one message from the server; `⏎` is CR-LF, and stands for itself at the end unless `…` does |
 //! | `+5s`, `+1500ms` | time passes, with every timeout on the way |
 //! | `count` | answered by `= data 15, skipped 0` |
 //! | `H: …` | bytes of an HTTP stream; `⏎` is CR-LF |
@@ -131,7 +131,10 @@ impl Stage {
                 self.session.resubscribe(self.now, tag.parse().expect("a tag"));
             }
             ["S:", ..] => {
-                let message = line["S: ".len()..].replace('⏎', "\r\n");
+                let message = match line["S: ".len()..].strip_suffix('…') {
+                    Some(unended) => unended.replace('⏎', "\r\n"),
+                    None => line["S: ".len()..].trim_end_matches('⏎').replace('⏎', "\r\n") + "\r\n",
+                };
                 self.session.handle_message(self.now, &message, &mut on_event);
             }
             ["H:", ..] => {
@@ -754,65 +757,98 @@ fn garbage_that_may_hide_a_data_line_is_recovered_from() {
 }
 
 #[test]
-fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session() {
-    // A row that looks whole, one that lacks fields, one without values, a line of another kind.
-    for (half, taken, rest) in [
-        ("U,1,1,c|1.0851", "7 update item 1: \"c\" \"1.0851\"", "2"),
-        ("U,1,1,c|1.085", "7 update item 1: \"c\" \"1.085\"", "|x"),
-        ("U,1,1,c|", "7 update item 1: \"c\" -", "1.0851"),
-        ("U,1,1", "7 fault, too few arguments: U,1,1", ",c|1.0851"),
-        ("CONF,1,unlimited,unfil", "7 configured filtered unlimited", "tered"),
+fn a_line_cut_in_two_by_the_end_of_a_message_ends_the_session_and_half_a_row_is_not_told() {
+    // A row that looks whole, one that lacks fields, one without values, lines of other kinds.
+    for (half, rest) in [
+        ("U,1,1,c|1.0851", "2"),
+        ("U,1,1,c|1.085", "|x"),
+        ("U,1,1,c|", "1.0851"),
+        ("U,1,1", ",c|1.0851"),
+        ("U", ",1,1,c|1.0851"),
+        ("CONF,1,unlimited,unfil", "tered"),
+        ("SYNC,1", "2"),
     ] {
-        let again = match taken.contains("fault") {
-            true => format!("C: control⏎{}⏎{}\n", delete(2, 1), add(3, 2, 7)),
-            false => String::new(),
-        };
         check(&active(
             &[7],
             &format!(
-                "S: {half}
-                 E: {taken}
-                 {again}+1s
-                 S: {rest}⏎U,1,1,e|f⏎
+                "S: {half}…
+                 +1s
+                 S: {rest}⏎U,1,1,e|f
                  E: skipped, unknown tag: {rest}
                  E: ended, a line cut in two by the end of a message
                  count
-                 = data 3, skipped 1"
+                 = data 2, skipped 1"
             ),
         ));
     }
-    // A tail is a line where a line or its missing end follows, and garbage behind that is garbage.
-    for ends in ["⏎", "PROBE⏎", "U,1,1,|f⏎"] {
-        let update = if ends.starts_with('U') { "E: 7 update item 1: - \"f\"\n" } else { "" };
+    // Before a connection is bound it breaks the connection only: nothing is counted yet.
+    check(&active(
+        &[7],
+        &format!(
+            "{BREAKS}open
+             C: wsok
+             C: bind_session⏎LS_session=S1&LS_recovery_from=2&LS_keepalive_millis=5000&LS_send_sync=false
+             S: WSOK…
+             S: 2
+             E: skipped, unknown tag: 2
+             E: interrupted, garbage on the connection
+             W: recover over http in 4s"
+        ),
+    ));
+}
+
+#[test]
+fn a_row_without_a_line_end_is_told_when_a_line_follows_or_its_missing_end() {
+    for (follows, told) in [
+        ("…", ""),
+        ("⏎", "E: 7 update item 1: \"e\" \"1.0851\"\n"),
+        ("PROBE", "E: 7 update item 1: \"e\" \"1.0851\"\n"),
+        ("U,1,1,|f", "E: 7 update item 1: \"e\" \"1.0851\"\nE: 7 update item 1: - \"f\"\n"),
+        ("U,1,1,|f…", "E: 7 update item 1: \"e\" \"1.0851\"\n"),
+    ] {
+        check(&active(&[7], &format!("S: U,1,1,e|1.0851…\nS: {follows}\n{told}")));
+    }
+    // Garbage behind its missing end is garbage, and not the rest of it.
+    check(&active(
+        &[7],
+        "S: U,1,1,e|1.0851…
+         S: ⏎2
+         E: 7 update item 1: \"e\" \"1.0851\"
+         E: skipped, unknown tag: 2
+         E: interrupted, garbage on the connection
+         W: recover over websocket",
+    ));
+    // It is traffic even so, and counted when it is told.
+    check(&active(
+        &[7],
+        "+9s
+         S: U,1,1,c|d…
+         +9s
+         count
+         = data 2, skipped 0
+         S: PROBE
+         E: 7 update item 1: \"c\" \"d\"
+         count
+         = data 3, skipped 0",
+    ));
+}
+
+#[test]
+fn a_row_whose_end_never_came_is_for_the_recovery_to_bring() {
+    for half in ["U,1,1,c|1.08", "U,1,1,c|1.0851"] {
         check(&active(
             &[7],
             &format!(
-                "S: U,1,1,e|1.0851
-                 E: 7 update item 1: \"e\" \"1.0851\"
-                 S: {ends}2⏎
-                 {update}E: skipped, unknown tag: 2
-                 E: interrupted, garbage on the connection
-                 W: recover over websocket"
+                "S: {half}…
+                 {BREAKS}{}S: PROG,2⏎U,1,1,c|1.0851
+                 E: recovered, 0 repeated
+                 E: 7 update item 1: \"c\" \"1.0851\"
+                 count
+                 = data 3, skipped 0",
+                recovering(2)
             ),
         ));
     }
-    // So it is on another connection, and before that is bound: nothing is counted yet.
-    check(&active(
-        &[7],
-        "S: U,1,1,e|1.0851
-         E: 7 update item 1: \"e\" \"1.0851\"
-         closed
-         E: interrupted, connection closed
-         W: recover over websocket
-         open
-         C: wsok
-         C: bind_session⏎LS_session=S1&LS_recovery_from=3&LS_keepalive_millis=5000&LS_send_sync=false
-         S: WSOK
-         S: 2⏎
-         E: skipped, unknown tag: 2
-         E: interrupted, garbage on the connection
-         W: recover over http in 4s",
-    ));
 }
 
 #[test]
@@ -917,7 +953,7 @@ fn on_probation_a_second_fault_turns_an_item_off_and_the_others_go_on() {
              S: UNSUB,2⏎SUBOK,3,1,2⏎U,3,1,a⏎U,1,1,c|d⏎
              E: 7 subscribed items 1 fields 2
              E: 7 fault, too few values: U,3,1,a
-             E: 7 refused 61 RetryLater: too few values
+             E: 7 refused 61 Faulty: too few values
              E: 8 update item 1: \"c\" \"d\"
              C: control⏎{}
              S: U,3,1,b⏎UNSUB,3⏎U,1,1,e|f⏎

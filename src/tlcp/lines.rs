@@ -1,8 +1,8 @@
 //! Messages and chunks of bytes → whole lines.
 //!
 //! A line ends in LF or CR-LF; empty lines are skipped. On a WebSocket what is left at the end of
-//! a message is a line too, while in a byte stream a line is whole only once its end arrived: the
-//! rest of a broken connection is not data.
+//! a message may be a line too, which [`rest_of_a_line`] tells of the next one, while in a byte
+//! stream a line is whole only once its end arrived: the rest of a broken connection is not data.
 
 use std::fmt;
 
@@ -75,6 +75,11 @@ pub type Line<'a> = Result<&'a str, (BadLine, Excerpt<'a>)>;
 /// Returns the lines of one WebSocket message, its unended tail included.
 pub fn message_lines(message: &str) -> MessageLines<'_> {
     MessageLines { rest: message }
+}
+
+/// Returns the lines of a message that are ended, and what is left behind the last line end.
+pub fn ended_lines(message: &str) -> (&str, &str) {
+    message.split_at(message.rfind('\n').map_or(0, |end| end + 1))
 }
 
 /// Returns the first line of a message that begins like none of the protocol's, and so may be the

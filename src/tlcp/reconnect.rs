@@ -17,8 +17,9 @@ const FIRST_PAUSES: u32 = 11;
 pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Share by which a pause strays from its plan, either way.
 const JITTER: f64 = 0.2;
-/// While no real data comes, tokens are replaced this often at most: a login that did not help once
-/// hardly helps a minute later, and brokers lock accounts that log in without end.
+/// For the same reason tokens are replaced this often at most, whether real data comes in between
+/// or not: a login that did not help once hardly helps a minute later, and brokers lock accounts
+/// that log in without end.
 pub const LOGIN_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// No more than two connections are begun within this time, whoever wants them.
 pub const TWO_ATTEMPTS_WITHIN: Duration = Duration::from_secs(1);
@@ -76,11 +77,11 @@ pub struct Reconnect {
     no_websocket_since: Option<Instant>,
     /// The code of the last refusals, and how many in a row.
     refusals: Option<(i32, u8)>,
-    /// When a login was last asked for since real data came.
+    /// When a login was last asked for, whatever for.
     login_at: Option<Instant>,
-    /// Whether tokens were refused since then.
-    tokens_refused: bool,
-    /// Whether every version was refused since then.
+    /// When one was last asked for because tokens were refused.
+    refused_login_at: Option<Instant>,
+    /// Whether every version was refused since real data came.
     versions_refused: bool,
     random: fastrand::Rng,
 }
@@ -96,7 +97,7 @@ impl Reconnect {
             no_websocket_since: None,
             refusals: None,
             login_at: None,
-            tokens_refused: false,
+            refused_login_at: None,
             versions_refused: false,
             random: fastrand::Rng::with_seed(seed),
         }
@@ -123,10 +124,10 @@ impl Reconnect {
         self.begun = [self.begun[1], Some(now)];
     }
 
-    /// Real data came: what was tried works.
+    /// Real data came: what was tried works. Logins keep their distance even so: a server may end
+    /// each session after some rows.
     pub fn works(&mut self) {
-        (self.failures, self.refusals, self.login_at) = (0, None, None);
-        (self.tokens_refused, self.versions_refused) = (false, false);
+        (self.failures, self.refusals, self.versions_refused) = (0, None, false);
     }
 
     /// No session could be tried for want of tokens. No connection was begun, so the pause runs
@@ -219,13 +220,17 @@ impl Reconnect {
     /// Whether tokens are to be replaced: where they were refused, and after many failures of any
     /// kind, since the address may be an old one and only a login tells the new.
     fn login_is_due(&mut self, tokens_refused: bool, now: Instant) -> bool {
-        let first_refusal = tokens_refused && !self.tokens_refused;
-        self.tokens_refused |= tokens_refused;
-        let wanted = tokens_refused || self.failures >= FIRST_PAUSES;
-        let rested = self.login_at.is_none_or(|at| now.saturating_duration_since(at) >= LOGIN_AGAIN);
-        let due = first_refusal || (wanted && rested);
+        let rested =
+            |last: Option<Instant>| last.is_none_or(|at| now.saturating_duration_since(at) >= LOGIN_AGAIN);
+        let due = match tokens_refused {
+            true => rested(self.refused_login_at),
+            false => self.failures >= FIRST_PAUSES && rested(self.login_at),
+        };
         if due {
             self.login_at = Some(now);
+        }
+        if due && tokens_refused {
+            self.refused_login_at = Some(now);
         }
         due
     }
@@ -447,9 +452,24 @@ mod tests {
             assert!(logins.contains(&asked.len()), "{} logins after {:?}", asked.len(), ends.last());
             let hurried = asked.windows(2).filter(|two| two[1] - two[0] < LOGIN_AGAIN).count();
             assert_eq!(hurried, usize::from(*logins.start() == 2));
-            // With real data the run is over.
-            assert!(reconnect.after(&refused(-1, "no"), Transport::WebSocket, true, now).1.login);
         }
+    }
+
+    #[test]
+    fn rows_in_between_do_not_bring_the_next_login_nearer() {
+        let (mut reconnect, mut now) = (Reconnect::new(PLAN, 1), base());
+        let mut asked = Vec::new();
+        for _ in 0..600 {
+            reconnect.begun(now);
+            let minute = now + Duration::from_secs(60);
+            reconnect.works();
+            let (next, consequences) =
+                reconnect.after(&refused(-1, "Invalid account type"), Transport::WebSocket, true, minute);
+            asked.extend(consequences.login.then_some(minute));
+            now = next.at;
+        }
+        assert!((18..=20).contains(&asked.len()), "{} logins in ten hours", asked.len());
+        assert!(asked.windows(2).all(|two| two[1] - two[0] >= LOGIN_AGAIN));
     }
 
     #[test]

@@ -78,8 +78,8 @@ pub struct TlcpSession {
     keepalive: Duration,
     /// The line under way on an HTTP stream.
     line_buffer: LineBuffer,
-    /// The last WebSocket message ended without a line end, and its tail was taken as a line.
-    tail_taken: bool,
+    /// What the last WebSocket message ended in.
+    tail: Tail,
     random: fastrand::Rng,
     /// Wanted subscriptions, by growing id.
     subs: Vec<Sub>,
@@ -126,6 +126,19 @@ enum Phase {
         limit: Duration,
     },
     Ended,
+}
+
+/// The end of a WebSocket message behind its last line end. It may be a line, or half of one, and
+/// only what comes next tells.
+#[derive(Debug)]
+enum Tail {
+    /// There was none.
+    None,
+    /// It was taken as a line at once.
+    Taken,
+    /// It is data, and neither told nor counted yet: half a row may look like a whole one. If the
+    /// connection ends before anything follows, it is for the recovery to bring it again.
+    Held(String),
 }
 
 /// What a connection is for.
@@ -231,7 +244,7 @@ impl TlcpSession {
             control_link: None,
             keepalive: Duration::ZERO,
             line_buffer: LineBuffer::default(),
-            tail_taken: false,
+            tail: Tail::None,
             subs: Vec::new(),
             leaving: Vec::new(),
             strays: Vec::new(),
@@ -263,7 +276,7 @@ impl TlcpSession {
     }
 
     /// As [`TlcpSession::subscribe`], for one whose faults have ended a session before: more of
-    /// them turn it off ([`Event::Refused`] with [`MISMATCH_CODE`]), and this session goes on.
+    /// them turn it off ([`Event::Refused`] with [`Verdict::Faulty`]), and this session goes on.
     ///
     /// # Panics
     /// As [`TlcpSession::subscribe`].
@@ -339,7 +352,7 @@ impl TlcpSession {
         self.phase = Phase::Opening { purpose, since: now, open: false };
         self.wsok = false;
         self.line_buffer = LineBuffer::default();
-        self.tail_taken = false;
+        self.tail = Tail::None;
         self.handshake.clear();
         if self.transport == Transport::WebSocket && self.options.version.has_wsok() {
             self.handshake.push_back(Outgoing::Wsok);
@@ -360,27 +373,53 @@ impl TlcpSession {
         }
     }
 
-    /// Takes one whole WebSocket text message.
+    /// Takes one whole WebSocket text message. A row at its end without a line end waits for the
+    /// next message.
     pub fn handle_message(&mut self, now: Instant, message: &str, on_event: OnEvent<'_>) {
-        let behind_a_tail = self.tail_taken && self.is_bound();
-        if !message.is_empty() {
-            self.tail_taken = !message.ends_with('\n');
+        if message.is_empty() {
+            return;
         }
-        if behind_a_tail && let Some(rest) = lines::rest_of_a_line(message) {
-            // What was taken as a line, and perhaps as a row, was the first half of one. It is
-            // counted, so no recovery would bring it again.
-            self.skip(LineFault::UnknownTag.into(), Excerpt::of(rest), on_event);
-            return self.end(Corruption::SplitLine.into(), on_event);
+        let before = std::mem::replace(&mut self.tail, Tail::None);
+        if self.is_bound() && !matches!(before, Tail::None) {
+            if let Some(rest) = lines::rest_of_a_line(message) {
+                // Half a line was obeyed, or held. What it would have been nobody knows.
+                self.skip(LineFault::UnknownTag.into(), Excerpt::of(rest), on_event);
+                return self.end(Corruption::SplitLine.into(), on_event);
+            }
+            if let Tail::Held(line) = before {
+                self.handle_lines(now, &line, on_event);
+            }
         }
+        let (ended, tail) = lines::ended_lines(message);
+        self.handle_lines(now, ended, on_event);
+        if !tail.is_empty() {
+            self.handle_tail(now, tail, on_event);
+        }
+        if self.answers_unarmed {
+            self.arm_answers(now);
+        }
+    }
+
+    #[inline]
+    fn handle_lines(&mut self, now: Instant, lines: &str, on_event: OnEvent<'_>) {
         let mut changes: Vec<Change<'_>> = std::mem::take(&mut self.changes);
-        for line in lines::message_lines(message) {
+        for line in lines::message_lines(lines) {
             if !self.handle_any_line(now, line, &mut changes, on_event) {
                 break;
             }
         }
         self.changes = update::recycle(changes);
-        if self.answers_unarmed {
-            self.arm_answers(now);
+    }
+
+    #[cold]
+    fn handle_tail(&mut self, now: Instant, tail: &str, on_event: OnEvent<'_>) {
+        self.tail = Tail::Taken;
+        match (&mut self.phase, lines::message_lines(tail).next()) {
+            (Phase::Bound { last_heard, .. }, Some(Ok(line))) if notification::is_data(line.as_bytes()) => {
+                *last_heard = now;
+                self.tail = Tail::Held(line.to_owned());
+            }
+            _ => self.handle_lines(now, tail, on_event),
         }
     }
 
@@ -1081,7 +1120,7 @@ impl TlcpSession {
         if again && on_probation {
             let sub = self.subs.remove(at);
             self.leave(&sub, None);
-            let (text, verdict) = (reason.to_string(), Verdict::RetryLater);
+            let (text, verdict) = (reason.to_string(), Verdict::Faulty);
             on_event(Event::Refused { tag, code: MISMATCH_CODE, text: &text, verdict });
         } else if again {
             self.end(Corruption::Faults { tag, reason }.into(), on_event);

@@ -3,7 +3,7 @@ CREATE TABLE stream_breaks (
     id         INTEGER NOT NULL PRIMARY KEY,
     pair       TEXT,             -- none: every pair
     from_ts    BIGINT  NOT NULL, -- last row before, epoch seconds, UTC, event time
-    to_ts      BIGINT  NOT NULL, -- first row after
+    to_ts      BIGINT  NOT NULL, -- first row after, or the end of the process
     cause      TEXT    NOT NULL, -- for people
     created_at BIGINT  NOT NULL  -- epoch seconds, UTC
 );

@@ -20,7 +20,7 @@ use self::connections::Link;
 use self::keeping::KEEP_PROBES_EVERY;
 use super::faulty::Faulty;
 use super::probes::Probes;
-use super::silence::Silence;
+use super::silence::{Silence, SilentItems};
 use super::state::{Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
@@ -35,7 +35,7 @@ use crate::stats::Stats;
 use crate::store::StoreHandle;
 use crate::supervisor::{Alarm, Lifeline};
 use crate::tlcp::reconnect::{Attempt, Plan, Reconnect};
-use crate::tlcp::{Event, TlcpSession, Version};
+use crate::tlcp::{Event, TlcpSession, Verdict, Version};
 use crate::transcript::Recorder;
 
 mod arrivals;
@@ -101,13 +101,12 @@ pub struct StreamActor {
     kept_state: StreamState,
     reconnect: Reconnect,
     silence: Option<Silence>,
+    silent_items: SilentItems,
     recorder: Recorder,
     faulty: Faulty,
     /// Feeds whose scale is in doubt, and how often REST was asked in a row.
     doubted: BTreeSet<FeedIx>,
     confirmations: usize,
-    /// When a session was last given up for the sake of one pair.
-    renewed_at: Option<Instant>,
     link: Option<Link>,
     /// Grows with each session, so that what was planned for an old one is told apart.
     links: u64,
@@ -158,7 +157,7 @@ impl StreamActor {
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
             recorder,
-            renewed_at: None,
+            silent_items: SilentItems::default(),
             options,
             known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
@@ -200,7 +199,13 @@ impl StreamActor {
             told,
             later: &mut later,
         };
-        drive(&mut link.session, now, &mut |event| translation.take(event));
+        let faulty = &mut self.faulty;
+        drive(&mut link.session, now, &mut |event| {
+            if let Event::Refused { tag, verdict: Verdict::Faulty, .. } = event {
+                faulty.failed(FeedIx(tag), now);
+            }
+            translation.take(event);
+        });
         if self.known.moving_rows > moved {
             self.rows_came(now);
         }
@@ -228,9 +233,8 @@ impl StreamActor {
     fn follow_up(&mut self, what: FollowUp, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match what {
             FollowUp::Retry { feed, pause } => {
-                let now = self.clock.monotonic();
-                let faulty = self.faulty.wait(feed, now).map(|_| self.faulty.failed(feed, now));
-                self.subscribe_later(feed, pause.max(faulty.unwrap_or_default()), ctx);
+                let pause = self.faulty.refused(feed, pause, self.clock.monotonic());
+                self.subscribe_later(feed, pause, ctx);
             }
             FollowUp::ClocksApart { stream, system } => {
                 self.alarm.exit(
@@ -246,6 +250,8 @@ impl StreamActor {
                     self.confirm_later(ctx);
                 }
             }
+            // One that is open when the stream is told to stop was written down then.
+            FollowUp::Mended(_) if self.stopping => {}
             FollowUp::Mended(told) => {
                 let now = self.clock.wall();
                 self.save(move |store| store.record_break(&told, now));
@@ -284,6 +290,7 @@ impl Handler<StopStreaming> for StreamActor {
 
     fn handle(&mut self, _: StopStreaming, ctx: &mut Self::Context) {
         self.stopping = true;
+        self.keep_open_breaks();
         self.keep_probes();
         self.known.state.enter(Phase::Stopped, None);
         self.keep_state();

@@ -41,6 +41,12 @@ impl Faulty {
         self.items.get(&feed).map(|item| item.due.saturating_duration_since(now))
     }
 
+    /// For how long to leave out an item that the server refuses, where `pause` is due: longer only
+    /// where it has just failed too.
+    pub fn refused(&mut self, feed: FeedIx, pause: Duration, now: Instant) -> Duration {
+        self.wait(feed, now).unwrap_or_default().max(pause)
+    }
+
     fn forgive(&mut self, now: Instant) {
         self.items.retain(|_, item| now.saturating_duration_since(item.due) < FORGIVEN_AFTER);
     }
@@ -74,5 +80,22 @@ mod tests {
         after(&mut now, 3_590);
         assert_eq!(faulty.wait(bad, now), None);
         assert_eq!(faulty.failed(bad, now).as_secs(), 5);
+    }
+
+    #[test]
+    fn a_refusal_is_no_failure_and_waits_no_longer_than_any_other() {
+        let (mut faulty, mut now) = (Faulty::default(), Clock::system().monotonic());
+        let (item, five) = (FeedIx(7), Duration::from_secs(5));
+        assert_eq!(faulty.refused(item, five, now), five);
+        for pause_s in [5, 30, 120] {
+            // Turned off for its faults, it is left out; served again, it is refused and refused.
+            faulty.failed(item, now);
+            assert_eq!(faulty.refused(item, five, now).as_secs(), pause_s);
+            now += Duration::from_secs(pause_s);
+            for _ in 0..3 {
+                now += Duration::from_secs(60);
+                assert_eq!(faulty.refused(item, five, now), five);
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! WebSocket frames → whole messages. Pure.
+//! WebSocket frames → whole messages. No I/O and no clock, but the frames are awc's: the part of
+//! the socket that can be tested without one.
 
 use actix_http::ws::Item;
 use awc::ws::{Frame, Message as WsMessage};

@@ -17,6 +17,10 @@ const AFTER_OPENING_MIN: Duration = Duration::from_secs(900);
 /// After each process that ended in silence the next waits twice as long, so many times at most:
 /// a holiday that the calendar does not know must not cost a login every few minutes.
 pub const FRUITLESS_MAX: u32 = 5;
+/// A single item that so many new subscriptions in a row did not wake is given a new session.
+const RENEW_FROM_IN_VAIN: u32 = 2;
+/// And that so often at most: the other items pay for it, and a market may just be asleep.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What to try next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +117,31 @@ impl Silence {
     }
 }
 
+/// The watch over items that are silent while others are not; how long is long is for others to
+/// say.
+#[derive(Clone, Debug, Default)]
+pub struct SilentItems {
+    /// When a session was last given up for the sake of one item.
+    renewed_at: Option<Instant>,
+}
+
+impl SilentItems {
+    /// An item has been silent for long, also after so many new subscriptions `in_vain`. Answers
+    /// the remedy, one of the first two. None where no session holds it (`held`): what the server
+    /// refuses, or sends in a form that cannot be read, has a plan of its own.
+    pub fn silent(&mut self, held: bool, in_vain: u32, now: Instant) -> Option<Remedy> {
+        let renewed = self.renewed_at.is_some_and(|at| now.saturating_duration_since(at) < RENEW_EVERY);
+        match (held, in_vain >= RENEW_FROM_IN_VAIN && !renewed) {
+            (false, _) => None,
+            (true, false) => Some(Remedy::Resubscribe),
+            (true, true) => {
+                self.renewed_at = Some(now);
+                Some(Remedy::NewSession)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +216,25 @@ mod tests {
         assert_eq!(play(silence(2), "o0 o479 o480"), "Resubscribe@480 after 480s");
         assert_eq!(play(silence(2), "o0 r1 o120 o121"), "back@1, Resubscribe@121 after 120s");
         assert_eq!(play(silence(99), "o0 o3839 o3840"), "Resubscribe@3840 after 3840s");
+    }
+
+    #[test]
+    fn an_item_that_does_not_wake_is_given_a_new_session_at_times() {
+        let (start, mut items) = (base(), SilentItems::default());
+        let mut check = |second, held, in_vain, expected| {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(items.silent(held, in_vain, now), expected, "{in_vain} in vain at {second}");
+        };
+        check(0, true, 0, Some(Remedy::Resubscribe));
+        check(60, true, 1, Some(Remedy::Resubscribe));
+        // Nothing is done without a session, and so nothing is remembered.
+        check(100, false, 2, None);
+        check(120, true, 2, Some(Remedy::NewSession));
+        // Another item in the same hour has to do with less.
+        check(180, true, 2, Some(Remedy::Resubscribe));
+        check(3_719, true, 60, Some(Remedy::Resubscribe));
+        check(3_720, true, 1, Some(Remedy::Resubscribe));
+        check(3_720, true, 2, Some(Remedy::NewSession));
+        check(3_721, true, 3, Some(Remedy::Resubscribe));
     }
 }

@@ -212,6 +212,18 @@ impl Translator {
         }
     }
 
+    /// The breaks that no row has ended yet, as if they ended now.
+    pub fn open_breaks(&self, now: Timestamp) -> Vec<StreamBreak> {
+        let of_items = self.items.iter().map(|item| (Some(item.pair().to_string()), &item.broken));
+        of_items
+            .chain([(None, &self.broken)])
+            .filter_map(|(pair, broken)| {
+                let (from, cause) = broken.clone()?;
+                Some(StreamBreak { pair, from, to: now, cause })
+            })
+            .collect()
+    }
+
     /// Whether every row of the feed's is still to come.
     pub fn market(&self, now: Timestamp) -> super::silence::Market {
         use super::silence::Market;

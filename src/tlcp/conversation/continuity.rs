@@ -205,7 +205,7 @@ impl World {
         let on_its_way = self.log[self.sent..].to_vec();
         let whole = lines % (on_its_way.len() + 1);
         let mut arrived: String = on_its_way[..whole].iter().flat_map(|line| [line, "\r\n"]).collect();
-        if let Some(next) = on_its_way.get(whole).filter(|_| self.session.transport() == Transport::Http) {
+        if let Some(next) = on_its_way.get(whole) {
             arrived.push_str(&next[..next.len() / 2 + 1]);
         }
         (self.bound, self.sent) = (false, self.log.len());

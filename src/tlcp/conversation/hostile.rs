@@ -22,7 +22,7 @@ fn any_line() -> impl Strategy<Value = String> {
 fn any_step() -> impl Strategy<Value = String> {
     let lines = proptest::collection::vec(any_line(), 0..6).prop_map(|lines| lines.join("\r\n"));
     prop_oneof![
-        6 => (prop_oneof![Just("S"), Just("H"), Just("A")], lines).prop_map(|(kind, lines)| kind.to_owned() + &lines + "\r\n"),
+        6 => (prop_oneof![Just("S"), Just("H"), Just("A")], lines, "(\r\n){0,1}").prop_map(|(kind, lines, end)| kind.to_owned() + &lines + &end),
         3 => Just("o".to_owned()),
         2 => Just("SWSOK\r\nCONOK,S1,50000,5000,*\r\nPROG,0".to_owned()),
         2 => Just("HCONOK,S1,50000,5000,*\r\n".to_owned()),
@@ -116,5 +116,23 @@ proptest! {
             said(Transport::WebSocket, messages.iter().map(String::as_bytes)),
             said(Transport::WebSocket, lines.iter().map(String::as_bytes))
         );
+    }
+
+    /// Cut where it may be, a row is told as it was sent or not at all.
+    #[test]
+    fn no_cutting_of_a_stream_into_messages_makes_a_row_that_was_not_sent(
+        lines in proptest::collection::vec(prop_oneof![3 => "U,1,1,[0-9.|]{1,8}", 1 => Just("PROBE".to_owned())], 0..12),
+        cuts in proptest::collection::vec(any::<usize>(), 0..6),
+    ) {
+        let start = "CONOK,S1,50000,5000,*\r\nSUBOK,1,1,2\r\nU,1,1,1|2\r\n".as_bytes();
+        let rows = format!("{}\r\n", lines.join("\r\n"));
+        let whole = said(Transport::WebSocket, [start, rows.as_bytes()]);
+        let cut = said(Transport::WebSocket, [start].into_iter().chain(pieces(rows.as_bytes(), &cuts)));
+        let of_the_item = |said: &[String]| -> Vec<String> {
+            said.iter().filter(|said| said.starts_with("1 ")).cloned().collect()
+        };
+        let (told, sent) = (of_the_item(&cut), of_the_item(&whole));
+        let is_over = cut.iter().any(|said| said == "ended, a line cut in two by the end of a message");
+        prop_assert!(if is_over { sent.starts_with(&told) } else { sent == told }, "{told:?} of {sent:?}");
     }
 }

@@ -24,6 +24,17 @@ impl StreamActor {
         });
     }
 
+    /// Writes down the breaks that no row has ended yet, because the process ends: the next one
+    /// does not know of them. Where it is killed they stay untold; what is missing the ledger says
+    /// all the same.
+    pub(super) fn keep_open_breaks(&self) {
+        let Some(event_now) = self.event_clock.now() else { return };
+        let (open, now) = (self.known.open_breaks(event_now), self.clock.wall());
+        if !open.is_empty() {
+            self.save(move |store| open.iter().try_for_each(|told| store.record_break(told, now)));
+        }
+    }
+
     /// Keeps how the stream stands, if it has changed.
     pub(super) fn keep_state(&mut self) {
         let state = &mut self.known.state;
@@ -43,5 +54,185 @@ impl StreamActor {
             self.kept_probes = self.known.probes.clone();
             self.keep(probes::SETTING, self.kept_probes.write());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix::prelude::*;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::clock::{Clock, ClockKind, EventClock};
+    use crate::config::{self, Login};
+    use crate::domain::scale::{Scale, Verdict};
+    use crate::domain::{Calendar, FeedIx, Timestamp};
+    use crate::ig::markets::Instrument;
+    use crate::ig::rest::{RestClient, http_client};
+    use crate::ig::session::actor::{SessionActor, SessionSettings};
+    use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
+    use crate::ig::stream::translate::{Carried, Translation};
+    use crate::messages::StreamTold;
+    use crate::secret::Secret;
+    use crate::stats::Stats;
+    use crate::store::{DatabaseUrl, StoreHandle};
+    use crate::supervisor::{Alarm, Alert};
+    use crate::tlcp::{Change, EndCause, Event, Lost, Transport, Version};
+    use crate::transcript::Recorder;
+
+    /// Wednesday 2020-01-15 12:00 UTC.
+    const NOON: Timestamp = Timestamp(1_579_089_600);
+
+    struct Deaf;
+
+    impl Actor for Deaf {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<StreamTold> for Deaf {
+        type Result = ();
+
+        fn handle(&mut self, _: StreamTold, _: &mut Self::Context) {}
+    }
+
+    struct Stage {
+        clock: Clock,
+        store: StoreHandle,
+        alerts: UnboundedReceiver<Alert>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        /// A stream of two pairs at noon that has no connection, and what is around it.
+        fn new() -> (Stage, StreamActor) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+            let (store, _) = StoreHandle::spawn("stream-test", store).unwrap();
+            let clock = Clock::simulated(NOON, 0);
+            let (alarm, alerts) = Alarm::new();
+            let secret = || Secret::new("secret");
+            // Nothing answers there.
+            let base = "http://127.0.0.1:9";
+            let rest = RestClient::new(http_client(), base, secret());
+            let credentials = Login { api_key: secret(), username: secret(), password: secret() };
+            let (account_id, login_spacing) = (None, Duration::ZERO);
+            let settings = SessionSettings {
+                credentials,
+                api_url: base.to_owned(),
+                account_id,
+                version: 2,
+                login_spacing,
+                retry_refused: false,
+            };
+            let session =
+                SessionActor::new(rest.clone(), store.clone(), clock.clone(), settings, alarm.clone());
+            let instrument = |pair: &str| Instrument {
+                pair: pair.parse().unwrap(),
+                epic: format!("CS.D.{pair}.CFD.IP").parse().unwrap(),
+                scale: Verdict::Scale(Scale::Decimal),
+                scale_is_fixed: true,
+            };
+            let second = Duration::from_secs(1);
+            let options = config::Stream {
+                tlcp_version: "2.4.0".to_owned(),
+                stale: second,
+                silence: None,
+                transport: None,
+                retry: second,
+                keepalive: None,
+                stalled: second,
+                reconnect: second,
+                recovery: second,
+                inactivity: None,
+                content_length: 1_000_000,
+                websocket_again: second,
+                control_link: false,
+            };
+            let settings = StreamSettings {
+                rest,
+                instruments: vec![instrument("EURUSD"), instrument("GBPUSD")],
+                version: Version::V2_4_0,
+                calendar: Calendar::forex(),
+                clock_kind: ClockKind::System,
+                options,
+                memory: Memory::default(),
+                recorder: Recorder::default(),
+            };
+            let stream = StreamActor::new(
+                http_client(),
+                session.start(),
+                Deaf.start().recipient(),
+                store.clone(),
+                (clock.clone(), EventClock::new(ClockKind::System, clock.clone())),
+                settings,
+                alarm,
+                Arc::new(Stats::default()),
+            );
+            (Stage { clock, store, alerts, _dir: dir }, stream)
+        }
+
+        /// Pair, seconds from noon, and cause of what is written down, oldest first.
+        async fn written(&self) -> Vec<String> {
+            let mut breaks = self.store.run(|store| store.newest_breaks(10)).await.unwrap();
+            breaks.reverse();
+            let show = |told: &crate::store::StreamBreak| {
+                let pair = told.pair.as_deref().unwrap_or("all");
+                format!("{pair} {}..{} {}", told.from.since(NOON), told.to.since(NOON), told.cause)
+            };
+            breaks.iter().map(show).collect()
+        }
+    }
+
+    /// A row of each pair at noon.
+    fn rows(stream: &mut StreamActor) {
+        let (mut told, mut later) = (Vec::new(), Vec::new());
+        let mut translation = Translation {
+            now: stream.event_clock.now(),
+            system_now: stream.event_clock.uncorrected(),
+            steady: true,
+            carried: Carried { version: Version::V2_4_0, transport: Transport::WebSocket },
+            stats: &stream.stats,
+            known: &mut stream.known,
+            told: &mut told,
+            later: &mut later,
+        };
+        let utm = (NOON.0 * 1000).to_string();
+        let texts = [utm.as_str(), "1", "1", "0"].into_iter().chain(["1.1"; 8]);
+        let changes: Vec<Change<'_>> = texts.map(|text| Change::Text(text.into())).collect();
+        for tag in [0, 1] {
+            translation.take(Event::Update { tag, item: 1, first: true, changes: &changes });
+        }
+        assert_eq!((told.len(), later.len()), (2, 0));
+    }
+
+    #[actix::test]
+    async fn breaks_that_no_row_has_ended_are_written_down_when_it_is_told_to_stop() {
+        let (stage, mut stream) = Stage::new();
+        rows(&mut stream);
+        stream.known.silent(Some(FeedIx(1)));
+        stream.known.session_over(&EndCause::Connection(Lost::Closed));
+        stage.clock.advance(Duration::from_secs(40));
+        stream.start().send(StopStreaming).await.unwrap();
+        assert_eq!(
+            stage.written().await,
+            ["GBP_USD 0..40 silent for long, subscribed anew", "all 0..40 connection closed"]
+        );
+        let (stage, mut stream) = Stage::new();
+        rows(&mut stream);
+        stream.start().send(StopStreaming).await.unwrap();
+        assert!(stage.written().await.is_empty());
+    }
+
+    #[actix::test]
+    async fn breaks_that_no_row_has_ended_are_written_down_before_an_exit_in_silence() {
+        let (mut stage, mut stream) = Stage::new();
+        rows(&mut stream);
+        stream.known.silent(None);
+        stage.clock.advance(Duration::from_secs(7));
+        stream.exit_in_silence(0);
+        assert!(matches!(stage.alerts.recv().await, Some(Alert::Exit { .. })));
+        assert_eq!(stage.written().await, ["all 0..7 silent for long, subscribed anew"]);
     }
 }

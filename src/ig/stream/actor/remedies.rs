@@ -12,10 +12,6 @@ use crate::ig::stream::silence::{Market, Remedy};
 use crate::messages::{Resubscribe, TokensRefused};
 use crate::tlcp::EndCause;
 
-/// A pair that so many new subscriptions in a row did not wake is given a new session.
-const RENEW_FROM_IN_VAIN: u32 = 2;
-/// And that so often at most: the other pairs pay for it, and a market may just be asleep.
-const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 /// Why the process ends at last.
 const SILENT: &str =
     "nothing comes although the market is open, and neither a new streaming session nor a new login helped";
@@ -25,14 +21,10 @@ impl Handler<Resubscribe> for StreamActor {
 
     fn handle(&mut self, Resubscribe { feed, in_vain }: Resubscribe, ctx: &mut Self::Context) {
         let now = self.clock.monotonic();
-        // What the server refuses, or sends in a form that cannot be read, has a plan of its own.
-        if self.link.as_ref().is_some_and(|link| !link.session.holds(feed.0)) {
-            return;
-        }
-        let renewed = self.renewed_at.is_some_and(|at| now.saturating_duration_since(at) < RENEW_EVERY);
-        if in_vain >= RENEW_FROM_IN_VAIN && !renewed {
+        let held = self.link.as_ref().is_some_and(|link| link.session.holds(feed.0));
+        let Some(remedy) = self.silent_items.silent(held, in_vain, now) else { return };
+        if remedy == Remedy::NewSession {
             log::warn!(pair:% = self.known.items[feed.ix()].pair(), in_vain; "subscribing again does not help, making a new session");
-            self.renewed_at = Some(now);
             return self.renew_session(self.options.stale, ctx);
         }
         if let Some(link) = &mut self.link {
@@ -72,17 +64,21 @@ impl StreamActor {
                 }
                 self.renew_session(silent, ctx);
             }
-            Remedy::Exit => {
-                let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
-                let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
-                actix_rt::spawn(async move {
-                    if let Err(error) = saving.await {
-                        log::warn!(error:% = error; "the next process will not know that this one ended in silence");
-                    }
-                    alarm.exit(Exit::Failed, SILENT);
-                });
-            }
+            Remedy::Exit => self.exit_in_silence(fruitless),
         }
+    }
+
+    /// Ends the process once it is written down that it ended so. `fruitless`: those before it.
+    pub(super) fn exit_in_silence(&self, fruitless: u32) {
+        let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
+        self.keep_open_breaks();
+        let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
+        actix_rt::spawn(async move {
+            if let Err(error) = saving.await {
+                log::warn!(error:% = error; "the next process will not know that this one ended in silence");
+            }
+            alarm.exit(Exit::Failed, SILENT);
+        });
     }
 
     /// Gives the session up and makes another.
