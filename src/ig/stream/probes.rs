@@ -117,6 +117,11 @@ impl Probes {
     /// What was seen, one line each: what it is about, and what is known.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let unknown = || "not seen yet".to_owned();
+        // What the stream's own clock cannot tell.
+        let timed = |told: String| match told == unknown() {
+            true => "not seen yet (measured with clock = \"system\" only)".to_owned(),
+            false => told,
+        };
         let counted = |what: &[(u64, &str)]| {
             let told: Vec<String> = what
                 .iter()
@@ -189,12 +194,12 @@ impl Probes {
             ),
             (
                 "snapshot",
-                counted(&[
+                timed(counted(&[
                     (self.snapshots_forming, "of the bucket under way"),
                     (self.snapshots_old, "of an older bucket"),
-                ]),
+                ])),
             ),
-            ("CONS_END comes", counted(&delays)),
+            ("CONS_END comes", timed(counted(&delays))),
             ("CONS_END repeated", counted(&[(self.closes_repeated, "times")])),
             ("rows dropped (OV)", counted(&[(self.rows_dropped, "rows")])),
         ]
