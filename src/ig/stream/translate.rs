@@ -451,8 +451,9 @@ impl Translation<'_> {
     fn hold_back(&mut self, feed: FeedIx) {
         let chart = &self.known.items[feed.ix()].chart;
         let (has_price, start) = (chart.has_price(), chart.start());
-        // One that lies ahead is wrong about its time too.
-        let reached = self.now.map(|now| now.plus(Timeframe::M5.seconds()));
+        // One that lies ahead is wrong about its time too. A clock that follows the stream knows
+        // nothing yet of the rows before this one in the batch.
+        let reached = self.now.max(self.known.last_row).map(|now| now.plus(Timeframe::M5.seconds()));
         let bucket = start.filter(|start| has_price && reached.is_none_or(|reached| *start <= reached));
         self.told.push(StreamEvent::Rejected { feed, bucket });
         if has_price && start.is_none() {

@@ -256,6 +256,8 @@ fn a_row_that_is_held_back_shows_which_bucket_had_prices() {
     assert_eq!(row(&mut stage, "soon", "1.1"), (None, "broken"), "which one it does not say");
     let ahead = ((NOON + 1_200) * 1000).to_string();
     assert_eq!(row(&mut stage, &ahead, "NaN"), (None, ""), "not one that is to come");
+    stage.row(0, false, 1_200, "0");
+    assert_eq!(row(&mut stage, &ahead, "NaN"), (Some(1_200), ""), "but one that a row has reached");
     let nothing = ["#"; 8].map(|_| Change::Null);
     let changes: Vec<Change<'_>> =
         ["1", "1", "1", "0"].map(|text| Change::Text(text.into())).into_iter().chain(nothing).collect();
