@@ -90,16 +90,17 @@ async fn until_told_to_stop(mut look: impl FnMut()) {
 
 /// Reads a script of faults.
 fn read_faults(file: &Path) -> Result<Script, Failure> {
-    let explain = |why: &dyn std::fmt::Display| {
-        Failure::configuration(format!("{}: {why} (--faults-help explains)", file.display()))
-    };
+    let refuse = |why: &dyn std::fmt::Display| Failure::configuration(format!("{}: {why}", file.display()));
     let mut text = String::new();
-    let opened = File::open(file).map_err(|error| explain(&error))?;
-    opened.take(SCRIPT_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| explain(&error))?;
+    let opened = File::open(file).map_err(|error| refuse(&error))?;
+    opened.take(SCRIPT_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| refuse(&error))?;
     if text.len() as u64 > SCRIPT_BYTES_MAX {
-        return Err(explain(&format_args!("larger than {SCRIPT_BYTES_MAX} bytes")));
+        return Err(refuse(&format_args!("larger than {SCRIPT_BYTES_MAX} bytes")));
     }
-    Script::parse(&text).map_err(|error| explain(&error))
+    if text.trim().is_empty() {
+        return Err(refuse(&"the file is empty; a script is a JSON array (--faults-help explains)"));
+    }
+    Script::parse(&text).map_err(|error| refuse(&format_args!("{error} (--faults-help explains)")))
 }
 
 fn options(args: &Simulate) -> Options {
