@@ -380,7 +380,7 @@ struct Entry {
     /// Distance of repetitions, seconds.
     every_s: u32,
     /// How many times in all.
-    times: u32,
+    times: u64,
     fault: Fault,
 }
 
@@ -447,7 +447,12 @@ impl Script {
                 Moment::After(seconds) => start.plus(seconds),
                 Moment::At(time) => time,
             };
-            plan.add(at, entry.every_s, entry.times, entry.fault.clone());
+            // What comes once comes no second later again.
+            let every_s = i64::from(entry.every_s.max(1));
+            let missed = (start.since(at).max(0) as u64).div_ceil(every_s as u64);
+            let (at, times) =
+                (at.plus((missed as i64).saturating_mul(every_s)), entry.times.saturating_sub(missed));
+            plan.add(at, entry.every_s, times, entry.fault.clone());
         }
         plan
     }
@@ -469,7 +474,7 @@ fn entry(mut object: Map<String, Value>) -> Result<Entry, String> {
     let repeat = number("repeat", take("repeat"))?;
     let (every_s, times) = match (every_s, repeat) {
         (None, None) => (0, 1),
-        (Some(every_s @ 1..), repeat) => (every_s, repeat.unwrap_or(u32::MAX)),
+        (Some(every_s @ 1..), repeat) => (every_s, repeat.map_or(u64::MAX, u64::from)),
         _ => return Err("`repeat` needs `every_s`, at least 1".to_owned()),
     };
     let fault: Fault = serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())?;
@@ -483,7 +488,9 @@ fn entry(mut object: Map<String, Value>) -> Result<Entry, String> {
 
 fn instant(value: &Value) -> Result<Timestamp, String> {
     let time = match value {
-        Value::Number(seconds) => seconds.as_i64().map(Timestamp),
+        Value::Number(seconds) => {
+            seconds.as_i64().and_then(|seconds| DateTime::from_timestamp(seconds, 0)).map(Timestamp::from)
+        }
         Value::String(text) => text.parse::<DateTime<Utc>>().ok().map(Timestamp::from),
         _ => None,
     };
@@ -555,6 +562,31 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_before_the_beginning_does_not_happen() {
+        let times = |entry: &str| {
+            let mut plan = parse_one(entry).unwrap().plan(Timestamp(1_000));
+            let mut times = Vec::new();
+            while let Some(time) = plan.next().filter(|time| time.0 < 1_100) {
+                plan.due(time).unwrap();
+                times.push(time.0);
+            }
+            times
+        };
+        for (when, expected) in [
+            (r#""at": 999"#, &[][..]),
+            (r#""at": 1000"#, &[1_000]),
+            (r#""at": 0, "every_s": 40"#, &[1_000, 1_040, 1_080]),
+            (r#""at": 1, "every_s": 40"#, &[1_001, 1_041, 1_081]),
+            (r#""at": 0, "every_s": 40, "repeat": 27"#, &[1_000, 1_040]),
+            (r#""at": 0, "every_s": 40, "repeat": 25"#, &[]),
+            (r#""at": -5000000000, "every_s": 50"#, &[1_000, 1_050]),
+            (r#""at": "-200000-01-01T00:00:00Z", "every_s": 4294967295"#, &[]),
+        ] {
+            assert_eq!(times(&format!(r#"{{"do": "restart", {when}}}"#)), expected, "{when}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_wholly_is_refused_with_its_place() {
         for (entry, expected) in [
             (r#"{"do": "cut", "hwo": "reset"}"#, "unknown field `hwo`"),
@@ -568,6 +600,7 @@ mod tests {
             (r#"{"do": "restart", "after_s": -1}"#, "`after_s` is a whole number"),
             (r#"{"do": "restart", "after_s": 1, "at": 2}"#, "either `after_s` or `at`"),
             (r#"{"do": "restart", "at": "noon"}"#, "`at` is an instant"),
+            (r#"{"do": "restart", "at": -9223372036854775808}"#, "`at` is an instant"),
             (r#"{"do": "restart", "repeat": 2}"#, "`repeat` needs `every_s`"),
             (r#"{"do": "restart", "every_s": 0}"#, "`repeat` needs `every_s`, at least 1"),
             (r#"{"do": "garbage", "what": {"huge": 99999999999}}"#, "`huge` is at most"),

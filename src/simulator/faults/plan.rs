@@ -16,12 +16,12 @@ pub(crate) struct Plan {
 struct Coming {
     fault: Fault,
     every_s: u32,
-    left: u32,
+    left: u64,
 }
 
 impl Plan {
     /// Adds a fault that comes `times` times, `every_s` seconds apart.
-    pub fn add(&mut self, at: Timestamp, every_s: u32, times: u32, fault: Fault) {
+    pub fn add(&mut self, at: Timestamp, every_s: u32, times: u64, fault: Fault) {
         if let Some(left) = times.checked_sub(1) {
             self.added += 1;
             self.to_come.insert((at, self.added), Coming { fault, every_s, left });
