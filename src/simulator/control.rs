@@ -1,6 +1,6 @@
 //! What can be made to go wrong while the simulator runs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
@@ -124,8 +124,8 @@ pub(crate) struct RestFaults {
     refusals: VecDeque<RestRefusal>,
     /// How much of the present history lacks, in seconds, and until when.
     behind: Option<(i64, Timestamp)>,
-    /// Pairs whose next answers have a null price, and how many of each.
-    null_legs: Vec<(Pair, u32)>,
+    /// How many of the next answers about a pair have a null price; at most an entry a pair.
+    null_legs: BTreeMap<Pair, u32>,
 }
 
 #[derive(Debug)]
@@ -163,12 +163,10 @@ impl RestFaults {
 
     /// Whether an answer about this pair is to have a null price.
     pub fn has_null_leg(&mut self, pair: Pair) -> bool {
-        let Some(place) = self.null_legs.iter().position(|(of, _)| *of == pair) else { return false };
-        self.null_legs[place].1 -= 1;
-        if self.null_legs[place].1 == 0 {
-            self.null_legs.remove(place);
-        }
-        true
+        let Some(left) = self.null_legs.get_mut(&pair) else { return false };
+        let has = *left > 0;
+        *left = left.saturating_sub(1);
+        has
     }
 }
 
@@ -256,8 +254,11 @@ impl Control {
                 shared.rest_faults().behind = Some((i64::from(by_s), later(for_s)));
             }
             Fault::NullLegs { pairs, times } => {
-                let legs = all(pairs).into_iter().filter(|_| times > 0).map(|pair| (pair, times));
-                shared.rest_faults().null_legs.extend(legs);
+                let mut faults = shared.rest_faults();
+                for pair in all(pairs) {
+                    let left = faults.null_legs.entry(pair).or_default();
+                    *left = left.saturating_add(times);
+                }
             }
         }
     }

@@ -6,6 +6,9 @@ use crate::domain::{Pair, Timestamp};
 use crate::simulator::faults::Closing;
 use crate::simulator::tlcp::{Field, Row};
 
+/// Spells that may be cast at a time; what comes on top is left out.
+const SPELLS_MAX: usize = 1_000;
+
 /// What is done to a row.
 #[derive(Clone, Debug)]
 pub(crate) enum Spell {
@@ -43,7 +46,7 @@ pub(crate) struct Mischief {
 impl Mischief {
     /// Casts a spell on the next so many rows of each of these pairs.
     pub fn cast(&mut self, spell: Spell, pairs: &[Pair], rows: u32) {
-        if rows > 0 {
+        if rows > 0 && self.spells.len() < SPELLS_MAX {
             self.spells.push((spell, pairs.iter().map(|pair| (*pair, rows)).collect()));
         }
     }
@@ -131,6 +134,15 @@ mod tests {
         assert_eq!(tell("EURUSD"), Telling::Lost(Some(2)));
         assert_eq!(tell("EURUSD"), Telling::Plainly);
         assert!(mischief.is_idle());
+    }
+
+    #[test]
+    fn only_so_many_spells_are_kept() {
+        let mut mischief = Mischief::default();
+        for _ in 0..SPELLS_MAX + 1 {
+            mischief.cast(Spell::Overflow(1), &[pair("EURUSD")], 1);
+        }
+        assert_eq!(mischief.spells.len(), SPELLS_MAX);
     }
 
     #[test]

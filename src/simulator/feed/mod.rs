@@ -633,7 +633,7 @@ impl Feed {
         self.settle_on(id, serial, params, real);
         let session = self.sessions.get_mut(&serial).expect("it was found above");
         if recovers_from.is_some() {
-            let claimed = from + std::mem::take(&mut self.unsent_lines);
+            let claimed = from.saturating_add(std::mem::take(&mut self.unsent_lines));
             write_line(&mut session.lines, format_args!("PROG,{claimed}"));
         }
         session.lines.extend_from_slice(&backlog);
