@@ -313,7 +313,8 @@ impl Writer {
             }
             (Transport::Http, 0) => lines.into(),
             (Transport::Http, bytes) => {
-                self.rest = lines.split_off(bytes.min(lines.len()));
+                let whole = if single_lines { end } else { lines.len() };
+                self.rest = lines.split_off(if bytes == 0 { whole } else { bytes.min(whole) });
                 lines.into()
             }
         }
@@ -425,6 +426,27 @@ mod tests {
         assert_eq!(message_end(&line(100).repeat(3)), 300);
         assert_eq!(message_end(&line(1000).repeat(40)), 32_000);
         assert_eq!(message_end(&[line(40_000), line(100)].concat()), 40_000);
+    }
+
+    #[test]
+    fn over_http_pieces_are_lines_or_of_so_many_bytes_or_both() {
+        let check = |fragment_bytes, single_lines, expected: &[&str]| {
+            let outbox = Arc::new(Outbox::default());
+            outbox.set_framing(Framing { fragment_bytes, single_lines });
+            let (wire, timers, rest) = (None, None, b"PROBE\r\nSYNC,1\r\n".to_vec());
+            let mut writer =
+                Writer { transport: Transport::Http, outbox, wire, timers, rest, ended: false, _plug: None };
+            let mut pieces = Vec::new();
+            while !writer.rest.is_empty() {
+                let lines = std::mem::take(&mut writer.rest);
+                pieces.push(writer.message(lines));
+            }
+            assert_eq!(pieces, expected, "{fragment_bytes} {single_lines}");
+        };
+        check(0, false, &["PROBE\r\nSYNC,1\r\n"]);
+        check(0, true, &["PROBE\r\n", "SYNC,1\r\n"]);
+        check(10, false, &["PROBE\r\nSYN", "C,1\r\n"]);
+        check(5, true, &["PROBE", "\r\n", "SYNC,", "1\r\n"]);
     }
 
     #[test]
