@@ -139,6 +139,14 @@ struct RestRefusal {
 const REST_REFUSALS_MAX: usize = 1_000;
 
 impl RestFaults {
+    /// The next so many requests whose path begins so, with or without a slash, are refused.
+    fn refuse(&mut self, times: u32, refusal: desk::Refusal, path: &str) {
+        if times > 0 && self.refusals.len() < REST_REFUSALS_MAX {
+            let path = path.trim_start_matches('/').to_owned();
+            self.refusals.push_back(RestRefusal { times, refusal, path });
+        }
+    }
+
     /// Why a request for this path, behind the base address, is refused, if it is.
     pub fn refusal(&mut self, path: &str) -> Option<desk::Refusal> {
         let path = path.trim_start_matches('/');
@@ -150,6 +158,13 @@ impl RestFaults {
             self.refusals.remove(place);
         }
         Some(refusal)
+    }
+
+    /// History lacks so many seconds until then. Where it lacks some already, the greater lack
+    /// and the later end count.
+    fn fall_behind(&mut self, by_s: i64, until: Timestamp, now: Timestamp) {
+        let already = self.behind.filter(|(_, ends)| now < *ends);
+        self.behind = Some(already.map_or((by_s, until), |(by, ends)| (by.max(by_s), ends.max(until))));
     }
 
     /// What time history of bars of this length takes it to be: where it is behind, a time between
@@ -191,7 +206,8 @@ impl Control {
             Fault::Cut { how } => self.cut_connections(how),
             Fault::HalfOpen {} => self.half_open(),
             Fault::Outage { for_s } => {
-                self.refuse_streams_until(later(for_s));
+                let until = later(for_s);
+                self.refuse_streams_until(shared.outage_ends().map_or(until, |ends| ends.max(until)));
                 self.cut_streams();
             }
             Fault::Restart {} => {
@@ -245,13 +261,10 @@ impl Control {
             }
             Fault::RefuseRest { times, status, code, path } => {
                 let refusal = desk::Refusal::new(status, &code);
-                let refusals = &mut shared.rest_faults().refusals;
-                if times > 0 && refusals.len() < REST_REFUSALS_MAX {
-                    refusals.push_back(RestRefusal { times, refusal, path });
-                }
+                shared.rest_faults().refuse(times, refusal, &path);
             }
             Fault::RestBehind { by_s, for_s } => {
-                shared.rest_faults().behind = Some((i64::from(by_s), later(for_s)));
+                shared.rest_faults().fall_behind(i64::from(by_s), later(for_s), shared.now());
             }
             Fault::NullLegs { pairs, times } => {
                 let mut faults = shared.rest_faults();
@@ -378,5 +391,32 @@ impl Control {
     /// Invalidates every token, as weekend maintenance does. Open streams go on.
     pub fn wipe_tokens(&self) {
         self.shared.desk().wipe_tokens();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_refused_with_or_without_its_slash() {
+        for path in ["prices", "/prices"] {
+            let mut faults = RestFaults::default();
+            faults.refuse(1, desk::Refusal::new(500, "system.error"), path);
+            assert!(faults.refusal("session").is_none(), "{path}");
+            assert!(faults.refusal("prices/CS.D.EURUSD.CFD.IP").is_some(), "{path}");
+            assert!(faults.refusal("prices/CS.D.EURUSD.CFD.IP").is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn of_two_times_that_history_is_behind_the_later_end_counts() {
+        let mut faults = RestFaults::default();
+        let seen = |faults: &mut RestFaults, now| faults.history_now(Timestamp(now), 1).0 - now;
+        faults.fall_behind(600, Timestamp(4_600), Timestamp(1_000));
+        faults.fall_behind(60, Timestamp(1_100), Timestamp(1_000));
+        assert_eq!([1_000, 1_100, 4_599, 4_600].map(|now| seen(&mut faults, now)), [-600, -600, -600, 0]);
+        faults.fall_behind(60, Timestamp(6_000), Timestamp(5_000));
+        assert_eq!(seen(&mut faults, 5_000), -60, "what is over does not count");
     }
 }

@@ -306,14 +306,11 @@ impl Feed {
     /// Nothing is told of these pairs before `until`, nor to new subscribers unless they are cured.
     pub fn stall(&mut self, pairs: &[Pair], until: Timestamp, cured_by_subscribing: bool) {
         for item in self.every_item(pairs) {
-            item.stalled_until = Some(until);
+            item.stalled_until = item.stalled_until.max(Some(until));
         }
-        for pair in pairs {
-            if cured_by_subscribing {
-                self.stalled.remove(pair);
-            } else {
-                self.stalled.insert(*pair, until);
-            }
+        for pair in pairs.iter().filter(|_| !cured_by_subscribing) {
+            let ends = self.stalled.entry(*pair).or_insert(until);
+            *ends = until.max(*ends);
         }
     }
 

@@ -386,3 +386,36 @@ fn requests_are_remembered_without_passwords() {
     let create = "create_session\r\nLS_user=SIM01&LS_cid=mgQkwtwdysogQz2BJ4Ji%20kOj2Bg&LS_password=***&LS_send_sync=false";
     assert_eq!(texts, [(first, create.to_owned()), (first, "heartbeat\r\n\r\n".to_owned())]);
 }
+
+#[test]
+fn a_recovery_that_claims_as_much_as_can_be_claimed_is_answered() {
+    let mut world = World::new();
+    let (_, session) = world.create("");
+    world.cut();
+    world.feed.claim_too_much_at_next_recovery(u64::MAX);
+    world.feed.resend_at_next_recovery(u64::MAX);
+    let id = world.open(Transport::WebSocket);
+    let bind = format!("bind_session\r\nLS_session={session}&LS_recovery_from=0");
+    assert!(world.ask(id, &bind).contains(&format!("PROG,{}", u64::MAX)));
+}
+
+#[test]
+fn a_shorter_stall_does_not_end_a_longer_one() {
+    let mut world = World::new();
+    let (id, _) = world.create("");
+    world.subscribe(id, "EURUSD", "");
+    let (pairs, now) = (["EURUSD".parse().unwrap()], world.feed.now());
+    world.feed.stall(&pairs, now.plus(600), false);
+    world.feed.stall(&pairs, now.plus(60), true);
+    world.heard(id);
+    world.advance(599);
+    assert_eq!(data(&world.heard(id)), [""; 0]);
+    let (other, _) = world.create("");
+    world.subscribe(other, "EURUSD", "");
+    world.heard(other);
+    world.feed.stall(&pairs, now.plus(610), true);
+    world.advance(10);
+    assert_eq!(data(&world.heard(id)), [""; 0]);
+    world.advance(300);
+    assert_ne!(data(&world.heard(id)), [""; 0]);
+}
