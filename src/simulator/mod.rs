@@ -204,12 +204,20 @@ pub enum SimulatorError {
         /// Which pair.
         pair: Pair,
     },
+    /// A fault is about the second address, and there is none.
+    #[error("entry {entry} of the faults: there is no second address")]
+    NoSecondAddress {
+        /// Its number in the script.
+        entry: usize,
+    },
     /// An option makes no sense.
     #[error("{0}")]
     BadOption(&'static str),
 }
 
-/// What all tasks of the simulator share. Locks are taken in the order feed, desk.
+/// What all tasks of the simulator share. Locks are taken in the order feed, desk. The others are
+/// leaves: under `listing`, `rest_faults`, `plan`, `refusing` and those of refusals and of an
+/// outbox no other is taken.
 #[derive(Debug)]
 pub(crate) struct Shared {
     market: Market,
@@ -401,6 +409,9 @@ pub fn start(options: Options) -> Result<Simulator, SimulatorError> {
     let built = build_market(&options)?;
     if let Some((entry, pair)) = options.faults.unknown_pair(built.market.pairs()) {
         return Err(SimulatorError::NoMarket { entry, pair });
+    }
+    if let (None, Some(entry)) = (options.second_listen, options.faults.second_address()) {
+        return Err(SimulatorError::NoSecondAddress { entry });
     }
     let end = options.end.or(built.end);
     let shared = Arc::new(share(&options, built));

@@ -822,3 +822,28 @@ async fn one_transport_is_refused_while_the_other_works() {
     assert_eq!(post(&simulator, &path, &create).await.0, 200);
     simulator.stop().await;
 }
+
+#[actix_web::test]
+async fn a_second_address_that_is_not_there_is_missed_at_the_start() {
+    let with = |second_listen| {
+        let faults =
+            r#"[{"do": "shut", "address": "first", "after_s": 9}, {"do": "open", "address": "second"}]"#;
+        start(Options { faults: Script::parse(faults).unwrap(), second_listen, ..options() })
+    };
+    let error = with(None).unwrap_err().to_string();
+    assert_eq!(error, "entry 2 of the faults: there is no second address");
+    with(Some(([127, 0, 0, 1], 0).into())).unwrap().stop().await;
+}
+
+#[actix_web::test]
+async fn a_shorter_outage_does_not_end_a_longer_one() {
+    let simulator = start(Options { speed: Speed::Times(1.0), ..options() }).unwrap();
+    let control = simulator.control();
+    control.apply(faults::Fault::Outage { for_s: 1_800 });
+    let ends = simulator.shared.outage_ends();
+    control.apply(faults::Fault::Outage { for_s: 60 });
+    assert_eq!(simulator.shared.outage_ends(), ends);
+    control.apply(faults::Fault::Outage { for_s: 3_600 });
+    assert!(simulator.shared.outage_ends() > ends);
+    simulator.stop().await;
+}

@@ -439,7 +439,18 @@ impl Script {
             .find(|(_, pair)| !known.contains(pair))
     }
 
-    /// What is to happen in a market that begins then.
+    /// The number of the first entry that is about the second address.
+    pub(crate) fn second_address(&self) -> Option<usize> {
+        let second = |entry: &Entry| {
+            matches!(
+                entry.fault,
+                Fault::Shut { address: Address::Second } | Fault::Open { address: Address::Second }
+            )
+        };
+        self.entries.iter().position(second).map(|place| place + 1)
+    }
+
+    /// What is to happen in a market that begins then. What lies before is left out.
     pub(crate) fn plan(&self, start: Timestamp) -> Plan {
         let mut plan = Plan::default();
         for entry in &self.entries {
