@@ -5,6 +5,7 @@
 //! stream, whenever the socket takes more; it also keeps the connection alive. Over HTTP each
 //! request comes by itself, and the response to a create or a bind is the stream.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,8 @@ pub(crate) async fn upgrade(
     };
     response.insert_header((SEC_WEBSOCKET_PROTOCOL, protocol));
     let outbox = Arc::new(Outbox::default());
-    let id = shared.feed().connect(Transport::WebSocket, version, client_ip(&request), Arc::clone(&outbox));
+    let (ip, came_to) = ends(&request);
+    let id = shared.feed().connect(Transport::WebSocket, version, ip, came_to, Arc::clone(&outbox));
     let plug = Plug { id, shared: Arc::clone(&shared), outbox: Arc::clone(&outbox) };
     actix_web::rt::spawn(read(plug, body.into_inner()));
     let writer = Writer::new(Transport::WebSocket, &request, outbox, None);
@@ -152,8 +154,9 @@ pub(crate) async fn post(
     };
     let message = Message::of_body(&name, body);
     let session = query.session.as_deref();
+    let (ip, came_to) = ends(&request);
     if !matches!(message.name, "create_session" | "bind_session") {
-        let answer = shared.feed().answer(&message, session, monotonic());
+        let answer = shared.feed().answer(&message, session, came_to, monotonic());
         shared.wake.notify_one();
         return HttpResponse::Ok().content_type(PLAIN).body(answer);
     }
@@ -161,7 +164,7 @@ pub(crate) async fn post(
     let plug = {
         let mut feed = shared.feed();
         let mut desk = shared.desk();
-        let id = feed.connect(Transport::Http, version, client_ip(&request), Arc::clone(&outbox));
+        let id = feed.connect(Transport::Http, version, ip, came_to, Arc::clone(&outbox));
         feed.open(id, &message, session, &mut desk, monotonic());
         Plug { id, shared: Arc::clone(&shared), outbox: Arc::clone(&outbox) }
     };
@@ -170,8 +173,10 @@ pub(crate) async fn post(
     HttpResponse::Ok().content_type(ENRICHED).streaming(writer.stream())
 }
 
-fn client_ip(request: &HttpRequest) -> String {
-    request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default()
+/// Where a request comes from, and which of our addresses it came to.
+fn ends(request: &HttpRequest) -> (String, SocketAddr) {
+    let ip = request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
+    (ip, request.app_config().local_addr())
 }
 
 /// Reads until the peer closes, or the feed wants the socket closed.
@@ -311,7 +316,6 @@ impl Writer {
                 self.rest = lines.split_off(end);
                 fragmented(&lines, bytes)
             }
-            (Transport::Http, 0) => lines.into(),
             (Transport::Http, bytes) => {
                 let whole = if single_lines { end } else { lines.len() };
                 self.rest = lines.split_off(if bytes == 0 { whole } else { bytes.min(whole) });

@@ -251,16 +251,29 @@ fn a_control_link_is_followed_to_another_address_and_left_when_that_is_gone() {
         r#"[
         {{"do": "cut", "after_s": {0}}},
         {{"do": "shut", "address": "second", "after_s": {1}}},
-        {{"do": "open", "address": "second", "after_s": {2}}}
+        {{"do": "open", "address": "second", "after_s": {2}}},
+        {{"do": "cut", "after_s": {3}}}
     ]"#,
         4 * STEP,
         12 * STEP,
-        24 * STEP
+        36 * STEP,
+        40 * STEP
     );
     let second_listen = Some(([127, 0, 0, 1], 0).into());
-    let (world, _) = played(&script, Options { second_listen, ..slow(4) }, &[]);
+    // Shut for six seconds, of which a recovery is tried for half a one.
+    let options = Options { second_listen, speed: Speed::Times(1_200.0), ..slow(4) };
+    let (world, _) = played(&script, options, &[("CANDLEKEEP_STREAM_RECOVERY_MS", "500")]);
     world.verify(Holes::None);
-    assert_eq!(world.simulator().stats().logins, 1);
+    let simulator = world.simulator();
+    assert_eq!(simulator.stats().logins, 1);
+    let begun = simulator.stream_requests().into_iter().filter_map(|request| {
+        let name = request.text.split("\r\n").next()?;
+        ["create_session", "bind_session"].contains(&name).then(|| (name.to_owned(), request.came_to))
+    });
+    let (first, second) = (simulator.address(), simulator.second_address().expect("there is one"));
+    let expected = [("create_session", first), ("bind_session", second)].repeat(2);
+    let expected = expected.into_iter().map(|(name, address)| (name.to_owned(), address));
+    assert_eq!(begun.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
 }
 
 #[test]

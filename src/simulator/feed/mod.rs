@@ -12,6 +12,7 @@ mod mischief;
 mod session;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,7 @@ struct Polling {
 struct Connection {
     version: TlcpVersion,
     client_ip: String,
+    came_to: SocketAddr,
     transport: Transport,
     outbox: Arc<Outbox>,
     /// The session that is bound to it.
@@ -162,6 +164,8 @@ pub struct Received {
     pub at: Timestamp,
     /// Number of the connection, from 1 on; 0 for a request over HTTP beside a stream.
     pub connection: u64,
+    /// Which of the simulator's addresses it came to.
+    pub came_to: SocketAddr,
     /// Name and parameter lines as they came, but for the password.
     pub text: String,
 }
@@ -304,6 +308,7 @@ impl Feed {
     }
 
     /// Nothing is told of these pairs before `until`, nor to new subscribers unless they are cured.
+    /// A stall that ends later goes on.
     pub fn stall(&mut self, pairs: &[Pair], until: Timestamp, cured_by_subscribing: bool) {
         for item in self.every_item(pairs) {
             item.stalled_until = item.stalled_until.max(Some(until));
@@ -349,13 +354,14 @@ impl Feed {
         transport: Transport,
         version: TlcpVersion,
         client_ip: String,
+        came_to: SocketAddr,
         outbox: Arc<Outbox>,
     ) -> u64 {
         self.connections_made += 1;
         outbox.set_framing(self.framing);
         let (session, latest, budget, polling) = (None, None, None, None);
         let connection =
-            Connection { version, client_ip, transport, outbox, session, latest, budget, polling };
+            Connection { version, client_ip, came_to, transport, outbox, session, latest, budget, polling };
         self.connections.insert(self.connections_made, connection);
         self.connections_made
     }
@@ -424,8 +430,8 @@ impl Feed {
         if connection.outbox.is_muted() {
             return Reaction::Stay;
         }
-        let latest = connection.latest;
-        self.note(id, text);
+        let (latest, came_to) = (connection.latest, connection.came_to);
+        self.note(id, came_to, text);
         if text.len() > REQUEST_BYTES_MAX {
             let error = self.error(code::MALFORMED, "Request too large");
             self.write_to(id, error);
@@ -464,15 +470,22 @@ impl Feed {
         desk: &mut Desk,
         real: Instant,
     ) {
-        self.note(id, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
+        let came_to = self.connections[&id].came_to;
+        self.note(id, came_to, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
         let default = session.and_then(|name| self.find_session(Some(name), None));
         self.begin(id, message, default, desk, real);
     }
 
     /// Answers any other request that came over HTTP. What it leads to goes to the stream.
-    pub fn answer(&mut self, message: &Message<'_>, session: Option<&str>, real: Instant) -> Vec<u8> {
+    pub fn answer(
+        &mut self,
+        message: &Message<'_>,
+        session: Option<&str>,
+        came_to: SocketAddr,
+        real: Instant,
+    ) -> Vec<u8> {
         // On its own connection, which is none of a stream's.
-        self.note(0, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
+        self.note(0, came_to, &format!("{}\r\n{}", message.name, message.lines.join("\r\n")));
         let default = session.and_then(|name| self.find_session(Some(name), None));
         let size = message.lines.iter().map(|line| line.len() + 2).sum::<usize>();
         match message.name {
@@ -491,13 +504,13 @@ impl Feed {
         }
     }
 
-    fn note(&mut self, connection: u64, text: &str) {
+    fn note(&mut self, connection: u64, came_to: SocketAddr, text: &str) {
         self.totals.requests += 1;
         if self.received.len() >= RECEIVED_MAX {
             self.received.pop_front();
         }
         let text = without_password(text);
-        self.received.push_back(Received { at: self.now(), connection, text });
+        self.received.push_back(Received { at: self.now(), connection, came_to, text });
     }
 
     fn write_to(&self, id: u64, mut lines: Vec<u8>) {

@@ -51,7 +51,9 @@ impl World {
     pub fn open(&mut self, transport: Transport) -> u64 {
         let outbox = Arc::new(Outbox::default());
         let version = "2.4.0".parse().unwrap();
-        let id = self.feed.connect(transport, version, "10.0.0.1".to_owned(), Arc::clone(&outbox));
+        let ip = "10.0.0.1".to_owned();
+        let id =
+            self.feed.connect(transport, version, ip, ([127, 0, 0, 1], 8018).into(), Arc::clone(&outbox));
         self.outboxes.insert(id, outbox);
         id
     }
