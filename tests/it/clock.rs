@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candlekeep::clock::Clock;
 use candlekeep::domain::Timestamp;
@@ -17,8 +18,11 @@ const LIBRARIES: [&str; 4] = [
     "/usr/lib64/faketime/libfaketime.so.1",
     "/usr/lib/faketime/libfaketime.so.1",
 ];
-/// Market time at the start: so many seconds before a bucket ends.
-const BEFORE_CLOSE_S: i64 = 20;
+/// Market time at the start: so many seconds before a bucket ends. Longer than a program takes to
+/// subscribe on a busy machine.
+const BEFORE_CLOSE_S: i64 = 30;
+/// Programs start one after the other, since market time goes on meanwhile.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// The library. CI has it; where it is missing otherwise the tests say that they did not run.
 fn library() -> Option<&'static str> {
@@ -83,6 +87,19 @@ impl Watch {
         )
     }
 
+    /// A world whose program, with a clock that is so many seconds ahead, has subscribed while the
+    /// bucket that the market began in was under way.
+    fn started(library: &str, off_s: i64) -> (Watch, Service) {
+        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = Watch::new();
+        watch.set(off_s);
+        let mut service = watch.run(library);
+        watch.world.wait(&mut service, "subscriptions", |world| world.simulator().stats().items == 28);
+        let now = watch.world.simulator().now();
+        assert!(now < START.plus(STEP), "the machine is too slow: subscribed at {now}");
+        (watch, service)
+    }
+
     /// Waits for the end, and compares. Answers the program's log.
     fn verify(&self, mut service: Service) -> Vec<String> {
         self.world.wait_complete(&mut service);
@@ -102,9 +119,8 @@ fn a_clock_that_is_wrong_by_minutes_settles_nothing_wrongly() {
     std::thread::scope(|scope| {
         for off_s in [0, 120, -120, 1_800] {
             scope.spawn(move || {
-                let watch = Watch::new();
-                watch.set(off_s);
-                let log = watch.verify(watch.run(library));
+                let (watch, service) = Watch::started(library, off_s);
+                let log = watch.verify(service);
                 let corrected = said(&log, "the system's clock differs from IG's");
                 assert_eq!(corrected, off_s != 0, "{off_s}: {log:#?}");
                 // Nothing of the bucket under way was asked of REST before it was over.
@@ -124,10 +140,7 @@ fn a_clock_that_is_set_while_it_runs_settles_nothing_wrongly() {
     std::thread::scope(|scope| {
         for step_s in [600, -600] {
             scope.spawn(move || {
-                let watch = Watch::new();
-                watch.set(0);
-                let mut service = watch.run(library);
-                service.wait_said("streaming session begun", 1);
+                let (watch, mut service) = Watch::started(library, 0);
                 watch.world.wait(&mut service, "history", |world| world.stored() > 28 * 8);
                 watch.set(step_s);
                 let log = watch.verify(service);

@@ -57,7 +57,7 @@ fn a_close_that_does_not_come_is_fetched_and_one_that_comes_late_or_again_change
 #[test]
 fn a_corrected_close_becomes_a_revision_and_a_worse_one_is_refused() {
     let script = r#"[
-        {"do": "closes", "how": "correct", "pairs": ["EUR_USD"], "bars": 3, "after_s": 600},
+        {"do": "closes", "how": "correct", "pairs": ["EUR_USD"], "bars": 3, "after_s": 600, "by_s": 280},
         {"do": "closes", "how": "worsen", "pairs": ["GBP_USD"], "bars": 3, "after_s": 600}
     ]"#;
     // Slow enough for a correction to find what it corrects stored, and folded into a longer bar.
@@ -279,11 +279,12 @@ fn a_control_link_is_followed_to_another_address_and_left_when_that_is_gone() {
 #[test]
 fn gaps_tells_what_is_missing_whether_a_stretch_is_complete_and_whether_the_ledger_holds() {
     let outage = r#"[{"do": "outage", "for_s": 3600, "after_s": 3600}]"#;
-    let options = Options { faults: Script::parse(outage).unwrap(), allowance: 0, ..market(4) };
+    // Slow enough for the program to have read what came before the outage.
+    let faults = Script::parse(outage).unwrap();
+    let options = Options { faults, allowance: 0, speed: Speed::Times(1_800.0), ..slow(3) };
     let world = World::new(options);
     // Nothing can be fetched: what the outage cost stays missing.
-    let patient = ("CANDLEKEEP_STREAM_RETRY_MS", "4000");
-    let mut service = world.start("run", &[patient]);
+    let mut service = world.start("run", &[]);
     world.wait_streamed(&mut service);
     service.stop();
     world.verify(Holes::Listed);
@@ -293,8 +294,8 @@ fn gaps_tells_what_is_missing_whether_a_stretch_is_complete_and_whether_the_ledg
         String::from_utf8(output.stdout).unwrap()
     };
     let listed = told("gaps --pairs eurusd,gbpusd --timeframe 5", 0);
-    assert!(listed.contains("EUR_USD  5   2024-01-17 11:00"), "{listed}");
-    assert!(listed.contains("the stream was broken"), "{listed}");
+    let broken = |line: &str| line.contains("EUR_USD  5   ") && line.contains("the stream was broken");
+    assert!(listed.lines().any(broken), "{listed}");
     let json: serde_json::Value = serde_json::from_str(&told("gaps --timeframe 5 --format json", 0)).unwrap();
     let missing = world.number(
         "SELECT sum((to_ts - from_ts) / 300) FROM coverage WHERE timeframe = '5' AND state = 'missing'",
