@@ -70,17 +70,18 @@ fn watched(feeds: &[WatchedFeed], pair: Pair) -> Vec<Range<Timestamp>> {
     spans
 }
 
-/// Whether some of a span was not watched. Where all of the watching lies behind the ledger's end,
-/// the ledger is one of a simulated market, whose time is another: then nothing excuses a hole.
-fn has_unwatched(span: &Range<Timestamp>, watched: &[Range<Timestamp>]) -> bool {
-    let mut from = span.start;
-    for watched in watched.iter().filter(|watched| watched.end > span.start) {
-        if watched.start > from {
-            break;
+/// The buckets of a span, in runs, that were watched from their beginning to their end.
+fn watched_part(span: &Range<Timestamp>, watched: &[Range<Timestamp>], step: i64) -> Vec<Range<Timestamp>> {
+    let mut parts: Vec<Range<Timestamp>> = Vec::new();
+    for watched in watched {
+        let part = watched.start.max(span.start).ceil(step)..watched.end.min(span.end).floor(step);
+        match parts.last_mut() {
+            _ if part.start >= part.end => {}
+            Some(last) if part.start <= last.end => last.end = last.end.max(part.end),
+            _ => parts.push(part),
         }
-        from = from.max(watched.end);
     }
-    from < span.end
+    parts
 }
 
 /// Holds the runs of one pair and timeframe against each other and against the stored bars.
@@ -117,16 +118,25 @@ fn ledger(
             _ => {}
         }
     }
+    let mut holes = Vec::new();
     for two in runs.windows(2) {
         let hole = two[0].span.end..two[1].span.start;
         if hole.start > hole.end {
             verdict.violated(format!("{pair} {timeframe}: two things are said of {}", hole.end));
         }
-        // Of longer buckets the ledger lists bars and what is asked for, nothing else.
-        let must_join = timeframe == Timeframe::M5 && hole.start < hole.end;
-        let of_our_time =
-            runs.last().is_some_and(|last| watched.iter().any(|span| span.start < last.span.end));
-        if must_join && !(of_our_time && has_unwatched(&hole, watched)) {
+        holes.push(hole);
+    }
+    // Of longer buckets the ledger lists bars and what is asked for, nothing else.
+    if timeframe == Timeframe::M5
+        && let (Some(first), Some(last)) = (runs.first(), runs.last())
+    {
+        // Where all of the watching lies behind the ledger's end, the ledger is one of a simulated
+        // market, whose time is another: then nothing excuses a hole, and its beginning is unknown.
+        if let Some(since) = watched.first().filter(|span| span.start < last.span.end) {
+            holes.insert(0, since.start..first.span.start);
+            holes = holes.iter().flat_map(|hole| watched_part(hole, watched, step)).collect();
+        }
+        for hole in holes.iter().filter(|hole| hole.start < hole.end) {
             verdict.violated(format!("{pair} 5: nothing is said of {} to {}", hole.start, hole.end));
         }
     }
@@ -248,8 +258,18 @@ mod tests {
     #[test]
     fn a_sound_ledger_passes() {
         assert_eq!(check("ssqmss", "xx..xx", &[(0, 9)]), [""; 0]);
-        assert_eq!(check("ss..ss", "xx..xx", &[(0, 3), (4, 9)]), [""; 0], "not watched for a while");
+        assert_eq!(check("ss..ss", "xx..xx", &[(0, 2), (4, 9)]), [""; 0], "not watched for a while");
         assert_eq!(check("mmss", "..xx", &[(3, 9)]), [""; 0], "history from before");
+        assert_eq!(check("..ss", "..xx", &[(90, 99)]), [""; 0], "a simulated market begins where it does");
+    }
+
+    #[test]
+    fn what_was_not_watched_excuses_itself_alone() {
+        let told = check("s......s", "x......x", &[(0, 2), (3, 4), (4, 6), (7, 9)]);
+        let said = |from: &str, to: &str| {
+            format!("EUR_USD 5: nothing is said of 1970-01-01T00:{from}:00Z to 1970-01-01T00:{to}:00Z")
+        };
+        assert_eq!(told, [said("05", "10"), said("15", "30")]);
     }
 
     #[test]
@@ -259,6 +279,7 @@ mod tests {
         for (runs, bars, expected) in [
             ("sss.s", "xxx.x", "nothing is said of 1970-01-01T00:15:00Z to 1970-01-01T00:20:00Z"),
             ("ss.s", "xx.x", "nothing is said of 1970-01-01T00:10:00Z to 1970-01-01T00:15:00Z"),
+            ("..ss", "..xx", "nothing is said of 1970-01-01T00:00:00Z to 1970-01-01T00:10:00Z"),
             (
                 "ssss",
                 "xx.x",
