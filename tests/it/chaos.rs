@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use candlekeep::domain::Pair;
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::simulator::faults::{Closing, Fault, ScaledSide, Script, Withheld};
-use candlekeep::simulator::{Cut, Field, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered};
+use candlekeep::simulator::{
+    Address, Cut, Field, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered,
+};
 
 use super::world::{Holes, START, STEP, World, market};
 
@@ -25,6 +27,10 @@ const QUIET_S: i64 = 4 * 3_600;
 /// Codes with which sessions and requests end: every row of the protocol's tables that a client
 /// comes back from at once or soon.
 const CODES: [i32; 14] = [3, 4, 5, 6, 20, 21, 31, 32, 33, 40, 41, 48, 66, 68];
+/// Whether history lacks its newest bars at times. Not yet: no week with it has been seen to pass.
+const REST_BEHIND: bool = false;
+/// An address where nobody is.
+const NOBODY: &str = "127.0.0.1:1";
 /// Texts in the place of a price: no number, none that a market makes, none at all.
 const TEXTS: [Option<&str>; 7] =
     [None, Some(""), Some("NaN"), Some("-1.1"), Some("1e300"), Some("0"), Some("99999999999999999999")];
@@ -78,6 +84,8 @@ fn week(seed: u64) -> String {
         // Within a bucket, so that a program that starts after the end still learns from the
         // forming candle what time it is.
         end: Some(START.plus(length_s)),
+        // Given as control link, unless a fault says otherwise.
+        second_listen: Some(([127, 0, 0, 1], 0).into()),
         // What cannot be afforded would rightly stay open.
         allowance: 10_000_000,
         faults,
@@ -120,7 +128,7 @@ fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)
     let pairs: Vec<Pair> = (0..random.usize(1..4)).map(|_| MAJOR_PAIRS[random.usize(..28)]).collect();
     let ends_s = random.i64(60..6 * 3_600).min(QUIET_S / 2);
     let at_once = |fault| vec![(0, fault)];
-    match random.u32(0..26) {
+    match random.u32(0..30) {
         0 => at_once(cut),
         1 => vec![(0, Fault::Resend { lines: random.u64(..50) }), (0, cut)],
         2 => vec![(0, Fault::WrongProg { lines: random.u64(1..5) }), (0, cut)],
@@ -181,7 +189,16 @@ fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)
             at_once(Fault::Closes { pairs, how, bars, by_s: random.u32(1..900) })
         }
         21 => {
-            let field = [Field::BidHigh, Field::OfrClose, Field::BidLow, Field::OfrOpen][random.usize(..4)];
+            let fields = [
+                Field::BidHigh,
+                Field::OfrClose,
+                Field::BidLow,
+                Field::OfrOpen,
+                Field::Utm,
+                Field::ConsEnd,
+                Field::TickCount,
+            ];
+            let field = fields[random.usize(..fields.len())];
             let text = random.choice(TEXTS).expect("there are some").map(str::to_owned);
             at_once(Fault::Values { pairs, fields: BTreeMap::from([(field, text)]), rows: random.u32(1..4) })
         }
@@ -197,6 +214,27 @@ fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)
             let side = if random.bool() { ScaledSide::Both } else { ScaledSide::Stream };
             let scale = |in_points| Fault::Scale { pairs: pairs.clone(), in_points, side };
             vec![(0, scale(true)), (ends_s, scale(false))]
+        }
+        25 => {
+            // Whom neither WebSockets nor HTTP let in for a few times, one of them does then.
+            let (with, times) = (Refusal::Status(403), random.u32(1..4));
+            vec![
+                (0, Fault::RefuseWebsockets { with, times }),
+                (0, Fault::RefuseHttp { with, times: random.u32(1..4) }),
+                (0, cut),
+            ]
+        }
+        26 => {
+            let address = Address::Second;
+            vec![(0, cut), (random.i64(0..STEP), Fault::Shut { address }), (ends_s, Fault::Open { address })]
+        }
+        27 => {
+            let link = if random.bool() { "*" } else { NOBODY }.to_owned();
+            vec![(0, Fault::ControlLink { link }), (0, cut), (ends_s, Fault::End { code, text })]
+        }
+        28 if REST_BEHIND => {
+            let behind = Fault::RestBehind { by_s: random.u32(1..=1_200), for_s: random.u32(1..=3_600) };
+            vec![(0, behind), (0, if random.bool() { cut } else { Fault::Restart {} })]
         }
         _ => {
             let (status, code) =
