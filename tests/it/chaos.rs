@@ -28,7 +28,7 @@ const QUIET_S: i64 = 4 * 3_600;
 /// comes back from at once or soon.
 const CODES: [i32; 14] = [3, 4, 5, 6, 20, 21, 31, 32, 33, 40, 41, 48, 66, 68];
 /// Whether history lacks its newest bars at times. Not yet: no week with it has been seen to pass.
-const REST_BEHIND: bool = false;
+const REST_BEHIND: bool = true;
 /// An address where nobody is.
 const NOBODY: &str = "127.0.0.1:1";
 /// Texts in the place of a price: no number, none that a market makes, none at all.
