@@ -9,7 +9,7 @@
 //! | told | outcome |
 //! |---|---|
 //! | a price in points | divided exactly, by the scale that the item's first price shows |
-//! | null (`#`) or empty (`$`) | the field has no value: no candle until it has one again |
+//! | null (`#`) or empty (`$`) | the field has no value: no candle until it has one again; a tick count only where the item never had one |
 //! | `NaN`, `inf`, `1e5`, words, two points, twenty digits | unreadable: held back, the field has no value |
 //! | zero, negative, above ten million | as unreadable: nothing trades there |
 //! | a time, count or flag that is none | as unreadable |
@@ -73,6 +73,8 @@ pub struct ChartItem {
     known: Knowledge,
     scale: Option<Scale>,
     row: Row,
+    /// It has told tick counts, so a row without one is not whole.
+    counts: bool,
     /// What the next price must be near to.
     last_close: Option<Price>,
     doubt: Doubt,
@@ -102,8 +104,15 @@ pub enum Knowledge {
 impl ChartItem {
     /// An item that has not told anything yet.
     pub fn new(pair: Pair, known: Knowledge) -> ChartItem {
-        let mut item =
-            ChartItem { pair, known, scale: None, row: Row::default(), last_close: None, doubt: Doubt::None };
+        let mut item = ChartItem {
+            pair,
+            known,
+            scale: None,
+            row: Row::default(),
+            counts: false,
+            last_close: None,
+            doubt: Doubt::None,
+        };
         item.reset();
         item
     }
@@ -197,6 +206,7 @@ impl ChartItem {
             TICK_COUNT => {
                 row.ticks = None;
                 row.ticks = number(text)?;
+                self.counts |= row.ticks.is_some();
             }
             CONS_END => {
                 row.closed = None;
@@ -243,6 +253,9 @@ impl ChartItem {
     fn candle(&mut self) -> Result<Option<CandleUpdate>, ChartFault> {
         let row = &self.row;
         let Some(start) = row.start else { return Ok(None) };
+        if self.counts && row.ticks.is_none() {
+            return Ok(None);
+        }
         let [Some(bo), Some(bh), Some(bl), Some(bc), Some(ao), Some(ah), Some(al), Some(ac)] = row.prices
         else {
             return Ok(None);
@@ -337,6 +350,17 @@ mod tests {
     }
 
     #[test]
+    fn no_candle_without_the_tick_count_of_an_item_that_counts() {
+        let mut counts = item();
+        assert!(counts.apply(&row(FIRST)).unwrap().is_some());
+        assert_eq!(counts.apply(&row("||#|1||||||||")).unwrap(), None);
+        assert_eq!(counts.apply(&row("||18|||||||||")).unwrap().unwrap().ticks, 18);
+        let mut never = item();
+        let uncounted = FIRST.replacen("|17|17|", "|#|#|", 1);
+        assert_eq!(never.apply(&row(&uncounted)).unwrap().unwrap().ticks, 0);
+    }
+
+    #[test]
     fn no_candle_without_all_eight_prices() {
         for hole in ["#", "$"] {
             let mut item = item();
@@ -413,7 +437,8 @@ mod tests {
                 check(&fields.join("|"), "none");
             }
             check(&format!("{hole}|||||||||||"), "none");
-            check(&format!("|{hole}|{hole}|{hole}||||||||"), "1.33574");
+            check(&format!("||{hole}|||||||||"), "none");
+            check(&format!("|{hole}||{hole}||||||||"), "1.33574");
         }
     }
 
@@ -522,8 +547,9 @@ mod tests {
         assert!(item.apply(&row("soon|||||||||||")).is_err());
         assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "its bucket is not known");
         assert!(item.apply(&row("1778848200000||many|||||||||")).is_err());
-        let candle = item.apply(&row("|||||||13357.5||||")).unwrap().unwrap();
-        assert_eq!((candle.start.to_string().as_str(), candle.ticks), ("2026-05-15T12:30:00Z", 0));
+        assert_eq!(item.apply(&row("|||||||13357.5||||")), Ok(None), "its ticks are not known");
+        let candle = item.apply(&row("||3|||||||||")).unwrap().unwrap();
+        assert_eq!((candle.start.to_string().as_str(), candle.ticks), ("2026-05-15T12:30:00Z", 3));
     }
 
     #[test]
