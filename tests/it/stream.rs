@@ -207,7 +207,7 @@ fn a_pair_that_cannot_be_read_is_left_out_and_the_others_stream_on() {
 
 #[test]
 fn differences_that_were_declined_are_answered_by_a_version_without_any() {
-    let world = World::new(hours(4));
+    let world = World::new(hours(12));
     let mut service = world.start("run", &QUICK);
     wait_until(&world, &mut service, START.plus(3 * STEP));
     let pairs = vec!["EURUSD".parse().unwrap()];
