@@ -95,6 +95,52 @@ diesel::table! {
         seen_remaining -> Nullable<BigInt>,
         seen_total -> Nullable<BigInt>,
         seen_expires_at -> Nullable<BigInt>,
+        pair -> Nullable<Text>,
+        timeframe -> Nullable<Text>,
+        from_ts -> Nullable<BigInt>,
+        to_ts -> Nullable<BigInt>,
+        incident_from -> Nullable<BigInt>,
+        incident_to -> Nullable<BigInt>,
+        refusal -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    lease (name) {
+        name -> Text,
+        holder -> Text,
+        command -> Text,
+        host -> Text,
+        pid -> BigInt,
+        epoch -> BigInt,
+        acquired_at -> BigInt,
+        renewed_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    fetch_requests (id) {
+        id -> BigInt,
+        pair -> Text,
+        timeframe -> Text,
+        from_ts -> BigInt,
+        to_ts -> BigInt,
+        state -> Text,
+        note -> Text,
+        asked_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    heal_attempts (pair, timeframe, from_ts, to_ts) {
+        pair -> Text,
+        timeframe -> Text,
+        from_ts -> BigInt,
+        to_ts -> BigInt,
+        times -> BigInt,
+        next_at -> BigInt,
     }
 }
 

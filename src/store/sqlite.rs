@@ -310,7 +310,7 @@ mod tests {
         migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
         connection.batch_execute("SELECT * FROM later").unwrap();
 
-        let backup = beside(&path, ".schema-2.bak");
+        let backup = beside(&path, ".schema-3.bak");
         let mut old = open_read_only(&backup).unwrap();
         assert!(old.batch_execute("SELECT * FROM later").is_err());
         let value: String =
@@ -328,7 +328,7 @@ mod tests {
         for opened in [open(&path), open_read_only(&path)] {
             match opened.map(drop) {
                 Err(StoreError::NewerSchema { found, known, .. }) => {
-                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0002"));
+                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0003"));
                 }
                 other => panic!("{other:?}"),
             }

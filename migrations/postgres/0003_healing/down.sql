@@ -1,0 +1,11 @@
+DROP INDEX coverage_state;
+ALTER TABLE allowance DROP COLUMN refusal;
+ALTER TABLE allowance DROP COLUMN incident_to;
+ALTER TABLE allowance DROP COLUMN incident_from;
+ALTER TABLE allowance DROP COLUMN to_ts;
+ALTER TABLE allowance DROP COLUMN from_ts;
+ALTER TABLE allowance DROP COLUMN timeframe;
+ALTER TABLE allowance DROP COLUMN pair;
+DROP TABLE heal_attempts;
+DROP TABLE fetch_requests;
+DROP TABLE lease;
