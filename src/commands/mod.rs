@@ -59,6 +59,10 @@ impl From<StoreError> for Failure {
             | StoreError::Corrupt { .. }
             | StoreError::Statement(_)
             | StoreError::Panicked { .. }
+            | StoreError::Leased { .. }
+            | StoreError::LeaseLost { .. }
+            | StoreError::TooManyRequests { .. }
+            | StoreError::NoRandomness
             | StoreError::Closed => Failure::failed(error),
         }
     }

@@ -18,13 +18,19 @@ use crate::transcript::{Recorder, Recording};
 /// Time for an orderly end; systemd would wait longer, an operator would not.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// Time for giving the lease back where the house has failed.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
+
 /// Collects candles until told to stop.
 ///
 /// # Errors
 /// Where the service cannot start, or ends for a reason that a restart or the operator must mend.
 pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
-    let flags =
-        RunFlags { retry_credentials: args.retry_credentials, accept_feed_change: args.accept_feed_change };
+    let flags = RunFlags {
+        command: "run",
+        retry_credentials: args.retry_credentials,
+        accept_feed_change: args.accept_feed_change,
+    };
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
     let outcome = super::on_actix(collect(config, flags, recorder));
@@ -42,7 +48,11 @@ async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
     tokio::select! {
-        failure = house.failed() => Err(failure),
+        failure = house.failed() => {
+            // What failed may be the database.
+            let _ = tokio::time::timeout(GIVE_BACK_WITHIN, house.give_back_lease()).await;
+            Err(failure)
+        }
         () = &mut told_to_stop => {
             log::info!("told to stop");
             if tokio::time::timeout(STOP_WITHIN, house.stop()).await.is_err() {

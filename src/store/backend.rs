@@ -10,8 +10,10 @@ use diesel::prelude::*;
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 
+use super::attempts::WriteAttempt;
+use super::lease::LeaseRow;
 use super::rows::{CandleRow, CoverageRow, SettingRow};
-use super::schema::{candles, coverage, settings};
+use super::schema::{candles, coverage, heal_attempts, lease, settings};
 
 /// One connection to either database.
 pub(super) enum Connection {
@@ -85,6 +87,22 @@ pub(super) fn put_setting(connection: &mut Connection, row: &SettingRow<'_>) -> 
     match connection {
         Connection::Sqlite(connection) => {
             diesel::replace_into(settings::table).values(row).execute(connection)
+        }
+    }
+}
+
+/// Writes the lease over its last holder's.
+pub(super) fn put_lease(connection: &mut Connection, row: &LeaseRow) -> QueryResult<usize> {
+    match connection {
+        Connection::Sqlite(connection) => diesel::replace_into(lease::table).values(row).execute(connection),
+    }
+}
+
+/// Writes an attempt over what was known of the same stretch.
+pub(super) fn put_attempt(connection: &mut Connection, row: &WriteAttempt<'_>) -> QueryResult<usize> {
+    match connection {
+        Connection::Sqlite(connection) => {
+            diesel::replace_into(heal_attempts::table).values(row).execute(connection)
         }
     }
 }

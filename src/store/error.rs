@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use diesel::result::Error as DieselError;
 
+use super::lease::LeaseState;
+
 /// Longest text of the database's that is carried along, in characters.
 const WHY_CHARS_MAX: usize = 300;
 
@@ -58,6 +60,27 @@ pub enum StoreError {
         /// What was asked for now.
         asked: String,
     },
+    /// Another process collects into it; there is one login and one spender.
+    #[error("another process collects into this database: {}; stop it first", in_words(by.as_deref()))]
+    Leased {
+        /// Who; none where it has not said so yet.
+        by: Option<Box<LeaseState>>,
+    },
+    /// Another process has taken over what this one was collecting.
+    #[error("the lease of the database is lost to another process: {}", in_words(Some(to)))]
+    LeaseLost {
+        /// Which.
+        to: Box<LeaseState>,
+    },
+    /// As many stretches are waiting to be fetched as may.
+    #[error("{most} requests to fetch are open already, and no more are taken: try again once some are done")]
+    TooManyRequests {
+        /// So many may be open.
+        most: usize,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
     /// This program cannot speak to that kind of database.
     #[error("this candlekeep is not built for {backend}")]
     NotBuilt {
@@ -135,6 +158,12 @@ impl From<DieselError> for StoreError {
             StoreError::Statement(error)
         }
     }
+}
+
+fn in_words(holder: Option<&LeaseState>) -> String {
+    holder.map_or("one that has just started".to_owned(), |state| {
+        format!("{}, since {}", state.who(), state.acquired_at)
+    })
 }
 
 pub(super) fn cut(text: &str) -> String {

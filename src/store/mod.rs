@@ -6,12 +6,14 @@
 //! | `url`, `sqlite`, `error` | where the database is, opening and migrating it, what can go wrong |
 //! | `backend` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
-//! | `bars`, `ledger`, `feeds`, `allowance`, `settings` | the queries on each table |
+//! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
+//! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use diesel::result::QueryResult;
@@ -20,6 +22,7 @@ use crate::domain::coverage::Run;
 use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
 
 mod allowance;
+mod attempts;
 mod backend;
 mod bars;
 mod breaks;
@@ -28,7 +31,9 @@ mod correction;
 mod error;
 mod feeds;
 mod handle;
+mod lease;
 mod ledger;
+mod requests;
 mod rows;
 mod schema;
 mod settings;
@@ -36,12 +41,15 @@ mod sqlite;
 mod url;
 
 pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, Spend, SpendId};
+pub use attempts::{AttemptKey, AttemptRow};
 pub use breaks::{BREAKS_MAX, StreamBreak};
 pub use commit::CommitReport;
 pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
 pub use handle::{QUEUED_MAX, StoreHandle};
+pub use lease::{LEASE_S, Lease, LeaseState};
+pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use rows::{Revision, RevisionKind, StoredBar};
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
@@ -64,6 +72,8 @@ pub struct BarQuery {
 /// One connection to the database.
 pub struct Store {
     connection: Connection,
+    /// The file whose lock decides who collects; none where the lease's expiry does.
+    lock_path: Option<PathBuf>,
     /// Timeframes derived from 5-minute bars, shortest first.
     longer: Vec<Timeframe>,
     /// What `candles.feed_id` is to be, by pair.
@@ -80,7 +90,8 @@ impl Store {
     /// [`StoreError::NotBuilt`]; [`StoreError::Busy`] where another process holds it for long.
     pub fn open(url: &DatabaseUrl) -> Result<Store, StoreError> {
         let path = url.sqlite_path().ok_or(NOT_BUILT)?;
-        Ok(Store::over(Connection::Sqlite(sqlite::open(path)?)))
+        let connection = Connection::Sqlite(sqlite::open(path)?);
+        Ok(Store::over(connection, Some(sqlite::lock_path(path))))
     }
 
     /// Opens the database for reading, beside a process that writes. Never creates one.
@@ -89,11 +100,12 @@ impl Store {
     /// [`StoreError::Absent`] and [`StoreError::OlderSchema`] besides those of [`Store::open`].
     pub fn open_read_only(url: &DatabaseUrl) -> Result<Store, StoreError> {
         let path = url.sqlite_path().ok_or(NOT_BUILT)?;
-        Ok(Store::over(Connection::Sqlite(sqlite::open_read_only(path)?)))
+        let connection = Connection::Sqlite(sqlite::open_read_only(path)?);
+        Ok(Store::over(connection, Some(sqlite::lock_path(path))))
     }
 
-    fn over(connection: Connection) -> Store {
-        Store { connection, longer: vec![Timeframe::M15], feed_ids: HashMap::new() }
+    fn over(connection: Connection, lock_path: Option<PathBuf>) -> Store {
+        Store { connection, lock_path, longer: vec![Timeframe::M15], feed_ids: HashMap::new() }
     }
 
     /// Says which bars to derive from 5-minute ones from now on; 15 minutes if never said.
@@ -102,6 +114,123 @@ impl Store {
         self.longer = timeframes.iter().copied().filter(|timeframe| *timeframe != Timeframe::M5).collect();
         self.longer.sort();
         self.longer.dedup();
+    }
+
+    /// Takes the lease for a new holder, which is this process doing `command`, at wall time
+    /// `now`. On SQLite whoever holds the lock beside the database has it, whatever the row
+    /// says: one that was killed has given it back, one that is paused has not.
+    ///
+    /// # Errors
+    /// [`StoreError::Leased`] where another has it, after half a second in which a reader that
+    /// looks at the lock may be in the way; [`StoreError::Unopenable`] where there is no
+    /// locking; those of any write.
+    pub fn acquire_lease(&mut self, command: &str, now: Timestamp) -> Result<Lease, StoreError> {
+        let lock = match &self.lock_path {
+            None => None,
+            Some(path) => match sqlite::lock(path)? {
+                Some(lock) => Some(lock),
+                None => return Err(lease::leased(lease::find(&mut self.connection)?)),
+            },
+        };
+        self.writing(|store| lease::take(&mut store.connection, command, lock, now))
+    }
+
+    /// Says that the holder lives at wall time `now`: the lease lasts [`LEASE_S`] seconds more.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
+    pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| lease::renew(&mut store.connection, lease, now))
+    }
+
+    /// Writes down that the holder has ended in good order at wall time `now`. Its lock, where
+    /// it has one, lasts until the lease is dropped. Does nothing to another's lease.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn release_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| lease::release(&mut store.connection, lease, now))
+    }
+
+    /// Who collects at wall time `now`, or did last.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn lease(&mut self, now: Timestamp) -> Result<Option<LeaseState>, StoreError> {
+        let locked = self.lock_path.as_deref().and_then(sqlite::is_locked);
+        lease::state(&mut self.connection, locked, now)
+    }
+
+    /// Asks whoever collects to fetch these stretches; answers the ids of the requests, in
+    /// order. One that asks what an open one asks is that one.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyRequests`], and then none is made; those of any write.
+    ///
+    /// # Panics
+    /// If a stretch is empty.
+    pub fn ask_fetch(
+        &mut self,
+        wanted: &[(Pair, Timeframe, Range<Timestamp>)],
+        now: Timestamp,
+    ) -> Result<Vec<i64>, StoreError> {
+        self.writing(|store| requests::ask(&mut store.connection, wanted, now))
+    }
+
+    /// Requests asked or taken, in the order asked.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn open_requests(&mut self) -> Result<Vec<FetchRequest>, StoreError> {
+        requests::open(&mut self.connection)
+    }
+
+    /// These requests, without those that are no longer remembered.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn requests(&mut self, ids: &[i64]) -> Result<Vec<FetchRequest>, StoreError> {
+        let found = ids.iter().map(|id| requests::find(&mut self.connection, *id));
+        found.filter_map(Result::transpose).collect()
+    }
+
+    /// Writes down what has become of a request, with a note for people, cut to a bound;
+    /// answers whether there is such a request.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn set_request(
+        &mut self,
+        id: i64,
+        state: RequestState,
+        note: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.writing(|store| requests::set(&mut store.connection, id, state, note, now))
+    }
+
+    /// Every stretch that REST was asked about in vain, by pair, length and start.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn attempts(&mut self) -> Result<Vec<AttemptRow>, StoreError> {
+        attempts::all(&mut self.connection)
+    }
+
+    /// Writes down an attempt in vain, over what was known of the same stretch.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn put_attempt(&mut self, attempt: &AttemptRow) -> Result<(), StoreError> {
+        self.writing(|store| attempts::put(&mut store.connection, attempt))
+    }
+
+    /// Forgets the attempts at these stretches, as far as there are any.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn forget_attempts(&mut self, keys: &[AttemptKey]) -> Result<(), StoreError> {
+        self.writing(|store| attempts::forget(&mut store.connection, keys))
     }
 
     /// Binds the database to an environment (`demo`, `live`, `custom`) if it is bound to none

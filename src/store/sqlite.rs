@@ -1,8 +1,10 @@
 //! Opening an SQLite file: create, set up, migrate; or read only.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
@@ -21,6 +23,10 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const BUSY_TIMEOUT_MS: u32 = 5_000;
 /// The log is cut back to this many bytes after a checkpoint, should a long read have let it grow.
 const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// A reader that looks whether the lock is held holds it for an instant itself; whoever wants it
+/// tries so often, this long apart, before taking it for another's.
+const LOCK_TRIES: u32 = 25;
+const LOCK_TRY_EVERY: Duration = Duration::from_millis(20);
 /// What needs no escape in the path of a `file:` address.
 const PATH_ESCAPES: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
@@ -44,6 +50,50 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
 /// it for the next checkpoint, which is no error.
 pub(super) fn fold_log(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     Ok(connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
+}
+
+/// The file whose lock says that a process collects into this database. Not the database itself:
+/// closing any handle on that would give up the locks that SQLite has on it. Two names of one
+/// database have one lock. It is never deleted, else two processes could each lock one.
+pub(super) fn lock_path(path: &Path) -> PathBuf {
+    beside(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()), ".lock")
+}
+
+/// Locks the file for as long as what is returned lives, and creates it where absent. None where
+/// another process, or another part of this one, has the lock.
+///
+/// # Errors
+/// [`StoreError::Unopenable`] where it cannot be made, or its file system knows no locks.
+pub(super) fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    let file = options.open(path).map_err(|error| unopenable(path, error))?;
+    for tried in 1..=LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if tried < LOCK_TRIES => thread::sleep(LOCK_TRY_EVERY),
+            Err(TryLockError::WouldBlock) => break,
+            Err(TryLockError::Error(error)) => return Err(unopenable(path, error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a process has the file locked; none where that cannot be told. Never creates it.
+pub(super) fn is_locked(path: &Path) -> Option<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
+        Err(_) => return None,
+    };
+    // Closing the file gives the lock back.
+    match file.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
 }
 
 fn set_up(path: &Path) -> Result<SqliteConnection, StoreError> {

@@ -4,6 +4,7 @@
 //! stage an alert ends the process with a failure, so that systemd starts it anew from what is
 //! durable.
 
+pub mod tenure;
 pub mod topology;
 
 use tokio::sync::mpsc;

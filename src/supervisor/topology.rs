@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::tenure::Tenure;
 use super::{Alarm, Alert};
 use crate::aggregator::actor::{
     AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
@@ -33,7 +34,7 @@ use crate::ig::stream::actor::{
 use crate::ig::stream::probes::{self, Probes};
 use crate::messages::{GetTokens, LogOut};
 use crate::stats::Stats;
-use crate::store::{AllowanceKey, Feed, Store, StoreError, StoreHandle};
+use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
 use crate::transcript::Recorder;
 use crate::writer::actor::WriterActor;
@@ -49,8 +50,10 @@ const MAILBOX: usize = 256;
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
 /// What a run may do that the configuration does not say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct RunFlags {
+    /// The command that collects, for those who find the database taken.
+    pub command: &'static str,
     /// Try credentials again that IG has refused.
     pub retry_credentials: bool,
     /// Accept a database filled from another environment.
@@ -63,7 +66,9 @@ pub struct House {
     pub stats: Arc<Stats>,
     /// The watched instruments.
     pub instruments: Vec<Instrument>,
+    clock: Clock,
     store: StoreHandle,
+    tenure: Arc<Tenure>,
     session: Addr<SessionActor>,
     stream: Addr<StreamActor>,
     aggregator: Addr<AggregatorActor>,
@@ -71,7 +76,7 @@ pub struct House {
 }
 
 impl House {
-    /// Opens the database, logs in, and builds every room. Returns once the stream is being
+    /// Opens the database, takes its lease, logs in, and builds every room. Returns once the stream is being
     /// connected; history is fetched while it already runs. `None` where `stop` came first.
     ///
     /// # Errors
@@ -84,11 +89,29 @@ impl House {
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
         let clock = Clock::system();
+        let (alarm, alerts) = Alarm::new();
+        let (store, lease) = open_store(config, flags, &clock)?;
+        let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
+        let ground =
+            Ground { clock: clock.clone(), store: store.clone(), tenure: tenure.clone(), alarm, alerts };
+        let built = House::build(config, flags, login, ground, recorder, stop).await;
+        if !matches!(built, Ok(Some(_))) {
+            tenure.end(&store, &clock).await;
+        }
+        built
+    }
+
+    async fn build(
+        config: &Config,
+        flags: RunFlags,
+        login: Login,
+        ground: Ground,
+        recorder: Recorder,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<House>, Failure> {
+        let Ground { clock, store, tenure, alarm, mut alerts } = ground;
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
-        let (alarm, mut alerts) = Alarm::new();
-
-        let store = open_store(config, flags)?;
         let client = http_client();
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
@@ -182,7 +205,7 @@ impl House {
             history,
             aggregator.clone().recipient(),
             Calendar::forex(),
-            (clock, event_clock),
+            (clock.clone(), event_clock),
             pairs,
             fetched.into_iter().filter(|timeframe| config.timeframes.contains(timeframe)).collect(),
             alarm.lifeline("healer"),
@@ -192,7 +215,7 @@ impl House {
             stream: Some(stream.clone().recipient()),
             healer: Some(healer.recipient()),
         }));
-        Ok(Some(House { stats, instruments, store, session, stream, aggregator, alerts }))
+        Ok(Some(House { stats, instruments, clock, store, tenure, session, stream, aggregator, alerts }))
     }
 
     /// Waits until something ends the house; never returns while all is well.
@@ -200,15 +223,30 @@ impl House {
         failure(self.alerts.recv().await)
     }
 
-    /// Stops streaming, makes durable what is held, logs out.
+    /// Gives the lease back where there is no more to be done in good order.
+    pub async fn give_back_lease(&self) {
+        self.tenure.end(&self.store, &self.clock).await;
+    }
+
+    /// Stops streaming, makes durable what is held, logs out, gives the lease back.
     pub async fn stop(self) {
         let _ = self.stream.send(StopStreaming).await;
         let _ = self.aggregator.send(Drain).await;
         let _ = self.session.send(LogOut).await;
+        self.give_back_lease().await;
         if let Err(error) = self.store.run(Store::fold_log).await {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
     }
+}
+
+/// What the rooms are built on.
+struct Ground {
+    clock: Clock,
+    store: StoreHandle,
+    tenure: Arc<Tenure>,
+    alarm: Alarm,
+    alerts: UnboundedReceiver<Alert>,
 }
 
 /// Actors whose mailbox is bounded differently from actix's default of 16.
@@ -231,13 +269,20 @@ fn failure(alert: Option<Alert>) -> Failure {
     }
 }
 
-fn open_store(config: &Config, flags: RunFlags) -> Result<StoreHandle, Failure> {
+/// Opens the database and takes its lease, before anything else is done with it.
+fn open_store(config: &Config, flags: RunFlags, clock: &Clock) -> Result<(StoreHandle, Lease), Failure> {
     let mut store = Store::open(&config.database)?;
-    store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change)?;
+    let lease = store.acquire_lease(flags.command, clock.wall())?;
+    let bound = store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change);
+    if let Err(error) = bound {
+        // Why it ends is told by the error, not by whether this works.
+        let _ = store.release_lease(&lease, clock.wall());
+        return Err(error.into());
+    }
     store.set_timeframes(&config.timeframes);
     let (handle, _thread) = StoreHandle::spawn("candlekeep-store", store)
         .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-    Ok(handle)
+    Ok((handle, lease))
 }
 
 fn session_settings(config: &Config, login: &Login, flags: RunFlags) -> SessionSettings {

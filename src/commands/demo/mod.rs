@@ -128,8 +128,8 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
     simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
-    let Some(mut house) =
-        House::start(config, RunFlags::default(), Recorder::default(), std::future::pending()).await?
+    let flags = RunFlags { command: "demo", retry_credentials: false, accept_feed_change: false };
+    let Some(mut house) = House::start(config, flags, Recorder::default(), std::future::pending()).await?
     else {
         return Err(Failure::failed("stopped"));
     };
