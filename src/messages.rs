@@ -3,12 +3,12 @@
 //! A message is a fact in the past tense or a request in the imperative, immutable, in domain
 //! types but for tokens and errors, which belong to the rooms that give them. Messages that an actor sends itself stay in its own file.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use actix::prelude::*;
 
-use crate::domain::{FactBatch, FeedIx, Fetched, StreamEvent, Timeframe, Timestamp};
+use crate::domain::{FactBatch, FeedIx, Fetched, StreamEvent, Timestamp};
+use crate::healer::plan::Request;
 use crate::ig::IgError;
 use crate::ig::history::answer::Unproven;
 use crate::ig::session::tokens::Tokens;
@@ -73,16 +73,12 @@ pub struct LogOut;
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<Fetched, HistoryError>")]
 pub struct FetchBars {
-    /// Which feed.
-    pub feed: FeedIx,
-    /// Bar length: 5 or 15 minutes.
-    pub timeframe: Timeframe,
-    /// Buckets that start within this span.
-    pub span: Range<Timestamp>,
+    /// What is asked for, as planned.
+    pub request: Request,
     /// A bucket near the span whose bar is known, to test by it how IG reads ranges.
     pub anchor: Option<Timestamp>,
-    /// Whether the reserve of points may be used.
-    pub urgent: bool,
+    /// Whether it only tries if there are points again, whatever the numbers known.
+    pub probe: bool,
 }
 
 /// Why there is no answer.

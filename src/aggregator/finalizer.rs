@@ -306,14 +306,21 @@ impl Finalizer {
         if around.depth.m5 > 0 {
             self.mark_by_calendar(m5_start..start, Reason::FirstStart, around);
         }
-        if around.depth.m15 > 0 && m15_start < derived_from {
-            around.facts.push(Fact::Marked(Mark {
-                pair: self.pair,
-                timeframe: Timeframe::M15,
-                span: m15_start..derived_from,
-                state: State::Missing,
-                reason: Reason::FirstStart,
-            }));
+        if around.depth.m15 > 0 {
+            // All openings and closes lie on the hour, or a quarter is asked for that need not be.
+            for (run, expectation) in around.calendar.runs(m15_start..derived_from.max(m15_start)) {
+                let (state, reason) = match expectation {
+                    Expectation::Expected => (State::Missing, Reason::FirstStart),
+                    Expectation::Possible => (State::Closed, Reason::PossiblyOpen),
+                    Expectation::Closed => (State::Closed, Reason::Calendar),
+                };
+                let span = run.start.ceil(step15)..run.end.ceil(step15);
+                if span.start < span.end {
+                    let timeframe = Timeframe::M15;
+                    let mark = Mark { pair: self.pair, timeframe, span, state, reason };
+                    around.facts.push(Fact::Marked(mark));
+                }
+            }
         }
         (self.frontier, self.first) = (Some(start), Some(start));
         start

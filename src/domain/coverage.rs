@@ -100,6 +100,8 @@ reasons! {
     PossiblyOpen = "possibly_open",
     /// Missing: older than the first connection; the first backfill asks for it.
     FirstStart = "first_start",
+    /// Missing: older than the time watched, asked for by hand.
+    Requested = "requested",
     /// Missing: the service was not running, or had not subscribed yet.
     Offline = "offline",
     /// Missing: the stream was broken.
@@ -134,6 +136,7 @@ impl Reason {
             Reason::Calendar => "outside the market's hours",
             Reason::PossiblyOpen => "sources disagree whether the market trades then, and no bar came",
             Reason::FirstStart => "from before the first start, not fetched yet",
+            Reason::Requested => "asked for by hand, not fetched yet",
             Reason::Offline => "the service was not running, or not subscribed yet",
             Reason::Disconnected => "the stream was broken",
             Reason::Silent => "no row has come, and none yet that proves it quiet",

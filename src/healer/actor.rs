@@ -1,34 +1,69 @@
 //! HealerActor: reads the ledger, has holes fetched, tells the aggregator.
 //!
-//! One path for first start, restart, reconnect and unconfirmed closes: whatever is missing in
-//! the ledger is asked for, newest first. Woken when the aggregator has recorded holes and by a
-//! timer. Holds only which holes were asked about in vain; a restart forgets that.
+//! One path for first start, restart, reconnect, unconfirmed closes and what is asked for by hand:
+//! whatever is missing in the ledger is planned for, and the first request of the plan is made;
+//! then the ledger is read again. Woken when the aggregator has recorded holes and by timers.
+//! Holds nothing that the database does not have, but for a pause while IG is in trouble.
 
 use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
-use super::plan::{self, Attempts, Hole, Kind};
+use super::attempts::{Attempt, Attempts};
+use super::book::{self, Watched};
+use super::facts::{self, Reading};
+use super::holes::{Kind, Page};
+use super::plan::{
+    self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, Now, Plan, Purse, Refused, Request, Terms, Why,
+};
 use crate::clock::{Clock, EventClock};
 use crate::domain::coverage::Run;
-use crate::domain::{Calendar, FactBatch, FeedIx, Pair, State, Timeframe, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, State, Timestamp};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistoryActor;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
-use crate::store::StoreHandle;
+use crate::store::{AllowanceKey, AttemptKey, AttemptRow, Store, StoreError, StoreHandle};
 use crate::supervisor::Lifeline;
+
+mod handing;
 
 /// How often the ledger is looked at without being called.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Pause after the week's points were found spent; doubles up to the last.
-const SPENT_PAUSE_FIRST: Duration = Duration::from_secs(60);
-const SPENT_PAUSE_LAST: Duration = Duration::from_secs(3600);
-
+/// How often somebody's wishes are looked for.
+const WISHES_EVERY: Duration = Duration::from_secs(5);
+/// Pause after a request of which nobody knows what became; doubles up to the last.
+const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(30);
+const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(900);
 /// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
+/// Remembers that IG refuses large requests: how many bars it takes, and since when.
+const SETTING_BARS_MAX: &str = "history.bars_per_request";
+/// After this larger requests are tried again, seconds.
+const BARS_MAX_HOLDS_S: i64 = 7 * 86_400;
+/// The evidence of what is given up.
+const GIVEN_UP_EVIDENCE: &str = "healer";
+
+/// What a healer goes by.
+#[derive(Clone, Debug)]
+pub struct HealerSettings {
+    /// The watched pairs, in the order of their [`FeedIx`](crate::domain::FeedIx).
+    pub feeds: Vec<Watched>,
+    /// Whose allowance is spent.
+    pub allowance: AllowanceKey,
+    /// Points that backfill and old holes leave untouched.
+    pub reserve: u32,
+    /// Most points for one incident within a week.
+    pub incident_cap: u32,
+    /// Whether 15-minute bars are kept.
+    pub quarters: bool,
+    /// Event time after which a missing bucket is lost, seconds.
+    pub give_up_s: i64,
+}
 
 /// Keeps the ledger free of holes.
 pub struct HealerActor {
@@ -40,57 +75,60 @@ struct Healer {
     store: StoreHandle,
     history: Addr<HistoryActor>,
     aggregator: Recipient<HistoryTold>,
-    calendar: Calendar,
     clock: Clock,
     event_clock: EventClock,
-    pairs: Vec<Pair>,
-    /// Timeframes that are asked for over REST.
-    timeframes: Vec<Timeframe>,
+    settings: HealerSettings,
     /// Called again while at work.
     called: Cell<bool>,
     work: Mutex<Work>,
 }
 
-#[derive(Default)]
 struct Work {
     attempts: Attempts,
-    spent_pause: Option<Duration>,
-    blocked_until: Option<std::time::Instant>,
-    short_of_points: bool,
+    /// The attempts as they are in the database; `None` before they are read.
+    kept: Option<HashMap<AttemptKey, (u32, Timestamp)>>,
+    bars_max: u32,
+    /// Until when IG is left alone, and the pause that led to it.
+    trouble: Option<(Instant, Duration)>,
+    /// What was last said about buckets that wait.
+    said: Option<BTreeSet<&'static str>>,
 }
 
 impl HealerActor {
-    /// A healer for these pairs, in the order of their [`FeedIx`].
-    #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
+    /// A healer that has looked at nothing yet.
     pub fn new(
         store: StoreHandle,
         history: Addr<HistoryActor>,
         aggregator: Recipient<HistoryTold>,
-        calendar: Calendar,
         (clock, event_clock): (Clock, EventClock),
-        pairs: Vec<Pair>,
-        timeframes: Vec<Timeframe>,
+        settings: HealerSettings,
         lifeline: Lifeline,
     ) -> HealerActor {
-        let (called, work) = (Cell::new(false), Mutex::new(Work::default()));
-        let healer = Healer {
-            store,
-            history,
-            aggregator,
-            calendar,
-            clock,
-            event_clock,
-            pairs,
-            timeframes,
-            called,
-            work,
+        let work = Work {
+            attempts: Attempts::default(),
+            kept: None,
+            bars_max: BARS_PER_REQUEST_MAX,
+            trouble: None,
+            said: None,
         };
+        let (called, work) = (Cell::new(false), Mutex::new(work));
+        let healer = Healer { store, history, aggregator, clock, event_clock, settings, called, work };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         let healer = self.healer.clone();
         ctx.spawn(async move { healer.reconcile().await }.into_actor(self));
+    }
+
+    fn look_for_wishes(&mut self, ctx: &mut Context<Self>) {
+        let healer = self.healer.clone();
+        let wishes = async move { healer.has_new_wishes().await };
+        ctx.spawn(wishes.into_actor(self).map(|has_some, act, ctx| {
+            if has_some {
+                act.look(ctx);
+            }
+        }));
     }
 }
 
@@ -100,6 +138,7 @@ impl Actor for HealerActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.look(ctx);
         ctx.run_interval(LOOK_EVERY, Self::look);
+        ctx.run_interval(WISHES_EVERY, Self::look_for_wishes);
     }
 }
 
@@ -111,117 +150,277 @@ impl Handler<HolesRecorded> for HealerActor {
     }
 }
 
+/// What the database knows that a plan rests on.
+struct Known {
+    pages: Vec<Page>,
+    purse: Purse,
+}
+
 impl Healer {
     /// Heals until nothing is left that can be healed now. A call while at work is not lost.
     async fn reconcile(&self) {
         self.called.set(true);
         let Ok(mut work) = self.work.try_lock() else { return };
         while self.called.replace(false) {
-            while self.heal_one(&mut work).await {}
-        }
-    }
-
-    /// Asks about one hole. False when there is nothing to ask, or no point in asking now.
-    async fn heal_one(&self, work: &mut Work) -> bool {
-        let now = self.clock.monotonic();
-        if work.blocked_until.is_some_and(|until| now < until) {
-            return false;
-        }
-        let Some(event_now) = self.event_clock.settled() else { return false };
-        let Some(holes) = self.holes(event_now).await else { return false };
-        let Some(hole) = plan::next(&holes, &work.attempts, &self.calendar, event_now, now) else {
-            return false;
-        };
-        let fetched = self.fetch(&hole, hole.is_urgent(event_now)).await;
-        let now = self.clock.monotonic();
-        if was_answered(&fetched) {
-            work.attempts.note(&hole, now);
-        }
-        match fetched {
-            Ok(()) => {
-                (work.spent_pause, work.short_of_points) = (None, false);
-                true
-            }
-            Err(HistoryError::NotAffordable { cost, available }) => {
-                if !std::mem::replace(&mut work.short_of_points, true) {
-                    log::warn!(cost, available, holes = holes.len(); "healing waits: the allowance is short");
-                }
-                false
-            }
-            Err(HistoryError::Ig(IgError::AllowanceSpent(code))) => {
-                let pause =
-                    work.spent_pause.map_or(SPENT_PAUSE_FIRST, |pause| (pause * 2).min(SPENT_PAUSE_LAST));
-                log::warn!(code = code.as_str(), pause_s = pause.as_secs(); "healing waits: the week's points are spent");
-                (work.spent_pause, work.blocked_until) = (Some(pause), Some(now + pause));
-                false
-            }
-            Err(HistoryError::Ig(IgError::Refused(code))) => {
-                let pair = self.pairs[hole.feed.ix()];
-                log::warn!(pair:% = pair, timeframe:% = hole.timeframe, code = code.as_str(); "IG refused a request for history");
-                true
-            }
-            // Another hole may tell the zone, or be on a scale that is known.
-            Err(HistoryError::ScaleInDoubt | HistoryError::ZoneUnknown) => true,
-            Err(HistoryError::Unproven(error)) => {
-                let pair = self.pairs[hole.feed.ix()];
-                log::warn!(pair:% = pair, timeframe:% = hole.timeframe, error:% = error; "an answer proves nothing, the hole stays");
-                true
-            }
-            Err(HistoryError::NoTimeYet) => false,
-            Err(error) => {
-                log::warn!(error:% = error, again_within_s = LOOK_EVERY.as_secs(); "healing waits");
-                false
+            let outcome = async {
+                self.remember(&mut work).await?;
+                self.take_wishes().await?;
+                while self.heal_one(&mut work).await? {}
+                self.keep_attempts(&mut work).await?;
+                self.end_wishes().await
+            };
+            if let Err(error) = outcome.await {
+                log::warn!(error:% = error, again_within_s = LOOK_EVERY.as_secs(); "healing waits for the database");
+                return;
             }
         }
     }
 
-    async fn holes(&self, now: Timestamp) -> Option<Vec<Hole>> {
-        let mut holes = Vec::new();
-        for timeframe in self.timeframes.iter().copied() {
-            match self.store.run(move |store| store.missing(timeframe)).await {
-                Ok(missing) => holes.extend(plan::holes(&missing, timeframe, now, |pair| self.feed_of(pair))),
-                Err(error) => {
-                    log::warn!(error:% = error; "the ledger cannot be read");
-                    return None;
-                }
-            }
+    /// Reads what earlier processes have learnt.
+    async fn remember(&self, work: &mut Work) -> Result<(), StoreError> {
+        if work.kept.is_some() {
+            return Ok(());
         }
-        Some(holes)
-    }
-
-    /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
-    /// knows of it.
-    async fn fetch(&self, hole: &Hole, urgent: bool) -> Result<(), HistoryError> {
-        let anchor = self.anchor(hole).await?;
-        let (feed, timeframe, span) = (hole.feed, hole.timeframe, hole.span.clone());
-        let request = FetchBars { feed, timeframe, span, anchor, urgent };
-        let fetched = match self.history.send(request).await {
-            Ok(result) => result?,
-            Err(_) => return Err(IgError::Retryable("the history room is being rebuilt".to_owned()).into()),
-        };
-        let pair = self.pairs[hole.feed.ix()];
-        let facts = plan::facts(pair, hole.timeframe, &fetched, &self.calendar);
-        log::info!(
-            pair:% = pair, timeframe:% = hole.timeframe, bars = fetched.rows.len(),
-            from:% = fetched.covered.start, to:% = fetched.covered.end;
-            "history fetched"
-        );
-        if !facts.is_empty() {
-            let told = HistoryTold(FactBatch { evidence: fetched.evidence, facts });
-            if self.aggregator.send(told).await.is_err() {
-                return Err(IgError::Retryable("the aggregator is being rebuilt".to_owned()).into());
-            }
+        let read = |store: &mut Store| Ok((store.attempts()?, store.setting(SETTING_BARS_MAX)?));
+        let (rows, bars_max) = self.store.run(read).await?;
+        work.attempts = Attempts::from_kept(rows.iter().map(|row| {
+            let attempt = Attempt { span: row.span.clone(), times: row.times, next_at: row.next_at };
+            (row.pair, row.timeframe, attempt)
+        }));
+        let kept = |row: AttemptRow| ((row.pair, row.timeframe, row.span), (row.times, row.next_at));
+        work.kept = Some(rows.into_iter().map(kept).collect());
+        if let Some((bars_max, since)) = bars_max.as_deref().and_then(read_bars_max)
+            && (0..BARS_MAX_HOLDS_S).contains(&self.clock.wall().since(since))
+        {
+            work.bars_max = bars_max;
         }
         Ok(())
     }
 
+    /// Makes the first request that can be made now. False when there is none, or no point in
+    /// making another at once.
+    async fn heal_one(&self, work: &mut Work) -> Result<bool, StoreError> {
+        let Some(event) = self.event_clock.settled() else { return Ok(false) };
+        let now = Now { event, wall: self.clock.wall() };
+        let Known { pages, mut purse } = self.read(now.wall).await?;
+        work.attempts.forget(|pair, timeframe, span| {
+            pages.iter().any(|page| page.pair == pair && page.missing(timeframe, span).next().is_some())
+        });
+        let lost = plan::given_up(&pages, self.settings.give_up_s, event);
+        if !lost.is_empty() {
+            return self.give_up(lost).await;
+        }
+        let is_refused = purse.refused.is_some();
+        if let Some((until, _)) = work.trouble {
+            let may_try = self.clock.monotonic() >= until && purse.refused != Some(Refused::Wait);
+            purse.refused = Some(if may_try { Refused::Probe } else { Refused::Wait });
+        }
+        let terms = self.terms(work);
+        let plan = plan::plan(&pages, &work.attempts, &purse, &terms, now);
+        self.tell_waiting(work, &plan, is_refused);
+        self.keep_attempts(work).await?;
+        let Some(request) = plan.requests.into_iter().next() else { return Ok(false) };
+        let fetched = self.fetch(&request, purse.refused.is_some()).await;
+        if was_answered(&fetched) {
+            let feed = &self.settings.feeds[request.feed.ix()];
+            work.attempts.note(feed.pair, request.timeframe, request.span.clone(), self.clock.wall());
+        }
+        self.judge(work, &request, fetched).await
+    }
+
+    /// What came of a request; whether to make another at once.
+    async fn judge(
+        &self,
+        work: &mut Work,
+        request: &Request,
+        fetched: Result<(), HistoryError>,
+    ) -> Result<bool, StoreError> {
+        let pair = self.settings.feeds[request.feed.ix()].pair;
+        let timeframe = request.timeframe;
+        match fetched {
+            Ok(()) => {
+                work.trouble = None;
+                Ok(true)
+            }
+            Err(HistoryError::Store(error)) => Err(error),
+            Err(HistoryError::NotAffordable { .. } | HistoryError::NoTimeYet) => Ok(false),
+            Err(HistoryError::Ig(IgError::AllowanceSpent(code))) => {
+                log::warn!(code = code.as_str(); "IG says that the week's points are spent; healing tries again with single bars");
+                // Its answer is one that was to be had.
+                work.trouble = None;
+                Ok(false)
+            }
+            Err(HistoryError::Ig(IgError::Refused(code))) => {
+                log::warn!(pair:% = pair, timeframe:% = timeframe, code = code.as_str(); "IG refused a request for history");
+                self.ask_for_less(work, request, &code).await?;
+                Ok(true)
+            }
+            // Another hole may tell the zone, or be on a scale that is known.
+            Err(HistoryError::ScaleInDoubt | HistoryError::ZoneUnknown) => Ok(true),
+            Err(HistoryError::Unproven(error)) => {
+                log::warn!(pair:% = pair, timeframe:% = timeframe, error:% = error; "an answer proves nothing, the hole stays");
+                Ok(true)
+            }
+            Err(HistoryError::Ig(error)) => {
+                if let IgError::Retryable(code) = &error {
+                    self.ask_for_less(work, request, code).await?;
+                }
+                if !error.came_before_any_history() {
+                    // It may have been charged, so the next one is small, and not at once.
+                    let pause = work.trouble.map_or(TROUBLE_PAUSE_FIRST, |(_, pause)| pause * 2);
+                    let pause = pause.min(TROUBLE_PAUSE_LAST);
+                    work.trouble = Some((self.clock.monotonic() + pause, pause));
+                }
+                log::warn!(error:% = error; "healing waits");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Some accounts are refused large requests, and charged for them: asks for half as many bars
+    /// from now on.
+    async fn ask_for_less(&self, work: &mut Work, request: &Request, code: &str) -> Result<(), StoreError> {
+        if !code.contains("io-error") || request.points <= BARS_PER_REQUEST_MIN {
+            return Ok(());
+        }
+        work.bars_max = (request.points / 2).max(BARS_PER_REQUEST_MIN).min(work.bars_max);
+        log::warn!(bars_max = work.bars_max; "asking for fewer bars at a time");
+        let value = format!("{} {}", work.bars_max, self.clock.wall().0);
+        self.store.run(move |store| store.set_setting(SETTING_BARS_MAX, &value)).await
+    }
+
+    fn terms(&self, work: &Work) -> Terms {
+        Terms {
+            reserve: self.settings.reserve,
+            incident_cap: self.settings.incident_cap,
+            bars_max: work.bars_max,
+            quarters: self.settings.quarters,
+            reaching_now: u32::from(self.event_clock.is_steady()),
+        }
+    }
+
+    async fn read(&self, wall: Timestamp) -> Result<Known, StoreError> {
+        let key = self.settings.allowance.clone();
+        let read = move |store: &mut Store| {
+            store.consistently(|store| Ok((store.since_oldest_missing()?, store.allowance(&key, wall)?)))
+        };
+        let (runs, allowance) = self.store.run(read).await?;
+        Ok(Known { pages: book::pages(runs, &self.settings.feeds), purse: book::purse(&allowance, wall) })
+    }
+
+    /// Tells the aggregator what nobody can bring any more; whether the ledger has changed.
+    async fn give_up(&self, lost: Vec<Mark>) -> Result<bool, StoreError> {
+        for mark in &lost {
+            log::error!(pair:% = mark.pair, timeframe:% = mark.timeframe, from:% = mark.span.start, to:% = mark.span.end; "buckets could not be healed in time and are lost");
+        }
+        self.tell(GIVEN_UP_EVIDENCE.into(), lost.into_iter().map(Fact::Marked).collect()).await
+    }
+
+    /// Says once, and again when it changes, that buckets wait.
+    fn tell_waiting(&self, work: &mut Work, plan: &Plan, is_refused: bool) {
+        let mut whys: BTreeSet<&'static str> = plan
+            .waiting
+            .iter()
+            .map(|waiting| match waiting.why {
+                Why::Points => "the allowance is short",
+                Why::Incident => "the incident has had its share of the week",
+            })
+            .collect();
+        if is_refused {
+            whys = [("the week's points are spent")].into();
+        }
+        let buckets = plan.buckets_waiting();
+        if buckets == 0 && !is_refused {
+            whys.clear();
+        }
+        if !whys.is_empty() && work.said.as_ref() != Some(&whys) {
+            let why = whys.iter().copied().collect::<Vec<_>>().join(", ");
+            log::warn!(why = why.as_str(), buckets; "healing waits for points");
+        }
+        work.said = Some(whys);
+    }
+
+    /// Brings the database up to date with the attempts.
+    async fn keep_attempts(&self, work: &mut Work) -> Result<(), StoreError> {
+        let known: HashMap<AttemptKey, (u32, Timestamp)> = work
+            .attempts
+            .all()
+            .map(|(pair, timeframe, attempt)| {
+                ((pair, timeframe, attempt.span.clone()), (attempt.times, attempt.next_at))
+            })
+            .collect();
+        let Some(kept) = &work.kept else { return Ok(()) };
+        if *kept == known {
+            return Ok(());
+        }
+        let gone: Vec<AttemptKey> = kept.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
+        let news: Vec<AttemptRow> = known
+            .iter()
+            .filter(|(key, value)| kept.get(*key) != Some(*value))
+            .map(|((pair, timeframe, span), (times, next_at))| AttemptRow {
+                pair: *pair,
+                timeframe: *timeframe,
+                span: span.clone(),
+                times: *times,
+                next_at: *next_at,
+            })
+            .collect();
+        let write = move |store: &mut Store| {
+            store.forget_attempts(&gone)?;
+            news.iter().try_for_each(|row| store.put_attempt(row))
+        };
+        self.store.run(write).await?;
+        work.kept = Some(known);
+        Ok(())
+    }
+
+    /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
+    /// knows of it.
+    async fn fetch(&self, request: &Request, probe: bool) -> Result<(), HistoryError> {
+        let anchor = self.anchor(request).await?;
+        let message = FetchBars { request: request.clone(), anchor, probe };
+        let fetched = match self.history.send(message).await {
+            Ok(result) => result?,
+            Err(_) => return Err(IgError::Unreachable("the history room is being rebuilt".to_owned()).into()),
+        };
+        let Watched { pair, calendar } = &self.settings.feeds[request.feed.ix()];
+        let (pair, timeframe) = (*pair, request.timeframe);
+        let before = fetched.covered.start;
+        let older = move |store: &mut Store| store.has_bar_before(pair, timeframe, before);
+        let reading = Reading {
+            calendar,
+            now: self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?,
+            has_older_bar: self.store.run(older).await?,
+        };
+        let facts = facts::facts(pair, timeframe, &fetched, &reading);
+        log::info!(
+            pair:% = pair, timeframe:% = timeframe, bars = fetched.rows.len(),
+            from:% = fetched.covered.start, to:% = fetched.covered.end;
+            "history fetched"
+        );
+        self.tell(fetched.evidence, facts).await?;
+        Ok(())
+    }
+
+    /// Has facts stored; whether there were any.
+    async fn tell(&self, evidence: Arc<str>, facts: Vec<Fact>) -> Result<bool, StoreError> {
+        if facts.is_empty() {
+            return Ok(false);
+        }
+        let told = HistoryTold(FactBatch { evidence, facts });
+        // Whoever rebuilds the aggregator rebuilds this room too.
+        self.aggregator.send(told).await.map_err(|_| StoreError::Closed)?;
+        Ok(true)
+    }
+
     /// A stored bucket near the hole, before it rather than after.
-    async fn anchor(&self, hole: &Hole) -> Result<Option<Timestamp>, HistoryError> {
-        if hole.kind == Kind::Seen {
+    async fn anchor(&self, request: &Request) -> Result<Option<Timestamp>, StoreError> {
+        if request.kind == Kind::Seen {
             // An empty answer proves nothing of it, so no point is spent on believing one.
             return Ok(None);
         }
-        let (pair, timeframe, span) = (self.pairs[hole.feed.ix()], hole.timeframe, hole.span.clone());
+        let Request { timeframe, span, .. } = request.clone();
+        let pair = self.settings.feeds[request.feed.ix()].pair;
         let around = span.start.plus(-ANCHOR_WITHIN_S)..span.end.plus(ANCHOR_WITHIN_S);
         let runs = self.store.run(move |store| store.coverage(pair, timeframe, around)).await?;
         let stored = |run: &&Run| run.state == State::Stored;
@@ -229,10 +428,6 @@ impl Healer {
         let after = runs.iter().filter(stored).find(|run| run.span.start >= span.end);
         let last_of = |run: &Run| run.span.end.plus(-timeframe.seconds());
         Ok(before.map(last_of).or(after.map(|run| run.span.start)))
-    }
-
-    fn feed_of(&self, pair: Pair) -> Option<FeedIx> {
-        self.pairs.iter().position(|watched| *watched == pair).map(|ix| FeedIx(ix as u16))
     }
 }
 
@@ -245,4 +440,12 @@ fn was_answered(fetched: &Result<(), HistoryError>) -> bool {
         Err(HistoryError::Ig(error)) => matches!(error, IgError::Refused(_) | IgError::Malformed(_)),
         Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
     }
+}
+
+/// Reads how many bars IG takes at a time, and since when that is known.
+fn read_bars_max(text: &str) -> Option<(u32, Timestamp)> {
+    let (bars, since) = text.split_once(' ')?;
+    let bars: u32 = bars.parse().ok()?;
+    let is_sound = (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars);
+    is_sound.then_some((bars, Timestamp(since.parse().ok()?)))
 }

@@ -1,372 +1,614 @@
-//! What to ask of REST next, and what an answer tells. Pure.
+//! What to ask of REST, in which order, at which cost. Pure: ledger, allowance, calendar, limits
+//! and now in, requests out (DESIGN, rule of truth 6).
+//!
+//! A bucket costs a point. Newest buckets first across all pairs, as many as may be paid for; one
+//! request for what one request can bring. What cannot be paid for waits; where it would wait for
+//! days, its 15-minute bars are bought instead, at a third of the price, so that as many 5-minute
+//! bars as possible come with all of the 15-minute bars.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
-use crate::domain::coverage::Run;
-use crate::domain::{
-    Calendar, Expectation, Fact, FeedIx, Fetched, Mark, Pair, Reason, State, Timeframe, Timestamp,
-};
+use super::attempts::Attempts;
+use super::holes::{Hole, Kind, Page, clip, count, holes};
+use crate::domain::{FeedIx, Mark, Reason, State, Timeframe, Timestamp};
 
 /// Bars asked for in one request: larger ones have been refused, and charged, on some accounts.
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
-/// Holes younger than this may use the reserve of points, seconds.
+/// The size below which requests are not made smaller, however IG refuses them.
+pub const BARS_PER_REQUEST_MIN: u32 = 50;
+/// Buckets lost so recently may use the reserve, seconds.
 const URGENT_S: i64 = 24 * 3600;
-/// A bucket called silent so long ago is no longer watched over by its subscription, seconds.
-const SILENT_FOR_LONG_S: i64 = 3600;
-/// Times that REST is asked for a bar which it has with a null price.
-const NULL_LEG_TRIES_MAX: u32 = 8;
-/// First pause after a hole was asked for and nothing came of it; doubles up to the last.
-const RETRY_FIRST: Duration = Duration::from_secs(60);
-const RETRY_LAST: Duration = Duration::from_secs(24 * 3600);
-/// Holes whose failures are remembered; beyond, all are forgotten and may be asked again.
-const ATTEMPTS_MAX: usize = 20_000;
+/// Where the allowance is renewed within this, 5-minute bars wait for it, seconds.
+const RENEWED_SOON_S: i64 = 24 * 3600;
+const QUARTER: i64 = Timeframe::M15.seconds();
 
-/// A contiguous run of buckets that REST may fill.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Hole {
+/// What the configuration and IG's ways demand of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Points that backfill and buckets lost more than a day ago leave untouched.
+    pub reserve: u32,
+    /// Most points for one incident within a week.
+    pub incident_cap: u32,
+    /// Most bars a request.
+    pub bars_max: u32,
+    /// Whether 15-minute bars are kept.
+    pub quarters: bool,
+    /// Points by which a request that reaches the present is dearer: 1 where it is asked for as the
+    /// last N bars, which include the forming one.
+    pub reaching_now: u32,
+}
+
+/// What may be spent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purse {
+    /// Points left of the week's.
+    pub remaining: u32,
+    /// Seconds until all of the week's points are there again, where IG has told.
+    pub renews_in_s: Option<i64>,
+    /// What was spent on incidents within the week: the incident, as far as it was unhealed then,
+    /// and points.
+    pub spent: Vec<(Range<Timestamp>, u32)>,
+    /// Set where IG has refused for want of points, whatever its numbers were: whether it may be
+    /// tried again now.
+    pub refused: Option<Refused>,
+}
+
+/// What to do about a spent allowance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Wait.
+    Wait,
+    /// Try with the smallest useful request.
+    Probe,
+}
+
+/// The present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// By the market, complete buckets end before it.
+    pub event: Timestamp,
+    /// By the wall clock.
+    pub wall: Timestamp,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Which feed.
+    pub feed: FeedIx,
+    /// Bar length, 5 or 15 minutes.
+    pub timeframe: Timeframe,
+    /// First bucket's start to the end of the last.
+    pub span: Range<Timestamp>,
+    /// What it is about.
+    pub kind: Kind,
+    /// Most points that it can cost.
+    pub points: u32,
+    /// Whether it may use the reserve.
+    pub urgent: bool,
+    /// Whether it may be asked for as the last N bars: it reaches the present, and none of its
+    /// buckets is stored.
+    pub reaches_now: bool,
+    /// The incident that it is spent on, as far as that is unhealed: none for backfill.
+    pub incident: Option<Range<Timestamp>>,
+}
+
+/// Why buckets wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The week's points, or those beyond the reserve, do not suffice.
+    Points,
+    /// Their incident has had its share of the week's points.
+    Incident,
+}
+
+/// Buckets that are not asked for for want of points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
     /// Which feed.
     pub feed: FeedIx,
     /// Bucket length.
     pub timeframe: Timeframe,
-    /// First bucket's start to the end of the last.
-    pub span: Range<Timestamp>,
-    /// What it is about, where that decides how it is healed.
-    pub kind: Kind,
+    /// How many.
+    pub buckets: u32,
+    /// Why.
+    pub why: Why,
 }
 
-/// What decides how a hole is healed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// History from before the first connection, which leaves the reserve of points alone.
-    Backfill,
-    /// REST has the bar with a null price: asked for a few times, not for ever.
-    NullLeg,
-    /// The stream has shown its candle: that REST lacks the bar would prove nothing.
-    Seen,
-    /// Anything else.
-    Lost,
+/// What to ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order to be made.
+    pub requests: Vec<Request>,
+    /// What they leave out for want of points.
+    pub waiting: Vec<Waiting>,
 }
 
-impl Kind {
-    fn of(reason: Reason) -> Kind {
-        match reason {
-            Reason::FirstStart => Kind::Backfill,
-            Reason::NullLeg => Kind::NullLeg,
-            Reason::UnconfirmedClose => Kind::Seen,
-            _ => Kind::Lost,
-        }
+impl Plan {
+    /// Most points that all requests can cost.
+    pub fn points(&self) -> u32 {
+        self.requests.iter().map(|request| request.points).sum()
     }
 
-    /// What both are together, if one request may ask for both.
-    fn with(self, next: Kind) -> Option<Kind> {
-        match (self, next) {
-            (one, other) if one == other => Some(one),
-            (Kind::Seen, Kind::Lost) | (Kind::Lost, Kind::Seen) => Some(Kind::Lost),
-            _ => None,
-        }
+    /// Buckets that wait for points.
+    pub fn buckets_waiting(&self) -> u32 {
+        self.waiting.iter().map(|waiting| waiting.buckets).sum()
     }
 }
 
-impl Hole {
-    /// Whether the reserve may be spent on it: it was lost within the last day.
-    pub fn is_urgent(&self, event_now: Timestamp) -> bool {
-        self.kind != Kind::Backfill && event_now.since(self.span.start) <= URGENT_S
-    }
-}
-
-/// Whether REST should be asked about a run. A silent bucket waits for its proof: most are quiet,
-/// and the stream tells for free. One that has waited for long waits for a subscription that is
-/// no more, as after a restart.
-fn may_ask(run: &Run, now: Timestamp) -> bool {
-    match run.reason {
-        Reason::Silent => now.since(run.span.end) >= SILENT_FOR_LONG_S,
-        _ => true,
-    }
-}
-
-/// Joins the ledger's missing runs of one timeframe into holes, newest first.
-pub fn holes(
-    missing: &[(Pair, Run)],
-    timeframe: Timeframe,
-    now: Timestamp,
-    feed_of: impl Fn(Pair) -> Option<FeedIx>,
-) -> Vec<Hole> {
-    let mut holes: Vec<Hole> = Vec::new();
-    let mut runs: Vec<(FeedIx, &Run)> = missing
-        .iter()
-        .filter(|(_, run)| may_ask(run, now))
-        .filter_map(|(pair, run)| Some((feed_of(*pair)?, run)))
-        .collect();
-    runs.sort_by_key(|(feed, run)| (*feed, run.span.start));
-    for (feed, run) in runs {
-        let kind = Kind::of(run.reason);
-        if let Some(last) = holes.last_mut()
-            && last.feed == feed
-            && last.span.end == run.span.start
-            && let Some(together) = last.kind.with(kind)
-        {
-            (last.span.end, last.kind) = (run.span.end, together);
-        } else {
-            holes.push(Hole { feed, timeframe, span: run.span.clone(), kind });
-        }
-    }
-    holes.sort_by_key(|hole| (std::cmp::Reverse(hole.span.end), hole.feed));
-    holes
-}
-
-/// Failures per hole: one that did not shrink when asked about waits before it is asked again.
-#[derive(Debug, Default)]
-pub struct Attempts {
-    made: HashMap<Hole, (u32, Instant)>,
-}
-
-impl Attempts {
-    /// The hole is being asked about.
-    pub fn note(&mut self, hole: &Hole, now: Instant) {
-        if self.made.len() >= ATTEMPTS_MAX {
-            self.made.clear();
-        }
-        let (times, not_before) = self.made.entry(hole.clone()).or_insert((0, now));
-        let pause = RETRY_FIRST.saturating_mul(1 << (*times).min(11)).min(RETRY_LAST);
-        (*times, *not_before) = (*times + 1, now + pause);
-    }
-
-    fn allows(&self, hole: &Hole, now: Instant) -> bool {
-        self.made.get(hole).is_none_or(|(times, not_before)| {
-            now >= *not_before && !(hole.kind == Kind::NullLeg && *times >= NULL_LEG_TRIES_MAX)
-        })
-    }
-}
-
-/// The first hole that may be asked about now, cut to what one request may hold (its newest
-/// part).
-pub fn next(
-    holes: &[Hole],
-    attempts: &Attempts,
-    calendar: &Calendar,
-    event_now: Timestamp,
-    now: Instant,
-) -> Option<Hole> {
-    holes
-        .iter()
-        .map(|hole| {
-            // Only buckets in which the market trades count.
-            let buckets = BARS_PER_REQUEST_MAX as usize * (hole.timeframe.minutes() / 5) as usize;
-            let longest = calendar.back_from(hole.span.end, buckets).floor(hole.timeframe.seconds());
-            Hole { span: hole.span.start.max(longest)..hole.span.end, ..hole.clone() }
-        })
-        .find(|hole| hole.span.end <= hole.timeframe.bucket(event_now) && attempts.allows(hole, now))
-}
-
-/// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
-/// closed), and a bar with a null price stays missing.
-pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &Fetched, calendar: &Calendar) -> Vec<Fact> {
-    let step = timeframe.seconds();
-    let mut facts = Vec::new();
-    let mut bare_from = fetched.covered.start;
-    let mark = |facts: &mut Vec<Fact>, span: Range<Timestamp>, state, reason| {
-        if span.start < span.end {
-            facts.push(Fact::Marked(Mark { pair, timeframe, span, state, reason }));
-        }
-    };
-    let bare = |facts: &mut Vec<Fact>, span: Range<Timestamp>| {
-        if timeframe != Timeframe::M5 {
-            // The calendar speaks of 5-minute buckets; a longer one without a bar is just quiet.
-            return mark(facts, span, State::Quiet, Reason::NotInRest);
-        }
-        for (run, expectation) in calendar.runs(span) {
-            match expectation {
-                Expectation::Closed => mark(facts, run, State::Closed, Reason::Calendar),
-                _ => mark(facts, run, State::Quiet, Reason::NotInRest),
+/// Plans all requests that can be made now.
+pub fn plan(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, now: Now) -> Plan {
+    let mut planner = Planner::new(pages, attempts, purse, terms, now);
+    planner.grant_newest();
+    planner.buy_quarters();
+    let mut plan = planner.into_plan();
+    match purse.refused {
+        None => {}
+        Some(Refused::Probe) => {
+            // The smallest request that is of use.
+            plan.requests.truncate(1);
+            for request in &mut plan.requests {
+                request.span.start =
+                    request.span.start.max(request.span.end.plus(-request.timeframe.seconds()));
+                request.points = request.points.min(1 + terms.reaching_now);
             }
         }
-    };
-    for row in &fetched.rows {
-        bare(&mut facts, bare_from..row.start);
-        match row.bar {
-            Some(bar) => facts.push(Fact::Settled(bar)),
-            None => facts.push(Fact::Marked(Mark {
-                pair,
-                timeframe,
-                span: row.start..row.start.plus(step),
-                state: State::Missing,
-                reason: Reason::NullLeg,
-            })),
-        }
-        bare_from = row.start.plus(step);
+        Some(Refused::Wait) => plan.requests.clear(),
     }
-    bare(&mut facts, bare_from..fetched.covered.end);
-    facts
+    plan
+}
+
+/// What is missing for so long that it counts as lost: `give_up_s` event seconds. What was asked for
+/// by hand is as old as it is and not given up.
+pub fn given_up(pages: &[Page], give_up_s: i64, now: Timestamp) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for page in pages {
+        for timeframe in [Timeframe::M5, Timeframe::M15] {
+            let cutoff = timeframe.bucket(now.plus(-give_up_s));
+            let old = page.runs(timeframe).iter().filter(|run| run.state == State::Missing);
+            for run in old.filter(|run| run.span.start < cutoff && run.reason != Reason::Requested) {
+                marks.push(Mark {
+                    pair: page.pair,
+                    timeframe,
+                    span: run.span.start..run.span.end.min(cutoff),
+                    state: State::Lost,
+                    reason: Reason::GivenUp,
+                });
+            }
+        }
+    }
+    marks
+}
+
+/// A hole on its way through the budget.
+struct Lane {
+    hole: Hole,
+    class: usize,
+    /// Points by which the request that brings its newest bucket is dearer.
+    extra: u32,
+    /// Its part from here on is paid for.
+    granted_from: Option<Timestamp>,
+    why: Option<Why>,
+}
+
+/// Holes that share a limit: class 0 is backfill, each incident is one of its own.
+const BACKFILL: usize = 0;
+
+struct Class {
+    incident: Option<Range<Timestamp>>,
+    /// Points that may still be spent on it.
+    left: u32,
+    /// Where and why its budget ended, and what had been granted of that part.
+    stopped: Option<Stop>,
+    /// Granted so far: urgent, and not.
+    granted: [u32; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Stop {
+    urgent: bool,
+    why: Why,
+}
+
+struct Planner<'a> {
+    pages: &'a [Page],
+    attempts: &'a Attempts,
+    purse: &'a Purse,
+    terms: &'a Terms,
+    now: Now,
+    /// Buckets from here on are urgent, unless they are backfill.
+    urgent_from: Timestamp,
+    lanes: Vec<Lane>,
+    classes: Vec<Class>,
+    remaining: u32,
+}
+
+impl<'a> Planner<'a> {
+    fn new(
+        pages: &'a [Page],
+        attempts: &'a Attempts,
+        purse: &'a Purse,
+        terms: &'a Terms,
+        now: Now,
+    ) -> Planner<'a> {
+        let class = |incident: Option<Range<Timestamp>>| {
+            let spent = |incident: &Range<Timestamp>| {
+                let on_it = purse
+                    .spent
+                    .iter()
+                    .filter(|(span, _)| span.start < incident.end && incident.start < span.end);
+                on_it.map(|(_, points)| points).sum()
+            };
+            let left = match &incident {
+                Some(incident) => terms.incident_cap.saturating_sub(spent(incident)),
+                None => u32::MAX,
+            };
+            Class { incident, left, stopped: None, granted: [0; 2] }
+        };
+        let mut classes = vec![class(None)];
+        classes.extend(incidents(pages).into_iter().map(|incident| class(Some(incident))));
+        let mut planner = Planner {
+            pages,
+            attempts,
+            purse,
+            terms,
+            now,
+            urgent_from: now.event.plus(-URGENT_S).ceil(QUARTER),
+            lanes: Vec::new(),
+            classes,
+            remaining: if purse.refused.is_some() { u32::MAX } else { purse.remaining },
+        };
+        for page in pages {
+            let mut found = holes(page, Timeframe::M5, attempts, now.event, now.wall);
+            if terms.quarters {
+                found.extend(planner.quarter_holes(page));
+            }
+            for hole in found {
+                let class = planner.class_of(&hole);
+                let reaches_now = hole.span.end == hole.timeframe.bucket(now.event);
+                let extra = if reaches_now { terms.reaching_now } else { 0 };
+                planner.lanes.push(Lane { hole, class, extra, granted_from: None, why: None });
+            }
+        }
+        planner
+    }
+
+    fn class_of(&self, hole: &Hole) -> usize {
+        if hole.kind == Kind::Backfill {
+            return BACKFILL;
+        }
+        let holds = |class: &Class| {
+            class
+                .incident
+                .as_ref()
+                .is_some_and(|span| span.start < hole.span.end && hole.span.start < span.end)
+        };
+        self.classes.iter().position(holds).unwrap_or(BACKFILL)
+    }
+
+    /// 15-minute buckets to be asked for as such: those the ledger misses and that will not be
+    /// derived, and those that a part is beyond REST's reach of.
+    fn quarter_holes(&self, page: &Page) -> Vec<Hole> {
+        let mut found = Vec::new();
+        for hole in holes(page, Timeframe::M15, self.attempts, self.now.event, self.now.wall) {
+            let dear = hole.dear.iter().flat_map(|run| quarters(run.clone()));
+            let not_derived: Vec<Timestamp> =
+                dear.filter(|start| !self.will_be_derived(page, *start)).collect();
+            if not_derived.len() as u32 == hole.points() {
+                found.push(hole);
+            } else {
+                let kind = hole.kind;
+                found.extend(joined(page.feed, &not_derived, kind));
+            }
+        }
+        let nulls = page.m5.iter().filter(|run| (run.state, run.reason) == (State::Missing, Reason::NullLeg));
+        let beyond: BTreeSet<Timestamp> = nulls
+            .flat_map(|run| self.attempts.hopeless(page.pair, Timeframe::M5, &run.span))
+            .flat_map(|span| quarters(span.start.floor(QUARTER)..span.end.ceil(QUARTER)))
+            .filter(|start| self.may_buy(page, *start))
+            .collect();
+        found.extend(joined(page.feed, &beyond.into_iter().collect::<Vec<_>>(), Kind::Lost));
+        found
+    }
+
+    /// Whether a 15-minute bucket's parts are stored, have no bar, or will be asked for, at least one
+    /// of them: it is derived when that comes.
+    fn will_be_derived(&self, page: &Page, start: Timestamp) -> bool {
+        let step = Timeframe::M5.seconds();
+        let mut comes = false;
+        (0..3).map(|part| start.plus(part * step)).all(|part| match page.at(Timeframe::M5, part) {
+            None => false,
+            Some(run) if run.state == State::Missing => {
+                comes = true;
+                self.attempts.hopeless(page.pair, Timeframe::M5, &(part..part.plus(step))).is_empty()
+            }
+            Some(run) => run.state != State::Lost,
+        }) && comes
+    }
+
+    /// Whether a 15-minute bar can be bought where its parts are dear: it is over, nothing is known
+    /// of it, and it was not asked for of late.
+    fn may_buy(&self, page: &Page, start: Timestamp) -> bool {
+        let span = start..start.plus(QUARTER);
+        span.end <= Timeframe::M15.bucket(self.now.event)
+            && page.at(Timeframe::M15, start).is_none()
+            && !self.attempts.open(page.pair, Timeframe::M15, &span, self.now.wall).is_empty()
+    }
+
+    fn is_urgent(&self, class: usize, bucket: Timestamp) -> bool {
+        class != BACKFILL && bucket >= self.urgent_from
+    }
+
+    /// Grants the newest buckets of all holes, one after the other, until the money is gone; urgent
+    /// ones before others, so that these leave the reserve alone in whatever order all are made.
+    fn grant_newest(&mut self) {
+        // The newest on top, of the same time the shorter, then by feed.
+        let mut heap = BinaryHeap::new();
+        let next = |planner: &Self, ix: usize, run: usize, end: Timestamp| {
+            let Lane { hole, class, .. } = &planner.lanes[ix];
+            let urgent = planner.is_urgent(*class, end.plus(-hole.timeframe.seconds()));
+            ((urgent, end, Reverse(hole.timeframe), Reverse(hole.feed), ix), run)
+        };
+        for (ix, lane) in self.lanes.iter().enumerate() {
+            let last = lane.hole.dear.len() - 1;
+            heap.push(next(self, ix, last, lane.hole.dear[last].end));
+        }
+        while let Some(((urgent, end, _, _, ix), run)) = heap.pop() {
+            let lane = &self.lanes[ix];
+            let bucket = end.plus(-lane.hole.timeframe.seconds());
+            let points = 1 + if lane.granted_from.is_none() { lane.extra } else { 0 };
+            if let Err(why) = self.take(lane.class, urgent, points) {
+                self.lanes[ix].why = Some(why);
+                continue;
+            }
+            let lane = &mut self.lanes[ix];
+            // A hole's beginning may be free.
+            let is_all = run == 0 && bucket == lane.hole.dear[0].start;
+            lane.granted_from = Some(if is_all { lane.hole.span.start } else { bucket });
+            if bucket > lane.hole.dear[run].start {
+                heap.push(next(self, ix, run, bucket));
+            } else if let Some(before) = run.checked_sub(1) {
+                let end = lane.hole.dear[before].end;
+                heap.push(next(self, ix, before, end));
+            }
+        }
+    }
+
+    fn take(&mut self, class: usize, urgent: bool, points: u32) -> Result<(), Why> {
+        let of_class = &mut self.classes[class];
+        let kept = if urgent { 0 } else { self.terms.reserve };
+        let why = if let Some(stop) = of_class.stopped {
+            stop.why
+        } else if of_class.left < points {
+            Why::Incident
+        } else if self.remaining.saturating_sub(kept) < points {
+            Why::Points
+        } else {
+            self.remaining -= points;
+            of_class.left -= points;
+            of_class.granted[usize::from(!urgent)] += points;
+            return Ok(());
+        };
+        of_class.stopped.get_or_insert(Stop { urgent, why });
+        Err(why)
+    }
+
+    /// Where an incident's money ended and none comes soon: takes what was granted of that part
+    /// and buys as many 5-minute bars as leave enough for the other 15-minute bars.
+    fn buy_quarters(&mut self) {
+        if !self.terms.quarters {
+            return;
+        }
+        for class in BACKFILL + 1..self.classes.len() {
+            let Some(stop) = self.classes[class].stopped else { continue };
+            let soon = self.purse.renews_in_s.is_some_and(|seconds| seconds <= RENEWED_SOON_S);
+            if stop.why == Why::Points && soon {
+                continue;
+            }
+            self.split(class, stop);
+        }
+    }
+
+    fn split(&mut self, class: usize, stop: Stop) {
+        let granted = self.classes[class].granted[usize::from(!stop.urgent)];
+        let part = if stop.urgent {
+            self.urgent_from..Timestamp(i64::MAX)
+        } else {
+            Timestamp(i64::MIN)..self.urgent_from
+        };
+        let of_class = |lane: &&Lane| lane.class == class && lane.hole.timeframe == Timeframe::M5;
+        let of_quarters = |lane: &&Lane| lane.class == class && lane.hole.timeframe != Timeframe::M5;
+        // What is granted besides 5-minute buckets stays so.
+        let extras: u32 = self.lanes.iter().filter(of_class).map(|lane| lane.extra).sum();
+        let others = self.lanes.iter().filter(of_quarters).map(|lane| lane.hole.points() + lane.extra);
+        let budget = granted.saturating_sub(extras).saturating_sub(others.sum());
+        let dear: Vec<(FeedIx, Vec<Range<Timestamp>>)> = self
+            .lanes
+            .iter()
+            .filter(of_class)
+            .map(|lane| (lane.hole.feed, clip(&lane.hole.dear, &part)))
+            .filter(|(_, dear)| !dear.is_empty())
+            .collect();
+        let mut to_buy: BTreeSet<(Timestamp, FeedIx)> = BTreeSet::new();
+        for (feed, runs) in &dear {
+            let Some(page) = self.pages.iter().find(|page| page.feed == *feed) else { continue };
+            for start in runs.iter().flat_map(|run| quarters(run.start.floor(QUARTER)..run.end.ceil(QUARTER)))
+            {
+                // An incident beside this one may have its part in the same quarter.
+                let is_planned = self.lanes.iter().any(|lane| {
+                    lane.hole.timeframe == Timeframe::M15
+                        && lane.hole.feed == *feed
+                        && lane.hole.span.contains(&start)
+                });
+                if !is_planned && self.may_buy(page, start) {
+                    to_buy.insert((start, *feed));
+                }
+            }
+        }
+        if to_buy.is_empty() {
+            return;
+        }
+        let to_buy: Vec<(Timestamp, FeedIx)> = to_buy.into_iter().collect();
+        let short_from = |from: Timestamp| {
+            let span = from..Timestamp(i64::MAX);
+            dear.iter().map(|(_, runs)| count(&clip(runs, &span), Timeframe::M5)).sum::<u32>()
+        };
+        let long_before = |to: Timestamp| to_buy.partition_point(|(start, _)| *start < to);
+        // The earliest quarter of an hour from which on 5-minute bars can be paid for.
+        let starts = dear.iter().flat_map(|(_, runs)| runs.first().map(|run| run.start.floor(QUARTER)));
+        let ends = dear.iter().flat_map(|(_, runs)| runs.last().map(|run| run.end.ceil(QUARTER)));
+        let (Some(mut low), Some(mut high)) = (starts.min(), ends.max()) else { return };
+        let end = high;
+        while low < high {
+            let middle = low.plus(high.since(low) / 2).floor(QUARTER);
+            if short_from(middle) + long_before(middle) as u32 <= budget {
+                high = middle;
+            } else {
+                low = middle.plus(QUARTER);
+            }
+        }
+        let from = low.min(end);
+        if long_before(from) == 0 {
+            return;
+        }
+        let affordable = budget.saturating_sub(short_from(from)) as usize;
+        let older = &to_buy[..long_before(from)];
+        let bought = &older[older.len().saturating_sub(affordable)..];
+        for lane in self.lanes.iter_mut().filter(|lane| {
+            lane.class == class && lane.hole.timeframe == Timeframe::M5 && lane.hole.span.start < part.end
+        }) {
+            let granted = lane.hole.from(from.max(part.start)).map(|hole| hole.span.start);
+            lane.granted_from = granted;
+            lane.why = Some(stop.why);
+        }
+        let feeds: BTreeSet<FeedIx> = bought.iter().map(|(_, feed)| *feed).collect();
+        for feed in feeds {
+            let starts: Vec<Timestamp> =
+                bought.iter().filter(|(_, of)| *of == feed).map(|(start, _)| *start).collect();
+            for hole in joined(feed, &starts, Kind::Lost) {
+                let granted_from = Some(hole.span.start);
+                self.lanes.push(Lane { hole, class, extra: 0, granted_from, why: None });
+            }
+        }
+    }
+
+    fn into_plan(self) -> Plan {
+        let mut plan = Plan::default();
+        for lane in &self.lanes {
+            let granted = lane.granted_from.and_then(|from| lane.hole.from(from));
+            let left_out = lane.hole.points() - granted.as_ref().map_or(0, Hole::points);
+            if left_out > 0 {
+                plan.waiting.push(Waiting {
+                    feed: lane.hole.feed,
+                    timeframe: lane.hole.timeframe,
+                    buckets: left_out,
+                    why: lane.why.unwrap_or(Why::Points),
+                });
+            }
+            let Some(granted) = granted else { continue };
+            let incident = self.classes[lane.class].incident.clone();
+            let parts = if lane.class == BACKFILL {
+                vec![Some(granted)]
+            } else {
+                vec![granted.from(self.urgent_from), granted.before(self.urgent_from)]
+            };
+            for part in parts.into_iter().flatten() {
+                plan.requests.extend(self.requests(part, lane, incident.as_ref()));
+            }
+        }
+        plan.requests.sort_by_key(|request| (Reverse(request.span.end), request.timeframe, request.feed));
+        plan
+    }
+
+    /// One request, or as many as it takes, from the newest.
+    fn requests(&self, hole: Hole, lane: &Lane, incident: Option<&Range<Timestamp>>) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let mut rest = Some(hole);
+        while let Some(hole) = rest.take() {
+            let start = hole.newest(self.terms.bars_max.max(1));
+            let Some(part) = hole.from(start) else { break };
+            rest = hole.before(start);
+            let extra = if part.span.end == lane.hole.span.end { lane.extra } else { 0 };
+            requests.push(Request {
+                feed: part.feed,
+                timeframe: part.timeframe,
+                points: part.points() + extra,
+                urgent: self.is_urgent(lane.class, part.span.start),
+                reaches_now: extra > 0,
+                kind: part.kind,
+                span: part.span,
+                incident: incident.cloned(),
+            });
+        }
+        requests
+    }
+}
+
+/// Incidents: stretches in which pairs lack buckets for another reason than backfill, over buckets
+/// that have no bar, joined where those of several pairs meet. Ascending.
+fn incidents(pages: &[Page]) -> Vec<Range<Timestamp>> {
+    let mut stretches: Vec<Range<Timestamp>> = Vec::new();
+    for page in pages {
+        let mut open: Option<(Range<Timestamp>, Timestamp)> = None;
+        for run in &page.m5 {
+            let reached = open.as_ref().is_some_and(|(_, reach)| *reach == run.span.start);
+            match run.state {
+                State::Missing if Kind::of(run.reason) != Kind::Backfill => match &mut open {
+                    Some((stretch, reach)) if reached => {
+                        (stretch.end, *reach) = (run.span.end, run.span.end);
+                    }
+                    _ => {
+                        stretches.extend(open.take().map(|(stretch, _)| stretch));
+                        open = Some((run.span.clone(), run.span.end));
+                    }
+                },
+                State::Quiet | State::Closed => {
+                    if let Some((_, reach)) = open.as_mut().filter(|_| reached) {
+                        *reach = run.span.end;
+                    }
+                }
+                _ => {}
+            }
+        }
+        stretches.extend(open.map(|(stretch, _)| stretch));
+    }
+    stretches.sort_by_key(|stretch| (stretch.start, stretch.end));
+    let mut joined: Vec<Range<Timestamp>> = Vec::new();
+    for stretch in stretches {
+        match joined.last_mut() {
+            Some(last) if stretch.start <= last.end => last.end = last.end.max(stretch.end),
+            _ => joined.push(stretch),
+        }
+    }
+    joined
+}
+
+/// The starts of the quarters of an hour that begin within a span on their grid.
+fn quarters(span: Range<Timestamp>) -> impl Iterator<Item = Timestamp> {
+    std::iter::successors(Some(span.start), |start| Some(start.plus(QUARTER)))
+        .take_while(move |start| *start < span.end)
+}
+
+/// Holes of 15-minute buckets from their starts, ascending.
+fn joined(feed: FeedIx, starts: &[Timestamp], kind: Kind) -> Vec<Hole> {
+    let mut holes: Vec<Hole> = Vec::new();
+    for start in starts {
+        let span = *start..start.plus(QUARTER);
+        match holes.last_mut() {
+            Some(last) if last.span.end == span.start => {
+                (last.span.end, last.dear[0].end) = (span.end, span.end);
+            }
+            _ => {
+                let dear = vec![span.clone()];
+                holes.push(Hole { feed, timeframe: Timeframe::M15, span, dear, kind });
+            }
+        }
+    }
+    holes
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::aggregator::testing::bar;
-    use crate::clock::Clock;
-    use crate::domain::FetchedBar;
-
-    const NOON: Timestamp = Timestamp(1_579_089_600); // a Wednesday
-
-    fn at(bucket: i64) -> Timestamp {
-        NOON.plus(bucket * 300)
-    }
-
-    fn run(from: i64, to: i64, reason: Reason) -> Run {
-        Run { span: at(from)..at(to), state: State::Missing, reason, evidence: "e".into() }
-    }
-
-    fn pair() -> Pair {
-        "EURUSD".parse().unwrap()
-    }
-
-    fn found(runs: &[Run]) -> Vec<(i64, i64)> {
-        let missing: Vec<_> = runs.iter().map(|run| (pair(), run.clone())).collect();
-        let bucket = |time: Timestamp| time.since(NOON) / 300;
-        let feed = |_| Some(FeedIx(0));
-        holes(&missing, Timeframe::M5, at(10), feed)
-            .iter()
-            .map(|h| (bucket(h.span.start), bucket(h.span.end)))
-            .collect()
-    }
-
-    #[test]
-    fn touching_runs_are_one_hole_and_the_newest_comes_first() {
-        assert_eq!(
-            found(&[
-                run(0, 2, Reason::Offline),
-                run(2, 3, Reason::UnconfirmedClose),
-                run(5, 6, Reason::Stale)
-            ]),
-            [(5, 6), (0, 3)]
-        );
-    }
-
-    #[test]
-    fn silence_is_not_asked_about() {
-        assert_eq!(found(&[run(0, 2, Reason::Silent), run(2, 3, Reason::Disconnected)]), [(2, 3)]);
-        assert_eq!(found(&[run(-3, -2, Reason::Silent)]), [(-3, -2)], "nobody waits for its proof any more");
-    }
-
-    #[test]
-    fn what_a_doubt_about_the_scale_cost_is_asked_about() {
-        assert_eq!(found(&[run(0, 2, Reason::ScaleInDoubt)]), [(0, 2)]);
-    }
-
-    fn planned(from: i64, to: i64, now: i64) -> Option<(i64, i64)> {
-        let hole =
-            Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to), kind: Kind::Lost };
-        let clock = Clock::system().monotonic();
-        let bucket = |time: Timestamp| time.since(NOON) / 300;
-        next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock)
-            .map(|hole| (bucket(hole.span.start), bucket(hole.span.end)))
-    }
-
-    #[test]
-    fn a_hole_that_has_not_ended_waits() {
-        assert_eq!(planned(-3, 1, 0), None);
-        assert_eq!(planned(-3, 0, 0), Some((-3, 0)));
-    }
-
-    #[test]
-    fn only_what_was_lost_within_a_day_may_use_the_reserve() {
-        let hole =
-            |from: i64, kind| Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(0), kind };
-        assert!(hole(-288, Kind::Lost).is_urgent(at(0)));
-        assert!(!hole(-289, Kind::Lost).is_urgent(at(0)));
-        assert!(!hole(-3, Kind::Backfill).is_urgent(at(0)));
-    }
-
-    #[test]
-    fn a_null_price_is_asked_for_eight_times() {
-        let hole =
-            Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-1)..at(0), kind: Kind::NullLeg };
-        let (mut attempts, start) = (Attempts::default(), Clock::system().monotonic());
-        let later = start + RETRY_LAST;
-        (0..NULL_LEG_TRIES_MAX - 1).for_each(|_| attempts.note(&hole, start));
-        assert!(attempts.allows(&hole, later));
-        attempts.note(&hole, start);
-        assert!(!attempts.allows(&hole, later));
-    }
-
-    #[test]
-    fn a_long_hole_is_asked_in_parts_from_its_newest() {
-        assert_eq!(planned(-500, -50, 0), Some((-450, -50)));
-    }
-
-    #[test]
-    fn the_weekend_counts_for_nothing() {
-        let friday = 2 * 288 + 119; // 21:55
-        let monday = friday + 1 + 3 * 288;
-        assert_eq!(planned(friday, monday, monday), Some((friday, monday)));
-    }
-
-    #[test]
-    fn what_the_stream_has_shown_is_asked_for_with_its_neighbours_and_alone_is_no_proof() {
-        let run = |from: i64, to: i64, reason| {
-            let span = at(from)..at(to);
-            (pair(), Run { span, state: State::Missing, reason, evidence: "e".into() })
-        };
-        let kinds = |runs: &[(Pair, Run)]| {
-            let told = holes(runs, Timeframe::M5, at(99), |_| Some(FeedIx(0)));
-            told.into_iter().map(|hole| (hole.span.start, hole.kind)).collect::<Vec<_>>()
-        };
-        let (seen, lost) = (run(0, 1, Reason::UnconfirmedClose), run(1, 3, Reason::Disconnected));
-        assert_eq!(kinds(std::slice::from_ref(&seen)), [(at(0), Kind::Seen)]);
-        assert_eq!(kinds(&[seen.clone(), lost]), [(at(0), Kind::Lost)], "one request");
-        let null = run(1, 2, Reason::NullLeg);
-        assert_eq!(kinds(&[seen, null]), [(at(1), Kind::NullLeg), (at(0), Kind::Seen)]);
-    }
-
-    #[test]
-    fn a_hole_that_did_not_shrink_waits_longer_each_time() {
-        let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0), kind: Kind::Lost };
-        let mut attempts = Attempts::default();
-        let start = Clock::system().monotonic();
-        let calendar = Calendar::forex();
-        let due = |attempts: &Attempts, s: u64| {
-            next(std::slice::from_ref(&hole), attempts, &calendar, at(0), start + Duration::from_secs(s))
-                .is_some()
-        };
-        assert!(due(&attempts, 0));
-        attempts.note(&hole, start);
-        assert!(!due(&attempts, 59) && due(&attempts, 60));
-        attempts.note(&hole, start + Duration::from_secs(60));
-        assert!(!due(&attempts, 179) && due(&attempts, 180));
-        (0..100).for_each(|_| attempts.note(&hole, start));
-        assert!(!due(&attempts, 24 * 3600 - 1) && due(&attempts, 24 * 3600));
-    }
-
-    #[test]
-    fn an_answer_tells_bars_quiet_buckets_and_null_legs() {
-        let row = |bucket: i64, whole: bool| FetchedBar {
-            start: at(bucket),
-            local_offset_s: None,
-            bar: whole.then(|| bar("EURUSD", at(bucket).0, "1.1")),
-        };
-        let fetched = Fetched {
-            rows: vec![row(0, true), row(1, false), row(4, true)],
-            covered: at(0)..at(6),
-            evidence: "rest:1".into(),
-        };
-        let told: Vec<String> = facts(pair(), Timeframe::M5, &fetched, &Calendar::forex())
-            .iter()
-            .map(|fact| match fact {
-                Fact::Settled(bar) => format!("bar {}", bar.key.start.since(NOON) / 300),
-                Fact::Marked(mark) => format!(
-                    "{} {} {}..{}",
-                    mark.state,
-                    mark.reason,
-                    mark.span.start.since(NOON) / 300,
-                    mark.span.end.since(NOON) / 300
-                ),
-            })
-            .collect();
-        assert_eq!(
-            told,
-            ["bar 0", "missing null_leg 1..2", "quiet not_in_rest 2..4", "bar 4", "quiet not_in_rest 5..6"]
-        );
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

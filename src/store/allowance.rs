@@ -1,13 +1,15 @@
 //! Table `allowance`: every spend of data points, booked before it is made, and the broker's own
 //! numbers as last seen.
 
+use std::ops::Range;
+
 use diesel::prelude::*;
 
 use super::backend::{Connection, on_backend};
 use super::error::StoreError;
-use super::rows::{ReadSpend, SettleRow, SpendRow};
+use super::rows::{PairText, ReadSpend, SettleRow, SpendRow};
 use super::schema::allowance;
-use crate::domain::Timestamp;
+use crate::domain::{Pair, Timeframe, Timestamp};
 
 /// Spends older than this no longer matter: the broker's allowance is one of a week.
 const REMEMBERED_S: i64 = 14 * 24 * 3600;
@@ -23,6 +25,21 @@ pub struct AllowanceKey {
     pub account: String,
     /// Keyed fingerprint of the API key; never the key itself.
     pub key_fingerprint: String,
+}
+
+/// What points are spent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpendOn {
+    /// The pair whose bars are asked for.
+    pub pair: Pair,
+    /// Their length.
+    pub timeframe: Timeframe,
+    /// First bucket's start to the end of the last.
+    pub span: Range<Timestamp>,
+    /// The incident that these buckets are lost by, as far as it is unhealed; none for backfill.
+    pub incident: Option<Range<Timestamp>>,
+    /// The request, for people.
+    pub what: String,
 }
 
 /// Which spend.
@@ -47,13 +64,27 @@ pub struct AllowanceSeen {
 }
 
 /// What is known of an allowance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowanceState {
     /// The broker's numbers as last seen within two weeks, and when.
     pub seen: Option<(AllowanceSeen, Timestamp)>,
     /// Points spent since: those that the numbers seen cannot know of. Where the numbers have
     /// expired, points spent since then; where there are none, within a week.
     pub spent_since: u32,
+    /// Points spent on incidents since the week began: the incident, as far as it was unhealed
+    /// then, and points.
+    pub on_incidents: Vec<(Range<Timestamp>, u32)>,
+    /// Refusals for want of points, where the last word was one and the week is not over.
+    pub refusals: Option<Refusals>,
+}
+
+/// Refusals for want of points, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusals {
+    /// How many in a row.
+    pub times: u32,
+    /// The last one.
+    pub last_at: Timestamp,
 }
 
 /// Points of a week where the broker has not told them yet (IG's documented default).
@@ -70,6 +101,11 @@ impl AllowanceState {
         };
         left.saturating_sub(self.spent_since)
     }
+
+    /// When all of the week's points are there again, where the broker has told.
+    pub fn renews_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.seen.map(|(seen, _)| seen.expires_at).filter(|at| *at > now)
+    }
 }
 
 /// One spend, for people.
@@ -77,7 +113,8 @@ impl AllowanceState {
 pub struct Spend {
     /// What was asked for.
     pub what: String,
-    /// `booked`, `settled`, or `unknown` where nothing told what it came to.
+    /// `booked`, `settled`, `refused` for want of points, or `unknown` where nothing told what it
+    /// came to.
     pub state: String,
     /// Points, as booked or as charged.
     pub points: i64,
@@ -100,23 +137,52 @@ pub(super) fn find(connection: &mut Connection, id: i64) -> Result<Option<Spend>
 const BOOKED: &str = "booked";
 const SETTLED: &str = "settled";
 const UNKNOWN: &str = "unknown";
+const REFUSED: &str = "refused";
+
+/// The account whose spend was booked last in an environment.
+pub(super) fn latest_key(
+    connection: &mut Connection,
+    environment: &str,
+) -> Result<Option<AllowanceKey>, StoreError> {
+    let row: Option<(String, String)> = on_backend!(connection, connection => {
+        allowance::table
+            .filter(allowance::environment.eq(environment))
+            .order(allowance::id.desc())
+            .select((allowance::account, allowance::key_fingerprint))
+            .first(connection)
+            .optional()
+    })?;
+    let key = |(account, key_fingerprint)| AllowanceKey {
+        environment: environment.to_owned(),
+        account,
+        key_fingerprint,
+    };
+    Ok(row.map(key))
+}
 
 /// Books a spend that is about to be made.
 pub(super) fn book(
     connection: &mut Connection,
     key: &AllowanceKey,
     points: u32,
-    what: &str,
+    on: &SpendOn,
     now: Timestamp,
 ) -> Result<SpendId, StoreError> {
+    let pair = PairText::new(on.pair);
     let row = SpendRow {
         environment: &key.environment,
         account: &key.account,
         key_fingerprint: &key.key_fingerprint,
-        what,
+        what: &on.what,
         state: BOOKED,
         points: i64::from(points),
         booked_at: now.0,
+        pair: pair.as_str(),
+        timeframe: on.timeframe.as_str(),
+        from_ts: on.span.start.0,
+        to_ts: on.span.end.0,
+        incident_from: on.incident.as_ref().map(|incident| incident.start.0),
+        incident_to: on.incident.as_ref().map(|incident| incident.end.0),
     };
     let id = on_backend!(connection, connection => {
         diesel::insert_into(allowance::table).values(&row).returning(allowance::id).get_result(connection)
@@ -146,11 +212,40 @@ pub(super) fn settle(
     Ok(())
 }
 
-/// Writes down that no answer told what a spend came to: it counts as spent.
-pub(super) fn give_up(connection: &mut Connection, id: SpendId, now: Timestamp) -> Result<(), StoreError> {
+/// Writes down that the broker refused for want of points: it cost none.
+pub(super) fn refuse(
+    connection: &mut Connection,
+    id: SpendId,
+    code: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     on_backend!(connection, connection => {
         diesel::update(allowance::table.find(id.0))
-            .set((allowance::state.eq(UNKNOWN), allowance::settled_at.eq(now.0)))
+            .set((
+                allowance::state.eq(REFUSED),
+                allowance::points.eq(0),
+                allowance::settled_at.eq(now.0),
+                allowance::refusal.eq(code),
+            ))
+            .execute(connection)
+    })?;
+    Ok(())
+}
+
+/// Writes down that no answer told what a spend came to: it counts as spent.
+pub(super) fn give_up(
+    connection: &mut Connection,
+    id: SpendId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    on_backend!(connection, connection => {
+        diesel::update(allowance::table.find(id.0))
+            .set((
+                allowance::state.eq(UNKNOWN),
+                allowance::settled_at.eq(now.0),
+                allowance::refusal.eq(why),
+            ))
             .execute(connection)
     })?;
     Ok(())
@@ -211,10 +306,33 @@ fn reckon(spends: &[ReadSpend], now: Timestamp) -> Result<AllowanceState, StoreE
         })
         .map(|spend| spend.points)
         .sum();
+    let week_began = match &last {
+        Some((_, _, seen)) if seen.expires_at <= now => seen.expires_at,
+        Some((_, _, seen)) => seen.expires_at.plus(-WEEK_S),
+        None => now.plus(-WEEK_S),
+    };
+    let on_incidents = spends.iter().filter(|spend| spend.booked_at >= week_began.0).filter_map(|spend| {
+        let incident = Timestamp(spend.incident_from?)..Timestamp(spend.incident_to?);
+        Some((incident, u32::try_from(spend.points).ok()?))
+    });
     Ok(AllowanceState {
+        on_incidents: on_incidents.filter(|(_, points)| *points > 0).collect(),
+        refusals: refusals(spends, week_began),
         seen: last.map(|(at, _, seen)| (seen, Timestamp(at))),
         spent_since: u32::try_from(spent).map_err(StoreError::corrupt)?,
     })
+}
+
+/// The refusals for want of points that no answer has followed.
+fn refusals(spends: &[ReadSpend], week_began: Timestamp) -> Option<Refusals> {
+    let mut settled: Vec<&ReadSpend> = spends.iter().filter(|spend| spend.settled_at.is_some()).collect();
+    settled.sort_by_key(|spend| (spend.settled_at, spend.id));
+    // One whose outcome is not known says nothing of the allowance.
+    let told = settled.iter().rev().filter(|spend| spend.state == REFUSED || spend.seen_remaining.is_some());
+    let last: Vec<&&ReadSpend> = told.take_while(|spend| spend.state == REFUSED).collect();
+    let last_at = Timestamp(last.first()?.settled_at?);
+    (last_at >= week_began)
+        .then(|| Refusals { times: u32::try_from(last.len()).unwrap_or(u32::MAX), last_at })
 }
 
 fn seen(spend: &ReadSpend) -> Option<AllowanceSeen> {

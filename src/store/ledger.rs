@@ -235,6 +235,31 @@ pub(super) fn runs_in_state(
     rows.iter().map(|row| row.run().map(|(pair, _, run)| (pair, run))).collect()
 }
 
+/// Everything known of 5-minute and 15-minute buckets from the oldest missing one of either on,
+/// ascending for each pair and length; nothing where none is missing.
+pub(super) fn since_oldest_missing(
+    connection: &mut Connection,
+) -> Result<Vec<(Pair, Timeframe, Run)>, StoreError> {
+    let fetched = [Timeframe::M5.as_str(), Timeframe::M15.as_str()];
+    let oldest: Option<i64> = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::state.eq(State::Missing.as_str()))
+            .filter(coverage::timeframe.eq_any(fetched))
+            .select(diesel::dsl::min(coverage::from_ts))
+            .first(connection)
+    })?;
+    let Some(oldest) = oldest else { return Ok(Vec::new()) };
+    let rows = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::to_ts.gt(Timestamp(oldest).floor(Timeframe::M15.seconds()).0))
+            .filter(coverage::timeframe.eq_any(fetched))
+            .order((coverage::pair.asc(), coverage::timeframe.asc(), coverage::from_ts.asc()))
+            .select(ReadCoverage::as_select())
+            .load(connection)
+    })?;
+    rows.iter().map(ReadCoverage::run).collect()
+}
+
 /// The pairs and timeframes of which anything is known.
 pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
     let rows: Vec<(String, String)> = on_backend!(connection, connection => {

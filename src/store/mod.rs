@@ -40,7 +40,7 @@ mod settings;
 mod sqlite;
 mod url;
 
-pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, Spend, SpendId};
+pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, Refusals, Spend, SpendId, SpendOn};
 pub use attempts::{AttemptKey, AttemptRow};
 pub use breaks::{BREAKS_MAX, StreamBreak};
 pub use commit::CommitReport;
@@ -316,6 +316,20 @@ impl Store {
         bars::find(&mut self.connection, key)
     }
 
+    /// Whether a bar is stored that starts before `time`.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn has_bar_before(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        time: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let before = Timestamp(i64::MIN)..time;
+        Ok(!bars::newest(&mut self.connection, pair, timeframe, before, 1)?.is_empty())
+    }
+
     /// At most `count_max` bars with a higher `seq`, in the order of commits: what a listener
     /// who has seen everything up to `seq` has missed.
     ///
@@ -358,6 +372,15 @@ impl Store {
     /// Those of any read.
     pub fn missing(&mut self, timeframe: Timeframe) -> Result<Vec<(Pair, Run)>, StoreError> {
         self.runs_in_state(timeframe, State::Missing)
+    }
+
+    /// Everything known of 5-minute and 15-minute buckets from the oldest missing one of either
+    /// on, ascending for each pair and length; nothing where none is missing.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn since_oldest_missing(&mut self) -> Result<Vec<(Pair, Timeframe, Run)>, StoreError> {
+        ledger::since_oldest_missing(&mut self.connection)
     }
 
     /// Every run of one timeframe in this state, by pair, ascending.
@@ -455,8 +478,7 @@ impl Store {
         breaks::newest(&mut self.connection, i64::from(count))
     }
 
-    /// Books points that are about to be spent on `what`, a word for people. Until settled they
-    /// count as spent.
+    /// Books points that are about to be spent. Until settled they count as spent.
     ///
     /// # Errors
     /// Those of any write.
@@ -464,10 +486,19 @@ impl Store {
         &mut self,
         account: &AllowanceKey,
         points: u32,
-        what: &str,
+        on: &SpendOn,
         now: Timestamp,
     ) -> Result<SpendId, StoreError> {
-        self.writing(|store| allowance::book(&mut store.connection, account, points, what, now))
+        self.writing(|store| allowance::book(&mut store.connection, account, points, on, now))
+    }
+
+    /// The account whose spend was booked last in an environment: whose allowance readers that log
+    /// in nowhere show.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn latest_allowance_key(&mut self, environment: &str) -> Result<Option<AllowanceKey>, StoreError> {
+        allowance::latest_key(&mut self.connection, environment)
     }
 
     /// A spend by the number that a piece of evidence names, if it is still kept.
@@ -492,12 +523,20 @@ impl Store {
         self.writing(|store| allowance::settle(&mut store.connection, id, points, seen, now))
     }
 
-    /// Writes down that nothing told what a spend came to: its points count as spent.
+    /// Writes down that the broker refused a spend for want of points, with its code.
     ///
     /// # Errors
     /// Those of any write.
-    pub fn give_up_spend(&mut self, id: SpendId, now: Timestamp) -> Result<(), StoreError> {
-        self.writing(|store| allowance::give_up(&mut store.connection, id, now))
+    pub fn refuse_spend(&mut self, id: SpendId, code: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| allowance::refuse(&mut store.connection, id, code, now))
+    }
+
+    /// Writes down that nothing told what a spend came to, and why: its points count as spent.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn give_up_spend(&mut self, id: SpendId, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| allowance::give_up(&mut store.connection, id, why, now))
     }
 
     /// Gives up every spend of the account that is still booked, and answers how many. For the

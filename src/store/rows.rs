@@ -418,6 +418,12 @@ pub(super) struct SpendRow<'a> {
     pub(super) state: &'static str,
     pub(super) points: i64,
     pub(super) booked_at: i64,
+    pub(super) pair: &'a str,
+    pub(super) timeframe: &'static str,
+    pub(super) from_ts: i64,
+    pub(super) to_ts: i64,
+    pub(super) incident_from: Option<i64>,
+    pub(super) incident_to: Option<i64>,
 }
 
 /// What a row of `allowance` gets when the answer is there.
@@ -444,6 +450,8 @@ pub(super) struct ReadSpend {
     pub(super) seen_remaining: Option<i64>,
     pub(super) seen_total: Option<i64>,
     pub(super) seen_expires_at: Option<i64>,
+    pub(super) incident_from: Option<i64>,
+    pub(super) incident_to: Option<i64>,
 }
 
 /// A row of `settings` to be written.

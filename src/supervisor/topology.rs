@@ -19,7 +19,8 @@ use crate::config::{Config, Environment, Login};
 use crate::domain::scale::Verdict;
 use crate::domain::{Calendar, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
-use crate::healer::actor::HealerActor;
+use crate::healer::actor::{HealerActor, HealerSettings};
+use crate::healer::book::Watched;
 use crate::ig::IgError;
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::history::pace::allowed_per_minute;
@@ -183,9 +184,10 @@ impl House {
             stats.clone(),
         )
         .start();
+        let allowance = allowance_key(config, &store, &login, &tokens, &clock).await?;
         let settings = HistorySettings {
             instruments: instruments.clone(),
-            allowance: allowance_key(config, &store, &login, &tokens, &clock).await?,
+            allowance: allowance.clone(),
             calendar: Calendar::forex(),
             reserve: config.history.reserve,
             per_minute,
@@ -199,15 +201,21 @@ impl House {
             alarm.lifeline("history"),
         )
         .start();
-        let fetched = [Timeframe::M5, Timeframe::M15];
+        let calendar = Arc::new(Calendar::forex());
+        let settings = HealerSettings {
+            feeds: pairs.into_iter().map(|pair| Watched { pair, calendar: calendar.clone() }).collect(),
+            allowance,
+            reserve: config.history.reserve,
+            incident_cap: config.history.incident_cap,
+            quarters: config.timeframes.contains(&Timeframe::M15),
+            give_up_s: i64::from(config.history.give_up_days) * 86_400,
+        };
         let healer = HealerActor::new(
             store.clone(),
             history,
             aggregator.clone().recipient(),
-            Calendar::forex(),
             (clock.clone(), event_clock),
-            pairs,
-            fetched.into_iter().filter(|timeframe| config.timeframes.contains(timeframe)).collect(),
+            settings,
             alarm.lifeline("healer"),
         )
         .start();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 32] = [
+const PURE: [&str; 38] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -11,7 +11,12 @@ const PURE: [&str; 32] = [
     "aggregator/inference.rs",
     "aggregator/patience.rs",
     "aggregator/rollup.rs",
+    "healer/attempts.rs",
+    "healer/book.rs",
+    "healer/facts.rs",
+    "healer/holes.rs",
     "healer/plan.rs",
+    "healer/wishes.rs",
     "writer/batch.rs",
     "ig/stream/chart.rs",
     "ig/stream/faulty.rs",
@@ -21,6 +26,7 @@ const PURE: [&str; 32] = [
     "ig/parse.rs",
     "ig/error.rs",
     "ig/models.rs",
+    "ig/history/form.rs",
     "ig/history/pace.rs",
     "ig/history/zone.rs",
     "ig/session/tokens.rs",

@@ -16,8 +16,8 @@ use candlekeep::domain::{
     Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use candlekeep::store::{
-    AllowanceKey, AllowanceSeen, AllowanceState, BarQuery, CommitReport, DatabaseUrl, Feed, RevisionKind,
-    Store, StoreError, StoredBar, Verdict, judge,
+    AllowanceKey, AllowanceSeen, AllowanceState, BarQuery, CommitReport, DatabaseUrl, Feed, Refusals,
+    RevisionKind, SpendOn, Store, StoreError, StoredBar, Verdict, judge,
 };
 use proptest::prelude::*;
 
@@ -671,6 +671,96 @@ fn bars_name_the_feed_that_they_came_from() {
     });
 }
 
+/// What points are spent on in these tests.
+fn on(incident: Option<std::ops::Range<Timestamp>>) -> SpendOn {
+    let pair = "EURUSD".parse().unwrap();
+    SpendOn { pair, timeframe: Timeframe::M5, span: NOW..NOW.plus(300), incident, what: "a bar".to_owned() }
+}
+
+#[test]
+fn spends_on_an_incident_and_refusals_count_for_a_week() {
+    on_each_database(|url| {
+        let key = AllowanceKey {
+            environment: "demo".to_owned(),
+            account: "ABC12".to_owned(),
+            key_fingerprint: "f1".to_owned(),
+        };
+        let at = |seconds| NOW.plus(seconds);
+        let mut store = Store::open(url).unwrap();
+        let (incident, week) = (at(-900)..at(0), 7 * 86_400);
+        let seen = AllowanceSeen { remaining: 9_000, total: 10_000, expires_at: at(1_000) };
+        let mut spend = |points, incident, at: Timestamp, seen| {
+            let id = store.book_spend(&key, points, &on(incident), at).unwrap();
+            store.settle_spend(id, points, seen, at).unwrap();
+        };
+        spend(40, Some(incident.clone()), at(-week), None);
+        spend(30, Some(incident.clone()), at(0), None);
+        spend(20, None, at(1), None);
+        spend(10, Some(incident.clone()), at(2), Some(seen));
+        let told = store.allowance(&key, at(3)).unwrap();
+        assert_eq!(
+            told.on_incidents,
+            [(incident.clone(), 30), (incident.clone(), 10)],
+            "of the broker's week"
+        );
+        assert_eq!(told.refusals, None);
+        assert_eq!(store.allowance(&key, at(1_001)).unwrap().on_incidents, [], "a new week");
+
+        for second in [4, 5] {
+            let id = store.book_spend(&key, 1, &on(None), at(second)).unwrap();
+            store.refuse_spend(id, "exceeded", at(second)).unwrap();
+        }
+        let told = store.allowance(&key, at(6)).unwrap();
+        assert_eq!(told.refusals, Some(Refusals { times: 2, last_at: at(5) }));
+        assert_eq!(told.spent_since, 0, "a refusal costs nothing");
+        assert_eq!(store.allowance(&key, at(1_001)).unwrap().refusals, None, "a new week");
+        // One of which nothing is known changes nothing, an answer does.
+        let id = store.book_spend(&key, 1, &on(None), at(6)).unwrap();
+        store.give_up_spend(id, "timed out", at(6)).unwrap();
+        assert_eq!(store.allowance(&key, at(7)).unwrap().refusals, told.refusals);
+        let id = store.book_spend(&key, 1, &on(None), at(7)).unwrap();
+        store.settle_spend(id, 1, Some(seen), at(7)).unwrap();
+        assert_eq!(store.allowance(&key, at(8)).unwrap().refusals, None);
+        assert_eq!(store.latest_allowance_key("demo").unwrap(), Some(key));
+        assert_eq!(store.latest_allowance_key("live").unwrap(), None);
+    });
+}
+
+#[test]
+fn what_a_plan_rests_on_is_read_from_the_oldest_hole_on() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.since_oldest_missing().unwrap(), []);
+        let pair: Pair = "EURUSD".parse().unwrap();
+        let mark = |timeframe, from: i64, to: i64, state| {
+            let span = NOON.plus(from * 300)..NOON.plus(to * 300);
+            Fact::Marked(Mark { pair, timeframe, span, state, reason: Reason::Offline })
+        };
+        let facts = vec![
+            mark(Timeframe::M5, -3, 0, State::Quiet),
+            mark(Timeframe::M5, 0, 1, State::Missing),
+            mark(Timeframe::M5, 1, 3, State::Quiet),
+            mark(Timeframe::M15, 0, 3, State::Quiet),
+            mark(Timeframe::H1, 0, 12, State::Missing),
+        ];
+        store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOW).unwrap();
+        let told: Vec<_> = store
+            .since_oldest_missing()
+            .unwrap()
+            .into_iter()
+            .map(|(_, timeframe, run)| (timeframe, run.span.start.since(NOON) / 300, run.state))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Timeframe::M15, 0, State::Quiet),
+                (Timeframe::M5, 0, State::Missing),
+                (Timeframe::M5, 1, State::Quiet),
+            ]
+        );
+    });
+}
+
 #[test]
 fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
     on_each_database(|url| {
@@ -684,37 +774,43 @@ fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
         assert_eq!(store.allowance(&key, NOW).unwrap(), AllowanceState::default());
 
         // Under way, and settled without the broker's numbers: both count.
-        let first = store.book_spend(&key, 100, "EUR_USD 5", at(0)).unwrap();
+        let first = store.book_spend(&key, 100, &on(None), at(0)).unwrap();
         assert_eq!(store.allowance(&key, at(1)).unwrap().spent_since, 100);
         store.settle_spend(first, 90, None, at(2)).unwrap();
         assert_eq!(store.allowance(&key, at(3)).unwrap().spent_since, 90);
 
         // Numbers seen cover what was settled before them.
         let seen = AllowanceSeen { remaining: 9_000, total: 10_000, expires_at: at(1_000) };
-        let second = store.book_spend(&key, 50, "GBP_USD 5", at(4)).unwrap();
+        let second = store.book_spend(&key, 50, &on(None), at(4)).unwrap();
         store.settle_spend(second, 50, Some(seen), at(5)).unwrap();
-        let expected = AllowanceState { seen: Some((seen, at(5))), spent_since: 0 };
+        let expected = AllowanceState { seen: Some((seen, at(5))), ..AllowanceState::default() };
         assert_eq!(store.allowance(&key, at(6)).unwrap(), expected);
 
         // What comes after them counts, and a spend that is never settled does so for good.
-        store.book_spend(&key, 7, "lost in a crash", at(7)).unwrap();
+        store.book_spend(&key, 7, &on(None), at(7)).unwrap();
         drop(store);
         let mut store = Store::open(url).unwrap();
-        assert_eq!(store.allowance(&key, at(8)).unwrap(), AllowanceState { spent_since: 7, ..expected });
+        assert_eq!(
+            store.allowance(&key, at(8)).unwrap(),
+            AllowanceState { spent_since: 7, ..expected.clone() }
+        );
         assert_eq!(store.give_up_booked_spends(&key, at(9)).unwrap(), 1);
-        let third = store.book_spend(&key, 20, "timed out", at(9)).unwrap();
-        store.give_up_spend(third, at(10)).unwrap();
-        assert_eq!(store.allowance(&key, at(11)).unwrap(), AllowanceState { spent_since: 27, ..expected });
+        let third = store.book_spend(&key, 20, &on(None), at(9)).unwrap();
+        store.give_up_spend(third, "timed out", at(10)).unwrap();
+        assert_eq!(
+            store.allowance(&key, at(11)).unwrap(),
+            AllowanceState { spent_since: 27, ..expected.clone() }
+        );
 
         // Newer numbers know of all that.
         let newer = AllowanceSeen { remaining: 8_970, ..seen };
-        let fourth = store.book_spend(&key, 3, "AUD_USD 5", at(12)).unwrap();
+        let fourth = store.book_spend(&key, 3, &on(None), at(12)).unwrap();
         store.settle_spend(fourth, 3, Some(newer), at(13)).unwrap();
-        let expected = AllowanceState { seen: Some((newer, at(13))), spent_since: 0 };
+        let expected = AllowanceState { seen: Some((newer, at(13))), ..AllowanceState::default() };
         assert_eq!(store.allowance(&key, at(14)).unwrap(), expected);
 
         // Once they have expired, only what was spent since then counts.
-        store.book_spend(&key, 11, "after", at(1_001)).unwrap();
+        store.book_spend(&key, 11, &on(None), at(1_001)).unwrap();
         assert_eq!(store.allowance(&key, at(1_002)).unwrap().spent_since, 11);
 
         let other = AllowanceKey { key_fingerprint: "f2".to_owned(), ..key };

@@ -12,11 +12,13 @@ use actix::prelude::*;
 use tokio::sync::Mutex;
 
 use super::answer::{self, Unproven};
+use super::form::{self, Form};
 use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::domain::{Calendar, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::healer::plan::Request;
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::{self, Confirmed, Instrument};
 use crate::ig::models::Prices;
@@ -24,11 +26,9 @@ use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
 use crate::messages::{FetchBars, GetTokens, HistoryError, TokensRefused};
-use crate::store::{AllowanceKey, AllowanceSeen, StoreHandle};
+use crate::store::{AllowanceKey, AllowanceSeen, SpendId, SpendOn, StoreError, StoreHandle};
 use crate::supervisor::Lifeline;
 
-/// Points by which asking for the last bars may be dearer than asking for the range.
-const LAST_EXTRA_POINTS_MAX: i64 = 3;
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
 
@@ -64,6 +64,8 @@ struct History {
 
 struct State {
     pace: Pace,
+    /// The pace has let a request be made that was not made yet.
+    has_turn: bool,
     zone: Zone,
     /// Tokens that IG complained of with a history request.
     complained_of: Option<u64>,
@@ -84,6 +86,7 @@ impl HistoryActor {
     ) -> HistoryActor {
         let state = Mutex::new(State {
             pace: Pace::new(settings.per_minute),
+            has_turn: false,
             zone: Zone::Unknown,
             complained_of: None,
             local_offset_s: None,
@@ -110,16 +113,21 @@ impl Handler<FetchBars> for HistoryActor {
 impl History {
     async fn fetch(&self, fetch: &FetchBars) -> Result<Fetched, HistoryError> {
         let mut state = self.state.lock().await;
+        // What is complete by then is what counts, so the turn comes first.
+        self.turn(&mut state).await;
+        let Request { timeframe, .. } = fetch.request;
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
-        let complete_to = fetch.timeframe.bucket(now);
-        let span = fetch.span.start..fetch.span.end.min(complete_to);
-        if let Some(count) = self.as_last_bars(&state, fetch, &span, complete_to) {
-            let query = format!("max={}", count + 1);
-            let (mut rows, evidence) = self.ask(&mut state, fetch, &query, count + 1).await?;
+        let complete_to = timeframe.bucket(now);
+        let span = fetch.request.span.start..fetch.request.span.end.min(complete_to);
+        let known = (state.zone, self.event_clock.is_steady(), fetch.request.reaches_now);
+        if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, &self.settings.calendar)
+        {
+            let query = format!("max={count}");
+            let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
             let first = rows.first().ok_or(Unproven::Empty)?.start;
             rows.retain(|row| (span.start..complete_to).contains(&row.start));
             let asked = first.max(span.start)..complete_to;
-            let covered = answer::speaks_of(&asked, &rows, fetch.timeframe, now);
+            let covered = answer::speaks_of(&asked, &rows, timeframe, now);
             return Ok(Fetched { rows, covered, evidence });
         }
         if state.zone == Zone::Unknown {
@@ -129,60 +137,36 @@ impl History {
         match answer::check_range(&rows, &span) {
             Ok(()) => {}
             // Where it says nothing there is nothing to prove.
-            Err(Unproven::Empty) if answer::speaks_of(&span, &rows, fetch.timeframe, now).is_empty() => {}
+            Err(Unproven::Empty) if answer::speaks_of(&span, &rows, timeframe, now).is_empty() => {}
             Err(Unproven::Empty) => self.check_zone(&mut state, fetch).await?,
             Err(error) => {
-                log::warn!(pair:% = self.settings.instruments[fetch.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
+                log::warn!(pair:% = self.settings.instruments[fetch.request.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
                 state.zone = Zone::Unknown;
                 return Err(error.into());
             }
         }
-        let covered = answer::speaks_of(&span, &rows, fetch.timeframe, now);
+        let covered = answer::speaks_of(&span, &rows, timeframe, now);
         Ok(Fetched { rows, covered, evidence })
+    }
+
+    /// Waits until IG's pace lets another request be made.
+    async fn turn(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.has_turn, true) {
+            let at = state.pace.reserve(self.clock.monotonic());
+            actix_rt::time::sleep_until(at.into()).await;
+        }
     }
 
     /// After an empty answer: spends a point on a bar that is known, to see that ranges are still
     /// read as they are meant.
     async fn check_zone(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
         let anchor = fetch.anchor.ok_or(Unproven::Empty)?;
-        let span = anchor..anchor.plus(fetch.timeframe.seconds());
+        let span = anchor..anchor.plus(fetch.request.timeframe.seconds());
         let (rows, _) = self.ask_span(state, fetch, &span).await?;
         answer::check_range(&rows, &span).map_err(|error| {
             state.zone = Zone::Unknown;
             error.into()
         })
-    }
-
-    /// How many last bars answer for this span, where asking so is better than by range: it
-    /// needs no knowledge of the zone, at the price of the forming bar and of bars after the
-    /// span. Not where event time may outrun the request.
-    fn as_last_bars(
-        &self,
-        state: &State,
-        fetch: &FetchBars,
-        span: &Range<Timestamp>,
-        complete_to: Timestamp,
-    ) -> Option<u32> {
-        let step = fetch.timeframe.seconds();
-        let dearer_by = complete_to.since(span.end) / step + 1;
-        let usable = state.zone == Zone::Unknown
-            && self.event_clock.is_steady()
-            && dearer_by <= LAST_EXTRA_POINTS_MAX
-            && self.open_bars(span, fetch.timeframe)
-                == u32::try_from(span.end.since(span.start) / step).ok()?;
-        let count = u32::try_from(complete_to.since(span.start) / step).ok()?;
-        usable.then_some(count)
-    }
-
-    /// Bars that a span can have at most: what it may cost.
-    fn open_bars(&self, span: &Range<Timestamp>, timeframe: Timeframe) -> u32 {
-        let runs = self.settings.calendar.runs(span.clone());
-        let open_s: i64 = runs
-            .iter()
-            .filter(|(_, expectation)| *expectation != Expectation::Closed)
-            .map(|(run, _)| run.end.since(run.start))
-            .sum();
-        u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
     }
 
     /// Spends a point on a bucket of the span, or before it, to see how IG reads a range.
@@ -201,9 +185,11 @@ impl History {
         }
         // Local time ahead of UTC, read as UTC, is in the future, where there is no bar to learn by:
         // the probe goes back so far that both readings have passed, if the market traded then.
-        let step = fetch.timeframe.seconds();
-        let passed = fetch.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
-        let traded = self.open_bars(&(passed.plus(-step)..passed), fetch.timeframe) == 1;
+        let step = fetch.request.timeframe.seconds();
+        let passed = fetch.request.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
+        let traded =
+            form::open_bars(&(passed.plus(-step)..passed), fetch.request.timeframe, &self.settings.calendar)
+                == 1;
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
         let (rows, _) = self.ask_span(state, fetch, &probe).await?;
@@ -224,7 +210,7 @@ impl History {
         fetch: &FetchBars,
         span: &Range<Timestamp>,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        let bars = self.open_bars(span, fetch.timeframe);
+        let bars = form::open_bars(span, fetch.request.timeframe, &self.settings.calendar);
         let offset = state.local_offset_s.unwrap_or(0);
         // A bar is named by its start, so the last second before the span's end takes in the
         // last bar and not the one after it.
@@ -233,7 +219,9 @@ impl History {
             zone::bound(span.start, state.zone, offset),
             zone::bound(span.end.plus(-1), state.zone, offset)
         );
-        self.ask(state, fetch, &query, bars).await
+        // Of its own span the planner knows better which buckets have no bar.
+        let points = if *span == fetch.request.span { fetch.request.points } else { bars };
+        self.ask(state, fetch, span, &query, points).await
     }
 
     /// Asks, and once more with other tokens where IG does not accept those it was asked with.
@@ -241,12 +229,13 @@ impl History {
         &self,
         state: &mut State,
         fetch: &FetchBars,
+        span: &Range<Timestamp>,
         query: &str,
         points: u32,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        match self.ask_once(state, fetch, query, points).await {
+        match self.ask_once(state, fetch, span, query, points).await {
             Err(HistoryError::Ig(IgError::Unauthorized(_))) => {
-                self.ask_once(state, fetch, query, points).await
+                self.ask_once(state, fetch, span, query, points).await
             }
             other => other,
         }
@@ -257,25 +246,32 @@ impl History {
         &self,
         state: &mut State,
         fetch: &FetchBars,
+        span: &Range<Timestamp>,
         query: &str,
         points: u32,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        let instrument = &self.settings.instruments[fetch.feed.ix()];
-        if state.scales[fetch.feed.ix()] == Verdict::Ambiguous {
+        let instrument = &self.settings.instruments[fetch.request.feed.ix()];
+        if state.scales[fetch.request.feed.ix()] == Verdict::Ambiguous {
             self.confirm_scale(state, fetch).await?;
         }
-        let available = self.available(fetch.urgent).await?;
-        if points > available {
+        let available = self.available(fetch.request.urgent).await?;
+        if points > available && !fetch.probe {
             return Err(HistoryError::NotAffordable { cost: points, available });
         }
-        let at = state.pace.reserve(self.clock.monotonic());
-        actix_rt::time::sleep_until(at.into()).await;
+        self.turn(state).await;
+        state.has_turn = false;
 
-        let what = format!("{} {} {query}", instrument.pair, fetch.timeframe);
+        let on = SpendOn {
+            pair: instrument.pair,
+            timeframe: fetch.request.timeframe,
+            span: span.clone(),
+            incident: fetch.request.incident.clone(),
+            what: format!("{} {} {query}", instrument.pair, fetch.request.timeframe),
+        };
         let (key, now) = (self.settings.allowance.clone(), self.clock.wall());
-        let spend = self.store.run(move |store| store.book_spend(&key, points, &what, now)).await?;
+        let spend = self.store.run(move |store| store.book_spend(&key, points, &on, now)).await?;
         let evidence: Arc<str> = format!("rest:{spend}").into();
-        let query = format!("resolution={}&{query}&pageSize=0", resolution(fetch.timeframe));
+        let query = format!("resolution={}&{query}&pageSize=0", resolution(fetch.request.timeframe));
         // Tokens may live no longer than the pace makes a request wait, so they come last.
         let tokens = self.tokens().await;
         let answer = match &tokens {
@@ -283,21 +279,7 @@ impl History {
             Err(error) => Err(error.clone()),
         };
 
-        let (charged, seen) = match &answer {
-            Ok(pages) => {
-                (Some(pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32), self.seen(pages))
-            }
-            Err(error) if tokens.is_err() || error.came_before_any_history() => (Some(0), None),
-            // Perhaps charged, so it counts as spent.
-            Err(_) => (None, None),
-        };
-        let now = self.clock.wall();
-        self.store
-            .run(move |store| match charged {
-                Some(points) => store.settle_spend(spend, points, seen, now),
-                None => store.give_up_spend(spend, now),
-            })
-            .await?;
+        self.settle(spend, &answer, tokens.is_err()).await?;
         match (&answer, &tokens) {
             (Err(IgError::Unauthorized(_)), Ok(tokens)) => {
                 // Complained of twice in a row, they are dead whatever a cheap test of them says.
@@ -312,11 +294,11 @@ impl History {
             _ => {}
         }
         let pages = answer?;
-        log::debug!(pair:% = instrument.pair, timeframe:% = fetch.timeframe, query = query.as_str(); "asked for history");
+        log::debug!(pair:% = instrument.pair, timeframe:% = fetch.request.timeframe, query = query.as_str(); "asked for history");
         let rows = match self.rows(state, fetch, &pages) {
             // What was paid for is read again by the scale that IG now tells.
             Err(HistoryError::ScaleInDoubt) => {
-                state.scales[fetch.feed.ix()] = Verdict::Ambiguous;
+                state.scales[fetch.request.feed.ix()] = Verdict::Ambiguous;
                 self.confirm_scale(state, fetch).await?;
                 self.rows(state, fetch, &pages)?
             }
@@ -325,12 +307,41 @@ impl History {
         Ok((rows, evidence))
     }
 
+    /// Writes down what a request came to.
+    async fn settle(
+        &self,
+        spend: SpendId,
+        answer: &Result<Vec<Prices>, IgError>,
+        was_not_made: bool,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.wall();
+        match answer {
+            Ok(pages) => {
+                let points = pages.iter().map(|page| page.prices.len()).sum::<usize>() as u32;
+                let seen = self.seen(pages);
+                self.store.run(move |store| store.settle_spend(spend, points, seen, now)).await
+            }
+            Err(IgError::AllowanceSpent(code)) => {
+                let code = code.clone();
+                self.store.run(move |store| store.refuse_spend(spend, &code, now)).await
+            }
+            Err(error) if was_not_made || error.came_before_any_history() => {
+                self.store.run(move |store| store.settle_spend(spend, 0, None, now)).await
+            }
+            // Perhaps charged, so it counts as spent.
+            Err(error) => {
+                let why = error.to_string();
+                self.store.run(move |store| store.give_up_spend(spend, &why, now)).await
+            }
+        }
+    }
+
     /// Asks IG, which costs no points, on which scale an instrument quotes now.
     ///
     /// # Errors
     /// [`HistoryError::ScaleInDoubt`] while that stays open.
     async fn confirm_scale(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
-        let instrument = &self.settings.instruments[fetch.feed.ix()];
+        let instrument = &self.settings.instruments[fetch.request.feed.ix()];
         let tokens = self.tokens().await?;
         actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
         let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await?;
@@ -339,7 +350,7 @@ impl History {
             return Err(HistoryError::ScaleInDoubt);
         };
         log::info!(pair:% = instrument.pair, scale:% = scale; "IG confirms the scale of its history");
-        state.scales[fetch.feed.ix()] = Verdict::Scale(*scale);
+        state.scales[fetch.request.feed.ix()] = Verdict::Scale(*scale);
         Ok(())
     }
 
@@ -381,8 +392,8 @@ impl History {
         fetch: &FetchBars,
         pages: &[Prices],
     ) -> Result<Vec<FetchedBar>, HistoryError> {
-        let instrument = &self.settings.instruments[fetch.feed.ix()];
-        let scale = &mut state.scales[fetch.feed.ix()];
+        let instrument = &self.settings.instruments[fetch.request.feed.ix()];
+        let scale = &mut state.scales[fetch.request.feed.ix()];
         if *scale == Verdict::NoPriceYet {
             let mut bids = pages
                 .iter()
@@ -397,7 +408,7 @@ impl History {
             Verdict::NoPriceYet => Scale::Decimal,
             Verdict::Ambiguous => return Err(HistoryError::ScaleInDoubt),
         };
-        let mut rows = answer::rows(instrument.pair, fetch.timeframe, scale, pages)?;
+        let mut rows = answer::rows(instrument.pair, fetch.request.timeframe, scale, pages)?;
         if !instrument.scale_is_fixed {
             rows = answer::plausible(instrument.pair, rows).map_err(|_| HistoryError::ScaleInDoubt)?;
         }

@@ -2,5 +2,6 @@
 
 pub mod actor;
 pub mod answer;
+pub mod form;
 pub mod pace;
 pub mod zone;

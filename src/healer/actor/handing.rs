@@ -1,0 +1,74 @@
+//! What others want fetched, handed over in table `fetch_requests`: put into the ledger as missing,
+//! healed like the rest, and told of when nothing of it is missing any more.
+
+use super::Healer;
+use crate::domain::Fact;
+use crate::healer::wishes::{self, Progress};
+use crate::store::{FetchRequest, RequestState, Store, StoreError};
+
+impl Healer {
+    /// Whether somebody has asked for something since the last look.
+    pub(super) async fn has_new_wishes(&self) -> bool {
+        let open = self.store.run(Store::open_requests).await;
+        // The next look tells of a database that cannot be read.
+        open.is_ok_and(|open| open.iter().any(|wish| wish.state == RequestState::Asked))
+    }
+
+    /// Puts what was asked for into the ledger.
+    pub(super) async fn take_wishes(&self) -> Result<(), StoreError> {
+        let Some(now) = self.event_clock.settled() else { return Ok(()) };
+        let open = self.store.run(Store::open_requests).await?;
+        for wish in open.into_iter().filter(|wish| wish.state == RequestState::Asked) {
+            let feed = self.settings.feeds.iter().find(|feed| feed.pair == wish.pair);
+            let refused = match feed {
+                None => Some(format!("{} is not collected here", wish.pair)),
+                Some(_) => wishes::refusal(&wish.span, wish.timeframe, self.settings.quarters),
+            };
+            if let Some(why) = refused {
+                self.end(&wish, RequestState::Refused, why).await?;
+                continue;
+            }
+            let Some(feed) = feed else { continue };
+            let (pair, timeframe) = (wish.pair, wish.timeframe);
+            let ends = self.store.run(move |store| store.covered_to(timeframe)).await?;
+            // What is not accounted for yet is the stream's business.
+            let is_watched = timeframe == crate::domain::Timeframe::M5;
+            let end = ends.get(&pair).filter(|_| is_watched).map_or(now, |end| now.min(*end));
+            let span = wishes::whole(&wish.span, timeframe, end);
+            let known = span.clone();
+            let runs = self.store.run(move |store| store.coverage(pair, timeframe, known)).await?;
+            let marks = wishes::marks(pair, timeframe, &span, &runs, &feed.calendar);
+            log::info!(pair:% = pair, timeframe:% = timeframe, from:% = span.start, to:% = span.end; "asked for by hand");
+            self.tell(format!("asked:{}", wish.id).into(), marks.into_iter().map(Fact::Marked).collect())
+                .await?;
+            self.end(&wish, RequestState::Taken, String::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of wishes of which nothing is missing any more, and gives up old ones.
+    pub(super) async fn end_wishes(&self) -> Result<(), StoreError> {
+        let Some(now) = self.event_clock.settled() else { return Ok(()) };
+        let open = self.store.run(Store::open_requests).await?;
+        for wish in open.into_iter().filter(|wish| wish.state == RequestState::Taken) {
+            let (pair, timeframe) = (wish.pair, wish.timeframe);
+            let span = wishes::whole(&wish.span, timeframe, now);
+            let runs = self.store.run(move |store| store.coverage(pair, timeframe, span)).await?;
+            let progress = Progress::of(&runs, timeframe);
+            if progress.missing == 0 {
+                self.end(&wish, RequestState::Done, progress.to_string()).await?;
+            } else if self.clock.wall().since(wish.asked_at) > self.settings.give_up_s {
+                let lost = wishes::given_up(pair, timeframe, &runs);
+                self.give_up(lost).await?;
+                self.end(&wish, RequestState::Done, format!("given up: {progress}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&self, wish: &FetchRequest, state: RequestState, note: String) -> Result<(), StoreError> {
+        let (id, now) = (wish.id, self.clock.wall());
+        self.store.run(move |store| store.set_request(id, state, &note, now)).await?;
+        Ok(())
+    }
+}

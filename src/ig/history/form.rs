@@ -1,0 +1,72 @@
+//! In which form a stretch of bars is asked for. Pure.
+//!
+//! As "the last N" it needs no knowledge of the zone in which IG reads dates, at the price of the
+//! forming bar; as a range it costs its own bars alone.
+
+use std::ops::Range;
+
+use super::zone::Zone;
+use crate::domain::{Calendar, Expectation, Timeframe, Timestamp};
+
+/// The form of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// So many last bars, which may cost a point each. The forming one is among them.
+    Last(u32),
+    /// From one time to another.
+    Range,
+}
+
+/// Chooses the form for a span of complete buckets. `reaches_now`: no bar is stored between its
+/// start and the present. `is_steady`: the event clock goes on by itself; where market time may
+/// outrun the request the last bars are others by the time that they are asked for.
+pub fn choose(
+    span: &Range<Timestamp>,
+    timeframe: Timeframe,
+    (zone, is_steady, reaches_now): (Zone, bool, bool),
+    complete_to: Timestamp,
+    calendar: &Calendar,
+) -> Form {
+    let bars = open_bars(span, timeframe, calendar);
+    // Buckets in which no bar is certain would have the last N reach further back.
+    let is_plain = i64::from(bars) == span.end.since(span.start) / timeframe.seconds();
+    if zone == Zone::Unknown && is_steady && reaches_now && span.end == complete_to && is_plain {
+        Form::Last(bars + 1)
+    } else {
+        Form::Range
+    }
+}
+
+/// Bars that a span can have at most: what it may cost.
+pub fn open_bars(span: &Range<Timestamp>, timeframe: Timeframe, calendar: &Calendar) -> u32 {
+    let open_s: i64 = calendar
+        .runs(span.clone())
+        .iter()
+        .filter(|(_, expectation)| *expectation != Expectation::Closed)
+        .map(|(run, _)| run.end.since(run.start))
+        .sum();
+    u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wednesday noon.
+    const NOON: Timestamp = Timestamp(1_579_089_600);
+
+    #[test]
+    fn the_last_bars_are_asked_for_where_the_zone_is_not_known_and_nothing_is_stored_since() {
+        let calendar = Calendar::forex();
+        let check = |buckets: i64, known: (Zone, bool, bool), since: i64| {
+            let span = NOON.plus(-buckets * 300)..NOON;
+            choose(&span, Timeframe::M5, known, NOON.plus(since * 300), &calendar)
+        };
+        assert_eq!(check(100, (Zone::Unknown, true, true), 0), Form::Last(101));
+        assert_eq!(check(100, (Zone::Unknown, true, true), 1), Form::Range, "a bar has come since");
+        assert_eq!(check(100, (Zone::Unknown, true, false), 0), Form::Range, "some are stored");
+        assert_eq!(check(100, (Zone::Unknown, false, true), 0), Form::Range, "time may outrun it");
+        assert_eq!(check(100, (Zone::Utc, true, true), 0), Form::Range);
+        assert_eq!(check(1_000, (Zone::Unknown, true, true), 0), Form::Range, "a weekend lies in it");
+    }
+}
