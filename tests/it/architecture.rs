@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 32] = [
+const PURE: [&str; 33] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -24,6 +24,7 @@ const PURE: [&str; 32] = [
     "ig/history/pace.rs",
     "ig/history/zone.rs",
     "ig/session/tokens.rs",
+    "commands/market.rs",
     "backoff.rs",
     "skew.rs",
     "store/correction.rs",
