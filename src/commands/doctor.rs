@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::say;
+use super::status::service_line;
 use crate::cli::{Doctor, Report};
+use crate::clock::Clock;
 use crate::config::{self, Flags};
 use crate::exit::{Exit, Failure};
 use crate::ig::stream::probes::{self, Probes};
@@ -71,10 +73,14 @@ fn examine(flags: &Flags) -> (Vec<Check>, Probes) {
         ),
     ];
     let mut probes = Probes::default();
+    let mut service = None;
     let database = match Store::open_read_only(&config.database) {
-        Ok(mut store) => store.setting(probes::SETTING).map(|kept| {
+        Ok(mut store) => store.lease(Clock::system().wall()).and_then(|lease| {
+            // Either way is well: it is for those who wonder why another start is refused.
+            service = Some(service_line(lease.as_ref()));
+            let kept = store.setting(probes::SETTING)?;
             probes = kept.map(|text| Probes::read(&text)).unwrap_or_default();
-            config.database.to_string()
+            Ok(config.database.to_string())
         }),
         Err(StoreError::Absent { .. }) => {
             Ok(format!("none yet at {}, `candlekeep run` makes it", config.database))
@@ -82,5 +88,6 @@ fn examine(flags: &Flags) -> (Vec<Check>, Probes) {
         Err(error) => Err(error),
     };
     checks.push(check("database", database.map_err(|error| error.to_string())));
+    checks.extend(service.map(|service| check("service", Ok(service))));
     (checks, probes)
 }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod explain;
 pub mod gaps;
 pub mod init;
+mod market;
 pub mod run;
 pub mod simulate;
 pub mod status;

@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
+use super::market::Market;
 use super::{plain_table, say};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
-use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::domain::{Calendar, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
-use crate::store::{Store, StreamBreak};
+use crate::store::{LeaseState, Store, StreamBreak};
 
 /// Breaks of the stream that are shown.
 const BREAKS_SHOWN: u32 = 5;
@@ -23,6 +24,8 @@ const BREAKS_SHOWN: u32 = 5;
 struct Findings {
     now: Timestamp,
     database: String,
+    lease: Option<LeaseState>,
+    market: Market,
     stream: Option<StreamState>,
     probes: Option<Probes>,
     pairs: BTreeMap<Pair, PairState>,
@@ -68,11 +71,14 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         *pairs.entry(pair).or_default().missing.get_or_insert(0) += buckets;
     }
     // A market that goes by its own clock is as old as its newest bar.
+    let lease = store.lease(now)?;
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {
         now,
         database: config.database.to_string(),
+        lease,
+        market: Market::at(&Calendar::forex(), now),
         stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
         pairs,
@@ -88,6 +94,8 @@ fn text(findings: &Findings) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("a String takes any text");
     line(format!("database  {}", findings.database));
+    line(format!("service   {}", service_line(findings.lease.as_ref())));
+    line(format!("market    {}", findings.market));
     line(format!("stream    {}", stream_line(findings)));
     for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
         line(format!("          {pair} is not streamed: {why}"));
@@ -122,6 +130,21 @@ fn text(findings: &Findings) -> String {
         ));
     }
     out
+}
+
+/// Who collects, or did last.
+pub(super) fn service_line(lease: Option<&LeaseState>) -> String {
+    match lease {
+        None => "not running; never ran on this database".to_owned(),
+        Some(lease) if lease.alive => format!("{} since {}", lease.who(), lease.acquired_at),
+        Some(lease) if lease.released => {
+            format!("not running; last: {}, until {}", lease.command, lease.renewed_at)
+        }
+        Some(lease) => format!(
+            "not running; last: {}, was killed or lost power, last seen {}",
+            lease.command, lease.renewed_at
+        ),
+    }
 }
 
 fn stream_line(findings: &Findings) -> String {
@@ -166,9 +189,23 @@ fn json(findings: &Findings) -> String {
             })
         })
         .collect();
+    let lease = findings.lease.as_ref().map(|lease| {
+        json!({
+            "command": lease.command,
+            "host": lease.host,
+            "pid": lease.pid,
+            "epoch": lease.epoch,
+            "acquired_at": lease.acquired_at.0,
+            "renewed_at": lease.renewed_at.0,
+            "released": lease.released,
+            "alive": lease.alive,
+        })
+    });
     json!({
         "now": findings.now.0,
         "database": findings.database,
+        "lease": lease,
+        "market": findings.market.json(),
         "stream": findings.stream,
         "pairs": pairs,
         "breaks": breaks,
@@ -198,6 +235,35 @@ mod tests {
     use super::*;
     use crate::ig::stream::state::Phase;
 
+    fn lease() -> LeaseState {
+        LeaseState {
+            command: "run".to_owned(),
+            host: "castle".to_owned(),
+            pid: 4711,
+            epoch: 3,
+            acquired_at: Timestamp(1_705_485_600),
+            renewed_at: Timestamp(1_705_489_197),
+            released: false,
+            alive: true,
+        }
+    }
+
+    #[test]
+    fn who_collects_or_how_the_last_one_ended_is_told() {
+        let check = |lease: Option<LeaseState>, expected| assert_eq!(service_line(lease.as_ref()), expected);
+        check(None, "not running; never ran on this database");
+        check(Some(lease()), "run, pid 4711 on castle since 2024-01-17T10:00:00Z");
+        let dead = LeaseState { alive: false, ..lease() };
+        check(
+            Some(dead.clone()),
+            "not running; last: run, was killed or lost power, last seen 2024-01-17T10:59:57Z",
+        );
+        check(
+            Some(LeaseState { released: true, ..dead }),
+            "not running; last: run, until 2024-01-17T10:59:57Z",
+        );
+    }
+
     fn findings() -> Findings {
         let mut stream = StreamState { since: 1_705_485_600, ..StreamState::default() };
         stream.enter(Phase::Interrupted, Some("connection closed".to_owned()));
@@ -209,6 +275,8 @@ mod tests {
         Findings {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
+            lease: Some(lease()),
+            market: Market::at(&Calendar::forex(), Timestamp(1_705_489_200)),
             stream: Some(stream),
             probes: None,
             pairs: [
@@ -234,6 +302,8 @@ mod tests {
     fn people_read_what_stands_and_what_is_missing() {
         let text = text(&findings());
         for expected in [
+            "database  sqlite://c.db\nservice   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n",
+            "market    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
             " EUR_USD  2024-01-17 09:55  60 min  3 ",
@@ -250,6 +320,8 @@ mod tests {
     fn programs_read_the_same() {
         let told: serde_json::Value = serde_json::from_str(&json(&findings())).unwrap();
         assert_eq!(told["stream"]["phase"], "interrupted");
+        assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
+        assert_eq!(told["market"]["state"], "open");
         assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
         assert_eq!(told["pairs"][1]["age_s"], 3_600);
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 38] = [
+const PURE: [&str; 39] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -30,6 +30,7 @@ const PURE: [&str; 38] = [
     "ig/history/pace.rs",
     "ig/history/zone.rs",
     "ig/session/tokens.rs",
+    "commands/market.rs",
     "backoff.rs",
     "skew.rs",
     "store/correction.rs",

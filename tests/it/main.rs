@@ -11,6 +11,8 @@ mod command_line;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod lease;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod recorded_bars;

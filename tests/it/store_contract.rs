@@ -16,8 +16,9 @@ use candlekeep::domain::{
     Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use candlekeep::store::{
-    AllowanceKey, AllowanceSeen, AllowanceState, BarQuery, CommitReport, DatabaseUrl, Feed, Refusals,
-    RevisionKind, SpendOn, Store, StoreError, StoredBar, Verdict, judge,
+    AllowanceKey, AllowanceSeen, AllowanceState, AttemptRow, BarQuery, CommitReport, DatabaseUrl, Feed,
+    OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, RevisionKind, SpendOn, Store, StoreError,
+    StoredBar, Verdict, judge,
 };
 use proptest::prelude::*;
 
@@ -815,6 +816,275 @@ fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
 
         let other = AllowanceKey { key_fingerprint: "f2".to_owned(), ..key };
         assert_eq!(store.allowance(&other, at(14)).unwrap(), AllowanceState::default());
+    });
+}
+
+#[test]
+fn one_process_at_a_time_has_the_lease() {
+    on_each_database(|url| {
+        let mut one = Store::open(url).unwrap();
+        let mut two = Store::open(url).unwrap();
+        let mut reader = Store::open_read_only(url).unwrap();
+        assert_eq!(reader.lease(NOW).unwrap(), None);
+
+        let first = one.acquire_lease("run", NOW).unwrap();
+        // A store that only looked at its own row would let the second one in.
+        let refused = two.acquire_lease("backfill", NOW.plus(1)).unwrap_err();
+        let StoreError::Leased { by: Some(by) } = &refused else { panic!("{refused}") };
+        assert_eq!((by.command.as_str(), by.pid), ("run", i64::from(std::process::id())));
+        let line = format!(
+            "another process collects into this database: run, pid {} on {}, since {NOW}; stop it first",
+            by.pid, by.host
+        );
+        assert!(!by.host.is_empty() && refused.to_string() == line, "{refused}");
+        one.renew_lease(&first, NOW.plus(10)).unwrap();
+        let state = reader.lease(NOW.plus(10)).unwrap().unwrap();
+        assert!(state.alive && !state.released);
+        assert_eq!((state.acquired_at, state.renewed_at, state.epoch), (NOW, NOW.plus(10), 1));
+
+        one.release_lease(&first, NOW.plus(12)).unwrap();
+        drop(first);
+        let state = reader.lease(NOW.plus(13)).unwrap().unwrap();
+        assert!(!state.alive && state.released);
+        assert_eq!(state.renewed_at, NOW.plus(12), "when it ended");
+        let second = two.acquire_lease("backfill", NOW.plus(13)).unwrap();
+        assert_eq!(second.epoch(), 2);
+        assert_eq!(reader.lease(NOW.plus(13)).unwrap().unwrap().command, "backfill");
+    });
+}
+
+/// What holds where a lock decides; elsewhere a lease has to expire.
+mod lock {
+    use super::*;
+
+    fn database() -> (tempfile::TempDir, DatabaseUrl) {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::sqlite(dir.path().join("candles.db"));
+        Store::open(&url).unwrap();
+        (dir, url)
+    }
+
+    fn is_refused(url: &DatabaseUrl, now: Timestamp) -> bool {
+        match Store::open(url).unwrap().acquire_lease("run", now) {
+            Ok(_) => false,
+            Err(StoreError::Leased { by }) => by.is_some(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn who_ended_without_a_word_is_in_nobodys_way() {
+        let (_dir, url) = database();
+        let first = Store::open(&url).unwrap().acquire_lease("run", NOW).unwrap();
+        drop(first);
+        let state = Store::open_read_only(&url).unwrap().lease(NOW.plus(1)).unwrap().unwrap();
+        assert!(!state.alive && !state.released, "as the row alone would not tell");
+        assert!(!is_refused(&url, NOW.plus(1)));
+    }
+
+    #[test]
+    fn who_is_paused_or_set_back_in_time_keeps_it() {
+        let (_dir, url) = database();
+        let _first = Store::open(&url).unwrap().acquire_lease("run", NOW).unwrap();
+        assert!(is_refused(&url, NOW.plus(3_600)));
+        assert!(is_refused(&url, NOW.plus(-3_600)));
+        assert!(Store::open_read_only(&url).unwrap().lease(NOW.plus(3_600)).unwrap().unwrap().alive);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn another_name_is_no_way_around_it() {
+        let (dir, url) = database();
+        let link = dir.path().join("link.db");
+        std::os::unix::fs::symlink(dir.path().join("candles.db"), &link).unwrap();
+        let _first = Store::open(&url).unwrap().acquire_lease("run", NOW).unwrap();
+        assert!(is_refused(&DatabaseUrl::sqlite(&link), NOW));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn readers_make_no_file_and_others_cannot_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, url) = database();
+        let file = dir.path().join("candles.db.lock");
+        Store::open_read_only(&url).unwrap().lease(NOW).unwrap();
+        assert!(!file.exists());
+        let _first = Store::open(&url).unwrap().acquire_lease("run", NOW).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn a_reader_that_looks_keeps_nobody_out() {
+        let (_dir, url) = database();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (url, is_over) = (&url, &is_over);
+            scope.spawn(move || {
+                let mut reader = Store::open_read_only(url).unwrap();
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    reader.lease(NOW).unwrap();
+                }
+            });
+            let mut store = Store::open(url).unwrap();
+            let refused = (0..100).filter(|_| store.acquire_lease("run", NOW).is_err()).count();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
+    }
+
+    #[test]
+    fn where_somebody_deletes_the_lock_the_row_tells_the_first_one() {
+        let (dir, url) = database();
+        let mut store = Store::open(&url).unwrap();
+        let first = store.acquire_lease("run", NOW).unwrap();
+        fs::remove_file(dir.path().join("candles.db.lock")).unwrap();
+        let second = Store::open(&url).unwrap().acquire_lease("run", NOW.plus(1)).unwrap();
+        assert_eq!(second.epoch(), 2);
+        let lost = store.renew_lease(&first, NOW.plus(5)).unwrap_err();
+        assert!(matches!(lost, StoreError::LeaseLost { .. }), "{lost}");
+        store.release_lease(&first, NOW.plus(6)).unwrap();
+        assert!(store.lease(NOW.plus(6)).unwrap().unwrap().alive, "the second one's");
+    }
+}
+
+/// So many 5-minute buckets after noon.
+fn slots(range: Range<i64>) -> Range<Timestamp> {
+    NOON.plus(range.start * 300)..NOON.plus(range.end * 300)
+}
+
+#[test]
+fn a_request_to_fetch_is_handed_over_and_answered() {
+    on_each_database(|url| {
+        let mut asker = Store::open(url).unwrap();
+        let mut collector = Store::open(url).unwrap();
+        let wanted = [
+            (eur(), Timeframe::M5, slots(0..10)),
+            (pair("USDJPY"), Timeframe::M15, slots(3..9)),
+            (eur(), Timeframe::M5, slots(0..10)),
+        ];
+        let ids = asker.ask_fetch(&wanted, NOW).unwrap();
+        assert_eq!(ids[0], ids[2], "the same in one call");
+        // Asked again while it is open, by somebody who has not waited: else it is paid twice.
+        assert!(collector.set_request(ids[0], RequestState::Taken, "", NOW.plus(5)).unwrap());
+        assert_eq!(asker.ask_fetch(&wanted[..1], NOW.plus(6)).unwrap(), ids[..1]);
+        let open = collector.open_requests().unwrap();
+        assert_eq!(open.iter().map(|request| request.id).collect::<Vec<_>>(), ids[..2]);
+        assert_eq!(
+            (open[1].pair, open[1].timeframe, &open[1].span),
+            (wanted[1].0, wanted[1].1, &wanted[1].2)
+        );
+        assert_eq!((open[1].state, open[1].asked_at, open[1].updated_at), (RequestState::Asked, NOW, NOW));
+
+        collector.set_request(ids[0], RequestState::Done, "10 bars", NOW.plus(9)).unwrap();
+        collector.set_request(ids[1], RequestState::Refused, "no points left", NOW.plus(9)).unwrap();
+        assert!(collector.open_requests().unwrap().is_empty());
+        let told = asker.requests(&ids[..2]).unwrap();
+        assert_eq!((told[0].state, told[0].note.as_str()), (RequestState::Done, "10 bars"));
+        assert_eq!((told[1].state, told[1].note.as_str()), (RequestState::Refused, "no points left"));
+        assert_eq!((told[0].asked_at, told[0].updated_at), (NOW, NOW.plus(9)));
+        // Once it is closed the same wish is a new one.
+        let again = asker.ask_fetch(&wanted[..1], NOW.plus(10)).unwrap();
+        assert!(again[0] > ids[1], "{again:?}");
+        assert!(asker.requests(&[999]).unwrap().is_empty());
+        assert!(!collector.set_request(999, RequestState::Done, "", NOW).unwrap());
+    });
+}
+
+#[test]
+fn requests_are_bounded_and_open_ones_are_never_forgotten() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let most = OPEN_REQUESTS_MAX as i64;
+        let wish = |number: i64| (eur(), Timeframe::M5, slots(number..number + 1));
+        let first = store.ask_fetch(&[wish(0)], NOW).unwrap()[0];
+        let too_many: Vec<_> = (1..=most).map(wish).collect();
+        let refused = store.ask_fetch(&too_many, NOW).unwrap_err();
+        assert!(matches!(refused, StoreError::TooManyRequests { .. }), "{refused}");
+        assert_eq!(store.open_requests().unwrap().len(), 1, "all or none");
+
+        let rounds = REQUESTS_MAX as i64 / (most - 1) + 1;
+        let (mut second, mut last) = (0, 0);
+        for round in 0..rounds {
+            let wishes: Vec<_> = (1..most).map(|number| wish(round * most + number)).collect();
+            let ids = store.ask_fetch(&wishes, NOW).unwrap();
+            second = if round == 0 { ids[0] } else { second };
+            last = *ids.last().unwrap();
+            let raw = rusqlite::Connection::open(url.sqlite_path().unwrap()).unwrap();
+            raw.execute("UPDATE fetch_requests SET state = 'done' WHERE id > ?", [first]).unwrap();
+        }
+        let raw = rusqlite::Connection::open(url.sqlite_path().unwrap()).unwrap();
+        let kept: i64 = raw.query_row("SELECT count(*) FROM fetch_requests", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, REQUESTS_MAX as i64);
+        let left: Vec<i64> =
+            store.requests(&[first, second, last]).unwrap().iter().map(|request| request.id).collect();
+        assert_eq!(left, [first, last], "the oldest closed ones are gone, the oldest of all is open");
+    });
+}
+
+#[test]
+fn a_request_is_made_beside_a_process_that_writes() {
+    on_each_database(|url| {
+        let mut collector = Store::open(url).unwrap();
+        let lease = collector.acquire_lease("run", NOW).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let is_over = &is_over;
+            let collecting = scope.spawn(move || {
+                let mut stored = 0;
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    commit(&mut collector, settled(&[streamed(stored, 5, 7)]), NOW);
+                    collector.renew_lease(&lease, NOW.plus(stored)).unwrap();
+                    for request in collector.open_requests().unwrap() {
+                        collector.set_request(request.id, RequestState::Done, "", NOW).unwrap();
+                    }
+                    stored += 1;
+                    // A service rests between commits; SQLite's lock does not queue those who wait.
+                    thread::sleep(std::time::Duration::from_millis(2));
+                }
+                stored
+            });
+            // Opened while the other writes, as by another process.
+            let mut asker = Store::open(url).unwrap();
+            for round in 0..20 {
+                let ids = asker.ask_fetch(&[(eur(), Timeframe::M5, slots(round..round + 1))], NOW).unwrap();
+                while asker.requests(&ids).unwrap()[0].state.is_open() {
+                    thread::yield_now();
+                }
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            let stored = collecting.join().unwrap();
+            assert_eq!(all(&mut asker, Timeframe::M5).len() as i64, stored);
+        });
+    });
+}
+
+#[test]
+fn attempts_in_vain_survive_a_restart() {
+    on_each_database(|url| {
+        let attempt = |pair: Pair, timeframe, range, times| AttemptRow {
+            pair,
+            timeframe,
+            span: slots(range),
+            times,
+            next_at: NOW.plus(i64::from(times) * 60),
+        };
+        let key = |attempt: &AttemptRow| (attempt.pair, attempt.timeframe, attempt.span.clone());
+        let one = attempt(eur(), Timeframe::M5, 0..3, 1);
+        let shorter = attempt(eur(), Timeframe::M5, 0..2, 2);
+        let other = attempt(pair("USDJPY"), Timeframe::M15, 0..3, 1);
+        let mut store = Store::open(url).unwrap();
+        for attempt in [&one, &shorter, &other] {
+            store.put_attempt(attempt).unwrap();
+        }
+        // The same stretch again counts on, and is no second row.
+        let again = AttemptRow { times: 2, next_at: NOW.plus(600), ..one.clone() };
+        store.put_attempt(&again).unwrap();
+        drop(store);
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(store.attempts().unwrap(), [shorter.clone(), again, other.clone()]);
+        // A part of a stretch is another stretch.
+        store.forget_attempts(&[key(&one), key(&attempt(eur(), Timeframe::M5, 7..8, 1))]).unwrap();
+        assert_eq!(store.attempts().unwrap(), [shorter, other]);
     });
 }
 

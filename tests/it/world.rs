@@ -334,6 +334,11 @@ impl Service {
         Service { child, log, reader: Some(reader) }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The lines of stderr so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
