@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -40,7 +41,8 @@ struct Healer {
     store: StoreHandle,
     history: Addr<HistoryActor>,
     aggregator: Recipient<HistoryTold>,
-    calendar: Calendar,
+    /// The hours of each feed's market, by [`FeedIx`].
+    calendars: Vec<Arc<Calendar>>,
     clock: Clock,
     event_clock: EventClock,
     pairs: Vec<Pair>,
@@ -66,7 +68,7 @@ impl HealerActor {
         store: StoreHandle,
         history: Addr<HistoryActor>,
         aggregator: Recipient<HistoryTold>,
-        calendar: Calendar,
+        calendars: Vec<Arc<Calendar>>,
         (clock, event_clock): (Clock, EventClock),
         pairs: Vec<Pair>,
         timeframes: Vec<Timeframe>,
@@ -77,7 +79,7 @@ impl HealerActor {
             store,
             history,
             aggregator,
-            calendar,
+            calendars,
             clock,
             event_clock,
             pairs,
@@ -129,7 +131,7 @@ impl Healer {
         }
         let Some(event_now) = self.event_clock.settled() else { return false };
         let Some(holes) = self.holes(event_now).await else { return false };
-        let Some(hole) = plan::next(&holes, &work.attempts, &self.calendar, event_now, now) else {
+        let Some(hole) = plan::next(&holes, &work.attempts, &self.calendars, event_now, now) else {
             return false;
         };
         let fetched = self.fetch(&hole, hole.is_urgent(event_now)).await;
@@ -200,7 +202,7 @@ impl Healer {
             Err(_) => return Err(IgError::Retryable("the history room is being rebuilt".to_owned()).into()),
         };
         let pair = self.pairs[hole.feed.ix()];
-        let facts = plan::facts(pair, hole.timeframe, &fetched, &self.calendar);
+        let facts = plan::facts(pair, hole.timeframe, &fetched, &self.calendars[hole.feed.ix()]);
         log::info!(
             pair:% = pair, timeframe:% = hole.timeframe, bars = fetched.rows.len(),
             from:% = fetched.covered.start, to:% = fetched.covered.end;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::coverage::Run;
@@ -141,11 +142,11 @@ impl Attempts {
 }
 
 /// The first hole that may be asked about now, cut to what one request may hold (its newest
-/// part).
+/// part). `calendars`: the hours of each feed's market, by [`FeedIx`].
 pub fn next(
     holes: &[Hole],
     attempts: &Attempts,
-    calendar: &Calendar,
+    calendars: &[Arc<Calendar>],
     event_now: Timestamp,
     now: Instant,
 ) -> Option<Hole> {
@@ -154,7 +155,8 @@ pub fn next(
         .map(|hole| {
             // Only buckets in which the market trades count.
             let buckets = BARS_PER_REQUEST_MAX as usize * (hole.timeframe.minutes() / 5) as usize;
-            let longest = calendar.back_from(hole.span.end, buckets).floor(hole.timeframe.seconds());
+            let longest =
+                calendars[hole.feed.ix()].back_from(hole.span.end, buckets).floor(hole.timeframe.seconds());
             Hole { span: hole.span.start.max(longest)..hole.span.end, ..hole.clone() }
         })
         .find(|hole| hole.span.end <= hole.timeframe.bucket(event_now) && attempts.allows(hole, now))
@@ -260,7 +262,7 @@ mod tests {
             Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(from)..at(to), kind: Kind::Lost };
         let clock = Clock::system().monotonic();
         let bucket = |time: Timestamp| time.since(NOON) / 300;
-        next(&[hole], &Attempts::default(), &Calendar::forex(), at(now), clock)
+        next(&[hole], &Attempts::default(), &[Arc::new(Calendar::forex())], at(now), clock)
             .map(|hole| (bucket(hole.span.start), bucket(hole.span.end)))
     }
 
@@ -325,9 +327,9 @@ mod tests {
         let hole = Hole { feed: FeedIx(0), timeframe: Timeframe::M5, span: at(-3)..at(0), kind: Kind::Lost };
         let mut attempts = Attempts::default();
         let start = Clock::system().monotonic();
-        let calendar = Calendar::forex();
+        let calendars = [Arc::new(Calendar::forex())];
         let due = |attempts: &Attempts, s: u64| {
-            next(std::slice::from_ref(&hole), attempts, &calendar, at(0), start + Duration::from_secs(s))
+            next(std::slice::from_ref(&hole), attempts, &calendars, at(0), start + Duration::from_secs(s))
                 .is_some()
         };
         assert!(due(&attempts, 0));

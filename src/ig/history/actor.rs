@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Calendar, Expectation, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::domain::{Calendar, FeedIx, Fetched, FetchedBar, Price, Timeframe, Timestamp};
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::{self, Confirmed, Instrument};
 use crate::ig::models::Prices;
@@ -34,12 +34,12 @@ const PAGES_MAX: i64 = 50;
 
 /// What the history needs to know.
 pub struct HistorySettings {
-    /// Instruments by [`FeedIx`](crate::domain::FeedIx).
+    /// Instruments by [`FeedIx`].
     pub instruments: Vec<Instrument>,
     /// Whose allowance is spent.
     pub allowance: AllowanceKey,
-    /// The hours in which bars cost points.
-    pub calendar: Calendar,
+    /// The hours in which bars cost points, by [`FeedIx`].
+    pub calendars: Vec<Arc<Calendar>>,
     /// Points that only urgent requests may use.
     pub reserve: u32,
     /// Requests a minute.
@@ -168,21 +168,15 @@ impl History {
         let usable = state.zone == Zone::Unknown
             && self.event_clock.is_steady()
             && dearer_by <= LAST_EXTRA_POINTS_MAX
-            && self.open_bars(span, fetch.timeframe)
+            && self.open_bars(fetch.feed, span, fetch.timeframe)
                 == u32::try_from(span.end.since(span.start) / step).ok()?;
         let count = u32::try_from(complete_to.since(span.start) / step).ok()?;
         usable.then_some(count)
     }
 
     /// Bars that a span can have at most: what it may cost.
-    fn open_bars(&self, span: &Range<Timestamp>, timeframe: Timeframe) -> u32 {
-        let runs = self.settings.calendar.runs(span.clone());
-        let open_s: i64 = runs
-            .iter()
-            .filter(|(_, expectation)| *expectation != Expectation::Closed)
-            .map(|(run, _)| run.end.since(run.start))
-            .sum();
-        u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
+    fn open_bars(&self, feed: FeedIx, span: &Range<Timestamp>, timeframe: Timeframe) -> u32 {
+        self.settings.calendars[feed.ix()].bars_at_most(span.clone(), timeframe)
     }
 
     /// Spends a point on a bucket of the span, or before it, to see how IG reads a range.
@@ -203,7 +197,7 @@ impl History {
         // the probe goes back so far that both readings have passed, if the market traded then.
         let step = fetch.timeframe.seconds();
         let passed = fetch.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
-        let traded = self.open_bars(&(passed.plus(-step)..passed), fetch.timeframe) == 1;
+        let traded = self.open_bars(fetch.feed, &(passed.plus(-step)..passed), fetch.timeframe) == 1;
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
         let (rows, _) = self.ask_span(state, fetch, &probe).await?;
@@ -224,7 +218,7 @@ impl History {
         fetch: &FetchBars,
         span: &Range<Timestamp>,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        let bars = self.open_bars(span, fetch.timeframe);
+        let bars = self.open_bars(fetch.feed, span, fetch.timeframe);
         let offset = state.local_offset_s.unwrap_or(0);
         // A bar is named by its start, so the last second before the span's end takes in the
         // last bar and not the one after it.
