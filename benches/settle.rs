@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candlekeep::aggregator::finalizer::Depth;
@@ -127,9 +128,10 @@ fn service(messages: &[String]) -> (Duration, Vec<Bar>) {
     let mut session = session(now);
     let mut items: Vec<ChartItem> =
         MAJOR_PAIRS.iter().map(|pair| ChartItem::new(*pair, Knowledge::ByPrice)).collect();
-    let feeds: Vec<FeedStart> =
-        MAJOR_PAIRS.iter().map(|pair| FeedStart { pair: *pair, resume: None }).collect();
-    let mut core = Aggregation::new(&feeds, Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0);
+    let calendar = Arc::new(Calendar::forex());
+    let feed = |pair: &Pair| FeedStart { pair: *pair, resume: None, calendar: calendar.clone() };
+    let feeds: Vec<FeedStart> = MAJOR_PAIRS.iter().map(feed).collect();
+    let mut core = Aggregation::new(&feeds, Depth { m5: 0, m15: 0 }, 600, 0);
     let clock = EventClock::new(ClockKind::Stream, Clock::system());
     for feed in (0..ITEMS as u16).map(FeedIx) {
         core.handle(&StreamEvent::Subscribed { feed }, None, false);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::inference::{Guess, Inference};
 use super::patience::Patience;
@@ -56,6 +57,8 @@ enum Link {
 #[derive(Clone, Debug)]
 pub struct Finalizer {
     pair: Pair,
+    /// The hours of its market.
+    calendar: Arc<Calendar>,
     link: Link,
     /// What broke the link that is up now repaired: the reason for buckets lost before it.
     lost_by: Reason,
@@ -81,8 +84,6 @@ pub struct Finalizer {
 
 /// What a feed needs of the house around it.
 pub struct Surroundings<'a> {
-    /// The feed's hours.
-    pub calendar: &'a Calendar,
     /// The account's record of guessed closes.
     pub inference: &'a mut Inference,
     /// Where findings go.
@@ -106,9 +107,10 @@ pub struct Depth {
 
 impl Finalizer {
     /// A feed accounted for up to `resume` in an earlier run, or never watched before.
-    pub fn new(pair: Pair, resume: Option<Timestamp>) -> Finalizer {
+    pub fn new(pair: Pair, calendar: Arc<Calendar>, resume: Option<Timestamp>) -> Finalizer {
         Finalizer {
             pair,
+            calendar,
             link: Link::Down(Reason::Offline),
             lost_by: Reason::Offline,
             unfiltered: false,
@@ -126,6 +128,11 @@ impl Finalizer {
     /// Currency pair.
     pub fn pair(&self) -> Pair {
         self.pair
+    }
+
+    /// The hours of its market.
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
     }
 
     /// The server confirmed the subscription at event time `now`, if a clock can tell that.
@@ -193,12 +200,12 @@ impl Finalizer {
         // A row after too long a silence ends it and proves nothing of it.
         let proof = if ahead_s > AHEAD_MAX_S {
             Err(Reason::Silent)
-        } else if self.patience.is_overdue(now, around.stale_s, around.calendar) {
+        } else if self.patience.is_overdue(now, around.stale_s, &self.calendar) {
             Err(Reason::Stale)
         } else {
             Ok(())
         };
-        self.patience.row((start, candle.ticks, candle.closed), now, around.calendar);
+        self.patience.row((start, candle.ticks, candle.closed), now, &self.calendar);
         let frontier = match self.frontier {
             Some(frontier) => frontier,
             None => self.begin(start, around),
@@ -289,7 +296,7 @@ impl Finalizer {
         if !matches!(self.link, Link::Up { .. }) {
             return None;
         }
-        let in_vain = self.patience.lost(now, around.stale_s, around.calendar);
+        let in_vain = self.patience.lost(now, around.stale_s, &self.calendar);
         if in_vain.is_some() {
             self.broken(Reason::Stale, around);
         }
@@ -300,15 +307,15 @@ impl Finalizer {
     /// before `start`.
     fn begin(&mut self, start: Timestamp, around: &mut Surroundings<'_>) -> Timestamp {
         let step15 = Timeframe::M15.seconds();
-        let m5_start = around.calendar.back_from(start, around.depth.m5 as usize);
-        let m15_start = around.calendar.back_from(start, around.depth.m15 as usize * 3).floor(step15);
+        let m5_start = self.calendar.back_from(start, around.depth.m5 as usize);
+        let m15_start = self.calendar.back_from(start, around.depth.m15 as usize * 3).floor(step15);
         let derived_from = m5_start.ceil(step15);
         if around.depth.m5 > 0 {
             self.mark_by_calendar(m5_start..start, Reason::FirstStart, around);
         }
         if around.depth.m15 > 0 {
             // All openings and closes lie on the hour, or a quarter is asked for that need not be.
-            for (run, expectation) in around.calendar.runs(m15_start..derived_from.max(m15_start)) {
+            for (run, expectation) in self.calendar.runs(m15_start..derived_from.max(m15_start)) {
                 let (state, reason) = match expectation {
                     Expectation::Expected => (State::Missing, Reason::FirstStart),
                     Expectation::Possible => (State::Closed, Reason::PossiblyOpen),
@@ -366,7 +373,7 @@ impl Finalizer {
     /// A bucket that ended without any row.
     fn silent_bucket(&mut self, start: Timestamp, around: &mut Surroundings<'_>) {
         let bucket = start..start.plus(STEP);
-        match (around.calendar.expectation(start), self.link) {
+        match (self.calendar.expectation(start), self.link) {
             _ if self.shown.contains(&start) => {
                 self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
             }
@@ -398,7 +405,7 @@ impl Finalizer {
     }
 
     fn quiet(&mut self, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
-        for (run, expectation) in around.calendar.runs(span) {
+        for (run, expectation) in self.calendar.runs(span) {
             match expectation {
                 Expectation::Closed => self.mark(run, State::Closed, Reason::Calendar, around.facts),
                 _ => self.mark(run, State::Quiet, Reason::LaterRow, around.facts),
@@ -407,7 +414,7 @@ impl Finalizer {
     }
 
     fn mark_by_calendar(&mut self, span: Range<Timestamp>, reason: Reason, around: &mut Surroundings<'_>) {
-        for (run, expectation) in around.calendar.runs(span) {
+        for (run, expectation) in self.calendar.runs(span) {
             match expectation {
                 Expectation::Expected => self.mark(run, State::Missing, reason, around.facts),
                 Expectation::Possible => self.mark(run, State::Closed, Reason::PossiblyOpen, around.facts),
@@ -464,16 +471,14 @@ mod tests {
     /// row held back, `badN` one of bucket N, `hN` another feed's row of bucket N, `cut` the
     /// connection is gone, `lost` broken, `doubt` held back for its scale, `gap@M` the machine wakes at minute M, `@M` event time reaches minute M.
     fn run(resume: Option<i64>, matched: u32, script: &str) -> (String, Inference) {
-        let calendar = Calendar::forex();
         let mut inference = Inference::new(matched);
         let mut facts = Vec::new();
         let (mut now, mut heard) = (None, None);
         let at = |bucket: i64| Timestamp(NOON + bucket * STEP);
-        let mut feed = Finalizer::new("EURUSD".parse().unwrap(), resume.map(at));
+        let mut feed = Finalizer::new("EURUSD".parse().unwrap(), Arc::new(Calendar::forex()), resume.map(at));
         let mut told = Vec::new();
         for word in script.split_whitespace() {
             let mut around = Surroundings {
-                calendar: &calendar,
                 inference: &mut inference,
                 facts: &mut facts,
                 stale_s: STALE_S,

@@ -1,7 +1,7 @@
 //! Settles candles into bars and accounts for every bucket without one.
 //!
-//! [`Aggregation`] is the pure whole: one [`finalizer::Finalizer`] a feed, the calendar, the
-//! account's record of guessed closes. The actor around it only moves messages. Longer bars are
+//! [`Aggregation`] is the pure whole: one [`finalizer::Finalizer`] a feed, which goes by the feed's
+//! calendar, and the account's record of guessed closes. The actor around it only moves messages. Longer bars are
 //! folded by [`rollup`], which the database's door calls in the transaction that stores a part,
 //! so that a 15-minute bar appears together with its last 5 minutes whichever way these came.
 
@@ -12,6 +12,7 @@ pub mod patience;
 pub mod rollup;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::domain::{Bar, Calendar, Expectation, Fact, FeedIx, Pair, StreamEvent, Timestamp};
 use finalizer::{Depth, Finalizer, Surroundings};
@@ -31,6 +32,8 @@ pub struct FeedStart {
     pub pair: Pair,
     /// The end of what an earlier run accounted for, if the feed was watched before.
     pub resume: Option<Timestamp>,
+    /// The hours of its market.
+    pub calendar: Arc<Calendar>,
 }
 
 /// An item that has been silent for too long and should be subscribed again.
@@ -46,7 +49,6 @@ pub struct Stale {
 #[derive(Debug)]
 pub struct Aggregation {
     feeds: Vec<Finalizer>,
-    calendar: Calendar,
     inference: Inference,
     depth: Depth,
     stale_s: i64,
@@ -64,10 +66,12 @@ pub struct Aggregation {
 impl Aggregation {
     /// `stale_s`: the least event seconds of silence in expected hours after which an item is
     /// subscribed again. `matched`: what [`Inference`] had earned before.
-    pub fn new(feeds: &[FeedStart], calendar: Calendar, depth: Depth, stale_s: i64, matched: u32) -> Self {
+    pub fn new(feeds: &[FeedStart], depth: Depth, stale_s: i64, matched: u32) -> Self {
         Aggregation {
-            feeds: feeds.iter().map(|feed| Finalizer::new(feed.pair, feed.resume)).collect(),
-            calendar,
+            feeds: feeds
+                .iter()
+                .map(|feed| Finalizer::new(feed.pair, feed.calendar.clone(), feed.resume))
+                .collect(),
             inference: Inference::new(matched),
             depth,
             stale_s,
@@ -89,7 +93,6 @@ impl Aggregation {
             self.heard = Some((candle.start, now));
         }
         let mut around = Surroundings {
-            calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
             stale_s: self.stale_s,
@@ -130,7 +133,6 @@ impl Aggregation {
     /// came before. `now` is `None` while no clock can date it.
     pub fn interrupt(&mut self, now: Option<Timestamp>) {
         let mut around = Surroundings {
-            calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
             stale_s: self.stale_s,
@@ -151,7 +153,6 @@ impl Aggregation {
             self.interrupt(Some(now));
         }
         let mut around = Surroundings {
-            calendar: &self.calendar,
             inference: &mut self.inference,
             facts: &mut self.facts,
             stale_s: self.stale_s,
@@ -197,10 +198,11 @@ impl Aggregation {
         }
     }
 
-    /// Whether a bar lies where the calendar has the market closed (rule 5: stored all the same).
+    /// Whether a bar lies where its feed's calendar has the market closed (rule 5: stored all the same).
     /// Also tells whether it is the first such bar of its pair for a while, to be warned about.
     pub fn out_of_hours(&mut self, bar: &Bar) -> Option<bool> {
-        if self.calendar.expectation(bar.key.start) != Expectation::Closed {
+        let feed = self.feeds.iter().find(|feed| feed.pair() == bar.key.pair)?;
+        if feed.calendar().expectation(bar.key.start) != Expectation::Closed {
             return None;
         }
         let before = self.out_of_hours.insert(bar.key.pair, bar.key.start);
@@ -219,8 +221,9 @@ mod tests {
     const NOON: Timestamp = Timestamp(1_579_089_600);
 
     fn aggregation(feeds: usize) -> Aggregation {
-        let feed = FeedStart { pair: "EURUSD".parse().unwrap(), resume: Some(NOON) };
-        Aggregation::new(&vec![feed; feeds], Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0)
+        let calendar = Arc::new(Calendar::forex());
+        let feed = FeedStart { pair: "EURUSD".parse().unwrap(), resume: Some(NOON), calendar };
+        Aggregation::new(&vec![feed; feeds], Depth { m5: 0, m15: 0 }, 600, 0)
     }
 
     /// Two hours of an item that moves every ten seconds and closes every bucket, as the
@@ -282,6 +285,46 @@ mod tests {
         assert_eq!([told(saturday), told(saturday.plus(300))], [Some(true), Some(false)]);
         assert_eq!(told(saturday.plus(3_900)), Some(false), "they still come");
         assert_eq!(told(saturday.plus(86_400)), Some(true));
+    }
+
+    #[test]
+    fn each_feed_goes_by_its_own_calendar() {
+        let holiday =
+            Calendar::new(chrono_tz::UTC, 0..7 * 24 * 60, None).closed_on(["2020-01-15".parse().unwrap()]);
+        let feed = |pair: &str, calendar| FeedStart {
+            pair: pair.parse().unwrap(),
+            resume: Some(NOON.plus(-600)),
+            calendar: Arc::new(calendar),
+        };
+        let feeds = [feed("EURUSD", Calendar::forex()), feed("USDNOK", holiday)];
+        let mut core = Aggregation::new(&feeds, Depth { m5: 0, m15: 0 }, 600, 0);
+        for feed in [FeedIx(0), FeedIx(1)] {
+            core.handle(&StreamEvent::Subscribed { feed }, Some(NOON), true);
+        }
+        for s in 0..2_000 {
+            core.tick(NOON.plus(s), true);
+        }
+        let of = |pair: &str| {
+            let facts = core.facts.iter().filter_map(|fact| match fact {
+                Fact::Marked(mark) if mark.pair == pair.parse().unwrap() => Some(mark),
+                _ => None,
+            });
+            let told =
+                facts.map(|mark| format!("{} {} {}", mark.span.start.since(NOON), mark.state, mark.reason));
+            told.collect::<Vec<_>>()
+        };
+        let eur_usd = of("EURUSD");
+        assert!(eur_usd.iter().all(|told| told.contains("missing")) && eur_usd.len() >= 2, "{eur_usd:?}");
+        let usd_nok = of("USDNOK");
+        assert!(
+            usd_nok.iter().all(|told| told.contains("closed calendar")) && !usd_nok.is_empty(),
+            "{usd_nok:?}"
+        );
+        let stale: Vec<FeedIx> = core.take_stale().iter().map(|stale| stale.feed).collect();
+        assert_eq!(stale.first(), Some(&FeedIx(0)), "it should have moved");
+        assert!(!stale.contains(&FeedIx(1)), "it is closed");
+        assert_eq!(core.out_of_hours(&bar("EURUSD", NOON.0, "1.1")), None);
+        assert_eq!(core.out_of_hours(&bar("USDNOK", NOON.0, "9.1")), Some(true));
     }
 
     #[test]

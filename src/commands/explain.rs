@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::say;
+use super::{calendar_of, say};
 use crate::cli::{Explain, Report};
 use crate::config::Config;
 use crate::domain::coverage::Run;
@@ -14,6 +14,8 @@ use crate::store::{Revision, RevisionKind, Spend, Store, StoredBar};
 /// What the database knows of one bucket.
 struct Findings {
     key: BarKey,
+    /// What the calendar says of its first 5 minutes.
+    expected: Expectation,
     bar: Option<StoredBar>,
     run: Option<Run>,
     /// The request that the evidence names.
@@ -30,7 +32,9 @@ struct Findings {
 pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let mut store = Store::open_read_only(&config.database)?;
     let start = args.timeframe.bucket(args.time);
-    let findings = find(&mut store, BarKey { pair: args.pair, timeframe: args.timeframe, start })?;
+    let calendar = calendar_of(&mut store, config, args.pair)?;
+    let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };
+    let findings = find(&mut store, key, &calendar)?;
     match args.format {
         Report::Text => say(text(&findings)),
         Report::Json => say(json(&findings)),
@@ -38,7 +42,7 @@ pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn find(store: &mut Store, key: BarKey) -> Result<Findings, Failure> {
+fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings, Failure> {
     let span = key.start..key.start.plus(key.timeframe.seconds());
     let mut run_at = |timeframe, span| Ok::<_, Failure>(store.coverage(key.pair, timeframe, span)?.pop());
     let run = run_at(key.timeframe, span.clone())?;
@@ -54,13 +58,14 @@ fn find(store: &mut Store, key: BarKey) -> Result<Findings, Failure> {
         spend: request.map(|id| store.spend(id)).transpose()?.flatten(),
         revisions: store.revisions(key.pair, key.timeframe, span)?,
         key,
+        expected: calendar.expectation(key.start.floor(Timeframe::M5.seconds())),
         run,
         parts,
     })
 }
 
 fn text(findings: &Findings) -> String {
-    let Findings { key, bar, run, spend, revisions, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, parts } = findings;
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
@@ -68,7 +73,7 @@ fn text(findings: &Findings) -> String {
             key.timeframe,
             key.start.utc().format("%a %Y-%m-%d %H:%M"),
             key.start.plus(key.timeframe.seconds()).utc().format("%H:%M"),
-            hours(key)
+            hours(*expected)
         ),
         String::new(),
     ];
@@ -129,11 +134,11 @@ fn prices([open, high, low, close]: [String; 4]) -> String {
     format!("open {open}  high {high}  low {low}  close {close}")
 }
 
-/// What the calendar says of the bucket's first 5 minutes.
-fn hours(key: &BarKey) -> &'static str {
-    match Calendar::forex().expectation(key.start.floor(Timeframe::M5.seconds())) {
+/// Whether the market trades, in words.
+const fn hours(expected: Expectation) -> &'static str {
+    match expected {
         Expectation::Expected => "the market is expected to trade",
-        Expectation::Possible => "sources disagree whether the market trades",
+        Expectation::Possible => "it is not certain whether the market trades",
         Expectation::Closed => "the market is closed",
     }
 }
@@ -160,7 +165,7 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
 }
 
 fn json(findings: &Findings) -> Value {
-    let Findings { key, bar, run, spend, revisions, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, parts } = findings;
     let side = |prices: [f64; 4]| {
         let [open, high, low, close] = prices;
         json!({ "open": open, "high": high, "low": low, "close": close })
@@ -186,7 +191,7 @@ fn json(findings: &Findings) -> Value {
         "pair": key.pair.to_string(),
         "timeframe": key.timeframe.as_str(),
         "timestamp": key.start.0,
-        "market": hours(key),
+        "market": hours(*expected),
         "bar": bar.as_ref().map(|stored| {
             let mut told = values(&stored.bar);
             told["created_at"] = stored.created_at.0.into();

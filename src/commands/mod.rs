@@ -14,9 +14,10 @@ pub mod status;
 use comfy_table::{Table, presets};
 
 use crate::cli::{Cli, Command};
-use crate::config::{self, Flags};
+use crate::config::{self, Config, Flags};
+use crate::domain::{Calendar, Pair};
 use crate::exit::{Exit, Failure};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Does what was asked.
 ///
@@ -79,6 +80,17 @@ where
     actix::System::new().block_on(command)
 }
 
+/// The calendar by which a pair is judged: the configuration's for it, else that of the last time it
+/// was watched.
+fn calendar_of(store: &mut Store, config: &Config, pair: Pair) -> Result<Calendar, StoreError> {
+    if let Some(calendar) = config.calendar_of(pair) {
+        return Ok(calendar);
+    }
+    let watched = store.feeds()?.into_iter().rfind(|watched| watched.feed.pair == pair);
+    let name = watched.map_or_else(|| config::FOREX_CALENDAR.to_owned(), |watched| watched.feed.calendar);
+    Ok(config.calendar(&name))
+}
+
 /// A table without lines, for people.
 fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -90,4 +102,47 @@ fn plain_table(header: &[&str]) -> Table {
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::FileText;
+    use crate::domain::Timestamp;
+    use crate::store::{DatabaseUrl, Feed};
+
+    #[test]
+    fn a_pair_is_judged_by_its_calendar_also_when_it_is_watched_no_more() {
+        let text = "[calendars.nordic]\nzone = \"Europe/Oslo\"\nweek = \"Mon 09:00 - Fri 17:00\"\n\
+                    [calendars.forex]\nclosed = [2026-12-28]\n\
+                    [pairs]\nUSD_SEK = { calendar = \"nordic\" }\nEUR_USD = false\n";
+        let file = FileText { path: Path::new("candlekeep.toml"), text };
+        let config = config::load(Some(file), &Default::default(), &Flags::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let feed = |pair: &str, calendar: &str| Feed {
+            pair: pair.parse().unwrap(),
+            epic: format!("CS.D.{pair}.CFD.IP"),
+            environment: "demo".to_owned(),
+            account_type: "CFD".to_owned(),
+            scale: "decimal".to_owned(),
+            calendar: calendar.to_owned(),
+        };
+        store.watch_feeds(&[feed("USDNOK", "forex"), feed("EURUSD", "gone")], Timestamp(0)).unwrap();
+        store.watch_feeds(&[feed("USDNOK", "nordic")], Timestamp(1)).unwrap();
+        store.watch_feeds(&[], Timestamp(2)).unwrap();
+        let (nordic, forex) = (config.calendar("nordic"), config.calendar("forex"));
+        assert_ne!(nordic, forex);
+        for (pair, expected) in [
+            ("USDSEK", &nordic),
+            ("USDNOK", &nordic),
+            ("EURUSD", &forex),
+            ("GBPUSD", &forex),
+            ("EURNOK", &forex),
+        ] {
+            assert_eq!(calendar_of(&mut store, &config, pair.parse().unwrap()).unwrap(), *expected, "{pair}");
+        }
+    }
 }

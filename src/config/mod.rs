@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -22,7 +23,7 @@ pub use self::template::template;
 use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
 use crate::domain::scale::Scale;
-use crate::domain::{Epic, Pair, Timeframe};
+use crate::domain::{Calendar, Epic, Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::secret::Secret;
 use crate::store::DatabaseUrl;
@@ -68,12 +69,36 @@ pub struct Config {
     pub http: Http,
     /// Calendars beside the built-in one, by name.
     pub calendars: BTreeMap<String, CalendarConfig>,
+    /// Trading days on which the built-in calendar is closed besides.
+    pub forex_closed: Vec<NaiveDate>,
 }
 
 impl Config {
     /// The watched pairs, in the order of the feeds.
     pub fn pairs(&self) -> impl Iterator<Item = Pair> {
         self.feeds.iter().map(|feed| feed.pair)
+    }
+
+    /// The calendar of this name. The built-in one where there is none: a pair of earlier days may
+    /// have had one that is configured no more.
+    pub fn calendar(&self, name: &str) -> Calendar {
+        match self.calendars.get(name) {
+            Some(configured) => Calendar::from(configured),
+            None => Calendar::forex().closed_on(self.forex_closed.iter().copied()),
+        }
+    }
+
+    /// The calendar of a watched pair.
+    pub fn calendar_of(&self, pair: Pair) -> Option<Calendar> {
+        let feed = self.feeds.iter().find(|feed| feed.pair == pair)?;
+        Some(self.calendar(&feed.calendar))
+    }
+
+    /// The calendar of each feed, in the order of the feeds; those of one name share it.
+    pub fn feed_calendars(&self) -> Vec<Arc<Calendar>> {
+        let mut known: BTreeMap<&str, Arc<Calendar>> = BTreeMap::new();
+        let shared = |name| known.entry(name).or_insert_with(|| Arc::new(self.calendar(name))).clone();
+        self.feeds.iter().map(|feed| feed.calendar.as_str()).map(shared).collect()
     }
 }
 
@@ -344,6 +369,14 @@ pub struct CalendarConfig {
     pub closed: Vec<NaiveDate>,
 }
 
+impl From<&CalendarConfig> for Calendar {
+    fn from(config: &CalendarConfig) -> Calendar {
+        let daily_break = config.daily_break.map(|(from, to)| from..to);
+        Calendar::new(config.zone, config.opens..config.closes, daily_break)
+            .closed_on(config.closed.iter().copied())
+    }
+}
+
 /// Why the configuration cannot be used. Every message is one line and shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -456,7 +489,7 @@ pub fn load(
     settings.add_flags(flags);
     let settings = &settings;
 
-    let calendars = calendars(settings)?;
+    let (calendars, forex_closed) = calendars(settings)?;
     Ok(Config {
         ig: ig(settings)?,
         credentials: credentials(env),
@@ -512,6 +545,7 @@ pub fn load(
         },
         http: http(settings)?,
         calendars,
+        forex_closed,
     })
 }
 
@@ -823,15 +857,35 @@ fn feed(pair: Pair, given: &Given) -> Result<Option<FeedConfig>, ConfigError> {
     Ok(Some(feed))
 }
 
-fn calendars(settings: &Settings) -> Result<BTreeMap<String, CalendarConfig>, ConfigError> {
-    let mut calendars = BTreeMap::new();
+/// The calendars by name, and the dates on which the built-in one is closed.
+fn calendars(settings: &Settings) -> Result<(BTreeMap<String, CalendarConfig>, Vec<NaiveDate>), ConfigError> {
+    let (mut calendars, mut forex_closed) = (BTreeMap::new(), Vec::new());
     for (name, given) in settings.under("calendars.") {
         if name == FOREX_CALENDAR {
-            return Err(given.invalid("this calendar is built in: choose another name"));
+            forex_closed = forex_dates(given)?;
+        } else {
+            calendars.insert(name.to_owned(), calendar(given)?);
         }
-        calendars.insert(name.to_owned(), calendar(given)?);
     }
-    Ok(calendars)
+    Ok((calendars, forex_closed))
+}
+
+/// The dates that are given for the built-in calendar, which can be given nothing else.
+fn forex_dates(given: &Given) -> Result<Vec<NaiveDate>, ConfigError> {
+    let entries = given.table().unwrap_or_default();
+    match entries.get("closed") {
+        Some(dates) if entries.len() == 1 => closed(dates),
+        _ => Err(given.invalid(
+            "this calendar is built in, only `closed` may be given for it: choose another name for other hours",
+        )),
+    }
+}
+
+fn closed(dates: &Given) -> Result<Vec<NaiveDate>, ConfigError> {
+    let date = |given: &Given| {
+        given.text()?.trim().parse().map_err(|_| given.invalid("expected dates such as \"2026-12-25\""))
+    };
+    dates.list()?.iter().map(date).collect()
 }
 
 fn calendar(given: &Given) -> Result<CalendarConfig, ConfigError> {
@@ -858,14 +912,7 @@ fn calendar(given: &Given) -> Result<CalendarConfig, ConfigError> {
             Some(span)
         }
     };
-    let closed = match entries.get("closed") {
-        None => Vec::new(),
-        Some(days) => days
-            .list()?
-            .iter()
-            .map(|day| day.text()?.parse().map_err(|_| day.invalid("expected dates such as \"2026-12-25\"")))
-            .collect::<Result<_, _>>()?,
-    };
+    let closed = entries.get("closed").map(closed).transpose()?.unwrap_or_default();
     Ok(CalendarConfig {
         zone: zone
             .text()?

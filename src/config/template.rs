@@ -26,13 +26,18 @@ const PAIRS: &str = "\
 ";
 
 const CALENDARS: &str = "\
-# Trading hours beside the built-in \"forex\", in one city's time.
-# Not acted upon by this version yet: it is read and checked only.
+# Trading hours beside the built-in \"forex\", in one city's time; a pair goes by them that names
+# them as its calendar.
 #[calendars.short_week]
 #zone = \"Europe/London\"
 #week = \"Sun 22:00 - Fri 21:00\"
 #daily_break = \"22:00 - 22:05\"
 #closed = [\"2026-12-25\", \"2027-01-01\"]
+
+# Of \"forex\" only this may be set: days without trading, each from 17:00 New York of the day
+# before to 17:00. Without it, 25 December and 1 January are days on which no bar is missed.
+#[calendars.forex]
+#closed = [\"2026-12-25\"]
 ";
 
 /// The text of a fresh `candlekeep.toml`.

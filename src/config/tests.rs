@@ -45,7 +45,7 @@ fn nothing_given_is_the_documented_default() {
     assert_eq!(config.history.give_up_days, 28);
     assert_eq!(config.store, Store { flush: Duration::ZERO, spool_dir: None });
     assert_eq!(config.http.listen, Some("127.0.0.1:8017".parse().unwrap()));
-    assert!(config.calendars.is_empty());
+    assert!(config.calendars.is_empty() && config.forex_closed.is_empty());
 }
 
 #[test]
@@ -410,8 +410,52 @@ fn calendars_are_read_whole() {
         let (_, rest) = expected.split_once(": ").unwrap();
         assert!(message.ends_with(rest), "{message}");
     }
-    let builtin = from("[calendars.forex]\nzone = \"UTC\"", &[]).unwrap_err().to_string();
-    assert!(builtin.ends_with("this calendar is built in: choose another name"), "{builtin}");
+}
+
+#[test]
+fn the_built_in_calendar_takes_closed_dates_and_nothing_else() {
+    let day = |text: &str| text.parse::<NaiveDate>().unwrap();
+    let config = from_file("[calendars.forex]\nclosed = [\"2026-12-25\", 2026-12-28]\n");
+    assert_eq!(config.forex_closed, [day("2026-12-25"), day("2026-12-28")]);
+    assert!(config.calendars.is_empty());
+    let forex = Calendar::forex().closed_on(config.forex_closed.clone());
+    assert_eq!(config.calendar_of("EUR_USD".parse().unwrap()), Some(forex));
+    let by_variable = from("", &[("CANDLEKEEP_CALENDARS_FOREX", "{ closed = [2026-12-25] }")]).unwrap();
+    assert_eq!(by_variable.forex_closed, [day("2026-12-25")]);
+
+    let refused = |text: &str, problem: &str| {
+        let message = from(text, &[]).unwrap_err().to_string();
+        assert!(message.ends_with(problem), "{text}: {message}");
+    };
+    const BUILT_IN: &str =
+        "this calendar is built in, only `closed` may be given for it: choose another name for other hours";
+    refused("[calendars.forex]\nzone = \"UTC\"", BUILT_IN);
+    refused("[calendars.forex]\nclosed = []\nweek = \"Sun 22:00 - Fri 22:00\"", BUILT_IN);
+    refused("[calendars.forex]\n", BUILT_IN);
+    refused("[calendars]\nforex = \"UTC\"", BUILT_IN);
+    refused("[calendars.forex]\nclosed = [\"Christmas\"]", "expected dates such as \"2026-12-25\"");
+}
+
+#[test]
+fn every_feed_goes_by_its_own_calendar() {
+    let config = from_file(
+        "[calendars.nordic]\nzone = \"Europe/Oslo\"\nweek = \"Mon 09:00 - Fri 17:00\"\n\
+         daily_break = \"12:00 - 12:30\"\nclosed = [2026-05-17]\n\
+         [pairs]\nUSD_NOK = { calendar = \"nordic\" }\nEUR_NOK = { calendar = \"nordic\" }\n",
+    );
+    let nordic =
+        Calendar::new(Tz::Europe__Oslo, 24 * 60 + 9 * 60..5 * 24 * 60 + 17 * 60, Some(12 * 60..12 * 60 + 30))
+            .closed_on(["2026-05-17".parse().unwrap()]);
+    let calendars = config.feed_calendars();
+    assert_eq!(calendars.len(), config.feeds.len());
+    for (feed, calendar) in config.feeds.iter().zip(&calendars) {
+        let expected = if feed.calendar == "nordic" { &nordic } else { &Calendar::forex() };
+        assert_eq!(**calendar, *expected, "{}", feed.pair);
+        assert_eq!(config.calendar_of(feed.pair).as_ref(), Some(expected));
+    }
+    assert!(Arc::ptr_eq(&calendars[0], &calendars[27]), "those of one name share it");
+    assert_eq!(config.calendar("of_old"), Calendar::forex());
+    assert_eq!(config.calendar_of("USD_SEK".parse().unwrap()), None);
 }
 
 #[test]

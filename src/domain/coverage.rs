@@ -96,7 +96,8 @@ reasons! {
     NotInRest = "not_in_rest",
     /// Closed: outside every account of the market's hours.
     Calendar = "calendar",
-    /// Closed: the sources disagree whether the market trades, and no bar came.
+    /// Closed: it is not certain that the market trades then (sources disagree, or a holiday), and
+    /// no bar came.
     PossiblyOpen = "possibly_open",
     /// Missing: older than the first connection; the first backfill asks for it.
     FirstStart = "first_start",
@@ -134,7 +135,7 @@ impl Reason {
             Reason::LaterRow => "no price came: a later row on the same unbroken subscription proves it",
             Reason::NotInRest => "no price came: IG's history over it has no bar",
             Reason::Calendar => "outside the market's hours",
-            Reason::PossiblyOpen => "sources disagree whether the market trades then, and no bar came",
+            Reason::PossiblyOpen => "it is not certain whether the market trades then, and no bar came",
             Reason::FirstStart => "from before the first start, not fetched yet",
             Reason::Requested => "asked for by hand, not fetched yet",
             Reason::Offline => "the service was not running, or not subscribed yet",

@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login};
 use crate::domain::scale::Verdict;
-use crate::domain::{Calendar, Pair, Timeframe};
+use crate::domain::{Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::{HealerActor, HealerSettings};
 use crate::healer::book::Watched;
@@ -134,7 +134,8 @@ impl House {
                 return Ok(None);
             }
         };
-        let resume = watch(config, &store, &tokens, &instruments, &clock).await?;
+        let calendars = config.feed_calendars();
+        let feeds = watch(config, &store, &tokens, &instruments, &clock).await?;
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
@@ -151,7 +152,7 @@ impl House {
             },
         };
         let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
-        let core = Aggregation::new(&resume, Calendar::forex(), depth, stale_s, matched);
+        let core = Aggregation::new(&feeds, depth, stale_s, matched);
         let aggregator = AggregatorActor::new(
             core,
             event_clock.clone(),
@@ -167,7 +168,7 @@ impl House {
             instruments: instruments.clone(),
             version: Version::parse(&config.stream.tlcp_version)
                 .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
-            calendar: Calendar::forex(),
+            calendars: calendars.clone(),
             clock_kind: config.clock,
             options: config.stream.clone(),
             memory: recall(config, &store).await?,
@@ -188,7 +189,7 @@ impl House {
         let settings = HistorySettings {
             instruments: instruments.clone(),
             allowance: allowance.clone(),
-            calendar: Calendar::forex(),
+            calendars: calendars.clone(),
             reserve: config.history.reserve,
             per_minute,
         };
@@ -201,9 +202,9 @@ impl House {
             alarm.lifeline("history"),
         )
         .start();
-        let calendar = Arc::new(Calendar::forex());
+        let watched = pairs.into_iter().zip(calendars);
         let settings = HealerSettings {
-            feeds: pairs.into_iter().map(|pair| Watched { pair, calendar: calendar.clone() }).collect(),
+            feeds: watched.map(|(pair, calendar)| Watched { pair, calendar }).collect(),
             allowance,
             reserve: config.history.reserve,
             incident_cap: config.history.incident_cap,
@@ -395,7 +396,10 @@ async fn watch(
             Ok(resume)
         })
         .await?;
-    Ok(pairs.into_iter().map(|pair| FeedStart { pair, resume: resume.get(&pair).copied() }).collect())
+    let started = pairs.into_iter().zip(config.feed_calendars());
+    Ok(started
+        .map(|(pair, calendar)| FeedStart { pair, resume: resume.get(&pair).copied(), calendar })
+        .collect())
 }
 
 /// What this account's guessed closes have earned. A record from before it was kept by account goes

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod calendar;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod clock;

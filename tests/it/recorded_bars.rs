@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candlekeep::aggregator::finalizer::Depth;
 use candlekeep::aggregator::{Aggregation, FeedStart};
@@ -35,8 +36,8 @@ fn check(file: &str, bars: usize, crossed: usize) {
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let pair = rows[0][0].parse().unwrap();
     let mut item = ChartItem::new(pair, Knowledge::ByPrice);
-    let feed = FeedStart { pair, resume: None };
-    let mut settling = Aggregation::new(&[feed], Calendar::forex(), Depth { m5: 0, m15: 0 }, 600, 0);
+    let feed = FeedStart { pair, resume: None, calendar: Arc::new(Calendar::forex()) };
+    let mut settling = Aggregation::new(&[feed], Depth { m5: 0, m15: 0 }, 600, 0);
     let feed = FeedIx(0);
     settling.handle(&StreamEvent::Subscribed { feed }, None, false);
     let mut settled = Vec::new();

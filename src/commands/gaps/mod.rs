@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::{plain_table, say};
+use super::{calendar_of, plain_table, say};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -60,7 +60,8 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
     let now = (config.clock == ClockKind::System).then(|| Clock::system().wall());
     if let Some(words) = &args.complete {
         let (pair, timeframe, span) = asked(words)?;
-        let gaps = incomplete(&mut store, pair, timeframe, &span)?;
+        let calendar = calendar_of(&mut store, config, pair)?;
+        let gaps = incomplete(&mut store, pair, timeframe, &span, &calendar)?;
         let exit = if gaps.is_empty() { Exit::Done } else { Exit::Incomplete };
         match args.format {
             Report::Json => say(json!({ "complete": gaps.is_empty(), "missing": listed(&gaps) })),
@@ -111,7 +112,8 @@ fn find(
             let ends = store.covered_to(timeframe)?;
             let watched = store.feeds()?.into_iter().filter(|feed| feed.watched_to.is_none());
             for pair in watched.map(|feed| feed.feed.pair) {
-                gaps.extend(ends.get(&pair).into_iter().flat_map(|end| not_reached(pair, *end, now)));
+                let Some(end) = ends.get(&pair) else { continue };
+                gaps.extend(not_reached(pair, *end, now, &calendar_of(store, config, pair)?));
             }
         }
     }
@@ -124,10 +126,10 @@ fn find(
 }
 
 /// Buckets behind the ledger's end that are over, and in which the market was expected to trade.
-fn not_reached(pair: Pair, end: Timestamp, now: Timestamp) -> Vec<Gap> {
+fn not_reached(pair: Pair, end: Timestamp, now: Timestamp, calendar: &Calendar) -> Vec<Gap> {
     let timeframe = Timeframe::M5;
     let over = timeframe.bucket(now.plus(-SETTLING_S)).max(end);
-    let runs = Calendar::forex().runs(end..over).into_iter();
+    let runs = calendar.runs(end..over).into_iter();
     let expected = runs.filter(|(_, expectation)| *expectation == Expectation::Expected);
     expected
         .map(|(span, _)| Gap { pair, timeframe, span, state: State::Missing, reason: NOT_REACHED })
@@ -140,6 +142,7 @@ fn incomplete(
     pair: Pair,
     timeframe: Timeframe,
     span: &Range<Timestamp>,
+    calendar: &Calendar,
 ) -> Result<Vec<Gap>, Failure> {
     // A longer bucket is complete when its parts are.
     let step = timeframe.seconds();
@@ -150,7 +153,7 @@ fn incomplete(
         bars.iter().any(|run| run.state == State::Stored && run.span.contains(&timeframe.bucket(time)))
     };
     let unknown = |span: Range<Timestamp>| {
-        let expected = Calendar::forex().runs(span).into_iter();
+        let expected = calendar.runs(span).into_iter();
         expected.filter(|(_, expectation)| *expectation == Expectation::Expected).map(|(span, _)| Gap {
             pair,
             timeframe: Timeframe::M5,

@@ -38,8 +38,8 @@ pub struct HistorySettings {
     pub instruments: Vec<Instrument>,
     /// Whose allowance is spent.
     pub allowance: AllowanceKey,
-    /// The hours in which bars cost points.
-    pub calendar: Calendar,
+    /// The hours in which bars cost points, by [`FeedIx`](crate::domain::FeedIx).
+    pub calendars: Vec<Arc<Calendar>>,
     /// Points that only urgent requests may use.
     pub reserve: u32,
     /// Requests a minute.
@@ -119,8 +119,11 @@ impl History {
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
         let complete_to = timeframe.bucket(now);
         let span = fetch.request.span.start..fetch.request.span.end.min(complete_to);
-        let known = (state.zone, self.event_clock.is_steady(), fetch.request.reaches_now);
-        if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, &self.settings.calendar)
+        // In the half minute for which a complete bar is not counted on, the last N are others.
+        let is_plain = self.event_clock.is_steady()
+            && self.event_clock.now().is_some_and(|now| timeframe.bucket(now) == complete_to);
+        let known = (state.zone, is_plain, fetch.request.reaches_now);
+        if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, self.calendar(fetch))
         {
             let query = format!("max={count}");
             let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
@@ -147,6 +150,10 @@ impl History {
         }
         let covered = answer::speaks_of(&span, &rows, timeframe, now);
         Ok(Fetched { rows, covered, evidence })
+    }
+
+    fn calendar(&self, fetch: &FetchBars) -> &Calendar {
+        &self.settings.calendars[fetch.request.feed.ix()]
     }
 
     /// Waits until IG's pace lets another request be made.
@@ -188,7 +195,7 @@ impl History {
         let step = fetch.request.timeframe.seconds();
         let passed = fetch.request.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
         let traded =
-            form::open_bars(&(passed.plus(-step)..passed), fetch.request.timeframe, &self.settings.calendar)
+            self.calendar(fetch).bars_at_most(passed.plus(-step)..passed, fetch.request.timeframe)
                 == 1;
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
@@ -210,7 +217,7 @@ impl History {
         fetch: &FetchBars,
         span: &Range<Timestamp>,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
-        let bars = form::open_bars(span, fetch.request.timeframe, &self.settings.calendar);
+        let bars = self.calendar(fetch).bars_at_most(span.clone(), fetch.request.timeframe);
         let offset = state.local_offset_s.unwrap_or(0);
         // A bar is named by its start, so the last second before the span's end takes in the
         // last bar and not the one after it.

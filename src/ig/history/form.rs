@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::zone::Zone;
-use crate::domain::{Calendar, Expectation, Timeframe, Timestamp};
+use crate::domain::{Calendar, Timeframe, Timestamp};
 
 /// The form of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,9 @@ pub enum Form {
 }
 
 /// Chooses the form for a span of complete buckets. `reaches_now`: no bar is stored between its
-/// start and the present. `is_steady`: the event clock goes on by itself; where market time may
-/// outrun the request the last bars are others by the time that they are asked for.
+/// start and the present. `is_steady`: the event clock goes on by itself, and no bar is complete
+/// that is not counted on yet; where market time may outrun the request the last bars are others
+/// by the time that they are asked for.
 pub fn choose(
     span: &Range<Timestamp>,
     timeframe: Timeframe,
@@ -27,7 +28,7 @@ pub fn choose(
     complete_to: Timestamp,
     calendar: &Calendar,
 ) -> Form {
-    let bars = open_bars(span, timeframe, calendar);
+    let bars = calendar.bars_at_most(span.clone(), timeframe);
     // Buckets in which no bar is certain would have the last N reach further back.
     let is_plain = i64::from(bars) == span.end.since(span.start) / timeframe.seconds();
     if zone == Zone::Unknown && is_steady && reaches_now && span.end == complete_to && is_plain {
@@ -35,17 +36,6 @@ pub fn choose(
     } else {
         Form::Range
     }
-}
-
-/// Bars that a span can have at most: what it may cost.
-pub fn open_bars(span: &Range<Timestamp>, timeframe: Timeframe, calendar: &Calendar) -> u32 {
-    let open_s: i64 = calendar
-        .runs(span.clone())
-        .iter()
-        .filter(|(_, expectation)| *expectation != Expectation::Closed)
-        .map(|(run, _)| run.end.since(run.start))
-        .sum();
-    u32::try_from(open_s / timeframe.seconds()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -60,8 +60,8 @@ pub struct StreamSettings {
     pub instruments: Vec<Instrument>,
     /// Version to claim first.
     pub version: Version,
-    /// The hours in which rows are fresh.
-    pub calendar: Calendar,
+    /// The hours in which rows are fresh, by [`FeedIx`].
+    pub calendars: Vec<Arc<Calendar>>,
     /// Which clock the rows are compared with.
     pub clock_kind: ClockKind,
     /// Timers and transport.
@@ -135,7 +135,7 @@ impl StreamActor {
         alarm: Alarm,
         stats: Arc<Stats>,
     ) -> StreamActor {
-        let StreamSettings { rest, instruments, version, calendar, clock_kind, options, memory, recorder } =
+        let StreamSettings { rest, instruments, version, calendars, clock_kind, options, memory, recorder } =
             settings;
         let plan = Plan {
             version,
@@ -159,7 +159,7 @@ impl StreamActor {
             recorder,
             silent_items: SilentItems::default(),
             options,
-            known: Translator::new(&instruments, calendar, clock_kind, memory.probes.clone()),
+            known: Translator::new(&instruments, calendars, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
             kept_state: StreamState::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),

@@ -1,6 +1,7 @@
 //! What a Lightstreamer session tells, in the house's words: rows into candles, breaks into
 //! breaks of continuity, refusals into later attempts. Pure: time and calendar are arguments.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::chart::{self, ChartFault, ChartItem, Knowledge};
@@ -152,7 +153,8 @@ pub struct Translator {
     pub probes: Probes,
     /// How the stream stands; its time is the keeper's business.
     pub state: StreamState,
-    calendar: Calendar,
+    /// The hours of each feed's market, by [`FeedIx`].
+    calendars: Vec<Arc<Calendar>>,
     clock_kind: ClockKind,
     /// Rows in a row whose time was too far from the system's, and when the first of them came.
     apart_rows: u32,
@@ -168,10 +170,11 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// A translator for these instruments, in the order of their [`FeedIx`].
+    /// A translator for these instruments and the hours of their markets, in the order of their
+    /// [`FeedIx`].
     pub fn new(
         instruments: &[Instrument],
-        calendar: Calendar,
+        calendars: Vec<Arc<Calendar>>,
         clock_kind: ClockKind,
         probes: Probes,
     ) -> Translator {
@@ -179,7 +182,7 @@ impl Translator {
             items: instruments.iter().map(StreamItem::new).collect(),
             probes,
             state: StreamState::default(),
-            calendar,
+            calendars,
             clock_kind,
             apart_rows: 0,
             apart_since: None,
@@ -224,17 +227,20 @@ impl Translator {
             .collect()
     }
 
-    /// Whether every row of the feed's is still to come.
+    /// Whether rows of any feed are expected: the connection is silent when all of them are.
     pub fn market(&self, now: Timestamp) -> super::silence::Market {
         use super::silence::Market;
-        let open = |at: Timestamp| {
-            self.calendar.expectation(at.floor(Timeframe::M5.seconds())) == Expectation::Expected
-        };
-        match (open(now), open(now.plus(-3_600))) {
-            (false, _) => Market::Closed,
-            (true, false) => Market::JustOpened,
-            (true, true) => Market::Open,
+        let mut market = Market::Closed;
+        for calendar in &self.calendars {
+            if is_expected(calendar, now) {
+                // Rows are missed from the first feed on that has been open for long.
+                if is_expected(calendar, now.plus(-3_600)) {
+                    return Market::Open;
+                }
+                market = Market::JustOpened;
+            }
         }
+        market
     }
 }
 
@@ -369,9 +375,10 @@ impl Translation<'_> {
         match item.chart.apply(changes) {
             Ok(Some(candle)) => {
                 let first = item.first;
+                let calendar = &self.known.calendars[feed.ix()];
                 if let Some(now) = self.system_now
                     && let Some(apart) =
-                        implausible(self.known.clock_kind, candle.start, first, now, &self.known.calendar)
+                        implausible(self.known.clock_kind, candle.start, first, now, calendar)
                 {
                     return self.apart(feed, candle, apart, now);
                 }
@@ -560,18 +567,20 @@ fn implausible(
     calendar: &Calendar,
 ) -> Option<Apart> {
     let ahead = start.since(now);
-    // At a weekend the last candle may be sent again.
-    let fresh_due =
-        !first && calendar.expectation(now.floor(Timeframe::M5.seconds())) == Expectation::Expected;
     match kind {
         ClockKind::Stream => (ahead > STREAM_LEAP_MAX_S || -ahead > SNAPSHOT_AGE_MAX_S).then_some(Apart::Row),
         ClockKind::System if ahead > CLOCK_APART_MAX_S => Some(Apart::Clocks),
         ClockKind::System if -ahead > SNAPSHOT_AGE_MAX_S => Some(Apart::Clocks),
-        ClockKind::System if fresh_due && -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
-            Some(Apart::Old)
+        // At a weekend the last candle may be sent again.
+        ClockKind::System if -ahead > CLOCK_APART_MAX_S + Timeframe::M5.seconds() => {
+            (!first && is_expected(calendar, now)).then_some(Apart::Old)
         }
         ClockKind::System => None,
     }
+}
+
+fn is_expected(calendar: &Calendar, time: Timestamp) -> bool {
+    calendar.expectation(time.floor(Timeframe::M5.seconds())) == Expectation::Expected
 }
 
 #[cfg(test)]
@@ -598,6 +607,28 @@ mod tests {
         assert_eq!(check(ClockKind::Stream, -15 * 86_400, false), Some(Apart::Row));
     }
 
+    #[test]
+    fn the_connection_is_silent_where_rows_of_any_feed_are_expected() {
+        use super::super::silence::Market;
+        // Open from 12:00 to 14:00 UTC on Wednesdays.
+        let from = 3 * 24 * 60 + 12 * 60;
+        let short = Arc::new(Calendar::new(chrono_tz::UTC, from..from + 120, None));
+        let closed = Arc::new(Calendar::new(chrono_tz::UTC, 0..0, None));
+        let forex = Arc::new(Calendar::forex());
+        let market = |calendars: &[&Arc<Calendar>], hours: i64| {
+            let calendars = calendars.iter().map(|calendar| (*calendar).clone()).collect();
+            Translator::new(&[], calendars, ClockKind::System, Probes::default())
+                .market(NOON.plus(hours * 3600))
+        };
+        assert_eq!(market(&[&closed, &short], -1), Market::Closed);
+        assert_eq!(market(&[&closed, &short], 0), Market::JustOpened);
+        assert_eq!(market(&[&closed, &short], 1), Market::Open);
+        assert_eq!(market(&[&closed, &short], 2), Market::Closed);
+        assert_eq!(market(&[&short, &forex], 0), Market::Open, "the other has been open for long");
+        assert_eq!(market(&[&short, &forex], 2), Market::Open);
+        assert_eq!(market(&[&short, &forex], 72), Market::Closed, "Saturday");
+    }
+
     /// Wednesday 2020-01-15 12:00 UTC: bucket 0 of every script.
     const NOON: Timestamp = Timestamp(1_579_089_600);
     const STEP: i64 = Timeframe::M5.seconds();
@@ -612,8 +643,12 @@ mod tests {
             scale: Verdict::NoPriceYet,
             scale_is_fixed: false,
         };
-        let mut known =
-            Translator::new(&[instrument], Calendar::forex(), ClockKind::System, Probes::default());
+        let mut known = Translator::new(
+            &[instrument],
+            vec![Arc::new(Calendar::forex())],
+            ClockKind::System,
+            Probes::default(),
+        );
         let (mut told, mut later, stats) = (Vec::new(), Vec::new(), Stats::default());
         let mut now = NOON;
         for word in script.split_whitespace() {

@@ -1,5 +1,6 @@
 //! What a session tells, in the house's words: events in, text out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::probes::Probes;
@@ -34,7 +35,12 @@ impl Stage {
         let instruments = [instrument("EURUSD"), instrument("GBPUSD")];
         let probes = Probes::default();
         Stage {
-            known: Translator::new(&instruments, Calendar::forex(), ClockKind::System, probes),
+            known: Translator::new(
+                &instruments,
+                std::iter::repeat_n(Arc::new(Calendar::forex()), 2).collect(),
+                ClockKind::System,
+                probes,
+            ),
             stats: Stats::default(),
             now: Timestamp(NOON),
         }

@@ -154,7 +154,7 @@ mod tests {
                 rest,
                 instruments: vec![instrument("EURUSD"), instrument("GBPUSD")],
                 version: Version::V2_4_0,
-                calendar: Calendar::forex(),
+                calendars: std::iter::repeat_n(Arc::new(Calendar::forex()), 2).collect(),
                 clock_kind: ClockKind::System,
                 options,
                 memory: Memory::default(),
