@@ -134,16 +134,39 @@ Examples:
   candlekeep init --force          # replaces the file that is there"
     )]
     Init(Init),
+    /// Fetch history; with --plan show what that would cost
+    #[command(
+        long_about = "\
+Fetches over REST what the database misses, inside IG's weekly allowance and newest first: what was missed while \
+nothing ran, the first history of pairs that were never collected, and with --from (and --to) a stretch of the \
+past. What is stored is never asked for again, so doing it twice costs nothing; Ctrl-C loses nothing, and the same \
+command goes on from there. While `run` collects into the same database it does the fetching, and this looks on.
+
+--plan shows every request and its data points against what is left, and asks IG for nothing.
+
+Exit codes: 0 all is there; 3 something is still missing, for example for want of points.",
+        after_help = "\
+Examples:
+  candlekeep backfill --plan
+  candlekeep backfill
+  candlekeep backfill --pairs EUR_USD,GBP_USD --from 2026-01-05 --to 2026-01-07
+  candlekeep backfill --timeframes 15 --from 2026-01-05      # 15-minute bars alone, at a third of the price"
+    )]
+    Backfill(Backfill),
     /// Print stored bars
     #[command(
         long_about = "\
-Prints settled bars from the database, oldest first, also while `run` writes to it. Never creates a \
-database and never asks IG for anything. Times are UTC; a bar is named by its start.",
+Prints settled bars from the database, oldest first, also while `run` writes to it. Without --fetch it never \
+creates a database and never asks IG for anything. Times are UTC; a bar is named by its start.
+
+--fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
+else by logging in. What cannot be had now is said on stderr, and the exit code is 3.",
         after_help = "\
 Examples:
   candlekeep candles EUR_USD 5 --count 20
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
-  candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json"
+  candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json
+  candlekeep candles EUR_USD 15 --count 300 --fetch"
     )]
     Candles(Candles),
     /// List every missing bar and why; tell whether a stretch is complete, or the ledger holds
@@ -197,6 +220,43 @@ Examples:
   candlekeep doctor --format json"
     )]
     Doctor(Doctor),
+}
+
+impl Command {
+    /// Whether it shows its progress to somebody who looks on, so that its log is kept to what is
+    /// not as it should be.
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Command::Backfill(_) | Command::Candles(_))
+    }
+}
+
+/// Arguments of `backfill`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Backfill {
+    /// Show what would be asked for, and ask for nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Only these pairs, separated by commas [default: all that are collected]
+    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    pub pairs: Vec<Pair>,
+    /// Only these bar lengths, separated by commas [default: all that are kept]
+    #[arg(long, value_delimiter = ',', value_name = "TIMEFRAME")]
+    pub timeframes: Vec<Timeframe>,
+    /// A stretch from then on: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Until then: epoch seconds or ISO 8601, UTC [default: now]
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+    /// Try credentials that IG has refused before once more
+    #[arg(long)]
+    pub retry_credentials: bool,
+    /// Go on although the database was filled from another environment (demo, live, custom)
+    #[arg(long)]
+    pub accept_feed_change: bool,
 }
 
 /// Arguments of `gaps`.
@@ -405,6 +465,9 @@ pub struct Candles {
     /// Which prices go into open, high, low and close
     #[arg(long, value_enum, default_value_t = PriceSide::Mid)]
     pub price: PriceSide,
+    /// Have what is missing of them fetched first, inside the allowance
+    #[arg(long)]
+    pub fetch: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,

@@ -19,6 +19,9 @@ use crate::domain::Timestamp;
 /// a peer of the HTTP server, or the simulator at a script's wish, has cut a connection.
 const DEFAULT_FILTER: &str = "warn,candlekeep=info,actix_http::h1::dispatcher=off";
 
+/// The same where somebody looks on and is told of progress: only what is not as it should be.
+const WATCHED_FILTER: &str = "warn,actix_http::h1::dispatcher=off";
+
 /// How a line begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -28,11 +31,13 @@ enum Form {
     Terminal,
 }
 
-/// Starts logging to stderr and turns panics into log lines. Later calls do nothing.
-pub fn init() {
+/// Starts logging to stderr and turns panics into log lines. Later calls do nothing. `is_watched`:
+/// somebody looks on, who is told of progress in other ways.
+pub fn init(is_watched: bool) {
+    let default = if is_watched { WATCHED_FILTER } else { DEFAULT_FILTER };
     let form = if std::io::stderr().is_terminal() { Form::Terminal } else { Form::Journal };
     let clock = Clock::system();
-    let started = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_FILTER))
+    let started = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default))
         .format(move |out, record| writeln!(out, "{}", line(form, clock.wall(), record)))
         .try_init();
     if started.is_ok() {

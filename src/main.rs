@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    logging::init();
+    logging::init(cli.command.is_watched());
     match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => leave(&failure),

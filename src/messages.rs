@@ -81,6 +81,12 @@ pub struct FetchBars {
     pub probe: bool,
 }
 
+/// Topology → HistoryActor: learn from IG's last bar what time it is in the market, where no stream
+/// tells. Costs a point where the event clock goes by the stream, else nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<(), HistoryError>")]
+pub struct LearnTime;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {

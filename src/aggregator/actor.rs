@@ -36,6 +36,12 @@ pub const SETTING_MATCHED_OF_ANYONE: &str = "inference.matched";
 #[rtype(result = "()")]
 pub struct Drain;
 
+/// Asks the aggregator to account for everything up to this event time, where nothing is streamed.
+/// Answered once that is durable.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AccountTo(pub Timestamp);
+
 /// Settles candles.
 pub struct AggregatorActor {
     core: Aggregation,
@@ -291,6 +297,21 @@ impl Handler<HistoryTold> for AggregatorActor {
         let durable = self.forward(batch.evidence);
         Box::pin(async move {
             if let Some(durable) = durable {
+                let _ = durable.await;
+            }
+        })
+    }
+}
+
+impl Handler<AccountTo> for AggregatorActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, AccountTo(now): AccountTo, _: &mut Self::Context) -> Self::Result {
+        self.core.account_to(now);
+        let durable = self.forward(self.evidence.clone());
+        Box::pin(async move {
+            if let Some(durable) = durable {
+                // Whoever should answer is gone only when the process ends.
                 let _ = durable.await;
             }
         })

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::absent;
 use super::inference::{Guess, Inference};
 use super::patience::Patience;
 use crate::domain::{
@@ -303,32 +304,20 @@ impl Finalizer {
         in_vain
     }
 
+    /// Accounts for the buckets up to event time `now`, where nobody streams: not for one who may be
+    /// proved quiet yet.
+    pub fn account_unseen(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        if self.frontier.is_none() {
+            self.begin(now.floor(STEP), around);
+        }
+        self.tick(now, around);
+    }
+
     /// First knowledge of a feed never watched before: asks the first backfill for what lies
     /// before `start`.
     fn begin(&mut self, start: Timestamp, around: &mut Surroundings<'_>) -> Timestamp {
-        let step15 = Timeframe::M15.seconds();
-        let m5_start = self.calendar.back_from(start, around.depth.m5 as usize);
-        let m15_start = self.calendar.back_from(start, around.depth.m15 as usize * 3).floor(step15);
-        let derived_from = m5_start.ceil(step15);
-        if around.depth.m5 > 0 {
-            self.mark_by_calendar(m5_start..start, Reason::FirstStart, around);
-        }
-        if around.depth.m15 > 0 {
-            // All openings and closes lie on the hour, or a quarter is asked for that need not be.
-            for (run, expectation) in self.calendar.runs(m15_start..derived_from.max(m15_start)) {
-                let (state, reason) = match expectation {
-                    Expectation::Expected => (State::Missing, Reason::FirstStart),
-                    Expectation::Possible => (State::Closed, Reason::PossiblyOpen),
-                    Expectation::Closed => (State::Closed, Reason::Calendar),
-                };
-                let span = run.start.ceil(step15)..run.end.ceil(step15);
-                if span.start < span.end {
-                    let timeframe = Timeframe::M15;
-                    let mark = Mark { pair: self.pair, timeframe, span, state, reason };
-                    around.facts.push(Fact::Marked(mark));
-                }
-            }
-        }
+        let marks = absent::first_start(self.pair, &self.calendar, start, around.depth);
+        around.facts.extend(marks.into_iter().map(Fact::Marked));
         (self.frontier, self.first) = (Some(start), Some(start));
         start
     }

@@ -5,6 +5,7 @@
 //! folded by [`rollup`], which the database's door calls in the transaction that stores a part,
 //! so that a 15-minute bar appears together with its last 5 minutes whichever way these came.
 
+pub mod absent;
 pub mod actor;
 pub mod finalizer;
 pub mod inference;
@@ -164,6 +165,19 @@ impl Aggregation {
                 self.stale.push(Stale { feed: FeedIx(ix as u16), in_vain });
             }
         }
+    }
+
+    /// Accounts for everything up to event time `now` at once, where nothing is streamed: a feed never
+    /// watched before begins.
+    pub fn account_to(&mut self, now: Timestamp) {
+        let mut around = Surroundings {
+            inference: &mut self.inference,
+            facts: &mut self.facts,
+            stale_s: self.stale_s,
+            heard: self.heard,
+            depth: self.depth,
+        };
+        self.feeds.iter_mut().for_each(|feed| feed.account_unseen(now, &mut around));
     }
 
     /// Everything found since the last call, in order.

@@ -1,5 +1,6 @@
 //! What the command line can ask for, one file each.
 
+pub mod backfill;
 pub mod candles;
 pub mod demo;
 pub mod doctor;
@@ -7,6 +8,7 @@ pub mod explain;
 pub mod gaps;
 pub mod init;
 mod market;
+pub mod outlook;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -31,6 +33,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
+        Command::Backfill(args) => backfill::execute(args, config::read(&flags)?),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),
         Command::Run(args) => run::execute(args, config::read(&flags)?),
         Command::Demo(args) => demo::execute(args, &flags),
@@ -71,10 +74,7 @@ impl From<StoreError> for Failure {
 }
 
 /// Runs a command that needs the actors' world around it.
-pub fn on_actix<F>(command: F) -> Result<Exit, Failure>
-where
-    F: Future<Output = Result<Exit, Failure>>,
-{
+pub fn on_actix<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // Fails only where a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     actix::System::new().block_on(command)

@@ -11,7 +11,7 @@ use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
 use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
-use crate::supervisor::topology::{House, RunFlags};
+use crate::supervisor::topology::{House, Purpose, RunFlags};
 use crate::transcript::secrets::Kind;
 use crate::transcript::{Recorder, Recording};
 
@@ -30,6 +30,7 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         command: "run",
         retry_credentials: args.retry_credentials,
         accept_feed_change: args.accept_feed_change,
+        purpose: Purpose::Collect,
     };
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();

@@ -15,7 +15,7 @@ use actix::prelude::*;
 use tokio::sync::Mutex;
 
 use super::attempts::{Attempt, Attempts};
-use super::book::{self, Watched};
+use super::book::{self, Scope, Watched};
 use super::facts::{self, Reading};
 use super::holes::{Kind, Page};
 use super::plan::{
@@ -42,7 +42,7 @@ const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(900);
 /// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 /// Remembers that IG refuses large requests: how many bars it takes, and since when.
-const SETTING_BARS_MAX: &str = "history.bars_per_request";
+pub const SETTING_BARS_MAX: &str = "history.bars_per_request";
 /// After this larger requests are tried again, seconds.
 const BARS_MAX_HOLDS_S: i64 = 7 * 86_400;
 /// The evidence of what is given up.
@@ -63,6 +63,8 @@ pub struct HealerSettings {
     pub quarters: bool,
     /// Event time after which a missing bucket is lost, seconds.
     pub give_up_s: i64,
+    /// What healing is confined to.
+    pub scope: Scope,
 }
 
 /// Keeps the ledger free of holes.
@@ -182,16 +184,14 @@ impl Healer {
             return Ok(());
         }
         let read = |store: &mut Store| Ok((store.attempts()?, store.setting(SETTING_BARS_MAX)?));
-        let (rows, bars_max) = self.store.run(read).await?;
+        let (rows, setting) = self.store.run(read).await?;
         work.attempts = Attempts::from_kept(rows.iter().map(|row| {
             let attempt = Attempt { span: row.span.clone(), times: row.times, next_at: row.next_at };
             (row.pair, row.timeframe, attempt)
         }));
         let kept = |row: AttemptRow| ((row.pair, row.timeframe, row.span), (row.times, row.next_at));
         work.kept = Some(rows.into_iter().map(kept).collect());
-        if let Some((bars_max, since)) = bars_max.as_deref().and_then(read_bars_max)
-            && (0..BARS_MAX_HOLDS_S).contains(&self.clock.wall().since(since))
-        {
+        if let Some(bars_max) = setting.and_then(|text| bars_max(&text, self.clock.wall())) {
             work.bars_max = bars_max;
         }
         Ok(())
@@ -216,6 +216,7 @@ impl Healer {
             purse.refused = Some(if may_try { Refused::Probe } else { Refused::Wait });
         }
         let terms = self.terms(work);
+        let pages = self.settings.scope.narrow(pages);
         let plan = plan::plan(&pages, &work.attempts, &purse, &terms, now);
         self.tell_waiting(work, &plan, is_refused);
         self.keep_attempts(work).await?;
@@ -442,10 +443,10 @@ fn was_answered(fetched: &Result<(), HistoryError>) -> bool {
     }
 }
 
-/// Reads how many bars IG takes at a time, and since when that is known.
-fn read_bars_max(text: &str) -> Option<(u32, Timestamp)> {
-    let (bars, since) = text.split_once(' ')?;
-    let bars: u32 = bars.parse().ok()?;
-    let is_sound = (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars);
-    is_sound.then_some((bars, Timestamp(since.parse().ok()?)))
+/// How many bars IG takes at a time by what was kept, while that holds at wall time `now`.
+pub fn bars_max(kept: &str, now: Timestamp) -> Option<u32> {
+    let (bars, since) = kept.split_once(' ')?;
+    let (bars, since): (u32, i64) = (bars.parse().ok()?, since.parse().ok()?);
+    let holds = (0..BARS_MAX_HOLDS_S).contains(&now.since(Timestamp(since)));
+    (holds && (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars)).then_some(bars)
 }

@@ -1,6 +1,7 @@
 //! What the database knows, as the planner reads it. Pure.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::attempts::RETRY_FIRST;
 use super::holes::Page;
 use super::plan::{Purse, Refused};
 use crate::domain::coverage::Run;
-use crate::domain::{Calendar, FeedIx, Pair, Timeframe, Timestamp};
+use crate::domain::{Calendar, FeedIx, Pair, State, Timeframe, Timestamp};
 use crate::store::AllowanceState;
 
 /// The longest pause between two probes of a spent allowance.
@@ -21,6 +22,43 @@ pub struct Watched {
     pub pair: Pair,
     /// Its hours.
     pub calendar: Arc<Calendar>,
+}
+
+/// What a plan is confined to: `None` is everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// These pairs.
+    pub pairs: Option<Vec<Pair>>,
+    /// Buckets that meet this span.
+    pub span: Option<Range<Timestamp>>,
+    /// These lengths.
+    pub timeframes: Option<Vec<Timeframe>>,
+}
+
+impl Scope {
+    /// Leaves out what is missing beyond the scope.
+    pub fn narrow(&self, mut pages: Vec<Page>) -> Vec<Page> {
+        if let Some(pairs) = &self.pairs {
+            pages.retain(|page| pairs.contains(&page.pair));
+        }
+        for page in &mut pages {
+            for (timeframe, runs) in [(Timeframe::M5, &mut page.m5), (Timeframe::M15, &mut page.m15)] {
+                let is_wanted = self.timeframes.as_ref().is_none_or(|wanted| wanted.contains(&timeframe));
+                let step = timeframe.seconds();
+                let span = self.span.as_ref().map(|span| span.start.floor(step)..span.end.ceil(step));
+                runs.retain_mut(|run| {
+                    if run.state != State::Missing {
+                        return true;
+                    }
+                    if let Some(span) = &span {
+                        run.span = run.span.start.max(span.start)..run.span.end.min(span.end);
+                    }
+                    is_wanted && run.span.start < run.span.end
+                });
+            }
+        }
+        pages
+    }
 }
 
 /// Sorts runs by feed, whose place in `feeds` is its index. Those of pairs that are not watched are
@@ -67,9 +105,35 @@ pub fn purse(state: &AllowanceState, now: Timestamp) -> Purse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::NOON;
+    use super::super::testing::{NOON, at, page, pair};
     use super::*;
     use crate::store::Refusals;
+
+    #[test]
+    fn a_scope_leaves_out_what_is_missing_beyond_it() {
+        let pages = || vec![page(0, "ddsdd", "ff"), page(1, "ddsdd", "ff")];
+        let check = |scope: &Scope, expected: &[(u16, Timeframe, i64, i64)]| {
+            let mut told = Vec::new();
+            for page in scope.narrow(pages()) {
+                for timeframe in [Timeframe::M5, Timeframe::M15] {
+                    let missing = page.runs(timeframe).iter().filter(|run| run.state == State::Missing);
+                    told.extend(missing.map(|run| {
+                        let bucket = |time: Timestamp| time.since(NOON) / 300;
+                        (page.feed.0, timeframe, bucket(run.span.start), bucket(run.span.end))
+                    }));
+                }
+            }
+            assert_eq!(told, expected, "{scope:?}");
+        };
+        let (m5, m15) = (Timeframe::M5, Timeframe::M15);
+        let one = Some(vec![pair(0)]);
+        let all = [(0, m5, 0, 2), (0, m5, 3, 5), (0, m15, 0, 6)];
+        check(&Scope { pairs: one.clone(), ..Scope::default() }, &all);
+        let span = Some(at(1)..at(4));
+        let within = [(0, m5, 1, 2), (0, m5, 3, 4), (0, m15, 0, 6)];
+        check(&Scope { pairs: one.clone(), span, ..Scope::default() }, &within);
+        check(&Scope { pairs: one, timeframes: Some(vec![m15]), ..Scope::default() }, &[(0, m15, 0, 6)]);
+    }
 
     #[test]
     fn a_spent_allowance_is_probed_after_a_minute_and_ever_more_rarely() {

@@ -65,7 +65,7 @@ pub enum Refused {
 }
 
 /// The present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// By the market, complete buckets end before it.
     pub event: Timestamp,

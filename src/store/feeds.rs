@@ -89,6 +89,29 @@ pub(super) fn watch(
     Ok(ids)
 }
 
+/// The ids of these feeds, in the same order, without making them watched: one that is not known yet
+/// is written down as watched for no time.
+pub(super) fn name(
+    connection: &mut Connection,
+    wanted: &[Feed],
+    now: Timestamp,
+) -> Result<Vec<i64>, StoreError> {
+    let known = all(connection)?;
+    let mut ids = Vec::with_capacity(wanted.len());
+    for feed in wanted {
+        if let Some(known) = known.iter().rfind(|known| known.feed == *feed) {
+            ids.push(known.id);
+            continue;
+        }
+        let id = insert(connection, feed, now)?;
+        on_backend!(connection, connection => {
+            diesel::update(feeds::table.find(id)).set(feeds::watched_to.eq(now.0)).execute(connection)
+        })?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
 fn insert(connection: &mut Connection, feed: &Feed, now: Timestamp) -> Result<i64, StoreError> {
     let pair = PairText::new(feed.pair);
     let row = FeedRow {

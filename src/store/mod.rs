@@ -259,6 +259,17 @@ impl Store {
         Ok(ids)
     }
 
+    /// The ids of these feeds, in the same order, for bars that are fetched of pairs that are not
+    /// watched. Bars are stored with these ids.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn name_feeds(&mut self, feeds: &[Feed], now: Timestamp) -> Result<Vec<i64>, StoreError> {
+        let ids = self.writing(|store| feeds::name(&mut store.connection, feeds, now))?;
+        self.feed_ids = feeds.iter().zip(&ids).map(|(feed, id)| (feed.pair, *id)).collect();
+        Ok(ids)
+    }
+
     /// Every feed there ever was, in the order first watched.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::tenure::Tenure;
 use super::{Alarm, Alert};
 use crate::aggregator::actor::{
-    AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
+    AccountTo, AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
 };
 use crate::aggregator::finalizer::Depth;
 use crate::aggregator::inference::RecordKeys;
@@ -20,7 +20,7 @@ use crate::domain::scale::Verdict;
 use crate::domain::{Pair, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::{HealerActor, HealerSettings};
-use crate::healer::book::Watched;
+use crate::healer::book::{Scope, Watched};
 use crate::ig::IgError;
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::history::pace::allowed_per_minute;
@@ -33,7 +33,7 @@ use crate::ig::stream::actor::{
     Memory, SETTING_SILENT_EXITS, SETTING_VERSION, StopStreaming, StreamActor, StreamSettings,
 };
 use crate::ig::stream::probes::{self, Probes};
-use crate::messages::{GetTokens, LogOut};
+use crate::messages::{GetTokens, HistoryError, LearnTime, LogOut};
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
@@ -50,8 +50,26 @@ const MAILBOX: usize = 256;
 /// none ever finds the mailbox full and is overtaken.
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
+/// Where the requests a minute are kept for those who reckon how long healing takes.
+pub const SETTING_PACE: &str = "history.requests_per_minute";
+
+/// What the house is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To stream, and heal what the stream loses.
+    Collect,
+    /// To fetch history alone.
+    Backfill {
+        /// What.
+        scope: Scope,
+        /// Whether the pairs count as watched from now on, so that time without a bar is a hole.
+        /// Not where somebody wants a stretch of the past and no more.
+        watches: bool,
+    },
+}
+
 /// What a run may do that the configuration does not say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunFlags {
     /// The command that collects, for those who find the database taken.
     pub command: &'static str,
@@ -59,6 +77,8 @@ pub struct RunFlags {
     pub retry_credentials: bool,
     /// Accept a database filled from another environment.
     pub accept_feed_change: bool,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// The running house.
@@ -71,7 +91,10 @@ pub struct House {
     store: StoreHandle,
     tenure: Arc<Tenure>,
     session: Addr<SessionActor>,
-    stream: Addr<StreamActor>,
+    /// None where only history is fetched.
+    stream: Option<Addr<StreamActor>>,
+    history: Addr<HistoryActor>,
+    event_clock: EventClock,
     aggregator: Addr<AggregatorActor>,
     alerts: UnboundedReceiver<Alert>,
 }
@@ -91,7 +114,7 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let (store, lease) = open_store(config, flags, &clock)?;
+        let (store, lease) = open_store(config, &flags, &clock)?;
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
         let ground =
             Ground { clock: clock.clone(), store: store.clone(), tenure: tenure.clone(), alarm, alerts };
@@ -121,7 +144,7 @@ impl House {
             rest.clone(),
             store.clone(),
             clock.clone(),
-            session_settings(config, &login, flags),
+            session_settings(config, &login, &flags),
             alarm.clone(),
         )
         .start();
@@ -134,8 +157,10 @@ impl House {
                 return Ok(None);
             }
         };
+        let pace = per_minute.to_string();
+        store.run(move |store| store.set_setting(SETTING_PACE, &pace)).await?;
         let calendars = config.feed_calendars();
-        let feeds = watch(config, &store, &tokens, &instruments, &clock).await?;
+        let feeds = watch(config, &flags.purpose, &store, &tokens, &instruments, &clock).await?;
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
@@ -143,16 +168,8 @@ impl House {
         let batch = Batch::new(config.store.flush);
         let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
             .start_with(WRITER_MAILBOX);
-        let depth = Depth {
-            m5: config.history.depth.bars(Timeframe::M5),
-            m15: if config.timeframes.contains(&Timeframe::M15) {
-                config.history.depth.bars(Timeframe::M15)
-            } else {
-                0
-            },
-        };
         let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
-        let core = Aggregation::new(&feeds, depth, stale_s, matched);
+        let core = Aggregation::new(&feeds, depth(config), stale_s, matched);
         let aggregator = AggregatorActor::new(
             core,
             event_clock.clone(),
@@ -163,28 +180,33 @@ impl House {
             alarm.lifeline("aggregator"),
         )
         .start_with(MAILBOX);
-        let settings = StreamSettings {
-            rest: rest.clone(),
-            instruments: instruments.clone(),
-            version: Version::parse(&config.stream.tlcp_version)
-                .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
-            calendars: calendars.clone(),
-            clock_kind: config.clock,
-            options: config.stream.clone(),
-            memory: recall(config, &store).await?,
-            recorder,
+        let stream = match flags.purpose {
+            Purpose::Backfill { .. } => None,
+            Purpose::Collect => {
+                let settings = StreamSettings {
+                    rest: rest.clone(),
+                    instruments: instruments.clone(),
+                    version: Version::parse(&config.stream.tlcp_version)
+                        .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
+                    calendars: calendars.clone(),
+                    clock_kind: config.clock,
+                    options: config.stream.clone(),
+                    memory: recall(config, &store).await?,
+                    recorder,
+                };
+                let stream = StreamActor::new(
+                    client,
+                    session.clone(),
+                    aggregator.clone().recipient(),
+                    store.clone(),
+                    (clock.clone(), event_clock.clone()),
+                    settings,
+                    alarm.clone(),
+                    stats.clone(),
+                );
+                Some(stream.start())
+            }
         };
-        let stream = StreamActor::new(
-            client,
-            session.clone(),
-            aggregator.clone().recipient(),
-            store.clone(),
-            (clock.clone(), event_clock.clone()),
-            settings,
-            alarm.clone(),
-            stats.clone(),
-        )
-        .start();
         let allowance = allowance_key(config, &store, &login, &tokens, &clock).await?;
         let settings = HistorySettings {
             instruments: instruments.clone(),
@@ -210,21 +232,57 @@ impl House {
             incident_cap: config.history.incident_cap,
             quarters: config.timeframes.contains(&Timeframe::M15),
             give_up_s: i64::from(config.history.give_up_days) * 86_400,
+            scope: match flags.purpose {
+                Purpose::Collect => Scope::default(),
+                Purpose::Backfill { scope, .. } => scope,
+            },
         };
         let healer = HealerActor::new(
             store.clone(),
-            history,
+            history.clone(),
             aggregator.clone().recipient(),
-            (clock.clone(), event_clock),
+            (clock.clone(), event_clock.clone()),
             settings,
             alarm.lifeline("healer"),
         )
         .start();
         aggregator.do_send(Meet(Neighbours {
-            stream: Some(stream.clone().recipient()),
+            stream: stream.clone().map(Addr::recipient),
             healer: Some(healer.recipient()),
         }));
-        Ok(Some(House { stats, instruments, clock, store, tenure, session, stream, aggregator, alerts }))
+        Ok(Some(House {
+            stats,
+            instruments,
+            clock,
+            store,
+            tenure,
+            session,
+            stream,
+            history,
+            event_clock,
+            aggregator,
+            alerts,
+        }))
+    }
+
+    /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
+    /// to then where the pairs are watched.
+    ///
+    /// # Errors
+    /// Why the time cannot be learnt.
+    pub async fn catch_up(&self, watches: bool) -> Result<(), HistoryError> {
+        let gone = |_| IgError::Unreachable("a room is gone".to_owned());
+        self.history.send(LearnTime).await.map_err(gone)??;
+        let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
+        if watches {
+            self.aggregator.send(AccountTo(now)).await.map_err(gone)?;
+        }
+        Ok(())
+    }
+
+    /// Hands work to the thread of the database.
+    pub fn store(&self) -> &StoreHandle {
+        &self.store
     }
 
     /// Waits until something ends the house; never returns while all is well.
@@ -239,7 +297,9 @@ impl House {
 
     /// Stops streaming, makes durable what is held, logs out, gives the lease back.
     pub async fn stop(self) {
-        let _ = self.stream.send(StopStreaming).await;
+        if let Some(stream) = &self.stream {
+            let _ = stream.send(StopStreaming).await;
+        }
         let _ = self.aggregator.send(Drain).await;
         let _ = self.session.send(LogOut).await;
         self.give_back_lease().await;
@@ -270,6 +330,14 @@ trait StartWith: Actor<Context = Context<Self>> + Sized {
 
 impl<A: Actor<Context = Context<A>>> StartWith for A {}
 
+/// How far back the first backfill reaches.
+pub fn depth(config: &Config) -> Depth {
+    let kept = |timeframe| {
+        if config.timeframes.contains(&timeframe) { config.history.depth.bars(timeframe) } else { 0 }
+    };
+    Depth { m5: kept(Timeframe::M5), m15: kept(Timeframe::M15) }
+}
+
 fn failure(alert: Option<Alert>) -> Failure {
     match alert {
         Some(Alert::Exit { code, why }) => Failure::new(code, why),
@@ -279,7 +347,7 @@ fn failure(alert: Option<Alert>) -> Failure {
 }
 
 /// Opens the database and takes its lease, before anything else is done with it.
-fn open_store(config: &Config, flags: RunFlags, clock: &Clock) -> Result<(StoreHandle, Lease), Failure> {
+fn open_store(config: &Config, flags: &RunFlags, clock: &Clock) -> Result<(StoreHandle, Lease), Failure> {
     let mut store = Store::open(&config.database)?;
     let lease = store.acquire_lease(flags.command, clock.wall())?;
     let bound = store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change);
@@ -294,7 +362,7 @@ fn open_store(config: &Config, flags: RunFlags, clock: &Clock) -> Result<(StoreH
     Ok((handle, lease))
 }
 
-fn session_settings(config: &Config, login: &Login, flags: RunFlags) -> SessionSettings {
+fn session_settings(config: &Config, login: &Login, flags: &RunFlags) -> SessionSettings {
     SessionSettings {
         credentials: login.clone(),
         api_url: config.ig.api_url.clone(),
@@ -362,6 +430,7 @@ async fn learn_once(
 /// Writes the watched feeds down and finds where an earlier run stopped accounting for each.
 async fn watch(
     config: &Config,
+    purpose: &Purpose,
     store: &StoreHandle,
     tokens: &Tokens,
     instruments: &[Instrument],
@@ -384,10 +453,15 @@ async fn watch(
         .collect();
     let now = clock.wall();
     let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
+    let watches = !matches!(purpose, Purpose::Backfill { watches: false, .. });
     let resume = store
         .run(move |store| {
             let before = store.feeds()?;
-            store.watch_feeds(&feeds, now)?;
+            if watches {
+                store.watch_feeds(&feeds, now)?;
+            } else {
+                store.name_feeds(&feeds, now)?;
+            }
             let mut resume = store.covered_to(Timeframe::M5)?;
             // Time in which a pair was not watched is no gap.
             resume.retain(|pair, _| {

@@ -357,7 +357,7 @@ fn an_unreachable_host_is_tried_again_and_again() {
 
 #[test]
 fn a_market_of_the_past_asks_for_the_clock_of_the_stream() {
-    let world = World::new(market(4));
+    let world = World::new(market(24));
     let ended = world.start("run", &[("CANDLEKEEP_CLOCK", "")]).ended();
     assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
     assert!(ended.reason().starts_with("<3>candlekeep: "), "{}", ended.reason());

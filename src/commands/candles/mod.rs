@@ -5,17 +5,20 @@ mod render;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use self::render::render;
+use super::backfill;
 use crate::cli::Candles;
+use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
-use crate::domain::Pair;
+use crate::domain::{Pair, Timeframe};
 use crate::exit::{Exit, Failure};
-use crate::store::{BarQuery, Store};
+use crate::store::{BarQuery, Store, StoreError};
 
 /// Prints to stdout, and what is worth knowing besides to stderr.
 ///
 /// # Errors
 /// When there is no database, it cannot be read, or the pair is unknown.
 pub fn execute(args: &Candles, config: &Config) -> Result<Exit, Failure> {
+    let fetched = if args.fetch { fetch(args, config)? } else { Exit::Done };
     let stdout = io::stdout();
     let width = if stdout.is_terminal() { terminal_size::terminal_size() } else { None };
     let printed = print(args, config, width.map(|(width, _)| width.0))?;
@@ -25,10 +28,43 @@ pub fn execute(args: &Candles, config: &Config) -> Result<Exit, Failure> {
     }
     match stdout.lock().write_all(printed.text.as_bytes()).and_then(|()| io::stdout().flush()) {
         // A reader such as `head` that goes away has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(fetched),
         Err(error) => Err(Failure::failed(format_args!("cannot print: {error}"))),
-        Ok(()) => Ok(Exit::Done),
+        Ok(()) => Ok(fetched),
     }
+}
+
+/// Has what is missing of these bars fetched, and says what could not be.
+fn fetch(args: &Candles, config: &Config) -> Result<Exit, Failure> {
+    let Candles { pair, timeframe, from, to, .. } = *args;
+    let Some(calendar) = config.calendar_of(pair) else {
+        return Err(Failure::usage(unknown_pair(pair, config)));
+    };
+    let now = match config.clock {
+        ClockKind::System => Some(Clock::system().wall()),
+        // A market that goes by its own clock is where its ledger ends.
+        ClockKind::Stream => match Store::open_read_only(&config.database) {
+            Ok(mut store) => store.covered_to(Timeframe::M5)?.get(&pair).copied(),
+            Err(StoreError::Absent { .. }) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let Some(end) = to.or(now) else {
+        return Err(Failure::usage("--to is needed where the clock is the stream's"));
+    };
+    let end = now.map_or(end, |now| end.min(now));
+    let buckets = args.count_max() as usize * (timeframe.minutes() / Timeframe::M5.minutes()) as usize;
+    let start = match from {
+        Some(from) => from,
+        None => calendar.back_from(timeframe.bucket(end), buckets),
+    };
+    let order = backfill::order(&[pair], &[timeframe], Some(start..end), config)?;
+    let followed = super::on_actix(backfill::fetch(config.clone(), order, true))?;
+    if followed.is_complete() {
+        return Ok(Exit::Done);
+    }
+    let _ = writeln!(io::stderr(), "{}", backfill::ended(&followed));
+    Ok(Exit::Incomplete)
 }
 
 /// What goes to stdout, and a remark for people.
@@ -88,7 +124,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use crate::config::{self, Flags};
-    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timestamp};
 
     const NINE_PM: Timestamp = Timestamp(1_583_701_200); // 2020-03-08 21:00:00
 

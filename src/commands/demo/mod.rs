@@ -20,7 +20,7 @@ use crate::config::{self, Config, Flags};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
-use crate::supervisor::topology::{House, RunFlags};
+use crate::supervisor::topology::{House, Purpose, RunFlags};
 use crate::transcript::Recorder;
 
 /// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend and most of a week.
@@ -128,7 +128,12 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
     simulator.control().schedule_outage(cut_at, cut_at.plus(CUT_FOR * STEP));
-    let flags = RunFlags { command: "demo", retry_credentials: false, accept_feed_change: false };
+    let flags = RunFlags {
+        command: "demo",
+        retry_credentials: false,
+        accept_feed_change: false,
+        purpose: Purpose::Collect,
+    };
     let Some(mut house) = House::start(config, flags, Recorder::default(), std::future::pending()).await?
     else {
         return Err(Failure::failed("stopped"));

@@ -17,7 +17,8 @@ use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
-use crate::domain::{Calendar, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::domain::{Calendar, FeedIx, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::healer::holes::Kind;
 use crate::healer::plan::Request;
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::{self, Confirmed, Instrument};
@@ -25,7 +26,7 @@ use crate::ig::models::Prices;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
-use crate::messages::{FetchBars, GetTokens, HistoryError, TokensRefused};
+use crate::messages::{FetchBars, GetTokens, HistoryError, LearnTime, TokensRefused};
 use crate::store::{AllowanceKey, AllowanceSeen, SpendId, SpendOn, StoreError, StoreHandle};
 use crate::supervisor::Lifeline;
 
@@ -110,7 +111,41 @@ impl Handler<FetchBars> for HistoryActor {
     }
 }
 
+impl Handler<LearnTime> for HistoryActor {
+    type Result = ResponseFuture<Result<(), HistoryError>>;
+
+    fn handle(&mut self, _: LearnTime, _: &mut Self::Context) -> Self::Result {
+        let history = self.history.clone();
+        Box::pin(async move { history.learn_time().await })
+    }
+}
+
 impl History {
+    /// Spends a point on the last bar of the first pair, to see what time it is in the market.
+    async fn learn_time(&self) -> Result<(), HistoryError> {
+        if self.event_clock.now().is_some() {
+            return Ok(());
+        }
+        let mut state = self.state.lock().await;
+        let span = Timestamp(0)..Timestamp(0);
+        let request = Request {
+            feed: FeedIx(0),
+            timeframe: Timeframe::M5,
+            span: span.clone(),
+            kind: Kind::Backfill,
+            points: 1,
+            urgent: false,
+            reaches_now: false,
+            incident: None,
+        };
+        let fetch = FetchBars { request, anchor: None, probe: false };
+        let (rows, _) = self.ask(&mut state, &fetch, &span, "max=1", 1).await?;
+        let last = rows.last().ok_or(Unproven::Empty)?;
+        // The forming one, while the market trades.
+        self.event_clock.observe(last.start, false);
+        Ok(())
+    }
+
     async fn fetch(&self, fetch: &FetchBars) -> Result<Fetched, HistoryError> {
         let mut state = self.state.lock().await;
         // What is complete by then is what counts, so the turn comes first.
@@ -123,8 +158,7 @@ impl History {
         let is_plain = self.event_clock.is_steady()
             && self.event_clock.now().is_some_and(|now| timeframe.bucket(now) == complete_to);
         let known = (state.zone, is_plain, fetch.request.reaches_now);
-        if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, self.calendar(fetch))
-        {
+        if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, self.calendar(fetch)) {
             let query = format!("max={count}");
             let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
             let first = rows.first().ok_or(Unproven::Empty)?.start;
@@ -195,8 +229,7 @@ impl History {
         let step = fetch.request.timeframe.seconds();
         let passed = fetch.request.timeframe.bucket(complete_to.plus(-offset.max(0))).min(span.end);
         let traded =
-            self.calendar(fetch).bars_at_most(passed.plus(-step)..passed, fetch.request.timeframe)
-                == 1;
+            self.calendar(fetch).bars_at_most(passed.plus(-step)..passed, fetch.request.timeframe) == 1;
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
         let (rows, _) = self.ask_span(state, fetch, &probe).await?;

@@ -1,0 +1,257 @@
+//! `candlekeep backfill`: history only. With `--plan` it shows what would be asked for and at which
+//! cost, and asks IG for nothing; else it fetches, or has the running service fetch, and shows how
+//! far that is.
+
+mod follow;
+mod view;
+
+use std::ops::Range;
+use std::time::Duration;
+
+pub use self::follow::Followed;
+use self::follow::Follower;
+pub use self::view::ended;
+use super::outlook::{self, Outlook, Wish};
+use super::{on_actix, say};
+use crate::cli::{Backfill, Report};
+use crate::clock::{Clock, ClockKind};
+use crate::config::Config;
+use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::exit::{Exit, Failure};
+use crate::healer::book::Scope;
+use crate::healer::wishes;
+use crate::store::{RequestState, Store, StoreError, StoreHandle};
+use crate::supervisor::topology::{House, Purpose, RunFlags};
+use crate::transcript::Recorder;
+
+/// How often the database is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A running service looks for requests every few seconds; one that does not is stuck.
+const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+/// A write beside a busy service may find no room at first.
+const ASK_TIMES: u32 = 5;
+
+/// What is to be fetched.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    /// What healing and the view are confined to.
+    pub scope: Scope,
+    /// What is asked for besides what the ledger misses.
+    pub wish: Wish,
+    /// Try credentials again that IG has refused.
+    pub retry_credentials: bool,
+    /// Accept a database filled from another environment.
+    pub accept_feed_change: bool,
+}
+
+/// Plans or fetches.
+///
+/// # Errors
+/// Wrong arguments; what a start of the service can fail with; a database that cannot be read.
+pub fn execute(args: &Backfill, config: Config) -> Result<Exit, Failure> {
+    let order = asked(args, &config)?;
+    if args.plan {
+        let outlook = look(&config, &order, true)?;
+        match args.format {
+            Report::Text => say(view::text(&outlook)),
+            Report::Json => say(view::json(&outlook)),
+        }
+        return Ok(Exit::Done);
+    }
+    let followed = on_actix(fetch(config, order, args.format == Report::Text))?;
+    match args.format {
+        Report::Text => say(view::ended(&followed)),
+        Report::Json => say(view::ended_json(&followed)),
+    }
+    Ok(if followed.is_complete() { Exit::Done } else { Exit::Incomplete })
+}
+
+/// What the arguments ask for.
+fn asked(args: &Backfill, config: &Config) -> Result<Order, Failure> {
+    let span = match (args.from, args.to) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(Failure::usage("--to needs a --from")),
+        (Some(from), Some(to)) => Some(from..to),
+        (Some(from), None) if config.clock == ClockKind::System => Some(from..Clock::system().wall()),
+        (Some(_), None) => {
+            return Err(Failure::usage("--to is needed where the clock is the stream's"));
+        }
+    };
+    let order = order(&args.pairs, &args.timeframes, span, config)?;
+    let (retry_credentials, accept_feed_change) = (args.retry_credentials, args.accept_feed_change);
+    Ok(Order { retry_credentials, accept_feed_change, ..order })
+}
+
+/// Checks against the configuration what is to be fetched: of these pairs and lengths, or of all
+/// where there are none; what the ledger misses, or a stretch.
+///
+/// # Errors
+/// What cannot be fetched.
+pub fn order(
+    pairs: &[Pair],
+    timeframes: &[Timeframe],
+    span: Option<Range<Timestamp>>,
+    config: &Config,
+) -> Result<Order, Failure> {
+    if let Some(pair) = pairs.iter().find(|pair| !config.pairs().any(|known| known == **pair)) {
+        return Err(Failure::usage(format_args!(
+            "{pair} is not collected; add it to `pairs` in the configuration"
+        )));
+    }
+    let mut timeframes = timeframes.to_vec();
+    timeframes.sort();
+    timeframes.dedup();
+    for timeframe in &timeframes {
+        if !config.timeframes.contains(timeframe) {
+            return Err(Failure::usage(format_args!(
+                "{timeframe} is not among the timeframes kept; add it to `timeframes` in the configuration"
+            )));
+        }
+    }
+    let mut order = Order::default();
+    if let Some(span) = &span {
+        if span.start >= span.end {
+            return Err(Failure::usage(format_args!("{} is not before {}", span.start, span.end)));
+        }
+        let (timeframe, span) = stretch(&timeframes, span, config)?;
+        let wanted = config.pairs().filter(|pair| pairs.is_empty() || pairs.contains(pair));
+        order.wish.stretches = wanted.map(|pair| (pair, timeframe, span.clone())).collect();
+        order.scope.span = Some(span);
+    }
+    order.scope.pairs = (!pairs.is_empty()).then(|| pairs.to_vec());
+    order.scope.timeframes = fetched(&timeframes);
+    Ok(order)
+}
+
+/// The lengths that are asked for over REST for these: longer bars are folded.
+fn fetched(timeframes: &[Timeframe]) -> Option<Vec<Timeframe>> {
+    let only_quarters = timeframes == [Timeframe::M15];
+    match timeframes {
+        [] => None,
+        // What is missing of their parts brings them too.
+        _ if only_quarters => Some(vec![Timeframe::M5, Timeframe::M15]),
+        _ if timeframes.contains(&Timeframe::M15) => None,
+        _ => Some(vec![Timeframe::M5]),
+    }
+}
+
+/// Which bars to ask for, for a stretch in these lengths: longer ones are folded from 5-minute bars
+/// where these are wanted too.
+fn stretch(
+    timeframes: &[Timeframe],
+    span: &Range<Timestamp>,
+    config: &Config,
+) -> Result<(Timeframe, Range<Timestamp>), Failure> {
+    let only_quarters = timeframes == [Timeframe::M15];
+    let timeframe = if only_quarters { Timeframe::M15 } else { Timeframe::M5 };
+    // So that every longer bar that meets the stretch can be folded.
+    let longest = timeframes.last().or(config.timeframes.last()).copied().unwrap_or(Timeframe::M5);
+    let whole = span.start.floor(longest.seconds())..span.end.ceil(longest.seconds());
+    let quarters = config.timeframes.contains(&Timeframe::M15);
+    match wishes::refusal(&whole, timeframe, quarters) {
+        Some(why) => Err(Failure::usage(format_args!("nothing can be fetched of that time: {why}"))),
+        None => Ok((timeframe, whole)),
+    }
+}
+
+/// Looks at the database, which need not be there.
+fn look(config: &Config, order: &Order, ahead: bool) -> Result<Outlook, Failure> {
+    let ahead = ahead && order.wish.stretches.is_empty();
+    match Store::open_read_only(&config.database) {
+        Ok(mut store) => outlook::look(Some(&mut store), config, &order.scope, &order.wish, ahead),
+        Err(StoreError::Absent { .. }) => outlook::look(None, config, &order.scope, &order.wish, ahead),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has everything fetched that can be now; by the service where one runs.
+///
+/// # Errors
+/// What a start of the service can fail with; a database that cannot be read.
+pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed, Failure> {
+    let stop = super::run::told_to_stop();
+    let mut stop = std::pin::pin!(stop);
+    let is_collected = look(&config, &order, false)?.is_collected();
+    if is_collected {
+        return hand_over(&config, &order, shows, stop).await;
+    }
+    let watches = order.wish.stretches.is_empty();
+    let flags = RunFlags {
+        command: "backfill",
+        retry_credentials: order.retry_credentials,
+        accept_feed_change: order.accept_feed_change,
+        purpose: Purpose::Backfill { scope: order.scope.clone(), watches },
+    };
+    let started = House::start(&config, flags, Recorder::default(), &mut stop).await?;
+    let Some(mut house) = started else {
+        return Err(Failure::failed("stopped before anything was asked for"));
+    };
+    let outcome = async {
+        house.catch_up(watches).await.map_err(|error| {
+            Failure::failed(format_args!("cannot learn what time it is in the market: {error}"))
+        })?;
+        let asked = ask(house.store(), &order.wish).await?;
+        let store = house.store().clone();
+        let mut follower = Follower::new(&config, &order, store, asked, shows);
+        tokio::select! {
+            followed = follower.follow() => followed,
+            failure = house.failed() => Err(failure),
+            () = &mut stop => Ok(follower.interrupted()),
+        }
+    };
+    let outcome = outcome.await;
+    house.stop().await;
+    outcome
+}
+
+/// Has a running service fetch, and looks on.
+async fn hand_over(
+    config: &Config,
+    order: &Order,
+    shows: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<Followed, Failure> {
+    let store = Store::open(&config.database)?;
+    let (store, _thread) = StoreHandle::spawn("candlekeep-asking", store)
+        .map_err(|error| Failure::failed(format_args!("no thread for the database: {error}")))?;
+    let asked = ask(&store, &order.wish).await?;
+    if shows {
+        eprintln!("The running service fetches it; this only looks on, and Ctrl-C does not stop it.");
+    }
+    let mut follower = Follower::new(config, order, store, asked, shows);
+    tokio::select! {
+        followed = follower.follow() => followed,
+        () = stop => Ok(follower.interrupted()),
+    }
+}
+
+/// Writes the requests down.
+async fn ask(store: &StoreHandle, wish: &Wish) -> Result<Vec<i64>, Failure> {
+    if wish.stretches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut times = 0;
+    loop {
+        let (stretches, now) = (wish.stretches.clone(), Clock::system().wall());
+        match store.run(move |store| store.ask_fetch(&stretches, now)).await {
+            Ok(ids) => return Ok(ids),
+            Err(error) if error.is_retryable() && times < ASK_TIMES => times += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether none of these requests is open any more; why some were refused.
+async fn settled(store: &StoreHandle, asked: &[i64]) -> Result<(bool, bool, Vec<String>), StoreError> {
+    let ids = asked.to_vec();
+    let requests = store.run(move |store| store.requests(&ids)).await?;
+    let is_settled = requests.iter().all(|request| !request.state.is_open());
+    let is_taken = requests.iter().all(|request| request.state != RequestState::Asked);
+    let mut refused: Vec<String> = requests
+        .into_iter()
+        .filter(|request| request.state == RequestState::Refused)
+        .map(|request| format!("{} {}: {}", request.pair, request.timeframe, request.note))
+        .collect();
+    refused.dedup();
+    Ok((is_settled, is_taken, refused))
+}
