@@ -44,6 +44,8 @@ pub struct Outlook {
     pub missing: BTreeMap<(Pair, Timeframe), u64>,
     /// Who collects into the database, or did last.
     pub lease: Option<LeaseState>,
+    /// The last spend that was booked.
+    pub last_spend: i64,
 }
 
 impl Outlook {
@@ -140,6 +142,7 @@ pub fn look(
         }),
         missing: missing(&pages),
         lease: known.lease,
+        last_spend: known.last_spend,
     })
 }
 
@@ -156,6 +159,7 @@ struct Known {
     bars_max: Option<u32>,
     per_minute: Option<u32>,
     lease: Option<LeaseState>,
+    last_spend: i64,
 }
 
 impl Known {
@@ -185,6 +189,7 @@ impl Known {
             bars_max: setting.as_deref().and_then(|text| actor::bars_max(text, wall)),
             per_minute: store.setting(SETTING_PACE)?.and_then(|text| text.parse().ok()),
             lease: store.lease(wall)?,
+            last_spend: store.last_spend()?,
         })
     }
 }

@@ -160,6 +160,22 @@ pub(super) fn latest_key(
     Ok(row.map(key))
 }
 
+/// The number of the spend booked last, 0 where there is none.
+pub(super) fn last(connection: &mut Connection) -> Result<i64, StoreError> {
+    let last: Option<i64> = on_backend!(connection, connection => {
+        allowance::table.select(diesel::dsl::max(allowance::id)).first(connection)
+    })?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Points of all spends booked after this one.
+pub(super) fn points_after(connection: &mut Connection, id: i64) -> Result<u32, StoreError> {
+    let points: Vec<i64> = on_backend!(connection, connection => {
+        allowance::table.filter(allowance::id.gt(id)).select(allowance::points).load(connection)
+    })?;
+    u32::try_from(points.iter().sum::<i64>()).map_err(StoreError::corrupt)
+}
+
 /// Books a spend that is about to be made.
 pub(super) fn book(
     connection: &mut Connection,

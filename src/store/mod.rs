@@ -185,6 +185,14 @@ impl Store {
         requests::open(&mut self.connection)
     }
 
+    /// Every request of one pair and length that is remembered, in the order asked.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn requests_of(&mut self, pair: Pair, timeframe: Timeframe) -> Result<Vec<FetchRequest>, StoreError> {
+        requests::of(&mut self.connection, pair, timeframe)
+    }
+
     /// These requests, without those that are no longer remembered.
     ///
     /// # Errors
@@ -510,6 +518,22 @@ impl Store {
     /// Those of any read.
     pub fn latest_allowance_key(&mut self, environment: &str) -> Result<Option<AllowanceKey>, StoreError> {
         allowance::latest_key(&mut self.connection, environment)
+    }
+
+    /// The number of the spend booked last, 0 where there is none.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn last_spend(&mut self) -> Result<i64, StoreError> {
+        allowance::last(&mut self.connection)
+    }
+
+    /// Points of all spends booked after the one of this number, as booked or as charged.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn points_after(&mut self, id: i64) -> Result<u32, StoreError> {
+        allowance::points_after(&mut self.connection, id)
     }
 
     /// A spend by the number that a piece of evidence names, if it is still kept.

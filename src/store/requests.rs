@@ -191,6 +191,24 @@ fn forget_oldest(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Every request of one pair and length that is remembered, in the order asked.
+pub(super) fn of(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+) -> Result<Vec<FetchRequest>, StoreError> {
+    let text = PairText::new(pair);
+    let rows: Vec<ReadRequest> = on_backend!(connection, connection => {
+        fetch_requests::table
+            .filter(fetch_requests::pair.eq(text.as_str()))
+            .filter(fetch_requests::timeframe.eq(timeframe.as_str()))
+            .order(fetch_requests::id.asc())
+            .select(ReadRequest::as_select())
+            .load(connection)
+    })?;
+    rows.into_iter().map(ReadRequest::request).collect()
+}
+
 /// Requests asked or taken, in the order asked.
 pub(super) fn open(connection: &mut Connection) -> Result<Vec<FetchRequest>, StoreError> {
     let rows: Vec<ReadRequest> = on_backend!(connection, connection => {

@@ -12,7 +12,7 @@ use crate::commands::outlook::{self, Outlook, Wish};
 use crate::config::Config;
 use crate::domain::Pair;
 use crate::exit::Failure;
-use crate::store::StoreHandle;
+use crate::store::{Store, StoreHandle};
 
 /// How often a line is printed where there is no terminal.
 const PRINT_EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +33,11 @@ pub struct Followed {
 }
 
 impl Followed {
+    /// There was nothing to do.
+    pub fn nothing(outlook: Outlook) -> Followed {
+        Followed { outlook, healed: 0, spent: 0, refused: Vec::new(), interrupted: false }
+    }
+
     /// Whether all that was asked for is there, or known not to exist.
     pub fn is_complete(&self) -> bool {
         !self.interrupted && self.refused.is_empty() && self.outlook.buckets_missing() == 0
@@ -47,7 +52,8 @@ pub struct Follower<'a> {
     asked: Vec<i64>,
     clock: Clock,
     began: Instant,
-    first: Option<(u64, u32)>,
+    last_spend: i64,
+    spent: u32,
     last: Option<Outlook>,
     refused: Vec<String>,
     most_missing: u64,
@@ -55,15 +61,17 @@ pub struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    /// One that has not looked yet.
+    /// One that has not looked yet. `asked`: the requests that were written down; `before`: how things
+    /// stood with what they ask for.
     pub fn new(
         config: &'a Config,
         order: &'a Order,
         store: StoreHandle,
         asked: Vec<i64>,
+        before: &Outlook,
         shows: bool,
     ) -> Follower<'a> {
-        let clock = Clock::system();
+        let (clock, last_spend) = (Clock::system(), before.last_spend);
         let began = clock.monotonic();
         let view = View::new(shows, began);
         Follower {
@@ -73,10 +81,11 @@ impl<'a> Follower<'a> {
             asked,
             clock,
             began,
-            first: None,
+            last_spend,
+            spent: 0,
             last: None,
             refused: Vec::new(),
-            most_missing: 0,
+            most_missing: before.buckets_missing(),
             view,
         }
     }
@@ -86,11 +95,15 @@ impl<'a> Follower<'a> {
         loop {
             let (is_settled, is_taken, refused) = settled(&self.store, &self.asked).await?;
             self.refused = refused;
-            let (config, scope) = (self.config.clone(), self.order.scope.clone());
-            let outlook = self
-                .store
-                .run(move |store| Ok(outlook::look(Some(store), &config, &scope, &Wish::default(), false)))
-                .await??;
+            let (config, scope, last_spend) =
+                (self.config.clone(), self.order.scope.clone(), self.last_spend);
+            let look = move |store: &mut Store| {
+                let spent = store.points_after(last_spend)?;
+                Ok((outlook::look(Some(store), &config, &scope, &Wish::default(), false), spent))
+            };
+            let (outlook, spent) = self.store.run(look).await?;
+            let outlook = outlook?;
+            self.spent = spent;
             let now = self.clock.monotonic();
             if !is_taken && now.saturating_duration_since(self.began) > TAKEN_WITHIN {
                 return Err(Failure::failed(
@@ -98,7 +111,6 @@ impl<'a> Follower<'a> {
                 ));
             }
             let missing = outlook.buckets_missing();
-            self.first.get_or_insert((missing, outlook.remaining()));
             self.most_missing = self.most_missing.max(missing);
             self.view.show(&outlook, now);
             let is_done = is_taken && outlook.plan.requests.is_empty() && (is_settled || missing > 0);
@@ -118,10 +130,9 @@ impl<'a> Follower<'a> {
     fn end(&mut self, interrupted: bool) -> Followed {
         self.view.finish();
         let outlook = self.last.take().unwrap_or_default();
-        let (_, remaining) = self.first.unwrap_or_default();
         Followed {
             healed: self.most_missing.saturating_sub(outlook.buckets_missing()),
-            spent: remaining.saturating_sub(outlook.remaining()),
+            spent: self.spent,
             refused: std::mem::take(&mut self.refused),
             outlook,
             interrupted,

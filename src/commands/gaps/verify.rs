@@ -52,7 +52,8 @@ pub fn verify(store: &mut Store) -> Result<Verdict, Failure> {
         let starts: BTreeSet<Timestamp> = store.bar_starts(pair, timeframe)?.into_iter().collect();
         verdict.bars += starts.len() as u64;
         let watched = watched(&feeds, pair);
-        ledger(&mut verdict, pair, timeframe, &runs, &starts, &watched);
+        let asked = asked(store, pair, timeframe)?;
+        ledger(&mut verdict, pair, timeframe, &runs, &starts, (&watched, &asked));
         if timeframe != Timeframe::M5 {
             parts(&mut verdict, store, pair, timeframe)?;
         }
@@ -68,6 +69,13 @@ fn watched(feeds: &[WatchedFeed], pair: Pair) -> Vec<Range<Timestamp>> {
         .collect();
     spans.sort_by_key(|span| span.start);
     spans
+}
+
+/// Stretches that somebody asked for by hand.
+fn asked(store: &mut Store, pair: Pair, timeframe: Timeframe) -> Result<Vec<Range<Timestamp>>, Failure> {
+    let requests = store.requests_of(pair, timeframe)?;
+    let step = timeframe.seconds();
+    Ok(requests.iter().map(|request| request.span.start.floor(step)..request.span.end.ceil(step)).collect())
 }
 
 /// The buckets of a span, in runs, that were watched from their beginning to their end.
@@ -91,7 +99,7 @@ fn ledger(
     timeframe: Timeframe,
     runs: &[Run],
     starts: &BTreeSet<Timestamp>,
-    watched: &[Range<Timestamp>],
+    (watched, asked): (&[Range<Timestamp>], &[Range<Timestamp>]),
 ) {
     let step = timeframe.seconds();
     for run in runs {
@@ -136,7 +144,11 @@ fn ledger(
             holes.insert(0, since.start..first.span.start);
             holes = holes.iter().flat_map(|hole| watched_part(hole, watched, step)).collect();
         }
-        for hole in holes.iter().filter(|hole| hole.start < hole.end) {
+        // Between a stretch that was asked for by hand and others nobody watched.
+        let is_beside_asked = |hole: &Range<Timestamp>| {
+            asked.iter().any(|span| span.contains(&hole.start.plus(-step)) || span.contains(&hole.end))
+        };
+        for hole in holes.iter().filter(|hole| hole.start < hole.end && !is_beside_asked(hole)) {
             verdict.violated(format!("{pair} 5: nothing is said of {} to {}", hole.start, hole.end));
         }
     }
@@ -251,7 +263,7 @@ mod tests {
         let watched: Vec<_> =
             watched.iter().map(|(from, to)| Timestamp(from * STEP)..Timestamp(to * STEP)).collect();
         let mut verdict = Verdict::default();
-        ledger(&mut verdict, pair(), Timeframe::M5, &known, &starts, &watched);
+        ledger(&mut verdict, pair(), Timeframe::M5, &known, &starts, (&watched, &[]));
         verdict.violations
     }
 
