@@ -99,8 +99,10 @@ pub fn look(
         Some(store) => store.consistently(|store| Known::read(store, config, wall, wish))?,
         None => Known { wished: vec![Vec::new(); wish.stretches.len()], ..Known::default() },
     };
-    let newest = known.ends.values().max().copied();
-    // A market that goes by its own clock is where its ledger ends.
+    // A market that goes by its own clock is where its ledger ends at least, and for all that is known
+    // where somebody's wish does.
+    let wished = wish.stretches.iter().map(|(_, _, span)| span.end).max();
+    let newest = known.newest.max(wished);
     let event = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(wall);
     let now = Now { event, wall };
     let mut ledger = Ledger { runs: known.runs };
@@ -154,6 +156,8 @@ struct Known {
     wished: Vec<Vec<Run>>,
     /// Where the ledger ends, of pairs that are watched.
     ends: BTreeMap<Pair, Timestamp>,
+    /// Where the whole ledger ends.
+    newest: Option<Timestamp>,
     allowance: AllowanceState,
     attempts: Attempts,
     bars_max: Option<u32>,
@@ -165,6 +169,7 @@ struct Known {
 impl Known {
     fn read(store: &mut Store, config: &Config, wall: Timestamp, wish: &Wish) -> Result<Known, StoreError> {
         let mut ends = store.covered_to(Timeframe::M5)?;
+        let newest = ends.values().max().copied();
         let feeds = store.feeds()?;
         ends.retain(|pair, _| {
             feeds.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
@@ -184,6 +189,7 @@ impl Known {
             runs: store.since_oldest_missing()?,
             wished,
             ends,
+            newest,
             allowance,
             attempts,
             bars_max: setting.as_deref().and_then(|text| actor::bars_max(text, wall)),

@@ -23,7 +23,7 @@ use super::plan::{
 };
 use crate::clock::{Clock, EventClock};
 use crate::domain::coverage::Run;
-use crate::domain::{Fact, FactBatch, Mark, State, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistoryActor;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
@@ -63,6 +63,8 @@ pub struct HealerSettings {
     pub quarters: bool,
     /// Event time after which a missing bucket is lost, seconds.
     pub give_up_s: i64,
+    /// Pairs whose time goes on being accounted for by the aggregator.
+    pub accounted: Vec<Pair>,
     /// What healing is confined to.
     pub scope: Scope,
 }

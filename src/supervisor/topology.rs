@@ -160,7 +160,12 @@ impl House {
         let pace = per_minute.to_string();
         store.run(move |store| store.set_setting(SETTING_PACE, &pace)).await?;
         let calendars = config.feed_calendars();
-        let feeds = watch(config, &flags.purpose, &store, &tokens, &instruments, &clock).await?;
+        let mut feeds = watch(config, &flags.purpose, &store, &tokens, &instruments, &clock).await?;
+        if matches!(flags.purpose, Purpose::Backfill { watches: false, .. }) {
+            // Of others there is nothing to account for.
+            feeds.retain(|feed| feed.resume.is_some());
+        }
+        let accounted: Vec<Pair> = feeds.iter().map(|feed| feed.pair).collect();
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
@@ -232,6 +237,7 @@ impl House {
             incident_cap: config.history.incident_cap,
             quarters: config.timeframes.contains(&Timeframe::M15),
             give_up_s: i64::from(config.history.give_up_days) * 86_400,
+            accounted,
             scope: match flags.purpose {
                 Purpose::Collect => Scope::default(),
                 Purpose::Backfill { scope, .. } => scope,
@@ -266,17 +272,15 @@ impl House {
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
-    /// to then where the pairs are watched.
+    /// to then of the pairs that are watched.
     ///
     /// # Errors
     /// Why the time cannot be learnt.
-    pub async fn catch_up(&self, watches: bool) -> Result<(), HistoryError> {
+    pub async fn catch_up(&self) -> Result<(), HistoryError> {
         let gone = |_| IgError::Unreachable("a room is gone".to_owned());
         self.history.send(LearnTime).await.map_err(gone)??;
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
-        if watches {
-            self.aggregator.send(AccountTo(now)).await.map_err(gone)?;
-        }
+        self.aggregator.send(AccountTo(now)).await.map_err(gone)?;
         Ok(())
     }
 

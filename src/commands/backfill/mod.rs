@@ -192,7 +192,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         return Err(Failure::failed("stopped before anything was asked for"));
     };
     let outcome = async {
-        house.catch_up(watches).await.map_err(|error| {
+        house.catch_up().await.map_err(|error| {
             Failure::failed(format_args!("cannot learn what time it is in the market: {error}"))
         })?;
         let asked = ask(house.store(), &order.wish).await?;

@@ -2,7 +2,7 @@
 //! healed like the rest, and told of when nothing of it is missing any more.
 
 use super::Healer;
-use crate::domain::Fact;
+use crate::domain::{Fact, Timeframe};
 use crate::healer::wishes::{self, Progress};
 use crate::store::{FetchRequest, RequestState, Store, StoreError};
 
@@ -31,9 +31,9 @@ impl Healer {
             let Some(feed) = feed else { continue };
             let (pair, timeframe) = (wish.pair, wish.timeframe);
             let ends = self.store.run(move |store| store.covered_to(timeframe)).await?;
-            // What is not accounted for yet is the stream's business.
-            let is_watched = timeframe == crate::domain::Timeframe::M5;
-            let end = ends.get(&pair).filter(|_| is_watched).map_or(now, |end| now.min(*end));
+            // What is not accounted for yet is the aggregator's business.
+            let is_accounted = timeframe == Timeframe::M5 && self.settings.accounted.contains(&pair);
+            let end = ends.get(&pair).filter(|_| is_accounted).map_or(now, |end| now.min(*end));
             let span = wishes::whole(&wish.span, timeframe, end);
             let known = span.clone();
             let runs = self.store.run(move |store| store.coverage(pair, timeframe, known)).await?;
