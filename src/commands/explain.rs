@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::domain::coverage::Run;
 use crate::domain::{Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
-use crate::store::{Revision, RevisionKind, Spend, Store, StoredBar};
+use crate::store::{AttemptRow, Revision, RevisionKind, Spend, Store, StoredBar};
 
 /// What the database knows of one bucket.
 struct Findings {
@@ -21,6 +21,8 @@ struct Findings {
     /// The request that the evidence names.
     spend: Option<Spend>,
     revisions: Vec<Revision>,
+    /// How often it was asked for in vain, and when it may be asked for again.
+    attempt: Option<AttemptRow>,
     /// Of a longer bucket: what is known of its parts.
     parts: Vec<(Timestamp, Option<Run>)>,
 }
@@ -57,6 +59,10 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
         bar: store.bar(key)?,
         spend: request.map(|id| store.spend(id)).transpose()?.flatten(),
         revisions: store.revisions(key.pair, key.timeframe, span)?,
+        attempt: store.attempts()?.into_iter().find(|attempt| {
+            (attempt.pair, attempt.timeframe) == (key.pair, key.timeframe)
+                && attempt.span.contains(&key.start)
+        }),
         key,
         expected: calendar.expectation(key.start.floor(Timeframe::M5.seconds())),
         run,
@@ -65,7 +71,7 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
 }
 
 fn text(findings: &Findings) -> String {
-    let Findings { key, expected, bar, run, spend, revisions, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, parts } = findings;
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
@@ -105,9 +111,14 @@ fn text(findings: &Findings) -> String {
     if let Some(run) = run {
         say("evidence", evidence(run, spend.as_ref()));
         if bar.is_none() && run.state == State::Missing {
+            if let Some(attempt) = attempt {
+                say("asked", format!("{} times in vain; again from {} on", attempt.times, attempt.next_at));
+            }
             say(
                 "next",
-                "`candlekeep run` asks for it over REST, newest first, as the allowance allows".to_owned(),
+                "`candlekeep run` asks for it over REST, newest first, as the allowance allows; \
+                 `candlekeep backfill --plan` tells when"
+                    .to_owned(),
             );
         }
     }
@@ -165,7 +176,7 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
 }
 
 fn json(findings: &Findings) -> Value {
-    let Findings { key, expected, bar, run, spend, revisions, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, parts } = findings;
     let side = |prices: [f64; 4]| {
         let [open, high, low, close] = prices;
         json!({ "open": open, "high": high, "low": low, "close": close })
@@ -206,6 +217,10 @@ fn json(findings: &Findings) -> Value {
             "points": spend.points,
             "state": spend.state,
             "booked_at": spend.booked_at.0,
+        })),
+        "attempts": attempt.as_ref().map(|attempt| json!({
+            "times": attempt.times,
+            "next_at": attempt.next_at.0,
         })),
         "parts": parts
             .iter()

@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::market::Market;
+use super::outlook::{self, Outlook, Wish, words};
 use super::{plain_table, say};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
-use crate::config::Config;
-use crate::domain::{Calendar, Pair, Timeframe, Timestamp};
+use crate::config::{Config, FOREX_CALENDAR};
+use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
+use crate::healer::book::Scope;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
@@ -31,6 +33,7 @@ struct Findings {
     pairs: BTreeMap<Pair, PairState>,
     breaks: Vec<StreamBreak>,
     records: Vec<Record>,
+    outlook: Outlook,
 }
 
 #[derive(Default)]
@@ -72,13 +75,14 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     }
     // A market that goes by its own clock is as old as its newest bar.
     let lease = store.lease(now)?;
+    let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {
         now,
         database: config.database.to_string(),
         lease,
-        market: Market::at(&Calendar::forex(), now),
+        market: Market::at(&config.calendar(FOREX_CALENDAR), now),
         stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
         pairs,
@@ -87,6 +91,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_MATCHED)?,
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
+        outlook,
     })
 }
 
@@ -99,6 +104,11 @@ fn text(findings: &Findings) -> String {
     line(format!("stream    {}", stream_line(findings)));
     for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
         line(format!("          {pair} is not streamed: {why}"));
+    }
+    line(format!("allowance {}", words::allowance(&findings.outlook)));
+    line(format!("healing   {}", healing_line(&findings.outlook)));
+    for waiting in words::waiting(&findings.outlook) {
+        line(format!("          {waiting}"));
     }
     let mut table = plain_table(&["pair", "last bar (UTC)", "age", "missing 5m buckets"]);
     for (pair, state) in &findings.pairs {
@@ -130,6 +140,20 @@ fn text(findings: &Findings) -> String {
         ));
     }
     out
+}
+
+/// What is missing, and what is asked for next.
+fn healing_line(outlook: &Outlook) -> String {
+    let missing = outlook.buckets_missing();
+    match outlook.plan.requests.len() {
+        0 if missing == 0 => "nothing is missing".to_owned(),
+        0 => format!("{missing} buckets are missing and nothing is asked for now"),
+        requests => format!(
+            "{missing} buckets are missing; {requests} requests to come, at most {} data points, about {} min",
+            outlook.plan.points(),
+            outlook.minutes()
+        ),
+    }
 }
 
 /// Who collects, or did last.
@@ -210,6 +234,13 @@ fn json(findings: &Findings) -> String {
         "pairs": pairs,
         "breaks": breaks,
         "accounts": accounts,
+        "allowance": words::allowance_json(&findings.outlook),
+        "waiting": words::waiting_json(&findings.outlook),
+        "planned": {
+            "requests": findings.outlook.plan.requests.len(),
+            "points": findings.outlook.plan.points(),
+            "minutes": findings.outlook.minutes(),
+        },
         "probes": findings.probes.clone().unwrap_or_default(),
     })
     .to_string()
@@ -233,7 +264,10 @@ fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::FeedIx;
+    use crate::healer::plan::{Now, Plan, Waiting, Why};
     use crate::ig::stream::state::Phase;
+    use crate::store::{AllowanceSeen, AllowanceState};
 
     fn lease() -> LeaseState {
         LeaseState {
@@ -272,11 +306,30 @@ mod tests {
             .refused
             .insert("EUR_CHF".to_owned(), "subscription refused: -1 Invalid account type".to_owned());
         let last_bar = Some(Timestamp(1_705_485_300));
+        let seen = AllowanceSeen { remaining: 1_200, total: 10_000, expires_at: Timestamp(1_705_700_000) };
+        let waiting =
+            |feed, buckets, why| Waiting { feed: FeedIx(feed), timeframe: Timeframe::M5, buckets, why };
+        let outlook = Outlook {
+            now: Now { event: Timestamp(1_705_489_200), wall: Timestamp(1_705_489_200) },
+            pairs: vec!["EURUSD".parse().unwrap(), "EURCHF".parse().unwrap()],
+            plan: Plan {
+                requests: Vec::new(),
+                waiting: vec![waiting(0, 300, Why::Points), waiting(1, 40, Why::Incident)],
+            },
+            allowance: AllowanceState {
+                seen: Some((seen, Timestamp(1_705_480_000))),
+                spent_since: 201,
+                ..AllowanceState::default()
+            },
+            reserve: 1_000,
+            missing: [(("EURUSD".parse().unwrap(), Timeframe::M5), 340)].into(),
+            ..Outlook::default()
+        };
         Findings {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
             lease: Some(lease()),
-            market: Market::at(&Calendar::forex(), Timestamp(1_705_489_200)),
+            market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
             stream: Some(stream),
             probes: None,
             pairs: [
@@ -295,6 +348,7 @@ mod tests {
                 matched: 57,
                 granted: Some("unfiltered".to_owned()),
             }],
+            outlook,
         }
     }
 
@@ -306,6 +360,11 @@ mod tests {
             "market    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
+            "allowance Left of the week's 10000 points: 999, as IG said 2024-01-17 08:26; all are there again \
+             Fri 2024-01-19 21:33 UTC. 1000 are kept for holes of the last day.\n",
+            "healing   340 buckets are missing and nothing is asked for now\n",
+            "          300 buckets wait for points, until Fri 2024-01-19 21:33 UTC.\n",
+            "          40 buckets wait because their incident has had its share of the week",
             " EUR_USD  2024-01-17 09:55  60 min  3 ",
             " EUR_CHF  -                 -       - ",
             "  2024-01-17T10:00:00Z to 2024-01-17T10:00:30Z  every pair  silent for 10s\n",
@@ -327,5 +386,9 @@ mod tests {
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");
         assert_eq!(told["probes"]["loops"], 0);
         assert_eq!(told["accounts"][0]["matched"], 57);
+        assert_eq!(told["allowance"]["remaining"], 999);
+        assert_eq!(told["allowance"]["renews_at"], 1_705_700_000);
+        assert_eq!(told["waiting"]["buckets"], 340);
+        assert_eq!(told["waiting"]["by_pair"][1]["why"], "incident_cap");
     }
 }

@@ -231,9 +231,8 @@ pub const KEYS: &[Key] = &[
     Key::new(
         "history.incident_cap",
         Default("3000"),
-        &["Most data points that healing one incident may spend."],
-    )
-    .later(),
+        &["Most data points that healing one incident may spend within a week of IG's."],
+    ),
     Key::new(
         "history.depth",
         Default("100"),
@@ -247,8 +246,7 @@ pub const KEYS: &[Key] = &[
         "history.give_up_days",
         Default("28"),
         &["Days after which a hole that could not be healed counts as lost."],
-    )
-    .later(),
+    ),
     Key::new(
         "store.flush_ms",
         Default("0"),

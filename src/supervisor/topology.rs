@@ -33,7 +33,7 @@ use crate::ig::stream::actor::{
     Memory, SETTING_SILENT_EXITS, SETTING_VERSION, StopStreaming, StreamActor, StreamSettings,
 };
 use crate::ig::stream::probes::{self, Probes};
-use crate::messages::{GetTokens, HistoryError, LearnTime, LogOut};
+use crate::messages::{GetTokens, HistoryError, HolesRecorded, LearnTime, LogOut};
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
@@ -96,6 +96,7 @@ pub struct House {
     history: Addr<HistoryActor>,
     event_clock: EventClock,
     aggregator: Addr<AggregatorActor>,
+    healer: Addr<HealerActor>,
     alerts: UnboundedReceiver<Alert>,
 }
 
@@ -254,7 +255,7 @@ impl House {
         .start();
         aggregator.do_send(Meet(Neighbours {
             stream: stream.clone().map(Addr::recipient),
-            healer: Some(healer.recipient()),
+            healer: Some(healer.clone().recipient()),
         }));
         Ok(Some(House {
             stats,
@@ -267,6 +268,7 @@ impl House {
             history,
             event_clock,
             aggregator,
+            healer,
             alerts,
         }))
     }
@@ -282,6 +284,11 @@ impl House {
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
         self.aggregator.send(AccountTo(now)).await.map_err(gone)?;
         Ok(())
+    }
+
+    /// Has the healer look at once.
+    pub fn heal(&self) {
+        self.healer.do_send(HolesRecorded);
     }
 
     /// Hands work to the thread of the database.

@@ -196,6 +196,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
             Failure::failed(format_args!("cannot learn what time it is in the market: {error}"))
         })?;
         let asked = ask(house.store(), &order.wish).await?;
+        house.heal();
         let store = house.store().clone();
         let mut follower = Follower::new(&config, &order, store, asked, &before, shows);
         tokio::select! {

@@ -1,15 +1,14 @@
 //! A plan, and what came of it, for people and for programs.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 use super::follow::Followed;
+use crate::commands::outlook::words::{allowance, allowance_json, waiting, waiting_json};
 use crate::commands::outlook::{Outlook, pair_of};
 use crate::commands::plain_table;
 use crate::domain::Timestamp;
 use crate::healer::holes::Kind;
-use crate::healer::plan::{Refused, Request, Why};
+use crate::healer::plan::Request;
 
 /// Requests that the table shows; the JSON has all.
 const SHOWN_MAX: usize = 120;
@@ -69,56 +68,6 @@ pub fn sums(outlook: &Outlook) -> Vec<String> {
     lines
 }
 
-/// What is left of the week's points.
-pub fn allowance(outlook: &Outlook) -> String {
-    let (remaining, reserve) = (outlook.remaining(), outlook.reserve);
-    let mut line = match outlook.allowance.seen {
-        Some((seen, at)) => {
-            format!("Left of the week's {} points: {remaining}, as IG said {}", seen.total, time(at))
-        }
-        None => format!(
-            "Left of the week's points: {remaining}, if nobody else has spent any; IG tells with the first answer"
-        ),
-    };
-    if let Some(at) = outlook.allowance.renews_at(outlook.now.wall) {
-        write!(line, "; all are there again {} UTC", day(at)).expect("a String takes any text");
-    }
-    write!(line, ". {reserve} are kept for holes of the last day.").expect("a String takes any text");
-    line
-}
-
-/// What waits for points, and until when.
-pub fn waiting(outlook: &Outlook) -> Vec<String> {
-    let mut lines = Vec::new();
-    let of = |why: Why| {
-        let waiting = outlook.plan.waiting.iter().filter(|waiting| waiting.why == why);
-        waiting.map(|waiting| u64::from(waiting.buckets)).sum::<u64>()
-    };
-    let until = match outlook.allowance.renews_at(outlook.now.wall) {
-        Some(at) => format!("until {} UTC", day(at)),
-        None => "until there are more".to_owned(),
-    };
-    if let Some(refused) = outlook.purse.refused {
-        lines.push(format!(
-            "IG says that the week's points are spent; {}.",
-            match refused {
-                Refused::Wait => "it is asked again with a single bar after a pause of a minute to an hour",
-                Refused::Probe => "it is asked again with a single bar",
-            }
-        ));
-    }
-    if of(Why::Points) > 0 {
-        lines.push(format!("{} buckets wait for points, {until}.", of(Why::Points)));
-    }
-    if of(Why::Incident) > 0 {
-        lines.push(format!(
-            "{} buckets wait because their incident has had its share of the week (history.incident_cap), {until}.",
-            of(Why::Incident)
-        ));
-    }
-    lines
-}
-
 /// The plan for programs.
 pub fn json(outlook: &Outlook) -> Value {
     let requests: Vec<Value> = outlook
@@ -145,43 +94,6 @@ pub fn json(outlook: &Outlook) -> Value {
         "allowance": allowance_json(outlook),
         "waiting": waiting_json(outlook),
     })
-}
-
-/// The allowance for programs.
-pub fn allowance_json(outlook: &Outlook) -> Value {
-    let seen = outlook.allowance.seen;
-    json!({
-        "remaining": outlook.remaining(),
-        "total": seen.map(|(seen, _)| seen.total),
-        "seen_at": seen.map(|(_, at)| at.0),
-        "renews_at": outlook.allowance.renews_at(outlook.now.wall).map(|at| at.0),
-        "reserve": outlook.reserve,
-        "refused": outlook.allowance.refusals.map(|refusals| json!({
-            "times": refusals.times,
-            "last_at": refusals.last_at.0,
-        })),
-    })
-}
-
-/// What waits for points, for programs.
-pub fn waiting_json(outlook: &Outlook) -> Value {
-    let waiting: Vec<Value> = outlook
-        .plan
-        .waiting
-        .iter()
-        .map(|waiting| {
-            json!({
-                "pair": pair_of(outlook, waiting.feed).to_string(),
-                "timeframe": waiting.timeframe.as_str(),
-                "buckets": waiting.buckets,
-                "why": match waiting.why {
-                    Why::Points => "points",
-                    Why::Incident => "incident_cap",
-                },
-            })
-        })
-        .collect();
-    json!({ "buckets": outlook.plan.buckets_waiting(), "by_pair": waiting })
 }
 
 /// What came of it.
@@ -218,8 +130,4 @@ pub fn ended_json(followed: &Followed) -> Value {
 
 fn time(at: Timestamp) -> String {
     at.utc().format("%Y-%m-%d %H:%M").to_string()
-}
-
-fn day(at: Timestamp) -> String {
-    at.utc().format("%a %Y-%m-%d %H:%M").to_string()
 }

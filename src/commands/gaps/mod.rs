@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use serde_json::json;
 
+use super::outlook::{self, Wish, words};
 use super::{calendar_of, plain_table, say};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
+use crate::healer::book::Scope;
 use crate::store::Store;
 
 /// After its end a bucket is given so long to be settled before it counts as not accounted for.
@@ -75,7 +77,14 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
         Report::Json => {
             say(json!({ "gaps": listed(&gaps), "buckets": gaps.iter().map(Gap::buckets).sum::<i64>() }))
         }
-        Report::Text => say(text(&gaps)),
+        Report::Text => {
+            say(text(&gaps));
+            if !gaps.is_empty() {
+                let (scope, wish) = (Scope::default(), Wish::default());
+                let outlook = outlook::look(Some(&mut store), config, &scope, &wish, false)?;
+                words::waiting(&outlook).iter().for_each(say);
+            }
+        }
     }
     Ok(Exit::Done)
 }

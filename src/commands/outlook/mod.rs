@@ -1,6 +1,8 @@
 //! What healing will ask of IG and at which cost, as the database alone tells: the healer's own
 //! plan, made by a reader.
 
+pub mod words;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
