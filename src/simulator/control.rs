@@ -266,6 +266,7 @@ impl Control {
             Fault::RestBehind { by_s, for_s } => {
                 shared.rest_faults().fall_behind(i64::from(by_s), later(for_s), shared.now());
             }
+            Fault::Allowance { left } => shared.desk().leave_points(left, shared.now()),
             Fault::NullLegs { pairs, times } => {
                 let mut faults = shared.rest_faults();
                 for pair in all(pairs) {

@@ -457,14 +457,7 @@ impl Desk {
     /// # Errors
     /// That is more than remains; then nothing is taken.
     pub fn spend(&mut self, points: u32, now: Timestamp) -> Result<Allowance, Refusal> {
-        let ends = match self.allowance_ends {
-            Some(ends) if now < ends => ends,
-            _ => {
-                self.allowance_spent = 0;
-                now.plus(ALLOWANCE_PERIOD_S)
-            }
-        };
-        self.allowance_ends = Some(ends);
+        let ends = self.allowance_week(now);
         let remaining = self.allowance_total.saturating_sub(self.allowance_spent);
         if points > remaining {
             let code = "error.public-api.exceeded-account-historical-data-allowance";
@@ -476,6 +469,25 @@ impl Desk {
             total: self.allowance_total,
             expires_in_s: ends.since(now),
         })
+    }
+
+    /// When the week that it is ends; the first of a new one begins it.
+    fn allowance_week(&mut self, now: Timestamp) -> Timestamp {
+        let ends = match self.allowance_ends {
+            Some(ends) if now < ends => ends,
+            _ => {
+                self.allowance_spent = 0;
+                now.plus(ALLOWANCE_PERIOD_S)
+            }
+        };
+        self.allowance_ends = Some(ends);
+        ends
+    }
+
+    /// Leaves so many points of the week's, whoever has spent the others.
+    pub fn leave_points(&mut self, left: u32, now: Timestamp) {
+        self.allowance_week(now);
+        self.allowance_spent = self.allowance_total.saturating_sub(left);
     }
 
     /// A number for identifiers that need not be secret.
@@ -659,5 +671,7 @@ mod tests {
         assert_eq!(desk.spend(40, Timestamp(2000)), Ok(allowance(0, 603_800)));
         assert!(desk.spend(1, Timestamp(605_799)).is_err());
         assert_eq!(desk.spend(1, Timestamp(605_800)), Ok(allowance(99, 604_800)));
+        desk.leave_points(7, Timestamp(605_800));
+        assert_eq!(desk.spend(3, Timestamp(605_800)), Ok(allowance(4, 604_800)));
     }
 }

@@ -15,6 +15,8 @@ mod command_line;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod healing;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod pipeline;

@@ -20,6 +20,8 @@ use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::book::Scope;
 use crate::healer::wishes;
+use crate::ig::IgError;
+use crate::messages::HistoryError;
 use crate::store::{RequestState, Store, StoreError, StoreHandle};
 use crate::supervisor::topology::{House, Purpose, RunFlags};
 use crate::transcript::Recorder;
@@ -175,7 +177,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
     let watches = order.wish.stretches.is_empty();
     // A market that goes by its own clock may have gone on without anybody knowing.
     let is_known = !watches || config.clock == ClockKind::System;
-    if is_known && before.buckets_missing() == 0 {
+    if is_known && before.plan.requests.is_empty() {
         return Ok(Followed::nothing(before));
     }
     if before.is_collected() {
@@ -192,9 +194,16 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         return Err(Failure::failed("stopped before anything was asked for"));
     };
     let outcome = async {
-        house.catch_up().await.map_err(|error| {
-            Failure::failed(format_args!("cannot learn what time it is in the market: {error}"))
-        })?;
+        match house.catch_up().await {
+            Ok(()) => {}
+            Err(HistoryError::Ig(IgError::AllowanceSpent(_))) => {
+                return Ok(Followed::nothing(look(&config, &order, true)?));
+            }
+            Err(error) => {
+                let what = "cannot learn what time it is in the market";
+                return Err(Failure::failed(format_args!("{what}: {error}")));
+            }
+        }
         let asked = ask(house.store(), &order.wish).await?;
         house.heal();
         let store = house.store().clone();

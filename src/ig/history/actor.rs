@@ -134,7 +134,8 @@ impl History {
             span: span.clone(),
             kind: Kind::Backfill,
             points: 1,
-            urgent: false,
+            // Without the time nothing can be done at all.
+            urgent: true,
             reaches_now: false,
             incident: None,
         };

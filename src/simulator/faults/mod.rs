@@ -270,6 +270,11 @@ pub enum Fault {
         /// Seconds of market time.
         for_s: u32,
     },
+    /// Somebody else has spent data points of the account, or IG has given some back.
+    Allowance {
+        /// Points that are left of the week's.
+        left: u32,
+    },
     /// Answers of history have a bar with a null price.
     NullLegs {
         /// Of these pairs.

@@ -1,0 +1,173 @@
+//! What healing costs and when it waits: the whole program against the simulator.
+
+use candlekeep::simulator::faults::{Fault, Script};
+use candlekeep::simulator::{Options, Speed};
+use rusqlite::Connection;
+
+use super::world::{Database, START, STEP, World, market};
+
+/// Changes the database behind the program's back, as time that passes would.
+fn change(world: &World, statement: &str) {
+    let connection = Connection::open(world.database()).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection.execute_batch(statement).unwrap();
+}
+
+fn leave_points(world: &World, left: u32) {
+    let simulator = world.simulator();
+    simulator.control().schedule(simulator.now(), Fault::Allowance { left });
+}
+
+/// Buckets of a stretch of two hours before the market begins.
+const STRETCH: &str = "backfill --pairs EURUSD";
+
+fn stretch(line: &str) -> String {
+    format!("{line} --from {} --to {}", START.plus(-5 * 3600).0, START.plus(-3 * 3600).0)
+}
+
+#[test]
+fn a_spent_allowance_is_not_asked_again_before_its_time_and_then_with_care() {
+    let world = World::new(market(1));
+    let reserve = ("CANDLEKEEP_HISTORY_RESERVE", "0");
+    let output = world.output(&stretch(STRETCH), &[reserve]);
+    assert_eq!(output.status.code(), Some(0));
+    let spent = world.simulator().stats().points_spent;
+
+    // Somebody else has spent the rest, which no number has told.
+    leave_points(&world, 0);
+    let line = stretch("backfill --pairs GBPUSD");
+    let told = |code: i32| {
+        let output = world.output(&line, &[reserve]);
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        told
+    };
+    assert!(told(3).contains("IG says that the week's points are spent"));
+    let (refusals, logins) = (world.simulator().stats().rest_refusals, world.simulator().stats().logins);
+    assert_eq!(refusals, 1);
+    assert!(told(3).contains("IG says that the week's points are spent"));
+    let stats = world.simulator().stats();
+    assert_eq!((stats.rest_refusals, stats.logins), (refusals, logins), "it was left alone");
+    assert_eq!(stats.points_spent, spent);
+
+    // A minute later it is tried again.
+    leave_points(&world, 5_000);
+    change(&world, "UPDATE allowance SET settled_at = settled_at - 61, booked_at = booked_at - 61");
+    assert!(told(0).contains("24 buckets healed for "));
+}
+
+#[test]
+fn while_the_points_are_spent_the_stream_goes_on_and_a_single_bar_tells_that_there_are_some() {
+    let options = Options { speed: Speed::Times(600.0), rows_per_bar: Some(20), ..market(48) };
+    let world = World::new(options);
+    leave_points(&world, 0);
+    let mut service = world.run();
+    service.wait_said("the week's points are spent", 1);
+    world.wait(&mut service, "streamed bars", |world| world.stored() > 28 * 2);
+    let status = String::from_utf8(world.output("status", &[]).stdout).unwrap();
+    assert!(status.contains("IG says that the week's points are spent"), "{status}");
+    service.stop();
+    assert_eq!(world.number("SELECT count(*) FROM allowance"), 1, "it was asked once");
+
+    // An hour later it is tried with a single bar, and still in vain.
+    let later = "UPDATE allowance SET settled_at = settled_at - 3601, booked_at = booked_at - 3601";
+    change(&world, later);
+    let mut service = world.run();
+    let length = "SELECT to_ts - from_ts FROM allowance ORDER BY id DESC LIMIT 1";
+    service.wait("a probe", || world.number("SELECT count(*) FROM allowance") > 1);
+    world.wait(&mut service, "the stream", |world| world.simulator().stats().sessions == 2);
+    service.stop();
+    assert_eq!((world.number("SELECT count(*) FROM allowance"), world.number(length)), (2, 300));
+
+    // Once there are points again, it heals.
+    leave_points(&world, 10_000);
+    change(&world, later);
+    let mut service = world.run();
+    let fetched = "SELECT count(*) FROM candles WHERE source = 'ig_rest'";
+    service.wait("history", || world.number(fetched) > 28);
+    service.stop();
+    let first = "SELECT points FROM allowance WHERE state = 'settled' ORDER BY id LIMIT 1";
+    assert_eq!(world.number(first), 1, "the first of them was a single bar");
+}
+
+#[test]
+fn a_null_price_is_asked_for_a_few_times_across_restarts_and_then_bought_as_fifteen_minutes() {
+    let script = r#"[{"do": "null_legs", "pairs": ["EUR_USD"], "times": 1000}]"#;
+    let faults = Script::parse(script).unwrap();
+    let world = World::new(Options { faults, ..market(2) });
+    let mut service = world.run();
+    let null_leg = "SELECT from_ts FROM coverage WHERE reason = 'null_leg' AND timeframe = '5' LIMIT 1";
+    service.wait("a null price", || world.number(null_leg) > 0);
+    world.wait_streamed(&mut service);
+    service.stop();
+    let bucket = world.number(null_leg);
+    let attempts = format!(
+        "SELECT times FROM heal_attempts WHERE pair = 'EUR_USD' AND timeframe = '5' AND from_ts <= {bucket} AND to_ts > {bucket}"
+    );
+    let times = world.number(&attempts);
+    assert!(times >= 1, "it is remembered");
+    let spent = world.simulator().stats().points_spent;
+    let mut service = world.run();
+    world.wait(&mut service, "the stream", |world| world.simulator().stats().sessions == 2);
+    service.stop();
+    // It need not be told anything new: the market has ended.
+    assert_eq!(world.simulator().stats().points_spent, spent, "a restart does not forget when to ask again");
+    assert_eq!(world.number(&attempts), times);
+
+    // As if it had been asked for seven more times.
+    change(&world, "UPDATE heal_attempts SET times = 8, next_at = 0");
+    let quarter = bucket - bucket % 900;
+    let longer = format!(
+        "SELECT count(*) FROM candles WHERE pair = 'EUR_USD' AND timeframe = '15' AND timestamp = {quarter}"
+    );
+    assert_eq!(world.number(&longer), 0);
+    let asked = format!(
+        "SELECT count(*) FROM allowance WHERE pair = 'EUR_USD' AND timeframe = '15' AND from_ts <= {quarter} AND to_ts > {quarter}"
+    );
+    let output = world.output("backfill", &[]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(world.number(&asked) > 0, "the longer bar was asked for");
+    assert_eq!(world.number(&attempts), 8, "the short one is not asked for any more");
+}
+
+#[test]
+fn what_cannot_be_healed_for_four_weeks_is_lost_and_can_be_asked_for_again() {
+    // Too few points for anything.
+    let world = World::new(Options { allowance: 1_000, ..market(2) });
+    let mut service = world.run();
+    world.wait_streamed(&mut service);
+    service.stop();
+    let missing =
+        world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason = 'first_start'");
+    assert!(missing > 0);
+    // A month goes by: the ledger's own past moves back.
+    let days = 30 * 86_400;
+    change(
+        &world,
+        &format!(
+            "CREATE TEMP TABLE moved AS SELECT * FROM coverage; DELETE FROM coverage;
+             INSERT INTO coverage SELECT pair, timeframe, from_ts - {days}, to_ts - {days}, state, reason, evidence, updated_at
+             FROM moved WHERE state = 'missing';
+             INSERT INTO coverage SELECT * FROM moved WHERE state <> 'missing';"
+        ),
+    );
+    let output = world.output("backfill", &[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("are lost"));
+    assert!(world.number("SELECT count(*) FROM coverage WHERE state = 'lost' AND reason = 'given_up'") > 0);
+    assert_eq!(
+        world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason = 'first_start'"),
+        0
+    );
+    let database = Database::open(&world.database()).unwrap();
+    let from = database
+        .number("SELECT min(from_ts) FROM coverage WHERE state = 'lost' AND timeframe = '5'")
+        .unwrap();
+    leave_points(&world, 1_000);
+    let line = format!("backfill --pairs EURUSD --from {from} --to {}", from + 12 * STEP);
+    let output = world.output(&line, &[("CANDLEKEEP_HISTORY_RESERVE", "0")]);
+    let again = format!(
+        "SELECT count(*) FROM candles WHERE pair = 'EUR_USD' AND timeframe = '5' AND timestamp BETWEEN {from} AND {}",
+        from + 12 * STEP
+    );
+    assert!(world.number(&again) > 0, "{}", String::from_utf8_lossy(&output.stdout));
+}
