@@ -15,6 +15,8 @@ mod faults;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod recorded_bars;
