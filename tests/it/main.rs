@@ -19,6 +19,8 @@ mod healing;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod recorded_bars;
