@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::finalizer::Depth;
 use crate::domain::{Calendar, Expectation, Mark, Pair, Reason, State, Timeframe, Timestamp};
 
-/// Accounts for a span of which nothing was seen: missing where the market is expected to trade.
+/// Accounts for a span of which nothing was seen: missing where the market is expected to trade, and
+/// where it possibly does if nobody was there to see. History is not asked for over such hours.
 pub fn unseen(
     pair: Pair,
     calendar: &Calendar,
@@ -17,6 +18,7 @@ pub fn unseen(
     calendar.runs(span).into_iter().filter_map(move |(run, expectation)| {
         let (state, reason) = match expectation {
             Expectation::Expected => (State::Missing, reason),
+            Expectation::Possible if reason.is_loss() => (State::Missing, reason),
             Expectation::Possible => (State::Closed, Reason::PossiblyOpen),
             Expectation::Closed => (State::Closed, Reason::Calendar),
         };

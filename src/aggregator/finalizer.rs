@@ -367,22 +367,20 @@ impl Finalizer {
                 self.mark(bucket, State::Missing, Reason::UnconfirmedClose, around.facts);
             }
             (Expectation::Closed, _) => self.mark(bucket, State::Closed, Reason::Calendar, around.facts),
-            (Expectation::Possible, _) => {
-                self.mark(bucket, State::Closed, Reason::PossiblyOpen, around.facts)
-            }
-            (Expectation::Expected, Link::Up { since, .. }) if since <= start => {
-                self.mark(bucket.clone(), State::Missing, Reason::Silent, around.facts);
+            (expectation, Link::Up { since, .. }) if since <= start => {
+                let (state, reason) = match expectation {
+                    Expectation::Possible => (State::Closed, Reason::PossiblyOpen),
+                    _ => (State::Missing, Reason::Silent),
+                };
+                self.mark(bucket.clone(), state, reason, around.facts);
+                // A later row proves it quiet, whatever the calendar says.
                 match &mut self.silent {
                     Some(silent) => silent.end = bucket.end,
                     None => self.silent = Some(bucket),
                 }
             }
-            (Expectation::Expected, Link::Up { .. }) => {
-                self.mark(bucket, State::Missing, self.lost_by, around.facts);
-            }
-            (Expectation::Expected, Link::Down(reason)) => {
-                self.mark(bucket, State::Missing, reason, around.facts);
-            }
+            (_, Link::Up { .. }) => self.mark(bucket, State::Missing, self.lost_by, around.facts),
+            (_, Link::Down(reason)) => self.mark(bucket, State::Missing, reason, around.facts),
         }
     }
 
@@ -403,12 +401,9 @@ impl Finalizer {
     }
 
     fn mark_by_calendar(&mut self, span: Range<Timestamp>, reason: Reason, around: &mut Surroundings<'_>) {
-        for (run, expectation) in self.calendar.runs(span) {
-            match expectation {
-                Expectation::Expected => self.mark(run, State::Missing, reason, around.facts),
-                Expectation::Possible => self.mark(run, State::Closed, Reason::PossiblyOpen, around.facts),
-                Expectation::Closed => self.mark(run, State::Closed, Reason::Calendar, around.facts),
-            }
+        let calendar = self.calendar.clone();
+        for mark in absent::unseen(self.pair, &calendar, Timeframe::M5, span, reason) {
+            self.mark(mark.span, mark.state, mark.reason, around.facts);
         }
     }
 

@@ -128,6 +128,19 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether it says that the stream was not there to see, so that nothing is known.
+    pub const fn is_loss(self) -> bool {
+        matches!(
+            self,
+            Reason::Offline
+                | Reason::Disconnected
+                | Reason::Stale
+                | Reason::DecodeFault
+                | Reason::Refused
+                | Reason::ScaleInDoubt
+        )
+    }
+
     /// The reason for people.
     pub const fn in_words(self) -> &'static str {
         match self {
@@ -218,19 +231,33 @@ impl Run {
     }
 }
 
+/// Whether a bucket in this state is known to have no bar. Where sources disagree whether the market
+/// trades, that none has come proves nothing.
+pub fn has_no_bar(state: State, reason: Reason) -> bool {
+    match state {
+        State::Quiet => true,
+        State::Closed => reason != Reason::PossiblyOpen,
+        State::Stored | State::Missing | State::Lost => false,
+    }
+}
+
 /// Whether a finding may replace an older one about the same bucket.
 ///
 /// A stored bar is never forgotten; proof of quiet beats any suspicion; a suspicion never beats
 /// proof; only what is missing can be lost, and what is lost can be reopened. Nothing proves a
 /// bucket quiet of which the stream or REST has shown that there were prices, and no vaguer
 /// suspicion makes that forgotten; that its candle was seen opens it again even where it was taken for
-/// quiet or closed.
+/// quiet or closed. What was taken for closed because the sources disagree is open again where it
+/// turns out that nobody was there to see.
 pub fn replaces(new: (State, Reason), old: (State, Reason)) -> bool {
     let had_prices = |reason| matches!(reason, Reason::UnconfirmedClose | Reason::NullLeg);
     match (new.0, old.0) {
         (State::Stored, _) => true,
         (State::Quiet, State::Missing) => !had_prices(old.1),
         (State::Missing, State::Missing) => had_prices(new.1) || !had_prices(old.1),
+        (State::Missing, State::Closed) if old.1 == Reason::PossiblyOpen => {
+            had_prices(new.1) || new.1.is_loss()
+        }
         (State::Missing, State::Quiet | State::Closed) => new.1 == Reason::UnconfirmedClose,
         (State::Quiet, old) => matches!(old, State::Quiet | State::Lost | State::Closed),
         (State::Missing | State::Lost, old) => matches!(old, State::Missing | State::Lost),
@@ -297,6 +324,7 @@ mod tests {
                 'r' => (State::Quiet, Reason::NotInRest),
                 'u' => (State::Missing, Reason::UnconfirmedClose),
                 'c' => (State::Closed, Reason::Calendar),
+                'p' => (State::Closed, Reason::PossiblyOpen),
                 'm' => (State::Missing, Reason::Silent),
                 'd' => (State::Missing, Reason::Disconnected),
                 'l' => (State::Lost, Reason::GivenUp),
@@ -360,6 +388,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_possibly_open_is_missing_where_nobody_was_there_to_see() {
+        check("pcp", "ddd", "dcd");
+        check("pp", "mm", "pp");
+        check("pp", "u", "up");
+        check("pp", "qq", "qq");
+        check("dd", "pp", "dd");
+    }
+
+    #[test]
     fn a_newer_suspicion_names_the_newer_reason() {
         check("mmm", ".dd", "mdd");
         check("mms", ".ddd", "mdsd");
@@ -384,7 +421,7 @@ mod tests {
         /// The law of the overlay, bucket by bucket.
         #[test]
         fn each_bucket_follows_the_rule_of_replacement(
-            known in "[.sqcmdlru]{0,12}", letter in "[sqcmdlru]", from in 0usize..12, len in 1usize..6,
+            known in "[.sqcpmdlru]{0,12}", letter in "[sqcpmdlru]", from in 0usize..12, len in 1usize..6,
         ) {
             let new_text = format!("{}{}", ".".repeat(from), letter.repeat(len));
             let new = parse(&new_text).remove(0);

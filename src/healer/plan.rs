@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::attempts::Attempts;
 use super::holes::{Hole, Kind, Page, clip, count, holes};
+use crate::domain::coverage::has_no_bar;
 use crate::domain::{FeedIx, Mark, Reason, State, Timeframe, Timestamp};
 
 /// Bars asked for in one request: larger ones have been refused, and charged, on some accounts.
@@ -193,11 +194,18 @@ struct Lane {
     why: Option<Why>,
 }
 
-/// Holes that share a limit: class 0 is backfill, each incident is one of its own.
+/// Holes that share a limit: class 0 is backfill, class 1 bars whose end was not seen, a point each
+/// however long the stream has run well; each incident is one of its own.
 const BACKFILL: usize = 0;
+const SEEN: usize = 1;
+/// An incident that ended so recently is still being healed, seconds: what was urgent at its end
+/// stays so.
+const BEING_HEALED_S: i64 = 3600;
 
 struct Class {
     incident: Option<Range<Timestamp>>,
+    /// Its buckets from here on are urgent.
+    urgent_from: Timestamp,
     /// Points that may still be spent on it.
     left: u32,
     /// Where and why its budget ended, and what had been granted of that part.
@@ -218,8 +226,6 @@ struct Planner<'a> {
     purse: &'a Purse,
     terms: &'a Terms,
     now: Now,
-    /// Buckets from here on are urgent, unless they are backfill.
-    urgent_from: Timestamp,
     lanes: Vec<Lane>,
     classes: Vec<Class>,
     remaining: u32,
@@ -233,29 +239,32 @@ impl<'a> Planner<'a> {
         terms: &'a Terms,
         now: Now,
     ) -> Planner<'a> {
-        let class = |incident: Option<Range<Timestamp>>| {
-            let spent = |incident: &Range<Timestamp>| {
-                let on_it = purse
-                    .spent
-                    .iter()
-                    .filter(|(span, _)| span.start < incident.end && incident.start < span.end);
-                on_it.map(|(_, points)| points).sum()
-            };
-            let left = match &incident {
-                Some(incident) => terms.incident_cap.saturating_sub(spent(incident)),
-                None => u32::MAX,
-            };
-            Class { incident, left, stopped: None, granted: [0; 2] }
+        let a_day_ago = now.event.plus(-URGENT_S).ceil(QUARTER);
+        let free = |urgent_from| Class {
+            incident: None,
+            urgent_from,
+            left: u32::MAX,
+            stopped: None,
+            granted: [0; 2],
         };
-        let mut classes = vec![class(None)];
-        classes.extend(incidents(pages).into_iter().map(|incident| class(Some(incident))));
+        let mut classes = vec![free(Timestamp(i64::MAX)), free(a_day_ago)];
+        classes.extend(incidents(pages).into_iter().map(|incident| {
+            let (whole, spent) = so_far(&incident, &purse.spent);
+            let ended_s = now.event.since(whole.end);
+            let urgent_from = if (0..=BEING_HEALED_S).contains(&ended_s) {
+                whole.end.plus(-URGENT_S).ceil(QUARTER)
+            } else {
+                a_day_ago
+            };
+            let left = terms.incident_cap.saturating_sub(spent);
+            Class { incident: Some(incident), left, ..free(urgent_from) }
+        }));
         let mut planner = Planner {
             pages,
             attempts,
             purse,
             terms,
             now,
-            urgent_from: now.event.plus(-URGENT_S).ceil(QUARTER),
             lanes: Vec::new(),
             classes,
             remaining: if purse.refused.is_some() { u32::MAX } else { purse.remaining },
@@ -276,8 +285,10 @@ impl<'a> Planner<'a> {
     }
 
     fn class_of(&self, hole: &Hole) -> usize {
-        if hole.kind == Kind::Backfill {
-            return BACKFILL;
+        match hole.kind {
+            Kind::Backfill => return BACKFILL,
+            Kind::Seen => return SEEN,
+            Kind::NullLeg | Kind::Lost => {}
         }
         let holds = |class: &Class| {
             class
@@ -285,7 +296,7 @@ impl<'a> Planner<'a> {
                 .as_ref()
                 .is_some_and(|span| span.start < hole.span.end && hole.span.start < span.end)
         };
-        self.classes.iter().position(holds).unwrap_or(BACKFILL)
+        self.classes.iter().position(holds).unwrap_or(SEEN)
     }
 
     /// 15-minute buckets to be asked for as such: those the ledger misses and that will not be
@@ -324,7 +335,7 @@ impl<'a> Planner<'a> {
                 comes = true;
                 self.attempts.hopeless(page.pair, Timeframe::M5, &(part..part.plus(step))).is_empty()
             }
-            Some(run) => run.state != State::Lost,
+            Some(run) => run.state == State::Stored || has_no_bar(run.state, run.reason),
         }) && comes
     }
 
@@ -338,7 +349,7 @@ impl<'a> Planner<'a> {
     }
 
     fn is_urgent(&self, class: usize, bucket: Timestamp) -> bool {
-        class != BACKFILL && bucket >= self.urgent_from
+        bucket >= self.classes[class].urgent_from
     }
 
     /// Grants the newest buckets of all holes, one after the other, until the money is gone; urgent
@@ -401,7 +412,7 @@ impl<'a> Planner<'a> {
         if !self.terms.quarters {
             return;
         }
-        for class in BACKFILL + 1..self.classes.len() {
+        for class in SEEN..self.classes.len() {
             let Some(stop) = self.classes[class].stopped else { continue };
             let soon = self.purse.renews_in_s.is_some_and(|seconds| seconds <= RENEWED_SOON_S);
             if stop.why == Why::Points && soon {
@@ -413,11 +424,9 @@ impl<'a> Planner<'a> {
 
     fn split(&mut self, class: usize, stop: Stop) {
         let granted = self.classes[class].granted[usize::from(!stop.urgent)];
-        let part = if stop.urgent {
-            self.urgent_from..Timestamp(i64::MAX)
-        } else {
-            Timestamp(i64::MIN)..self.urgent_from
-        };
+        let urgent_from = self.classes[class].urgent_from;
+        let part =
+            if stop.urgent { urgent_from..Timestamp(i64::MAX) } else { Timestamp(i64::MIN)..urgent_from };
         let of_class = |lane: &&Lane| lane.class == class && lane.hole.timeframe == Timeframe::M5;
         let of_quarters = |lane: &&Lane| lane.class == class && lane.hole.timeframe != Timeframe::M5;
         // What is granted besides 5-minute buckets stays so.
@@ -508,11 +517,12 @@ impl<'a> Planner<'a> {
                 });
             }
             let Some(granted) = granted else { continue };
-            let incident = self.classes[lane.class].incident.clone();
-            let parts = if lane.class == BACKFILL {
-                vec![Some(granted)]
+            let Class { incident, urgent_from, .. } = &self.classes[lane.class];
+            // Where nobody needs the reserve, one request may ask for both.
+            let parts = if self.remaining >= self.terms.reserve {
+                [Some(granted), None]
             } else {
-                vec![granted.from(self.urgent_from), granted.before(self.urgent_from)]
+                [granted.from(*urgent_from), granted.before(*urgent_from)]
             };
             for part in parts.into_iter().flatten() {
                 plan.requests.extend(self.requests(part, lane, incident.as_ref()));
@@ -546,33 +556,59 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Incidents: stretches in which pairs lack buckets for another reason than backfill, over buckets
-/// that have no bar, joined where those of several pairs meet. Ascending.
+/// All of an incident of which this part is unhealed, and what was spent on it: as long as it goes on
+/// it is healed bucket by bucket, so spends that adjoin are on the same one.
+fn so_far(incident: &Range<Timestamp>, spent: &[(Range<Timestamp>, u32)]) -> (Range<Timestamp>, u32) {
+    let mut whole = incident.clone();
+    let mut rest: Vec<&(Range<Timestamp>, u32)> = spent.iter().collect();
+    let mut points = 0u32;
+    loop {
+        let (on_it, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|(span, _)| span.start <= whole.end && whole.start <= span.end);
+        if on_it.is_empty() {
+            return (whole, points);
+        }
+        for (span, of_it) in on_it {
+            whole = whole.start.min(span.start)..whole.end.max(span.end);
+            points = points.saturating_add(*of_it);
+        }
+        rest = others;
+    }
+}
+
+/// Incidents: stretches in which pairs lack buckets that the stream has lost, with those beside them
+/// whose end was not seen and over such that have no bar, joined where those of several pairs meet.
+/// Ascending.
 fn incidents(pages: &[Page]) -> Vec<Range<Timestamp>> {
     let mut stretches: Vec<Range<Timestamp>> = Vec::new();
     for page in pages {
-        let mut open: Option<(Range<Timestamp>, Timestamp)> = None;
+        let mut open: Option<Stretch> = None;
         for run in &page.m5 {
-            let reached = open.as_ref().is_some_and(|(_, reach)| *reach == run.span.start);
+            let reached = open.as_ref().is_some_and(|open| open.reach == run.span.start);
+            let kind = Kind::of(run.reason);
             match run.state {
-                State::Missing if Kind::of(run.reason) != Kind::Backfill => match &mut open {
-                    Some((stretch, reach)) if reached => {
-                        (stretch.end, *reach) = (run.span.end, run.span.end);
+                State::Missing if kind != Kind::Backfill => {
+                    let is_lost = kind != Kind::Seen;
+                    match &mut open {
+                        Some(open) if reached => {
+                            (open.span.end, open.reach) = (run.span.end, run.span.end);
+                            open.is_lost |= is_lost;
+                        }
+                        _ => {
+                            stretches.extend(open.take().and_then(Stretch::lost));
+                            open = Some(Stretch { span: run.span.clone(), reach: run.span.end, is_lost });
+                        }
                     }
-                    _ => {
-                        stretches.extend(open.take().map(|(stretch, _)| stretch));
-                        open = Some((run.span.clone(), run.span.end));
-                    }
-                },
+                }
                 State::Quiet | State::Closed => {
-                    if let Some((_, reach)) = open.as_mut().filter(|_| reached) {
-                        *reach = run.span.end;
+                    if let Some(open) = open.as_mut().filter(|_| reached) {
+                        open.reach = run.span.end;
                     }
                 }
                 _ => {}
             }
         }
-        stretches.extend(open.map(|(stretch, _)| stretch));
+        stretches.extend(open.and_then(Stretch::lost));
     }
     stretches.sort_by_key(|stretch| (stretch.start, stretch.end));
     let mut joined: Vec<Range<Timestamp>> = Vec::new();
@@ -583,6 +619,20 @@ fn incidents(pages: &[Page]) -> Vec<Range<Timestamp>> {
         }
     }
     joined
+}
+
+/// Missing buckets of one pair, and how far they reach with buckets behind them that have no bar.
+struct Stretch {
+    span: Range<Timestamp>,
+    reach: Timestamp,
+    /// The stream has lost some of them.
+    is_lost: bool,
+}
+
+impl Stretch {
+    fn lost(self) -> Option<Range<Timestamp>> {
+        self.is_lost.then_some(self.span)
+    }
 }
 
 /// The starts of the quarters of an hour that begin within a span on their grid.

@@ -95,10 +95,50 @@ fn an_incident_has_its_share_of_the_week() {
 }
 
 #[test]
+fn an_incident_that_goes_on_is_one_however_it_was_healed() {
+    let terms = Terms { incident_cap: 4, quarters: false, ..TERMS };
+    // Healed a bucket at a time, each in an incident of its own.
+    let spent = (0..3).map(|bucket| (at(bucket)..at(bucket + 1), 1)).collect();
+    let plan = planned(&[("sssdd", "")], &Purse { spent, ..purse(99) }, &terms);
+    assert_eq!((shown(&plan).as_str(), plan.buckets_waiting()), ("0m4-5!", 1));
+    // A stored bucket lies between: another one.
+    let spent = vec![(at(0)..at(2), 4)];
+    assert_eq!(planned(&[("sssdd", "")], &Purse { spent, ..purse(99) }, &terms).points(), 2);
+}
+
+#[test]
+fn closes_that_were_not_seen_are_no_incident() {
+    let terms = Terms { incident_cap: 1, quarters: false, ..TERMS };
+    let plan = planned(&[("uuu", ""), (".uu", "")], &purse(99), &terms);
+    assert_eq!((plan.points(), plan.requests[0].incident.clone()), (5, None));
+    assert_eq!(planned(&[("udu", "")], &purse(99), &terms).points(), 1, "with a loss they are");
+}
+
+#[test]
+fn what_was_urgent_when_an_incident_ended_stays_so_while_it_is_healed() {
+    let terms = Terms { reserve: 100, quarters: false, ..TERMS };
+    // It ended half an hour ago; its newest part is healed already.
+    let ledger = format!("{}{}", "d".repeat(286), "s".repeat(8));
+    let spent = vec![(at(0)..at(288), 2)];
+    let plan = planned(&[(&ledger, "")], &Purse { spent, ..purse(300) }, &terms);
+    assert!(plan.requests.iter().all(|request| request.urgent), "{}", shown(&plan));
+    assert_eq!(plan.points(), 286);
+    let later = format!("{}{}", "d".repeat(286), "s".repeat(16));
+    let spent = vec![(at(0)..at(288), 2)];
+    let plan = planned(&[(&later, "")], &Purse { spent, ..purse(300) }, &terms);
+    assert!(plan.points() < 286, "{}", shown(&plan));
+}
+
+#[test]
 fn the_reserve_is_for_what_was_lost_within_a_day() {
     let terms = Terms { reserve: 10, quarters: false, ..TERMS };
     assert_eq!(shown(&planned(&[("ffffff", "")], &purse(12), &terms)), "0m4-6");
     assert_eq!(shown(&planned(&[("dddddd", "")], &purse(6), &terms)), "0m0-6!");
+    // A hole that reaches over the line is one where the reserve is not needed.
+    let long = "d".repeat(300);
+    assert_eq!(shown(&planned(&[(&long, "")], &purse(310), &terms)), "0m0-300");
+    assert_eq!(shown(&planned(&[(&long, "")], &purse(309), &terms)), "0m1-300");
+    assert_eq!(shown(&planned(&[(&long, "")], &purse(295), &terms)), "0m12-300!");
     // Older than a day by four buckets.
     let old = format!("dddd{}dd", "s".repeat(286));
     assert_eq!(shown(&planned(&[(&old, "")], &purse(13), &terms)), "0m290-292! 0m3-4");
@@ -302,21 +342,17 @@ proptest! {
         }
         // No incident gets more than its share.
         for incident in incidents(&pages) {
-            let before: u32 = spent
-                .iter()
-                .filter(|(span, _)| span.start < incident.end && incident.start < span.end)
-                .map(|(_, points)| points)
-                .sum();
+            let (_, before) = so_far(&incident, &spent);
             let of_incident = |request: &&Request| request.incident.as_ref() == Some(&incident);
             let on_it: Vec<Request> = plan.requests.iter().filter(of_incident).cloned().collect();
             let points: u32 = on_it.iter().map(|request| request.points).sum();
             prop_assert!(points <= incident_cap.saturating_sub(before));
             // Of one incident no bucket waits that is newer than one that is asked for.
             let asked: BTreeSet<(FeedIx, Timestamp)> =
-                buckets(&on_it, Timeframe::M5).into_iter().collect();
-            let oldest_asked = asked.iter().map(|(_, start)| *start).filter(|start| incident.contains(start)).min();
+                buckets(&plan.requests, Timeframe::M5).into_iter().collect();
+            let oldest_asked = buckets(&on_it, Timeframe::M5).into_iter().map(|(_, start)| start).min();
             for page in &pages {
-                for run in page.missing(Timeframe::M5, &incident).filter(|run| Kind::of(run.reason) != Kind::Backfill) {
+                for run in page.missing(Timeframe::M5, &incident).filter(|run| matches!(Kind::of(run.reason), Kind::Lost | Kind::NullLeg)) {
                     for start in (run.span.start.0..run.span.end.0).step_by(300).map(Timestamp) {
                         if oldest_asked.is_some_and(|oldest| start > oldest) {
                             prop_assert!(asked.contains(&(page.feed, start)), "{} waits", start);

@@ -14,7 +14,7 @@ use super::error::StoreError;
 use super::ledger::Ledger;
 use super::rows::{Revision, RevisionKind, StoredBar};
 use crate::aggregator::rollup::{Slot, fold};
-use crate::domain::coverage::Run;
+use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, BarKey, Fact, FactBatch, Mark, Pair, Reason, Source, State, Timeframe, Timestamp};
 
 /// `coverage.evidence` of a derived bar: its parts.
@@ -339,9 +339,9 @@ impl Commit<'_> {
                 continue;
             }
             match state(slot) {
-                Some(State::Stored) => parts_are_here = false,
-                Some(State::Quiet | State::Closed) => {}
-                Some(State::Missing | State::Lost) | None => return Ok(None),
+                Some((State::Stored, _)) => parts_are_here = false,
+                Some((state, reason)) if has_no_bar(state, reason) => {}
+                Some(_) | None => return Ok(None),
             }
         }
         if !parts_are_here {
@@ -352,7 +352,7 @@ impl Commit<'_> {
         let slots: Vec<Slot<'_>> = starts()
             .map(|slot| match self.parts.get(&(pair, slot)) {
                 Some(bar) => Slot::Bar(bar),
-                None if state(slot) == Some(State::Stored) => {
+                None if state(slot).is_some_and(|(state, _)| state == State::Stored) => {
                     warn!(pair:% = pair, start:% = slot; "a bar that the ledger calls stored is not there");
                     Slot::Unknown
                 }

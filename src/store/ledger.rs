@@ -12,7 +12,7 @@ use super::error::StoreError;
 use super::rows::{CoverageRow, PairText, ReadCoverage};
 use super::schema::coverage;
 use crate::domain::coverage::{Run, overlay};
-use crate::domain::{Pair, State, Timeframe, Timestamp};
+use crate::domain::{Pair, Reason, State, Timeframe, Timestamp};
 
 /// Several pairs are read with one statement as long as what is asked of them lies within so
 /// many seconds: the day's runs of all pairs are few. Else each pair is read for itself.
@@ -99,12 +99,12 @@ impl Ledger {
         runs.splice(first..end, laid);
     }
 
-    /// The state of the bucket that holds `time`, if anything is known of it.
-    pub(super) fn state(&self, pair: Pair, timeframe: Timeframe, time: Timestamp) -> Option<State> {
+    /// The state of the bucket that holds `time` and its reason, if anything is known of it.
+    pub(super) fn state(&self, pair: Pair, timeframe: Timeframe, time: Timestamp) -> Option<(State, Reason)> {
         let runs = &self.runs.get(&(pair, timeframe))?.after;
         let next = runs.partition_point(|run| run.span.start <= time);
         let run = &runs[next.checked_sub(1)?];
-        run.span.contains(&time).then_some(run.state)
+        run.span.contains(&time).then_some((run.state, run.reason))
     }
 
     /// The runs of stored bars that meet `span`.

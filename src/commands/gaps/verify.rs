@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::aggregator::rollup::{Slot, fold};
-use crate::domain::coverage::Run;
+use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, Pair, Source, State, Timeframe, Timestamp};
 use crate::exit::Failure;
 use crate::store::{BarQuery, Store, WatchedFeed};
@@ -198,14 +198,14 @@ fn compare(
         next.checked_sub(1)
             .map(|place| &runs[place])
             .filter(|run| run.span.contains(&time))
-            .map(|run| run.state)
+            .map(|run| (run.state, run.reason))
     };
     for start in (span.start.0..span.end.0).step_by(timeframe.seconds() as usize).map(Timestamp) {
         let slots: Vec<Slot<'_>> = (start.0..start.plus(timeframe.seconds()).0)
             .step_by(Timeframe::M5.seconds() as usize)
             .map(|slot| match (state(Timestamp(slot)), short.get(&Timestamp(slot))) {
-                (Some(State::Stored), Some(bar)) => Slot::Bar(bar),
-                (Some(State::Quiet | State::Closed), None) => Slot::NoBar,
+                (Some((State::Stored, _)), Some(bar)) => Slot::Bar(bar),
+                (Some((state, reason)), None) if has_no_bar(state, reason) => Slot::NoBar,
                 _ => Slot::Unknown,
             })
             .collect();

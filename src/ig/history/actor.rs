@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::Mutex;
@@ -30,6 +31,9 @@ use crate::messages::{FetchBars, GetTokens, HistoryError, LearnTime, TokensRefus
 use crate::store::{AllowanceKey, AllowanceSeen, SpendId, SpendOn, StoreError, StoreHandle};
 use crate::supervisor::Lifeline;
 
+/// How long one range that was read as meant speaks for others of its pair: no change of daylight saving, and
+/// no other account, comes unseen so fast.
+const RANGES_HOLD_FOR: Duration = Duration::from_secs(600);
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
 
@@ -68,6 +72,10 @@ struct State {
     /// The pace has let a request be made that was not made yet.
     has_turn: bool,
     zone: Zone,
+    /// When a range of each feed's was last seen to be read as it was meant.
+    ranges_read_at: Vec<Option<Instant>>,
+    /// IG's rows have told the offset of local time, not the login.
+    offset_is_seen: bool,
     /// Tokens that IG complained of with a history request.
     complained_of: Option<u64>,
     /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
@@ -89,6 +97,8 @@ impl HistoryActor {
             pace: Pace::new(settings.per_minute),
             has_turn: false,
             zone: Zone::Unknown,
+            ranges_read_at: vec![None; settings.instruments.len()],
+            offset_is_seen: false,
             complained_of: None,
             local_offset_s: None,
             scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
@@ -158,7 +168,12 @@ impl History {
         // In the half minute for which a complete bar is not counted on, the last N are others.
         let is_plain = self.event_clock.is_steady()
             && self.event_clock.now().is_some_and(|now| timeframe.bucket(now) == complete_to);
-        let known = (state.zone, is_plain, fetch.request.reaches_now);
+        // Where local time is UTC there is one reading, and no need for the dearer form.
+        let zone = match state.local_offset_s {
+            Some(0) if state.offset_is_seen => Zone::Local,
+            _ => state.zone,
+        };
+        let known = (zone, is_plain, fetch.request.reaches_now);
         if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, self.calendar(fetch)) {
             let query = format!("max={count}");
             let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
@@ -173,13 +188,16 @@ impl History {
         }
         let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
         match answer::check_range(&rows, &span) {
-            Ok(()) => {}
+            Ok(()) => self.note_read(&mut state, fetch),
             // Where it says nothing there is nothing to prove.
             Err(Unproven::Empty) if answer::speaks_of(&span, &rows, timeframe, now).is_empty() => {}
+            // Another range of this pair's was read as meant just now.
+            Err(Unproven::Empty) if self.has_just_read(&state, fetch) => {}
             Err(Unproven::Empty) => self.check_zone(&mut state, fetch).await?,
             Err(error) => {
                 log::warn!(pair:% = self.settings.instruments[fetch.request.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
                 state.zone = Zone::Unknown;
+                state.ranges_read_at.fill(None);
                 return Err(error.into());
             }
         }
@@ -199,16 +217,33 @@ impl History {
         }
     }
 
+    /// Whether a range of this pair's was seen to be read as meant, and to have bars, so recently that
+    /// it need not be tested.
+    fn has_just_read(&self, state: &State, fetch: &FetchBars) -> bool {
+        let (now, read_at) = (self.clock.monotonic(), state.ranges_read_at[fetch.request.feed.ix()]);
+        read_at.is_some_and(|at| now.saturating_duration_since(at) < RANGES_HOLD_FOR)
+    }
+
+    fn note_read(&self, state: &mut State, fetch: &FetchBars) {
+        state.ranges_read_at[fetch.request.feed.ix()] = Some(self.clock.monotonic());
+    }
+
     /// After an empty answer: spends a point on a bar that is known, to see that ranges are still
     /// read as they are meant.
     async fn check_zone(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
         let anchor = fetch.anchor.ok_or(Unproven::Empty)?;
         let span = anchor..anchor.plus(fetch.request.timeframe.seconds());
         let (rows, _) = self.ask_span(state, fetch, &span).await?;
-        answer::check_range(&rows, &span).map_err(|error| {
-            state.zone = Zone::Unknown;
-            error.into()
-        })
+        match answer::check_range(&rows, &span) {
+            Ok(()) => {
+                self.note_read(state, fetch);
+                Ok(())
+            }
+            Err(error) => {
+                state.zone = Zone::Unknown;
+                Err(error.into())
+            }
+        }
     }
 
     /// Spends a point on a bucket of the span, or before it, to see how IG reads a range.
@@ -453,7 +488,9 @@ impl History {
         if !instrument.scale_is_fixed {
             rows = answer::plausible(instrument.pair, rows).map_err(|_| HistoryError::ScaleInDoubt)?;
         }
-        state.local_offset_s = answer::local_offset_s(&rows).or(state.local_offset_s);
+        if let Some(offset_s) = answer::local_offset_s(&rows) {
+            (state.local_offset_s, state.offset_is_seen) = (Some(offset_s), true);
+        }
         Ok(rows)
     }
 

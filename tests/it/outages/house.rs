@@ -10,8 +10,8 @@ use candlekeep::aggregator::{Aggregation, FeedStart, Stale};
 use candlekeep::domain::coverage::{Run, overlay};
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{
-    Bar, BarKey, Calendar, CandleUpdate, Fact, FeedIx, Fetched, FetchedBar, Pair, Reason, Source, State,
-    StreamEvent, Timeframe, Timestamp,
+    Bar, BarKey, Calendar, CandleUpdate, Fact, FeedIx, Fetched, FetchedBar, Pair, Reason, State, StreamEvent,
+    Timeframe, Timestamp,
 };
 use candlekeep::healer::attempts::Attempts;
 use candlekeep::healer::book::{self, Watched};
@@ -49,9 +49,6 @@ pub struct Ledger {
     /// The buckets of this span that were ever missing, but for such as were just silent.
     lost_within: Range<Timestamp>,
     pub lost: BTreeSet<(usize, Timestamp)>,
-    /// 15-minute bars of the disputed hour that were folded without a bar which was lost there: what
-    /// is lost in that hour is taken for closed.
-    pub folded_short: u32,
 }
 
 fn place(timeframe: Timeframe) -> usize {
@@ -65,7 +62,7 @@ fn feed_of(pair: Pair) -> usize {
 impl Ledger {
     fn new(truth: Truth, lost_within: Range<Timestamp>) -> Ledger {
         let runs = [vec![Vec::new(); FEEDS], vec![Vec::new(); FEEDS]];
-        Ledger { truth, runs, bars: HashMap::new(), lost_within, lost: BTreeSet::new(), folded_short: 0 }
+        Ledger { truth, runs, bars: HashMap::new(), lost_within, lost: BTreeSet::new() }
     }
 
     /// What is known of the bucket that starts at `start`.
@@ -73,6 +70,11 @@ impl Ledger {
         let runs = &self.runs[place(timeframe)][feed];
         let next = runs.partition_point(|run| run.span.start <= start);
         next.checked_sub(1).map(|ix| &runs[ix]).filter(|run| run.span.contains(&start))
+    }
+
+    fn has_no_bar(&self, feed: usize, slot: Timestamp) -> bool {
+        let known = self.known(feed, Timeframe::M5, slot);
+        known.is_some_and(|run| candlekeep::domain::coverage::has_no_bar(run.state, run.reason))
     }
 
     fn state(&self, feed: usize, timeframe: Timeframe, start: Timestamp) -> Option<State> {
@@ -97,9 +99,7 @@ impl Ledger {
         let feed = feed_of(pair);
         let truth = self.truth.bar_of(feed, timeframe, start);
         let is_true = truth.is_some_and(|truth| truth.same_values(bar));
-        let is_doubtful = bar.source == Source::Derived && self.truth.is_disputed(start);
-        assert!(is_true || is_doubtful, "{bar:?} is stored, true is {truth:?}");
-        self.folded_short += u32::from(!is_true);
+        assert!(is_true, "{bar:?} is stored, true is {truth:?}");
         self.bars.entry(bar.key).or_insert(*bar);
         let span = start..start.plus(timeframe.seconds());
         let (state, reason) = (State::Stored, Reason::Settled);
@@ -166,7 +166,7 @@ impl Ledger {
                     let pair = MAJOR_PAIRS[feed];
                     Slot::Bar(&self.bars[&BarKey { pair, timeframe: Timeframe::M5, start: slot }])
                 }
-                Some(State::Quiet | State::Closed) => Slot::NoBar,
+                Some(_) if self.has_no_bar(feed, slot) => Slot::NoBar,
                 _ => Slot::Unknown,
             })
             .collect();
