@@ -18,9 +18,7 @@ use super::attempts::{Attempt, Attempts};
 use super::book::{self, Scope, Watched};
 use super::facts::{self, Reading};
 use super::holes::{Kind, Page};
-use super::plan::{
-    self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, Now, Plan, Purse, Refused, Request, Terms, Why,
-};
+use super::plan::{self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, Now, Plan, Purse, Request, Terms, Why};
 use crate::clock::{Clock, EventClock};
 use crate::domain::coverage::Run;
 use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
@@ -204,7 +202,7 @@ impl Healer {
     async fn heal_one(&self, work: &mut Work) -> Result<bool, StoreError> {
         let Some(event) = self.event_clock.settled() else { return Ok(false) };
         let now = Now { event, wall: self.clock.wall() };
-        let Known { pages, mut purse } = self.read(now.wall).await?;
+        let Known { pages, purse } = self.read(now.wall).await?;
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.missing(timeframe, span).next().is_some())
         });
@@ -213,18 +211,19 @@ impl Healer {
             return self.give_up(lost).await;
         }
         let is_refused = purse.refused.is_some();
-        if let Some((until, _)) = work.trouble {
-            let may_try = self.clock.monotonic() >= until && purse.refused != Some(Refused::Wait);
-            purse.refused = Some(if may_try { Refused::Probe } else { Refused::Wait });
-        }
+        let is_left_alone = work.trouble.is_some_and(|(until, _)| self.clock.monotonic() < until);
         let terms = self.terms(work);
         let pages = self.settings.scope.narrow(pages);
         let plan = plan::plan(&pages, &work.attempts, &purse, &terms, now);
         self.tell_waiting(work, &plan, is_refused);
         self.keep_attempts(work).await?;
-        let Some(request) = plan.requests.into_iter().next() else { return Ok(false) };
-        let fetched = self.fetch(&request, purse.refused.is_some()).await;
-        if was_answered(&fetched) {
+        let Some(request) = plan.requests.into_iter().next().filter(|_| !is_left_alone) else {
+            return Ok(false);
+        };
+        // Of the last one nobody knows whether it was charged: this one is to cost little.
+        let request = if work.trouble.is_some() { request.smallest() } else { request };
+        let fetched = self.fetch(&request, is_refused).await;
+        if was_answered(&fetched, request.points) {
             let feed = &self.settings.feeds[request.feed.ix()];
             work.attempts.note(feed.pair, request.timeframe, request.span.clone(), self.clock.wall());
         }
@@ -255,7 +254,9 @@ impl Healer {
             }
             Err(HistoryError::Ig(IgError::Refused(code))) => {
                 log::warn!(pair:% = pair, timeframe:% = timeframe, code = code.as_str(); "IG refused a request for history");
-                self.ask_for_less(work, request, &code).await?;
+                if code.contains("io-error") {
+                    self.ask_for_less(work, request).await?;
+                }
                 Ok(true)
             }
             // Another hole may tell the zone, or be on a scale that is known.
@@ -265,11 +266,9 @@ impl Healer {
                 Ok(true)
             }
             Err(HistoryError::Ig(error)) => {
-                if let IgError::Retryable(code) = &error {
-                    self.ask_for_less(work, request, code).await?;
-                }
                 if !error.came_before_any_history() {
                     // It may have been charged, so the next one is small, and not at once.
+                    self.ask_for_less(work, request).await?;
                     let pause = work.trouble.map_or(TROUBLE_PAUSE_FIRST, |(_, pause)| pause * 2);
                     let pause = pause.min(TROUBLE_PAUSE_LAST);
                     work.trouble = Some((self.clock.monotonic() + pause, pause));
@@ -282,8 +281,8 @@ impl Healer {
 
     /// Some accounts are refused large requests, and charged for them: asks for half as many bars
     /// from now on.
-    async fn ask_for_less(&self, work: &mut Work, request: &Request, code: &str) -> Result<(), StoreError> {
-        if !code.contains("io-error") || request.points <= BARS_PER_REQUEST_MIN {
+    async fn ask_for_less(&self, work: &mut Work, request: &Request) -> Result<(), StoreError> {
+        if request.points <= BARS_PER_REQUEST_MIN {
             return Ok(());
         }
         work.bars_max = (request.points / 2).max(BARS_PER_REQUEST_MIN).min(work.bars_max);
@@ -434,13 +433,17 @@ impl Healer {
     }
 }
 
-/// Whether asking again at once would be asking the same twice.
-fn was_answered(fetched: &Result<(), HistoryError>) -> bool {
+/// Whether asking again at once would be asking the same twice, or may cost much twice.
+fn was_answered(fetched: &Result<(), HistoryError>, points: u32) -> bool {
     match fetched {
         Ok(()) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
             true
         }
-        Err(HistoryError::Ig(error)) => matches!(error, IgError::Refused(_) | IgError::Malformed(_)),
+        Err(HistoryError::Ig(IgError::Refused(_))) => true,
+        // What makes no sense makes none the next time. What nobody knows the outcome of may have been
+        // charged, and may be again.
+        Err(HistoryError::Ig(IgError::Malformed(_))) => true,
+        Err(HistoryError::Ig(error)) => !error.came_before_any_history() && points > BARS_PER_REQUEST_MIN,
         Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
     }
 }

@@ -96,6 +96,17 @@ pub struct Request {
     pub incident: Option<Range<Timestamp>>,
 }
 
+impl Request {
+    /// The smallest request that is of use: its newest bucket.
+    #[must_use]
+    pub fn smallest(mut self) -> Request {
+        let extra = u32::from(self.reaches_now);
+        self.span.start = self.span.start.max(self.span.end.plus(-self.timeframe.seconds()));
+        self.points = self.points.min(1 + extra);
+        self
+    }
+}
+
 /// Why buckets wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
@@ -148,13 +159,8 @@ pub fn plan(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, n
     match purse.refused {
         None => {}
         Some(Refused::Probe) => {
-            // The smallest request that is of use.
             plan.requests.truncate(1);
-            for request in &mut plan.requests {
-                request.span.start =
-                    request.span.start.max(request.span.end.plus(-request.timeframe.seconds()));
-                request.points = request.points.min(1 + terms.reaching_now);
-            }
+            plan.requests = plan.requests.into_iter().map(Request::smallest).collect();
         }
         Some(Refused::Wait) => plan.requests.clear(),
     }
