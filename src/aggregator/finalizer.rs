@@ -786,6 +786,32 @@ mod tests {
     }
 
     #[test]
+    fn of_hours_in_dispute_a_bucket_is_missing_where_nobody_was_there_to_see() {
+        // Sunday 21:00, from when on one account has the market open; an hour later both do.
+        let sunday = 4 * 288 + 108;
+        let at = |bucket: i64, minutes: i64| (sunday + bucket) * 5 + minutes;
+        let told = |script: &str| {
+            let told = run(Some(sunday), 0, script).0;
+            // Buckets counted from there.
+            let number =
+                |text: &str| text.parse::<i64>().map_or(text.to_owned(), |n| (n - sunday).to_string());
+            let word = |word: &str| {
+                let (digits, rest) = word.split_at(word.find(',').unwrap_or(word.len()));
+                let span = digits.split("..").map(number).collect::<Vec<_>>().join("..");
+                format!("{span}{rest}")
+            };
+            told.split(' ').map(word).collect::<Vec<_>>().join(" ")
+        };
+        let (first, third) = (sunday, sunday + 2);
+        let silent = format!("sub@{} c{first} @{} c{third}", at(0, 0), at(2, 1));
+        assert_eq!(told(&silent), "bar 0, closed possibly_open 1..2, quiet later_row 1..2, bar 2");
+        let away = format!("sub@{} c{first} lost @{} sub@{} c{third}", at(0, 0), at(2, 1), at(2, 1));
+        assert_eq!(told(&away), "bar 0, missing disconnected 1..2, bar 2");
+        let broken = format!("sub@{} c{first} @{} lost sub@{} c{third}", at(0, 0), at(2, 1), at(2, 2));
+        assert_eq!(told(&broken), "bar 0, closed possibly_open 1..2, missing disconnected 1..2, bar 2");
+    }
+
+    #[test]
     fn the_weekend_is_closed_and_no_reason_to_subscribe_again() {
         // Buckets of Friday 21:55, the close, Sunday 21:00 (London opens) and 22:00 (New York).
         let friday = 2 * 288 + 119;
