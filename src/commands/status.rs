@@ -313,8 +313,8 @@ mod tests {
             now: Now { event: Timestamp(1_705_489_200), wall: Timestamp(1_705_489_200) },
             pairs: vec!["EURUSD".parse().unwrap(), "EURCHF".parse().unwrap()],
             plan: Plan {
-                requests: Vec::new(),
                 waiting: vec![waiting(0, 300, Why::Points), waiting(1, 40, Why::Incident)],
+                ..Plan::default()
             },
             allowance: AllowanceState {
                 seen: Some((seen, Timestamp(1_705_480_000))),

@@ -23,6 +23,8 @@ pub struct Fetched {
     pub rows: Vec<FetchedBar>,
     /// The buckets that the answer speaks of: one of these that has no row had no price.
     pub covered: Range<Timestamp>,
+    /// The buckets that were asked for, which may be fewer than were wanted.
+    pub asked: Range<Timestamp>,
     /// Which answer it was.
     pub evidence: Arc<str>,
 }

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,9 @@ use super::attempts::{Attempt, Attempts};
 use super::book::{self, Scope, Watched};
 use super::facts::{self, Reading};
 use super::holes::{Kind, Page};
-use super::plan::{self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, Now, Plan, Purse, Request, Terms, Why};
+use super::plan::{
+    self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
+};
 use crate::clock::{Clock, EventClock};
 use crate::domain::coverage::Run;
 use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
@@ -59,8 +62,8 @@ pub struct HealerSettings {
     pub incident_cap: u32,
     /// Whether 15-minute bars are kept.
     pub quarters: bool,
-    /// Event time after which a missing bucket is lost, seconds.
-    pub give_up_s: i64,
+    /// When a missing bucket is lost.
+    pub give_up: GiveUp,
     /// Pairs whose time goes on being accounted for by the aggregator.
     pub accounted: Vec<Pair>,
     /// What healing is confined to.
@@ -89,7 +92,8 @@ struct Work {
     attempts: Attempts,
     /// The attempts as they are in the database; `None` before they are read.
     kept: Option<HashMap<AttemptKey, (u32, Timestamp)>>,
-    bars_max: u32,
+    /// How many bars IG takes at a time, and since when that is known.
+    bars_max: Option<(u32, Timestamp)>,
     /// Until when IG is left alone, and the pause that led to it.
     trouble: Option<(Instant, Duration)>,
     /// What was last said about buckets that wait.
@@ -106,13 +110,8 @@ impl HealerActor {
         settings: HealerSettings,
         lifeline: Lifeline,
     ) -> HealerActor {
-        let work = Work {
-            attempts: Attempts::default(),
-            kept: None,
-            bars_max: BARS_PER_REQUEST_MAX,
-            trouble: None,
-            said: None,
-        };
+        let work =
+            Work { attempts: Attempts::default(), kept: None, bars_max: None, trouble: None, said: None };
         let (called, work) = (Cell::new(false), Mutex::new(work));
         let healer = Healer { store, history, aggregator, clock, event_clock, settings, called, work };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
@@ -166,10 +165,15 @@ impl Healer {
         while self.called.replace(false) {
             let outcome = async {
                 self.remember(&mut work).await?;
-                self.take_wishes().await?;
-                while self.heal_one(&mut work).await? {}
-                self.keep_attempts(&mut work).await?;
-                self.end_wishes().await
+                loop {
+                    self.take_wishes().await?;
+                    let goes_on = self.heal_one(&mut work).await?;
+                    self.end_wishes().await?;
+                    if !goes_on {
+                        break;
+                    }
+                }
+                self.keep_attempts(&mut work).await
             };
             if let Err(error) = outcome.await {
                 log::warn!(error:% = error, again_within_s = LOOK_EVERY.as_secs(); "healing waits for the database");
@@ -191,9 +195,7 @@ impl Healer {
         }));
         let kept = |row: AttemptRow| ((row.pair, row.timeframe, row.span), (row.times, row.next_at));
         work.kept = Some(rows.into_iter().map(kept).collect());
-        if let Some(bars_max) = setting.and_then(|text| bars_max(&text, self.clock.wall())) {
-            work.bars_max = bars_max;
-        }
+        work.bars_max = setting.as_deref().and_then(read_bars_max);
         Ok(())
     }
 
@@ -204,9 +206,9 @@ impl Healer {
         let now = Now { event, wall: self.clock.wall() };
         let Known { pages, purse } = self.read(now.wall).await?;
         work.attempts.forget(|pair, timeframe, span| {
-            pages.iter().any(|page| page.pair == pair && page.missing(timeframe, span).next().is_some())
+            pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });
-        let lost = plan::given_up(&pages, self.settings.give_up_s, event);
+        let lost = plan::given_up(&pages, &work.attempts, self.settings.give_up, event);
         if !lost.is_empty() {
             return self.give_up(lost).await;
         }
@@ -217,15 +219,17 @@ impl Healer {
         let plan = plan::plan(&pages, &work.attempts, &purse, &terms, now);
         self.tell_waiting(work, &plan, is_refused);
         self.keep_attempts(work).await?;
+        let is_probe = plan.is_probe;
         let Some(request) = plan.requests.into_iter().next().filter(|_| !is_left_alone) else {
             return Ok(false);
         };
         // Of the last one nobody knows whether it was charged: this one is to cost little.
         let request = if work.trouble.is_some() { request.smallest() } else { request };
-        let fetched = self.fetch(&request, is_refused).await;
-        if was_answered(&fetched, request.points) {
-            let feed = &self.settings.feeds[request.feed.ix()];
-            work.attempts.note(feed.pair, request.timeframe, request.span.clone(), self.clock.wall());
+        let fetched = self.fetch(&request, is_probe).await;
+        if was_answered(&fetched) {
+            let pair = self.settings.feeds[request.feed.ix()].pair;
+            let asked = fetched.as_ref().ok().unwrap_or(&request.span).clone();
+            work.attempts.note(pair, request.timeframe, asked, self.clock.wall());
         }
         self.judge(work, &request, fetched).await
     }
@@ -235,12 +239,12 @@ impl Healer {
         &self,
         work: &mut Work,
         request: &Request,
-        fetched: Result<(), HistoryError>,
+        fetched: Result<Range<Timestamp>, HistoryError>,
     ) -> Result<bool, StoreError> {
         let pair = self.settings.feeds[request.feed.ix()].pair;
         let timeframe = request.timeframe;
         match fetched {
-            Ok(()) => {
+            Ok(_) => {
                 work.trouble = None;
                 Ok(true)
             }
@@ -254,8 +258,8 @@ impl Healer {
             }
             Err(HistoryError::Ig(IgError::Refused(code))) => {
                 log::warn!(pair:% = pair, timeframe:% = timeframe, code = code.as_str(); "IG refused a request for history");
-                if code.contains("io-error") {
-                    self.ask_for_less(work, request).await?;
+                if !IgError::Refused(code).came_before_any_history() {
+                    self.step_back(work, request).await?;
                 }
                 Ok(true)
             }
@@ -267,11 +271,7 @@ impl Healer {
             }
             Err(HistoryError::Ig(error)) => {
                 if !error.came_before_any_history() {
-                    // It may have been charged, so the next one is small, and not at once.
-                    self.ask_for_less(work, request).await?;
-                    let pause = work.trouble.map_or(TROUBLE_PAUSE_FIRST, |(_, pause)| pause * 2);
-                    let pause = pause.min(TROUBLE_PAUSE_LAST);
-                    work.trouble = Some((self.clock.monotonic() + pause, pause));
+                    self.step_back(work, request).await?;
                 }
                 log::warn!(error:% = error; "healing waits");
                 Ok(false)
@@ -279,23 +279,33 @@ impl Healer {
         }
     }
 
-    /// Some accounts are refused large requests, and charged for them: asks for half as many bars
-    /// from now on.
-    async fn ask_for_less(&self, work: &mut Work, request: &Request) -> Result<(), StoreError> {
+    /// A request may have been charged that brought nothing: the next one is small, and not at once. Some
+    /// accounts are refused large ones, so half as many bars are asked for from then on.
+    async fn step_back(&self, work: &mut Work, request: &Request) -> Result<(), StoreError> {
+        let pause = work.trouble.map_or(TROUBLE_PAUSE_FIRST, |(_, pause)| pause * 2).min(TROUBLE_PAUSE_LAST);
+        work.trouble = Some((self.clock.monotonic() + pause, pause));
         if request.points <= BARS_PER_REQUEST_MIN {
             return Ok(());
         }
-        work.bars_max = (request.points / 2).max(BARS_PER_REQUEST_MIN).min(work.bars_max);
-        log::warn!(bars_max = work.bars_max; "asking for fewer bars at a time");
-        let value = format!("{} {}", work.bars_max, self.clock.wall().0);
+        let now = self.clock.wall();
+        let bars = (request.points / 2).max(BARS_PER_REQUEST_MIN).min(self.bars_max(work));
+        work.bars_max = Some((bars, now));
+        log::warn!(bars_max = bars; "asking for fewer bars at a time");
+        let value = format!("{bars} {}", now.0);
         self.store.run(move |store| store.set_setting(SETTING_BARS_MAX, &value)).await
+    }
+
+    /// How many bars IG takes at a time, as far as is known.
+    fn bars_max(&self, work: &Work) -> u32 {
+        let known = work.bars_max.and_then(|known| bars_max(known, self.clock.wall()));
+        known.unwrap_or(BARS_PER_REQUEST_MAX)
     }
 
     fn terms(&self, work: &Work) -> Terms {
         Terms {
             reserve: self.settings.reserve,
             incident_cap: self.settings.incident_cap,
-            bars_max: work.bars_max,
+            bars_max: self.bars_max(work),
             quarters: self.settings.quarters,
             reaching_now: u32::from(self.event_clock.is_steady()),
         }
@@ -376,9 +386,9 @@ impl Healer {
         Ok(())
     }
 
-    /// Fetches and hands the answer on; returns once it is durable, so that the ledger read next
-    /// knows of it.
-    async fn fetch(&self, request: &Request, probe: bool) -> Result<(), HistoryError> {
+    /// Fetches and hands the answer on; returns what was asked for, once the answer is durable, so that
+    /// the ledger read next knows of it.
+    async fn fetch(&self, request: &Request, probe: bool) -> Result<Range<Timestamp>, HistoryError> {
         let anchor = self.anchor(request).await?;
         let message = FetchBars { request: request.clone(), anchor, probe };
         let fetched = match self.history.send(message).await {
@@ -387,13 +397,8 @@ impl Healer {
         };
         let Watched { pair, calendar } = &self.settings.feeds[request.feed.ix()];
         let (pair, timeframe) = (*pair, request.timeframe);
-        let before = fetched.covered.start;
-        let older = move |store: &mut Store| store.has_bar_before(pair, timeframe, before);
-        let reading = Reading {
-            calendar,
-            now: self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?,
-            has_older_bar: self.store.run(older).await?,
-        };
+        let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
+        let reading = Reading { calendar, now };
         let facts = facts::facts(pair, timeframe, &fetched, &reading);
         log::info!(
             pair:% = pair, timeframe:% = timeframe, bars = fetched.rows.len(),
@@ -401,7 +406,7 @@ impl Healer {
             "history fetched"
         );
         self.tell(fetched.evidence, facts).await?;
-        Ok(())
+        Ok(fetched.asked)
     }
 
     /// Has facts stored; whether there were any.
@@ -433,25 +438,27 @@ impl Healer {
     }
 }
 
-/// Whether asking again at once would be asking the same twice, or may cost much twice.
-fn was_answered(fetched: &Result<(), HistoryError>, points: u32) -> bool {
+/// Whether asking again at once would be asking the same twice. What nobody knows the outcome of may
+/// have been charged, and may be again; and others are to have their turn.
+fn was_answered(fetched: &Result<Range<Timestamp>, HistoryError>) -> bool {
     match fetched {
-        Ok(()) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
+        Ok(_) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
             true
         }
-        Err(HistoryError::Ig(IgError::Refused(_))) => true,
-        // What makes no sense makes none the next time. What nobody knows the outcome of may have been
-        // charged, and may be again.
-        Err(HistoryError::Ig(IgError::Malformed(_))) => true,
-        Err(HistoryError::Ig(error)) => !error.came_before_any_history() && points > BARS_PER_REQUEST_MIN,
+        Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_))) => true,
+        Err(HistoryError::Ig(error)) => !error.came_before_any_history(),
         Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
     }
 }
 
-/// How many bars IG takes at a time by what was kept, while that holds at wall time `now`.
-pub fn bars_max(kept: &str, now: Timestamp) -> Option<u32> {
+/// Reads how many bars IG takes at a time, and since when that is known.
+pub fn read_bars_max(kept: &str) -> Option<(u32, Timestamp)> {
     let (bars, since) = kept.split_once(' ')?;
-    let (bars, since): (u32, i64) = (bars.parse().ok()?, since.parse().ok()?);
-    let holds = (0..BARS_MAX_HOLDS_S).contains(&now.since(Timestamp(since)));
+    Some((bars.parse().ok()?, Timestamp(since.parse().ok()?)))
+}
+
+/// How many bars IG takes at a time, while what is known of it holds at wall time `now`.
+pub fn bars_max((bars, since): (u32, Timestamp), now: Timestamp) -> Option<u32> {
+    let holds = (0..BARS_MAX_HOLDS_S).contains(&now.since(since));
     (holds && (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars)).then_some(bars)
 }

@@ -15,6 +15,9 @@ use crate::store::AllowanceState;
 /// The longest pause between two probes of a spent allowance.
 const PROBE_LAST: Duration = Duration::from_secs(3600);
 
+/// Seconds after the last spend after which a doubt about what is left may be settled with a bar.
+const DOUBT_S: i64 = 3600;
+
 /// A watched pair.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -36,6 +39,13 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether all of a stretch lies within the scope.
+    pub fn holds(&self, pair: Pair, timeframe: Timeframe, span: &Range<Timestamp>) -> bool {
+        self.pairs.as_ref().is_none_or(|pairs| pairs.contains(&pair))
+            && self.timeframes.as_ref().is_none_or(|wanted| wanted.contains(&timeframe))
+            && self.span.as_ref().is_none_or(|own| own.start <= span.start && span.end <= own.end)
+    }
+
     /// Leaves out what is missing beyond the scope.
     pub fn narrow(&self, mut pages: Vec<Page>) -> Vec<Page> {
         if let Some(pairs) = &self.pairs {
@@ -99,6 +109,8 @@ pub fn purse(state: &AllowanceState, now: Timestamp) -> Purse {
         remaining: state.remaining(now),
         renews_in_s: state.renews_at(now).map(|at| at.since(now)),
         spent: state.on_incidents.clone(),
+        in_doubt: state.in_doubt > 0
+            && state.last_booked_at.is_none_or(|at| !(0..DOUBT_S).contains(&now.since(at))),
         refused,
     }
 }
@@ -147,5 +159,15 @@ mod tests {
         }
         assert_eq!(check(9, -1), Some(Refused::Probe));
         assert_eq!(purse(&AllowanceState::default(), NOON).refused, None);
+    }
+
+    #[test]
+    fn a_doubt_may_be_settled_after_an_hour() {
+        let check = |in_doubt: u32, waited_s: i64| {
+            let last_booked_at = Some(NOON);
+            let state = AllowanceState { in_doubt, last_booked_at, ..AllowanceState::default() };
+            purse(&state, NOON.plus(waited_s)).in_doubt
+        };
+        assert!(!check(400, 3_599) && check(400, 3_600) && check(400, -1) && !check(0, 3_600));
     }
 }

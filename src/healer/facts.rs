@@ -16,8 +16,6 @@ pub struct Reading<'a> {
     pub calendar: &'a Calendar,
     /// Event time.
     pub now: Timestamp,
-    /// Whether a bar is stored that is older than the answer: then IG's history reaches so far.
-    pub has_older_bar: bool,
 }
 
 /// What an answer tells: its bars; the buckets it speaks of and has no bar for are quiet (or
@@ -69,8 +67,8 @@ pub fn facts(pair: Pair, timeframe: Timeframe, fetched: &Fetched, reading: &Read
 
 /// Whether a stretch without bars is one that IG has no history of, and not one without prices.
 fn begins_history(span: &Range<Timestamp>, fetched: &Fetched, reading: &Reading<'_>) -> bool {
-    let is_first = span.start == fetched.covered.start && !reading.has_older_bar;
-    if !is_first || reading.now.since(span.end) < HISTORY_SURE_S {
+    // That an older bar is stored says nothing: it may have been streamed then.
+    if span.start != fetched.covered.start || reading.now.since(span.end) < HISTORY_SURE_S {
         return false;
     }
     let expected = reading.calendar.runs(span.clone()).into_iter();
@@ -96,7 +94,7 @@ mod tests {
     }
 
     /// What an answer with these rows, whole or with a null, over 14 buckets tells.
-    fn check(rows: &[(i64, bool)], age_s: i64, has_older_bar: bool, expected: &[&str]) {
+    fn check(rows: &[(i64, bool)], age_s: i64, expected: &[&str]) {
         let row = |(bucket, whole): &(i64, bool)| FetchedBar {
             start: at(*bucket),
             local_offset_s: None,
@@ -105,9 +103,10 @@ mod tests {
         let fetched = Fetched {
             rows: rows.iter().map(row).collect(),
             covered: at(0)..at(14),
+            asked: at(0)..at(14),
             evidence: "rest:1".into(),
         };
-        let reading = Reading { calendar: &Calendar::forex(), now: at(14).plus(age_s), has_older_bar };
+        let reading = Reading { calendar: &Calendar::forex(), now: at(14).plus(age_s) };
         let told: Vec<String> = facts(pair(), Timeframe::M5, &fetched, &reading)
             .iter()
             .map(|fact| match fact {
@@ -121,7 +120,7 @@ mod tests {
                 ),
             })
             .collect();
-        assert_eq!(told, expected, "{rows:?} {age_s} {has_older_bar}");
+        assert_eq!(told, expected, "{rows:?} {age_s}");
     }
 
     #[test]
@@ -129,7 +128,6 @@ mod tests {
         check(
             &[(0, true), (1, false), (4, true)],
             0,
-            false,
             &["bar 0", "missing null_leg 1..2", "quiet not_in_rest 2..4", "bar 4", "quiet not_in_rest 5..14"],
         );
     }
@@ -137,11 +135,10 @@ mod tests {
     #[test]
     fn what_lies_before_the_broker_s_history_is_lost_and_not_quiet() {
         let (young, old) = (86_400, 30 * 86_400);
-        check(&[], young, false, &["quiet not_in_rest 0..14"]);
-        check(&[], old, false, &["lost no_history 0..14"]);
-        check(&[], old, true, &["quiet not_in_rest 0..14"]);
-        check(&[(13, true)], old, false, &["lost no_history 0..13", "bar 13"]);
-        check(&[(13, true)], old, true, &["quiet not_in_rest 0..13", "bar 13"]);
-        check(&[(11, true)], old, false, &["quiet not_in_rest 0..11", "bar 11", "quiet not_in_rest 12..14"]);
+        check(&[], young, &["quiet not_in_rest 0..14"]);
+        check(&[], old, &["lost no_history 0..14"]);
+        check(&[(13, true)], young, &["quiet not_in_rest 0..13", "bar 13"]);
+        check(&[(13, true)], old, &["lost no_history 0..13", "bar 13"]);
+        check(&[(11, true)], old, &["quiet not_in_rest 0..11", "bar 11", "quiet not_in_rest 12..14"]);
     }
 }

@@ -52,6 +52,18 @@ impl Page {
             .filter(|run| run.state == State::Missing)
     }
 
+    /// Whether something of a span is still to be asked for: it is missing, or it is a longer stretch
+    /// that the ledger knows nothing of while parts of it are missing.
+    pub fn wants(&self, timeframe: Timeframe, span: &Range<Timestamp>) -> bool {
+        let is_missing = |timeframe| self.missing(timeframe, span).next().is_some();
+        let step = timeframe.seconds();
+        let mut buckets = (span.start.0..span.end.0).step_by(step as usize).map(Timestamp);
+        is_missing(timeframe)
+            || timeframe != Timeframe::M5
+                && is_missing(Timeframe::M5)
+                && buckets.any(|start| self.at(timeframe, start).is_none())
+    }
+
     /// The parts of a span of buckets in which bars can cost points: those in which the calendar
     /// does not have the market closed. Buckets of 5 minutes are in the ledger for a reason of
     /// their own and all count.
@@ -346,6 +358,15 @@ mod tests {
         assert_eq!(found[0].from(at(1)).unwrap().dear, [at(1)..at(2), at(4)..at(6)]);
         assert_eq!(found[0].before(at(3)).unwrap().points(), 2);
         assert_eq!(found[0].from(at(6)), None);
+    }
+
+    #[test]
+    fn what_is_still_wanted_is_missing_or_a_longer_bar_of_missing_parts() {
+        let page = page(0, "dddsssddd", "f.q");
+        let wants = |timeframe, from, to| page.wants(timeframe, &(at(from)..at(to)));
+        assert!(wants(Timeframe::M5, 0, 1) && wants(Timeframe::M5, 2, 5) && !wants(Timeframe::M5, 3, 6));
+        assert!(wants(Timeframe::M15, 0, 3) && !wants(Timeframe::M15, 3, 6) && !wants(Timeframe::M15, 6, 9));
+        assert!(super::super::testing::page(0, "ddd", "").wants(Timeframe::M15, &(at(0)..at(3))));
     }
 
     #[test]

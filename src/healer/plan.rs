@@ -19,6 +19,8 @@ use crate::domain::{FeedIx, Mark, Reason, State, Timeframe, Timestamp};
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
 /// The size below which requests are not made smaller, however IG refuses them.
 pub const BARS_PER_REQUEST_MIN: u32 = 50;
+/// What a probe may cost: a bar, and the forming one.
+const PROBE_POINTS: u32 = 2;
 /// Buckets lost so recently may use the reserve, seconds.
 const URGENT_S: i64 = 24 * 3600;
 /// Where the allowance is renewed within this, 5-minute bars wait for it, seconds.
@@ -51,6 +53,9 @@ pub struct Purse {
     /// What was spent on incidents within the week: the incident, as far as it was unhealed then,
     /// and points.
     pub spent: Vec<(Range<Timestamp>, u32)>,
+    /// Nothing can be paid for only because it is not known what some requests have cost, and that for
+    /// so long that IG may be asked with a single bar.
+    pub in_doubt: bool,
     /// Set where IG has refused for want of points, whatever its numbers were: whether it may be
     /// tried again now.
     pub refused: Option<Refused>,
@@ -134,6 +139,8 @@ pub struct Waiting {
 pub struct Plan {
     /// In the order to be made.
     pub requests: Vec<Request>,
+    /// They only try whether there are points, whatever the numbers known.
+    pub is_probe: bool,
     /// What they leave out for want of points.
     pub waiting: Vec<Waiting>,
 }
@@ -152,6 +159,15 @@ impl Plan {
 
 /// Plans all requests that can be made now.
 pub fn plan(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, now: Now) -> Plan {
+    let plan = plan_within(pages, attempts, purse, terms, now);
+    if plan.requests.is_empty() && !plan.waiting.is_empty() && purse.in_doubt && purse.refused.is_none() {
+        let probing = Purse { refused: Some(Refused::Probe), ..purse.clone() };
+        return plan_within(pages, attempts, &probing, terms, now);
+    }
+    plan
+}
+
+fn plan_within(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, now: Now) -> Plan {
     let mut planner = Planner::new(pages, attempts, purse, terms, now);
     planner.grant_newest();
     planner.buy_quarters();
@@ -159,6 +175,7 @@ pub fn plan(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, n
     match purse.refused {
         None => {}
         Some(Refused::Probe) => {
+            plan.is_probe = true;
             plan.requests.truncate(1);
             plan.requests = plan.requests.into_iter().map(Request::smallest).collect();
         }
@@ -167,22 +184,37 @@ pub fn plan(pages: &[Page], attempts: &Attempts, purse: &Purse, terms: &Terms, n
     plan
 }
 
-/// What is missing for so long that it counts as lost: `give_up_s` event seconds. What was asked for
-/// by hand is as old as it is and not given up.
-pub fn given_up(pages: &[Page], give_up_s: i64, now: Timestamp) -> Vec<Mark> {
+/// After which event time what is missing counts as lost, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GiveUp {
+    /// For what was missed while it was watched.
+    pub after_s: i64,
+    /// For the first history, which was old already when it was first asked for.
+    pub first_start_after_s: i64,
+}
+
+/// What is missing for so long that it counts as lost. What was asked for by hand is as old as it is
+/// and not given up here; a null price only once it was asked for often enough.
+pub fn given_up(pages: &[Page], attempts: &Attempts, give_up: GiveUp, now: Timestamp) -> Vec<Mark> {
     let mut marks = Vec::new();
     for page in pages {
         for timeframe in [Timeframe::M5, Timeframe::M15] {
-            let cutoff = timeframe.bucket(now.plus(-give_up_s));
-            let old = page.runs(timeframe).iter().filter(|run| run.state == State::Missing);
-            for run in old.filter(|run| run.span.start < cutoff && run.reason != Reason::Requested) {
-                marks.push(Mark {
-                    pair: page.pair,
-                    timeframe,
-                    span: run.span.start..run.span.end.min(cutoff),
-                    state: State::Lost,
-                    reason: Reason::GivenUp,
-                });
+            for run in page.runs(timeframe).iter().filter(|run| run.state == State::Missing) {
+                let after_s = match run.reason {
+                    Reason::Requested => continue,
+                    Reason::FirstStart => give_up.first_start_after_s,
+                    _ => give_up.after_s,
+                };
+                let span = run.span.start..run.span.end.min(timeframe.bucket(now.plus(-after_s)));
+                if span.start >= span.end {
+                    continue;
+                }
+                let spans = match run.reason {
+                    Reason::NullLeg => attempts.hopeless(page.pair, timeframe, &span),
+                    _ => vec![span],
+                };
+                let (pair, state, reason) = (page.pair, State::Lost, Reason::GivenUp);
+                marks.extend(spans.into_iter().map(|span| Mark { pair, timeframe, span, state, reason }));
             }
         }
     }
@@ -273,7 +305,8 @@ impl<'a> Planner<'a> {
             now,
             lanes: Vec::new(),
             classes,
-            remaining: if purse.refused.is_some() { u32::MAX } else { purse.remaining },
+            // A probe is one bar, whatever is left by the numbers.
+            remaining: if purse.refused.is_some() { PROBE_POINTS } else { purse.remaining },
         };
         for page in pages {
             let mut found = holes(page, Timeframe::M5, attempts, now.event, now.wall);
@@ -395,7 +428,7 @@ impl<'a> Planner<'a> {
 
     fn take(&mut self, class: usize, urgent: bool, points: u32) -> Result<(), Why> {
         let of_class = &mut self.classes[class];
-        let kept = if urgent { 0 } else { self.terms.reserve };
+        let kept = if urgent || self.purse.refused.is_some() { 0 } else { self.terms.reserve };
         let why = if let Some(stop) = of_class.stopped {
             stop.why
         } else if of_class.left < points {
@@ -415,7 +448,7 @@ impl<'a> Planner<'a> {
     /// Where an incident's money ended and none comes soon: takes what was granted of that part
     /// and buys as many 5-minute bars as leave enough for the other 15-minute bars.
     fn buy_quarters(&mut self) {
-        if !self.terms.quarters {
+        if !self.terms.quarters || self.purse.refused.is_some() {
             return;
         }
         for class in SEEN..self.classes.len() {

@@ -220,16 +220,41 @@ fn the_first_start_of_all_pairs_costs_at_most_4750_points() {
 }
 
 #[test]
-fn what_is_missing_for_too_long_is_lost_but_for_what_was_asked_for() {
-    let mut page = page(0, "ddddsd", "ff");
-    page.m5.last_mut().unwrap().reason = Reason::Requested;
-    let marks = given_up(&[page], 3_600, at(14));
-    let told: Vec<_> = marks
-        .iter()
-        .map(|mark| (mark.timeframe, mark.span.start.since(NOON) / 300, mark.span.end.since(NOON) / 300))
-        .collect();
-    assert_eq!(told, [(Timeframe::M5, 0, 2)]);
-    assert_eq!((marks[0].state, marks[0].reason), (State::Lost, Reason::GivenUp));
+fn what_is_missing_for_too_long_is_lost() {
+    let give_up = GiveUp { after_s: 3_600, first_start_after_s: 2 * 3_600 };
+    let check = |ledger: &str, m15: &str, now: i64, tries: u32, expected: &[(Timeframe, i64, i64)]| {
+        let mut page = page(0, ledger, m15);
+        if ledger.ends_with('d') {
+            page.m5.last_mut().unwrap().reason = Reason::Requested;
+        }
+        let mut attempts = Attempts::default();
+        (0..tries).for_each(|_| attempts.note(pair(0), Timeframe::M5, at(0)..at(1), NOON));
+        let marks = given_up(&[page], &attempts, give_up, at(now));
+        let bucket = |time: Timestamp| time.since(NOON) / 300;
+        let told: Vec<_> = marks
+            .iter()
+            .map(|mark| (mark.timeframe, bucket(mark.span.start), bucket(mark.span.end)))
+            .collect();
+        assert_eq!(told, expected, "{ledger} {m15} {now}");
+        assert!(marks.iter().all(|mark| (mark.state, mark.reason) == (State::Lost, Reason::GivenUp)));
+    };
+    let (m5, m15) = (Timeframe::M5, Timeframe::M15);
+    check("dddds", "", 14, 0, &[(m5, 0, 2)]);
+    check("dddds", "", 12, 0, &[]);
+    check("sssd", "", 99, 0, &[]);
+    check("ffs", "ff", 24, 0, &[]);
+    check("ffs", "ff", 27, 0, &[(m5, 0, 2), (m15, 0, 3)]);
+    check("ns", "", 99, 7, &[]);
+    check("ns", "", 99, 8, &[(m5, 0, 1)]);
+}
+
+#[test]
+fn where_only_a_doubt_keeps_from_asking_a_single_bar_is_tried() {
+    let ledger = [("dddddd", "")];
+    let doubt = |remaining, in_doubt| planned(&ledger, &Purse { in_doubt, ..purse(remaining) }, &TERMS);
+    assert_eq!((shown(&doubt(0, true)).as_str(), doubt(0, true).is_probe), ("0m5-6!", true));
+    assert_eq!((shown(&doubt(0, false)).as_str(), doubt(0, false).is_probe), ("", false));
+    assert!(!doubt(6, true).is_probe);
 }
 
 #[test]

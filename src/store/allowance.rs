@@ -71,6 +71,10 @@ pub struct AllowanceState {
     /// Points spent since: those that the numbers seen cannot know of. Where the numbers have
     /// expired, points spent since then; where there are none, within a week.
     pub spent_since: u32,
+    /// Of these, points of requests of which nobody knows what became.
+    pub in_doubt: u32,
+    /// When the last spend was booked.
+    pub last_booked_at: Option<Timestamp>,
     /// Points spent on incidents since the week began: the incident, as far as it was unhealed
     /// then, and points.
     pub on_incidents: Vec<(Range<Timestamp>, u32)>,
@@ -304,24 +308,26 @@ pub(super) fn state(
     reckon(&spends, now)
 }
 
-/// The last numbers seen, and which spends they cannot know of: those still under way, those
-/// booked later and those settled later.
+/// The last numbers seen, and which spends they cannot know of: those still under way and those
+/// booked later. One process spends at a time, one request after the other.
 fn reckon(spends: &[ReadSpend], now: Timestamp) -> Result<AllowanceState, StoreError> {
     let last = spends
         .iter()
         .filter_map(|spend| Some((spend.settled_at?, spend.id, seen(spend)?)))
-        .max_by_key(|(settled_at, id, _)| (*settled_at, *id));
-    let spent: i64 = spends
+        // One after the other, whatever the clock said.
+        .max_by_key(|(_, id, _)| *id);
+    let since: Vec<&ReadSpend> = spends
         .iter()
         .filter(|spend| match &last {
             Some((_, _, seen)) if seen.expires_at <= now => spend.booked_at >= seen.expires_at.0,
-            Some((settled_at, id, _)) => {
-                spend.id > *id || spend.state == BOOKED || spend.settled_at.is_some_and(|at| at > *settled_at)
-            }
+            Some((_, id, _)) => spend.id > *id || spend.state == BOOKED,
             None => spend.booked_at > now.plus(-WEEK_S).0,
         })
-        .map(|spend| spend.points)
-        .sum();
+        .collect();
+    let points = |of: &dyn Fn(&ReadSpend) -> bool| {
+        let points: i64 = since.iter().filter(|spend| of(spend)).map(|spend| spend.points).sum();
+        u32::try_from(points).map_err(StoreError::corrupt)
+    };
     let week_began = match &last {
         Some((_, _, seen)) if seen.expires_at <= now => seen.expires_at,
         Some((_, _, seen)) => seen.expires_at.plus(-WEEK_S),
@@ -335,14 +341,16 @@ fn reckon(spends: &[ReadSpend], now: Timestamp) -> Result<AllowanceState, StoreE
         on_incidents: on_incidents.filter(|(_, points)| *points > 0).collect(),
         refusals: refusals(spends, week_began),
         seen: last.map(|(at, _, seen)| (seen, Timestamp(at))),
-        spent_since: u32::try_from(spent).map_err(StoreError::corrupt)?,
+        spent_since: points(&|_| true)?,
+        in_doubt: points(&|spend| spend.state != SETTLED)?,
+        last_booked_at: spends.iter().max_by_key(|spend| spend.id).map(|spend| Timestamp(spend.booked_at)),
     })
 }
 
 /// The refusals for want of points that no answer has followed.
 fn refusals(spends: &[ReadSpend], week_began: Timestamp) -> Option<Refusals> {
     let mut settled: Vec<&ReadSpend> = spends.iter().filter(|spend| spend.settled_at.is_some()).collect();
-    settled.sort_by_key(|spend| (spend.settled_at, spend.id));
+    settled.sort_by_key(|spend| spend.id);
     // One whose outcome is not known says nothing of the allowance.
     let told = settled.iter().rev().filter(|spend| spend.state == REFUSED || spend.seen_remaining.is_some());
     let last: Vec<&&ReadSpend> = told.take_while(|spend| spend.state == REFUSED).collect();

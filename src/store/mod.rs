@@ -335,20 +335,6 @@ impl Store {
         bars::find(&mut self.connection, key)
     }
 
-    /// Whether a bar is stored that starts before `time`.
-    ///
-    /// # Errors
-    /// Those of any read.
-    pub fn has_bar_before(
-        &mut self,
-        pair: Pair,
-        timeframe: Timeframe,
-        time: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let before = Timestamp(i64::MIN)..time;
-        Ok(!bars::newest(&mut self.connection, pair, timeframe, before, 1)?.is_empty())
-    }
-
     /// At most `count_max` bars with a higher `seq`, in the order of commits: what a listener
     /// who has seen everything up to `seq` has missed.
     ///

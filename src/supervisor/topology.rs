@@ -16,11 +16,13 @@ use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login};
+use crate::domain::coverage::Run;
 use crate::domain::scale::Verdict;
-use crate::domain::{Pair, Timeframe};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::{HealerActor, HealerSettings};
 use crate::healer::book::{Scope, Watched};
+use crate::healer::plan::GiveUp;
 use crate::ig::IgError;
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::history::pace::allowed_per_minute;
@@ -50,6 +52,8 @@ const MAILBOX: usize = 256;
 /// none ever finds the mailbox full and is overtaken.
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
+/// The longest time in dispute, a holiday's, is looked at as a whole, seconds.
+const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
 /// Where the requests a minute are kept for those who reckon how long healing takes.
 pub const SETTING_PACE: &str = "history.requests_per_minute";
 
@@ -237,7 +241,7 @@ impl House {
             reserve: config.history.reserve,
             incident_cap: config.history.incident_cap,
             quarters: config.timeframes.contains(&Timeframe::M15),
-            give_up_s: i64::from(config.history.give_up_days) * 86_400,
+            give_up: give_up(config),
             accounted,
             scope: match flags.purpose {
                 Purpose::Collect => Scope::default(),
@@ -340,6 +344,14 @@ trait StartWith: Actor<Context = Context<Self>> + Sized {
 }
 
 impl<A: Actor<Context = Context<A>>> StartWith for A {}
+
+/// When a missing bucket is lost. The first history reaches back over weekends and holidays.
+fn give_up(config: &Config) -> GiveUp {
+    let Depth { m5, m15 } = depth(config);
+    let reach_s = (i64::from(m5) * Timeframe::M5.seconds()).max(i64::from(m15) * Timeframe::M15.seconds());
+    let after_s = i64::from(config.history.give_up_days) * 86_400;
+    GiveUp { after_s, first_start_after_s: after_s + reach_s * 7 / 5 + 7 * 86_400 }
+}
 
 /// How far back the first backfill reaches.
 pub fn depth(config: &Config) -> Depth {
@@ -478,6 +490,16 @@ async fn watch(
             resume.retain(|pair, _| {
                 before.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
             });
+            // That nothing came at last in hours in dispute waited for a proof that died with its process.
+            let mut facts = Vec::new();
+            for (pair, end) in &resume {
+                let last = store.coverage(*pair, Timeframe::M5, end.plus(-IN_DISPUTE_MAX_S)..*end)?.pop();
+                if let Some(Run { span, reason: Reason::PossiblyOpen, .. }) = last {
+                    let (pair, timeframe, state) = (*pair, Timeframe::M5, State::Missing);
+                    facts.push(Fact::Marked(Mark { pair, timeframe, span, state, reason: Reason::Offline }));
+                }
+            }
+            store.commit(&[Arc::new(FactBatch { evidence: "restart".into(), facts })], now)?;
             Ok(resume)
         })
         .await?;

@@ -140,8 +140,8 @@ fn what_cannot_be_healed_for_four_weeks_is_lost_and_can_be_asked_for_again() {
     let missing =
         world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason = 'first_start'");
     assert!(missing > 0);
-    // A month goes by: the ledger's own past moves back.
-    let days = 30 * 86_400;
+    // Six weeks go by: the ledger's own past moves back.
+    let days = 42 * 86_400;
     change(
         &world,
         &format!(

@@ -280,7 +280,11 @@ fn judge_buckets(house: &House, scenario: &Scenario, best: &Best) {
                 Some((State::Quiet, _)) => !truth.has_price(feed, start),
                 Some((State::Closed, Reason::PossiblyOpen)) => truth.is_disputed(start),
                 Some((State::Closed, _)) => !truth.is_open(start),
-                Some((State::Missing, _)) => !best.is_all && ledger.lost.contains(&(feed, start)),
+                // A quiet one may wait for the point that it might cost.
+                Some((State::Missing, _)) => {
+                    let may_wait = !best.is_all || scenario.left.is_some() && !truth.has_price(feed, start);
+                    may_wait && ledger.lost.contains(&(feed, start))
+                }
                 Some((State::Lost, _)) | None => false,
             };
             assert!(is_right, "feed {feed} {start}: {told:?}, price: {}", truth.has_price(feed, start));

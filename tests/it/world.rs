@@ -153,6 +153,8 @@ impl World {
             ("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "0".to_owned()),
             ("CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE", "10000".to_owned()),
             ("CANDLEKEEP_HISTORY_DEPTH", DEPTH.to_string()),
+            // Of a market that flies by an outage of a second costs more than one of hours.
+            ("CANDLEKEEP_HISTORY_INCIDENT_CAP", "1000000".to_owned()),
             ("CANDLEKEEP_STREAM_RETRY_MS", "250".to_owned()),
             // As under systemd, so that the line that says why it ended has its priority too.
             ("JOURNAL_STREAM", "9:1".to_owned()),

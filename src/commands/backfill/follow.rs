@@ -30,17 +30,22 @@ pub struct Followed {
     pub refused: Vec<String>,
     /// Told to stop before the end.
     pub interrupted: bool,
+    /// The service that fetched is there no more.
+    pub left_alone: bool,
 }
 
 impl Followed {
     /// There was nothing to do.
     pub fn nothing(outlook: Outlook) -> Followed {
-        Followed { outlook, healed: 0, spent: 0, refused: Vec::new(), interrupted: false }
+        Followed { outlook, healed: 0, spent: 0, refused: Vec::new(), interrupted: false, left_alone: false }
     }
 
     /// Whether all that was asked for is there, or known not to exist.
     pub fn is_complete(&self) -> bool {
-        !self.interrupted && self.refused.is_empty() && self.outlook.buckets_missing() == 0
+        !self.interrupted
+            && !self.left_alone
+            && self.refused.is_empty()
+            && self.outlook.buckets_missing() == 0
     }
 }
 
@@ -57,6 +62,9 @@ pub struct Follower<'a> {
     last: Option<Outlook>,
     refused: Vec<String>,
     most_missing: u64,
+    /// Another process fetches.
+    is_beside: bool,
+    left_alone: bool,
     view: View,
 }
 
@@ -86,8 +94,16 @@ impl<'a> Follower<'a> {
             last: None,
             refused: Vec::new(),
             most_missing: before.buckets_missing(),
+            is_beside: false,
+            left_alone: false,
             view,
         }
+    }
+
+    /// The same where another process fetches, which may end meanwhile.
+    #[must_use]
+    pub fn beside_a_service(self) -> Follower<'a> {
+        Follower { is_beside: true, ..self }
     }
 
     /// Looks until nothing more can be asked for now.
@@ -113,7 +129,9 @@ impl<'a> Follower<'a> {
             let missing = outlook.buckets_missing();
             self.most_missing = self.most_missing.max(missing);
             self.view.show(&outlook, now);
-            let is_done = is_taken && outlook.plan.requests.is_empty() && (is_settled || missing > 0);
+            self.left_alone = self.is_beside && !outlook.is_collected();
+            let is_done = self.left_alone
+                || is_taken && outlook.plan.requests.is_empty() && (is_settled || missing > 0);
             self.last = Some(outlook);
             if is_done {
                 return Ok(self.end(false));
@@ -136,6 +154,7 @@ impl<'a> Follower<'a> {
             refused: std::mem::take(&mut self.refused),
             outlook,
             interrupted,
+            left_alone: self.left_alone,
         }
     }
 }

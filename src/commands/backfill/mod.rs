@@ -177,11 +177,20 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
     let watches = order.wish.stretches.is_empty();
     // A market that goes by its own clock may have gone on without anybody knowing.
     let is_known = !watches || config.clock == ClockKind::System;
-    if is_known && before.plan.requests.is_empty() {
+    if is_known && before.buckets_missing() == 0 {
         return Ok(Followed::nothing(before));
     }
     if before.is_collected() {
         return hand_over(&config, &order, &before, shows, stop).await;
+    }
+    if is_known && before.plan.requests.is_empty() {
+        // Nothing can be asked for now, so nobody need log in. Whoever does next finds the wish.
+        let mut store = Store::open(&config.database)?;
+        store.bind_environment(config.ig.environment.as_str(), order.accept_feed_change)?;
+        if !order.wish.stretches.is_empty() {
+            store.ask_fetch(&order.wish.stretches, Clock::system().wall())?;
+        }
+        return Ok(Followed::nothing(before));
     }
     let flags = RunFlags {
         command: "backfill",
@@ -234,7 +243,7 @@ async fn hand_over(
     if shows {
         eprintln!("The running service fetches it; this only looks on, and Ctrl-C does not stop it.");
     }
-    let mut follower = Follower::new(config, order, store, asked, before, shows);
+    let mut follower = Follower::new(config, order, store, asked, before, shows).beside_a_service();
     tokio::select! {
         followed = follower.follow() => followed,
         () = stop => Ok(follower.interrupted()),

@@ -98,7 +98,7 @@ pub fn json(outlook: &Outlook) -> Value {
 
 /// What came of it.
 pub fn ended(followed: &Followed) -> String {
-    let Followed { outlook, healed, spent, refused, interrupted } = followed;
+    let Followed { outlook, healed, spent, refused, interrupted, left_alone } = followed;
     let mut lines = vec![format!("{healed} buckets healed for {spent} data points.")];
     lines.extend(refused.iter().map(|why| format!("Refused: {why}.")));
     let missing = outlook.buckets_missing();
@@ -109,13 +109,19 @@ pub fn ended(followed: &Followed) -> String {
     if *interrupted {
         lines.push("Stopped; the same command goes on from here.".to_owned());
     }
+    if *left_alone {
+        lines.push(
+            "The service that was fetching has ended; the same command, or `candlekeep run`, goes on."
+                .to_owned(),
+        );
+    }
     lines.push(allowance(outlook));
     lines.join("\n")
 }
 
 /// The same for programs.
 pub fn ended_json(followed: &Followed) -> Value {
-    let Followed { outlook, healed, spent, refused, interrupted } = followed;
+    let Followed { outlook, healed, spent, refused, interrupted, left_alone: _ } = followed;
     json!({
         "complete": followed.is_complete(),
         "healed": healed,

@@ -182,6 +182,23 @@ fn incomplete(
     // What is still to come is not there either.
     gaps.extend(unknown(from..whole.end));
     if timeframe != Timeframe::M5 {
+        // A longer bar is folded from proof alone: not where a part is only possibly without a bar.
+        for run in runs.iter().filter(|run| run.reason == Reason::PossiblyOpen) {
+            let beside = |start: Timestamp| {
+                let bucket = start..start.plus(step);
+                let stored = |other: &&Run| {
+                    other.state == State::Stored
+                        && other.span.start < bucket.end
+                        && bucket.start < other.span.end
+                };
+                runs.iter().any(|other| stored(&other)) && !has_bar(start)
+            };
+            let first = run.span.start.floor(step);
+            let mut buckets = (first.0..run.span.end.0).step_by(step as usize).map(Timestamp);
+            if buckets.any(beside) {
+                gaps.push(Gap::of(pair, Timeframe::M5, run));
+            }
+        }
         gaps.retain(|gap| {
             (gap.span.start.0..gap.span.end.0).step_by(300).any(|bucket| !has_bar(Timestamp(bucket)))
         });

@@ -194,7 +194,10 @@ impl Known {
             newest,
             allowance,
             attempts,
-            bars_max: setting.as_deref().and_then(|text| actor::bars_max(text, wall)),
+            bars_max: setting
+                .as_deref()
+                .and_then(actor::read_bars_max)
+                .and_then(|known| actor::bars_max(known, wall)),
             per_minute: store.setting(SETTING_PACE)?.and_then(|text| text.parse().ok()),
             lease: store.lease(wall)?,
             last_spend: store.last_spend()?,

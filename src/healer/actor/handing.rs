@@ -18,7 +18,10 @@ impl Healer {
     pub(super) async fn take_wishes(&self) -> Result<(), StoreError> {
         let Some(now) = self.event_clock.settled() else { return Ok(()) };
         let open = self.store.run(Store::open_requests).await?;
-        for wish in open.into_iter().filter(|wish| wish.state == RequestState::Asked) {
+        let asked = open.into_iter().filter(|wish| wish.state == RequestState::Asked);
+        // One who heals a part alone leaves others' wishes to whoever comes after it.
+        let scope = &self.settings.scope;
+        for wish in asked.filter(|wish| scope.holds(wish.pair, wish.timeframe, &wish.span)) {
             let feed = self.settings.feeds.iter().find(|feed| feed.pair == wish.pair);
             let refused = match feed {
                 None => Some(format!("{} is not collected here", wish.pair)),
@@ -57,7 +60,7 @@ impl Healer {
             let progress = Progress::of(&runs, timeframe);
             if progress.missing == 0 {
                 self.end(&wish, RequestState::Done, progress.to_string()).await?;
-            } else if self.clock.wall().since(wish.asked_at) > self.settings.give_up_s {
+            } else if self.clock.wall().since(wish.asked_at) > self.settings.give_up.after_s {
                 let lost = wishes::given_up(pair, timeframe, &runs);
                 self.give_up(lost).await?;
                 self.end(&wish, RequestState::Done, format!("given up: {progress}")).await?;

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::answer::{self, Unproven};
 use super::form::{self, Form};
+use super::offsets::{self, Offsets};
 use super::pace::Pace;
 use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
@@ -34,6 +35,8 @@ use crate::supervisor::Lifeline;
 /// How long one range that was read as meant speaks for others of its pair: no change of daylight saving, and
 /// no other account, comes unseen so fast.
 const RANGES_HOLD_FOR: Duration = Duration::from_secs(600);
+/// Bars of a range up to which the offset of its week is guessed where it is not known.
+const OFFSET_GUESSED_FOR_MAX: u32 = 12;
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
 
@@ -74,12 +77,11 @@ struct State {
     zone: Zone,
     /// When a range of each feed's was last seen to be read as it was meant.
     ranges_read_at: Vec<Option<Instant>>,
-    /// IG's rows have told the offset of local time, not the login.
-    offset_is_seen: bool,
+    /// The last answer left no points, so that it may have been cut short.
+    took_the_last: bool,
     /// Tokens that IG complained of with a history request.
     complained_of: Option<u64>,
-    /// Account-local time minus UTC, from IG's last rows; from the login before there are any.
-    local_offset_s: Option<i64>,
+    offsets: Offsets,
     scales: Vec<Verdict>,
 }
 
@@ -98,9 +100,9 @@ impl HistoryActor {
             has_turn: false,
             zone: Zone::Unknown,
             ranges_read_at: vec![None; settings.instruments.len()],
-            offset_is_seen: false,
+            took_the_last: false,
             complained_of: None,
-            local_offset_s: None,
+            offsets: Offsets::default(),
             scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
         });
         let history = History { rest, session, store, clock, event_clock, settings, state };
@@ -169,24 +171,23 @@ impl History {
         let is_plain = self.event_clock.is_steady()
             && self.event_clock.now().is_some_and(|now| timeframe.bucket(now) == complete_to);
         // Where local time is UTC there is one reading, and no need for the dearer form.
-        let zone = match state.local_offset_s {
-            Some(0) if state.offset_is_seen => Zone::Local,
-            _ => state.zone,
-        };
+        let zone = if state.offsets.seen(span.end.plus(-1)) == Some(0) { Zone::Local } else { state.zone };
         let known = (zone, is_plain, fetch.request.reaches_now);
         if let Form::Last(count) = form::choose(&span, timeframe, known, complete_to, self.calendar(fetch)) {
             let query = format!("max={count}");
             let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
             let first = rows.first().ok_or(Unproven::Empty)?.start;
             rows.retain(|row| (span.start..complete_to).contains(&row.start));
-            let asked = first.max(span.start)..complete_to;
-            let covered = answer::speaks_of(&asked, &rows, timeframe, now);
-            return Ok(Fetched { rows, covered, evidence });
+            let covered = answer::speaks_of(&(first.max(span.start)..complete_to), &rows, timeframe, now);
+            let covered = self.trusted(&state, fetch, covered, &rows);
+            return Ok(Fetched { rows, covered, asked: span, evidence });
         }
-        if state.zone == Zone::Unknown {
-            self.learn_zone(&mut state, fetch, &span, complete_to).await?;
+        let (span, offset_s) = self.prepare(&mut state, fetch, span, complete_to).await?;
+        let (rows, evidence) = self.ask_span(&mut state, fetch, &span, offset_s).await?;
+        if state.zone != Zone::Utc && !offsets::agree(&rows, offset_s) {
+            // The next one is written as these rows tell.
+            return Err(Unproven::OtherOffset.into());
         }
-        let (rows, evidence) = self.ask_span(&mut state, fetch, &span).await?;
         match answer::check_range(&rows, &span) {
             Ok(()) => self.note_read(&mut state, fetch),
             // Where it says nothing there is nothing to prove.
@@ -202,7 +203,53 @@ impl History {
             }
         }
         let covered = answer::speaks_of(&span, &rows, timeframe, now);
-        Ok(Fetched { rows, covered, evidence })
+        let covered = self.trusted(&state, fetch, covered, &rows);
+        Ok(Fetched { rows, covered, asked: span, evidence })
+    }
+
+    /// Gets ready to ask for a range: learns how IG reads it where that is not known, and cuts it to
+    /// where one offset of local time holds. Answers the range and the offset.
+    async fn prepare(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        span: Range<Timestamp>,
+        complete_to: Timestamp,
+    ) -> Result<(Range<Timestamp>, i64), HistoryError> {
+        if state.zone == Zone::Unknown {
+            self.learn_zone(state, fetch, &span, complete_to).await?;
+        }
+        if state.zone == Zone::Utc {
+            return Ok((span, 0));
+        }
+        let span = state.offsets.of_one(&span);
+        let last = span.end.plus(-1);
+        let timeframe = fetch.request.timeframe;
+        let bars = self.calendar(fetch).bars_at_most(span.clone(), timeframe);
+        if state.offsets.seen(last).is_none() && bars > OFFSET_GUESSED_FOR_MAX {
+            // A bar of that week tells.
+            let probe = span.end.plus(-timeframe.seconds())..span.end;
+            let guess = state.offsets.guess(last);
+            self.ask_span(state, fetch, &probe, guess).await?;
+        }
+        Ok((span, state.offsets.guess(last)))
+    }
+
+    /// What an answer is trusted to speak of: of one that took the last points, its rows alone.
+    fn trusted(
+        &self,
+        state: &State,
+        fetch: &FetchBars,
+        covered: Range<Timestamp>,
+        rows: &[FetchedBar],
+    ) -> Range<Timestamp> {
+        let timeframe = fetch.request.timeframe;
+        if state.took_the_last {
+            let start = rows.first().map_or(covered.start, |row| row.start);
+            let end = rows.last().map_or(start, |row| row.start.plus(timeframe.seconds()));
+            return start..end;
+        }
+        answer::trusted(covered, rows, timeframe, self.calendar(fetch))
     }
 
     fn calendar(&self, fetch: &FetchBars) -> &Calendar {
@@ -233,7 +280,8 @@ impl History {
     async fn check_zone(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
         let anchor = fetch.anchor.ok_or(Unproven::Empty)?;
         let span = anchor..anchor.plus(fetch.request.timeframe.seconds());
-        let (rows, _) = self.ask_span(state, fetch, &span).await?;
+        let offset_s = state.offsets.guess(anchor);
+        let (rows, _) = self.ask_span(state, fetch, &span, offset_s).await?;
         match answer::check_range(&rows, &span) {
             Ok(()) => {
                 self.note_read(state, fetch);
@@ -255,7 +303,8 @@ impl History {
         complete_to: Timestamp,
     ) -> Result<(), HistoryError> {
         let tokens = self.tokens().await?;
-        let offset = *state.local_offset_s.get_or_insert(tokens.timezone_offset_s);
+        state.offsets.note_login(tokens.timezone_offset_s);
+        let offset = state.offsets.guess(span.end.plus(-1));
         if offset == 0 {
             // Both readings are the same, for now: nothing is learnt.
             return Ok(());
@@ -268,9 +317,13 @@ impl History {
             self.calendar(fetch).bars_at_most(passed.plus(-step)..passed, fetch.request.timeframe) == 1;
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
-        let (rows, _) = self.ask_span(state, fetch, &probe).await?;
+        let (rows, _) = self.ask_span(state, fetch, &probe, offset).await?;
         let starts: Vec<Timestamp> = rows.iter().map(|row| row.start).collect();
-        state.zone = zone::learn(&probe, &starts, state.local_offset_s.unwrap_or(offset));
+        if !offsets::agree(&rows, offset) {
+            // The next attempt is written as these rows tell.
+            return Err(HistoryError::ZoneUnknown);
+        }
+        state.zone = zone::learn(&probe, &starts, offset);
         match state.zone {
             Zone::Unknown => Err(HistoryError::ZoneUnknown),
             zone => {
@@ -285,9 +338,9 @@ impl History {
         state: &mut State,
         fetch: &FetchBars,
         span: &Range<Timestamp>,
+        offset: i64,
     ) -> Result<(Vec<FetchedBar>, Arc<str>), HistoryError> {
         let bars = self.calendar(fetch).bars_at_most(span.clone(), fetch.request.timeframe);
-        let offset = state.local_offset_s.unwrap_or(0);
         // A bar is named by its start, so the last second before the span's end takes in the
         // last bar and not the one after it.
         let query = format!(
@@ -355,13 +408,22 @@ impl History {
             Err(error) => Err(error.clone()),
         };
 
-        self.settle(spend, &answer, tokens.is_err()).await?;
+        if let Err(error) = self.settle(spend, &answer, tokens.is_err()).await {
+            // It stays booked, which counts as spent. What was paid for is not thrown away.
+            log::error!(error:% = error; "what a request came to could not be written down");
+        }
+        state.took_the_last =
+            answer.as_ref().is_ok_and(|pages| self.seen(pages).is_some_and(|seen| seen.remaining == 0));
         match (&answer, &tokens) {
             (Err(IgError::Unauthorized(_)), Ok(tokens)) => {
                 // Complained of twice in a row, they are dead whatever a cheap test of them says.
                 let generation = tokens.generation;
                 let certain = state.complained_of.replace(generation) == Some(generation);
                 self.session.do_send(TokensRefused { generation, certain });
+            }
+            // For good, says IG: the login decides that, and ends the process.
+            (Err(IgError::CredentialsRefused(_)), Ok(tokens)) => {
+                self.session.do_send(TokensRefused { generation: tokens.generation, certain: true });
             }
             (Err(IgError::RateLimited(_)), _) => {
                 state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE);
@@ -420,7 +482,11 @@ impl History {
         let instrument = &self.settings.instruments[fetch.request.feed.ix()];
         let tokens = self.tokens().await?;
         actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
-        let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await?;
+        let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await;
+        if let Err(IgError::Unauthorized(_)) = &told {
+            self.session.do_send(TokensRefused { generation: tokens.generation, certain: false });
+        }
+        let told = told?;
         let Some(Some(Confirmed { scale, .. })) = told.first() else {
             log::error!(pair:% = instrument.pair; "IG's price scale is in doubt, its history is not read: set the pair's scale");
             return Err(HistoryError::ScaleInDoubt);
@@ -488,9 +554,7 @@ impl History {
         if !instrument.scale_is_fixed {
             rows = answer::plausible(instrument.pair, rows).map_err(|_| HistoryError::ScaleInDoubt)?;
         }
-        if let Some(offset_s) = answer::local_offset_s(&rows) {
-            (state.local_offset_s, state.offset_is_seen) = (Some(offset_s), true);
-        }
+        state.offsets.note(&rows);
         Ok(rows)
     }
 

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::domain::scale::{self, Scale};
-use crate::domain::{Bar, FetchedBar, Pair, Timeframe, Timestamp};
+use crate::domain::{Bar, Calendar, Expectation, FetchedBar, Pair, Timeframe, Timestamp};
 use crate::ig::models::Prices;
 use crate::ig::parse::price_row;
 
@@ -18,6 +18,9 @@ const OFFSET_MAX_S: i64 = 15 * 3600;
 /// History may lag behind the stream: behind its last bar an answer says nothing of the last so
 /// many seconds.
 const LAG_MAX_S: i64 = 1_800;
+
+/// Expected hours without any row at an end of an answer, seconds, that it is not trusted with.
+const BARE_MAX_S: i64 = 3_600;
 
 /// Why an answer proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +34,9 @@ pub enum Unproven {
     /// Rows lie outside the range asked for: the range was read in another zone.
     #[error("the answer lies outside the range that was asked for")]
     OutsideRange,
+    /// Rows tell that local time had another offset then than the bounds were written with.
+    #[error("the range was written in local time of another offset")]
+    OtherOffset,
     /// No row at all, and none that could show that the range was read as meant.
     #[error("the answer is empty")]
     Empty,
@@ -109,9 +115,29 @@ pub fn speaks_of(
     asked.start..known_to.min(asked.end).max(asked.start)
 }
 
-/// Account-local time minus UTC, as the latest row that tells it does.
-pub fn local_offset_s(rows: &[FetchedBar]) -> Option<i64> {
-    rows.iter().rev().find_map(|row| row.local_offset_s).filter(|offset| offset.abs() <= OFFSET_MAX_S)
+/// Leaves out of what an answer speaks of a beginning and an end without any row, where the market was
+/// expected to trade for an hour or more: perhaps the answer was cut short. What is left out is
+/// asked for again, and then an answer without any row speaks of it.
+pub fn trusted(
+    covered: Range<Timestamp>,
+    rows: &[FetchedBar],
+    timeframe: Timeframe,
+    calendar: &Calendar,
+) -> Range<Timestamp> {
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return covered };
+    let is_long = |span: Range<Timestamp>| {
+        let expected = calendar.runs(span).into_iter().filter(|(_, told)| *told == Expectation::Expected);
+        expected.map(|(run, _)| run.end.since(run.start)).sum::<i64>() >= BARE_MAX_S
+    };
+    let last_end = last.start.plus(timeframe.seconds());
+    let start = if is_long(covered.start..first.start) { first.start } else { covered.start };
+    let end = if is_long(last_end..covered.end) { last_end } else { covered.end };
+    start..end.max(start)
+}
+
+/// Whether a local time can be so far from UTC.
+pub fn is_of_this_planet(offset_s: i64) -> bool {
+    offset_s.abs() <= OFFSET_MAX_S
 }
 
 #[cfg(test)]
@@ -175,10 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_from_another_planet_is_not_believed() {
-        let row = |offset| FetchedBar { start: Timestamp(0), local_offset_s: Some(offset), bar: None };
-        assert_eq!(local_offset_s(&[row(0), row(3600)]), Some(3600));
-        assert_eq!(local_offset_s(&[row(90_000)]), None);
+    fn an_answer_that_may_be_cut_short_is_not_trusted_at_its_ends() {
+        // Wednesday noon.
+        let noon = Timestamp(1_579_089_600);
+        let row =
+            |bucket: i64| FetchedBar { start: noon.plus(bucket * 300), local_offset_s: None, bar: None };
+        let check = |rows: &[i64], from: i64, to: i64| {
+            let rows: Vec<_> = rows.iter().map(|bucket| row(*bucket)).collect();
+            let covered = noon.plus(from * 300)..noon.plus(to * 300);
+            let told = trusted(covered, &rows, Timeframe::M5, &Calendar::forex());
+            (told.start.since(noon) / 300, told.end.since(noon) / 300)
+        };
+        assert_eq!(check(&[11, 40], 0, 52), (0, 52), "less than an hour");
+        assert_eq!(check(&[12, 40], 0, 53), (12, 41));
+        assert_eq!(check(&[], 0, 53), (0, 53), "an answer without any row speaks for itself");
+        // Friday's close lies between.
+        let friday = 2 * 288 + 119;
+        assert_eq!(check(&[friday], friday, friday + 500), (friday, friday + 500), "no hour of trading");
     }
 
     /// Judges flat bars, each told as bid and ask, of GBP/USD. `#` stands for a null.

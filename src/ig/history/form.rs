@@ -8,6 +8,9 @@ use std::ops::Range;
 use super::zone::Zone;
 use crate::domain::{Calendar, Timeframe, Timestamp};
 
+/// Bars from which on asking for the last N is worth the forming one.
+const LAST_MIN: u32 = 3;
+
 /// The form of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -31,7 +34,14 @@ pub fn choose(
     let bars = calendar.bars_at_most(span.clone(), timeframe);
     // Buckets in which no bar is certain would have the last N reach further back.
     let is_plain = i64::from(bars) == span.end.since(span.start) / timeframe.seconds();
-    if zone == Zone::Unknown && is_steady && reaches_now && span.end == complete_to && is_plain {
+    // For a few bars it is cheaper to learn the zone once.
+    if bars >= LAST_MIN
+        && zone == Zone::Unknown
+        && is_steady
+        && reaches_now
+        && span.end == complete_to
+        && is_plain
+    {
         Form::Last(bars + 1)
     } else {
         Form::Range
@@ -57,6 +67,7 @@ mod tests {
         assert_eq!(check(100, (Zone::Unknown, true, false), 0), Form::Range, "some are stored");
         assert_eq!(check(100, (Zone::Unknown, false, true), 0), Form::Range, "time may outrun it");
         assert_eq!(check(100, (Zone::Utc, true, true), 0), Form::Range);
+        assert_eq!(check(2, (Zone::Unknown, true, true), 0), Form::Range, "the zone is learnt instead");
         assert_eq!(check(1_000, (Zone::Unknown, true, true), 0), Form::Range, "a weekend lies in it");
     }
 }

@@ -3,5 +3,6 @@
 pub mod actor;
 pub mod answer;
 pub mod form;
+pub mod offsets;
 pub mod pace;
 pub mod zone;

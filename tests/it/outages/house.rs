@@ -16,7 +16,7 @@ use candlekeep::domain::{
 use candlekeep::healer::attempts::Attempts;
 use candlekeep::healer::book::{self, Watched};
 use candlekeep::healer::facts::{self, Reading};
-use candlekeep::healer::plan::{self, Now, Plan, Refused, Request, Terms};
+use candlekeep::healer::plan::{self, GiveUp, Now, Plan, Refused, Request, Terms};
 use candlekeep::ig::history::answer;
 use candlekeep::store::{AllowanceSeen, AllowanceState, Refusals};
 
@@ -445,9 +445,10 @@ impl House {
         healer.look_at = now.plus(LOOK_EVERY_S);
         let pages = book::pages(self.ledger.since_oldest_missing(), &healer.feeds);
         healer.attempts.forget(|pair, timeframe, span| {
-            pages.iter().any(|page| page.pair == pair && page.missing(timeframe, span).next().is_some())
+            pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });
-        assert_eq!(plan::given_up(&pages, GIVE_UP_S, event), [], "nothing is so old");
+        let give_up = GiveUp { after_s: GIVE_UP_S, first_start_after_s: GIVE_UP_S };
+        assert_eq!(plan::given_up(&pages, &healer.attempts, give_up, event), [], "nothing is so old");
         let purse = book::purse(&healer.allowance, now);
         let is_probe = purse.refused == Some(Refused::Probe);
         let plan: Plan = plan::plan(&pages, &healer.attempts, &purse, &TERMS, Now { event, wall: now });
@@ -528,9 +529,9 @@ impl House {
             healer.spent.last_news = Some(now);
             healer.spent.proofs += u32::from(points == 0);
         }
-        let fetched = Fetched { rows, covered, evidence: evidence.clone() };
+        let fetched = Fetched { rows, covered, asked: request.span.clone(), evidence: evidence.clone() };
         // Everything is younger than what history could lack.
-        let reading = Reading { calendar: &healer.feeds[feed].calendar, now: settled, has_older_bar: true };
+        let reading = Reading { calendar: &healer.feeds[feed].calendar, now: settled };
         let facts = facts::facts(pair, timeframe, &fetched, &reading);
         self.take_facts();
         self.core.handle_history(&facts);
