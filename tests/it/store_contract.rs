@@ -784,7 +784,11 @@ fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
         let seen = AllowanceSeen { remaining: 9_000, total: 10_000, expires_at: at(1_000) };
         let second = store.book_spend(&key, 50, &on(None), at(4)).unwrap();
         store.settle_spend(second, 50, Some(seen), at(5)).unwrap();
-        let expected = AllowanceState { seen: Some((seen, at(5))), ..AllowanceState::default() };
+        let expected = AllowanceState {
+            seen: Some((seen, at(5))),
+            last_booked_at: Some(at(4)),
+            ..AllowanceState::default()
+        };
         assert_eq!(store.allowance(&key, at(6)).unwrap(), expected);
 
         // What comes after them counts, and a spend that is never settled does so for good.
@@ -793,21 +797,25 @@ fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
         let mut store = Store::open(url).unwrap();
         assert_eq!(
             store.allowance(&key, at(8)).unwrap(),
-            AllowanceState { spent_since: 7, ..expected.clone() }
+            AllowanceState { spent_since: 7, in_doubt: 7, last_booked_at: Some(at(7)), ..expected.clone() }
         );
         assert_eq!(store.give_up_booked_spends(&key, at(9)).unwrap(), 1);
         let third = store.book_spend(&key, 20, &on(None), at(9)).unwrap();
         store.give_up_spend(third, "timed out", at(10)).unwrap();
         assert_eq!(
             store.allowance(&key, at(11)).unwrap(),
-            AllowanceState { spent_since: 27, ..expected.clone() }
+            AllowanceState { spent_since: 27, in_doubt: 27, last_booked_at: Some(at(9)), ..expected.clone() }
         );
 
         // Newer numbers know of all that.
         let newer = AllowanceSeen { remaining: 8_970, ..seen };
         let fourth = store.book_spend(&key, 3, &on(None), at(12)).unwrap();
         store.settle_spend(fourth, 3, Some(newer), at(13)).unwrap();
-        let expected = AllowanceState { seen: Some((newer, at(13))), ..AllowanceState::default() };
+        let expected = AllowanceState {
+            seen: Some((newer, at(13))),
+            last_booked_at: Some(at(12)),
+            ..AllowanceState::default()
+        };
         assert_eq!(store.allowance(&key, at(14)).unwrap(), expected);
 
         // Once they have expired, only what was spent since then counts.
