@@ -146,6 +146,8 @@ pub struct Options {
     pub recovery_bytes: usize,
     /// Hours that the account's local time is ahead of UTC.
     pub timezone_offset_hours: i32,
+    /// From when on it is ahead by so many, as when daylight saving begins or ends.
+    pub timezone_change: Option<(Timestamp, i32)>,
     /// Zone of the dates in price requests.
     pub request_zone: RequestZone,
     /// Products that quote in points.
@@ -175,6 +177,7 @@ impl Default for Options {
             unbound_for: Duration::from_secs(30),
             recovery_bytes: 16 * 1024 * 1024,
             timezone_offset_hours: 1,
+            timezone_change: None,
             request_zone: RequestZone::AccountLocal,
             in_points: Vec::new(),
             faults: Script::default(),
@@ -494,7 +497,11 @@ fn share(options: &Options, built: Built) -> Shared {
     Shared {
         market: built.market,
         listing: Mutex::new(listing),
-        zones: Zones { offset_hours: options.timezone_offset_hours, requests: options.request_zone },
+        zones: Zones {
+            offset_hours: options.timezone_offset_hours,
+            change: options.timezone_change,
+            requests: options.request_zone,
+        },
         access_token_s: options.token_lifetimes.access.as_secs(),
         in_real_time: options.speed == Speed::Times(1.0),
         feed: Mutex::new(feed),

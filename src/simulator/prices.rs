@@ -62,23 +62,33 @@ impl Version {
 pub(crate) struct Zones {
     /// Hours that the account's local time is ahead of UTC.
     pub offset_hours: i32,
+    /// From when on it is ahead by so many, as with daylight saving.
+    pub change: Option<(Timestamp, i32)>,
     pub requests: RequestZone,
 }
 
 impl Zones {
+    /// Hours that local time is ahead of UTC at an instant.
+    pub fn hours_at(self, time: Timestamp) -> i32 {
+        self.change.filter(|(from, _)| *from <= time).map_or(self.offset_hours, |(_, hours)| hours)
+    }
+
     fn local(self, time: Timestamp) -> Timestamp {
-        time.plus(i64::from(self.offset_hours) * 3600)
+        time.plus(i64::from(self.hours_at(time)) * 3600)
     }
 
     /// Reads a date of a request.
     fn read(self, text: &str, version: Version) -> Result<Timestamp, Refusal> {
         let time = NaiveDateTime::parse_from_str(text, version.request_format())
             .map_err(|_| Refusal::new(400, &format!("Unable to parse datetime={text:.40}")))?;
-        let ahead_s = match self.requests {
-            RequestZone::AccountLocal => i64::from(self.offset_hours) * 3600,
-            RequestZone::Utc => 0,
-        };
-        Ok(Timestamp::from(time.and_utc()).plus(-ahead_s))
+        let shown = Timestamp::from(time.and_utc());
+        if self.requests == RequestZone::Utc {
+            return Ok(shown);
+        }
+        let by = |hours: i32| shown.plus(-i64::from(hours) * 3600);
+        // Of an hour that there is twice the later one is meant.
+        let changed = self.change.map(|(from, hours)| (from, by(hours))).filter(|(from, time)| from <= time);
+        Ok(changed.map_or(by(self.offset_hours), |(_, time)| time))
     }
 }
 
@@ -373,7 +383,7 @@ mod tests {
     use crate::simulator::market::SeededMarket;
     use crate::simulator::market::tests::at;
 
-    const ZONES: Zones = Zones { offset_hours: 1, requests: RequestZone::AccountLocal };
+    const ZONES: Zones = Zones { offset_hours: 1, change: None, requests: RequestZone::AccountLocal };
 
     fn request(query: &str) -> Result<Request, Refusal> {
         let query = query.split('&').filter_map(|part| part.split_once('='));
@@ -398,6 +408,20 @@ mod tests {
         let query = "resolution=MINUTE_5&from=2020-01-15T12:50:00&to=2020-01-15T13:00:00&max=1";
         assert_eq!(starts(query), ["11:50", "11:55", "12:00"]);
         assert_eq!(starts("resolution=MINUTE_15&from=2020-01-15T12:31:00"), ["11:45", "12:00"]);
+    }
+
+    #[test]
+    fn local_time_changes_with_daylight_saving() {
+        let change = Some((at("2020-03-29T01:00:00Z"), 1));
+        let zones = Zones { offset_hours: 0, change, requests: RequestZone::AccountLocal };
+        let read = |text: &str| zones.read(text, Version::V3).unwrap().to_string();
+        assert_eq!(read("2020-03-27T12:00:00"), "2020-03-27T12:00:00Z");
+        assert_eq!(read("2020-03-30T12:00:00"), "2020-03-30T11:00:00Z");
+        assert_eq!(zones.local(at("2020-03-30T11:00:00Z")), at("2020-03-30T12:00:00Z"));
+        assert_eq!(
+            (zones.hours_at(at("2020-03-29T00:59:59Z")), zones.hours_at(at("2020-03-29T01:00:00Z"))),
+            (0, 1)
+        );
     }
 
     #[test]

@@ -242,7 +242,7 @@ impl Call<'_> {
             "lightstreamerEndpoint": self.endpoint(),
             "accounts": accounts,
             "clientId": CLIENT_ID,
-            "timezoneOffset": self.shared.zones.offset_hours,
+            "timezoneOffset": self.shared.zones.hours_at(self.shared.now()),
             "hasActiveDemoAccounts": true,
             "hasActiveLiveAccounts": false,
             "trailingStopsEnabled": false,
@@ -259,7 +259,7 @@ impl Call<'_> {
         Ok(json!({
             "clientId": CLIENT_ID,
             "accountId": desk.accounts()[active].id,
-            "timezoneOffset": self.shared.zones.offset_hours,
+            "timezoneOffset": self.shared.zones.hours_at(self.shared.now()),
             "lightstreamerEndpoint": self.endpoint(),
             "oauthToken": self.oauth_json(&oauth),
         })
@@ -291,7 +291,7 @@ impl Call<'_> {
         let body = json!({
             "clientId": CLIENT_ID,
             "accountId": desk.accounts()[caller.account].id,
-            "timezoneOffset": self.shared.zones.offset_hours,
+            "timezoneOffset": self.shared.zones.hours_at(self.shared.now()),
             "locale": "en_GB",
             "currency": "GBP",
             "lightstreamerEndpoint": self.endpoint(),

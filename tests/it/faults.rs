@@ -79,6 +79,36 @@ fn holes_are_healed_whatever_the_zone_of_the_account() {
 }
 
 #[test]
+fn a_hole_over_a_change_of_daylight_saving_is_healed_bar_for_bar() {
+    // Friday 2024-03-29 15:00 UTC, a year's end of winter time in London, and the Friday before its
+    // end of summer time.
+    for (friday, before, after) in [(1_711_724_400, 0, 1), (1_729_868_400, 1, 0)] {
+        let start = Timestamp(friday);
+        // Sunday 01:00 UTC.
+        let change = start.plus(34 * 3_600);
+        let world = World::with_start(
+            start,
+            Options {
+                timezone_offset_hours: before,
+                timezone_change: Some((change, after)),
+                end: Some(start.plus(67 * 3_600)),
+                ..market(0)
+            },
+        );
+        // From an hour after the beginning to Monday 08:00.
+        let (from, to) = (start.plus(3_600), start.plus(65 * 3_600));
+        world.simulator().control().schedule_outage(from, to);
+        let mut service = world.run();
+        world.wait_complete(&mut service);
+        service.stop();
+        let summary = world.verify(Holes::None);
+        assert!(summary.bars("5", "ig_rest") > 28 * 12 * 15, "{summary:?}");
+        let output = world.output("gaps --verify", &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
 fn killed_at_any_instant_it_loses_and_doubles_nothing() {
     // More in `.ci/full`.
     let rounds = std::env::var("CANDLEKEEP_KILL_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());

@@ -227,8 +227,9 @@ impl History {
         let timeframe = fetch.request.timeframe;
         let bars = self.calendar(fetch).bars_at_most(span.clone(), timeframe);
         if state.offsets.seen(last).is_none() && bars > OFFSET_GUESSED_FOR_MAX {
-            // A bar of that week tells.
-            let probe = span.end.plus(-timeframe.seconds())..span.end;
+            // A bar of that week tells: one amidst the others, since the guess may be an hour off.
+            let middle = timeframe.bucket(span.start.plus(span.end.since(span.start) / 2));
+            let probe = middle..middle.plus(timeframe.seconds());
             let guess = state.offsets.guess(last);
             self.ask_span(state, fetch, &probe, guess).await?;
         }
