@@ -8,7 +8,9 @@
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
 
+use indicatif::MultiProgress;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record, error};
 
@@ -19,8 +21,9 @@ use crate::domain::Timestamp;
 /// a peer of the HTTP server, or the simulator at a script's wish, has cut a connection.
 const DEFAULT_FILTER: &str = "warn,candlekeep=info,actix_http::h1::dispatcher=off";
 
-/// The same where somebody looks on and is told of progress: only what is not as it should be.
-const WATCHED_FILTER: &str = "warn,actix_http::h1::dispatcher=off";
+/// The same where somebody looks on and is told of progress: only what is not as it should be, and what
+/// becomes of the login, which may have to wait for a minute.
+const WATCHED_FILTER: &str = "warn,candlekeep::ig::session=info,actix_http::h1::dispatcher=off";
 
 /// How a line begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +42,35 @@ pub fn init(is_watched: bool) {
     let clock = Clock::system();
     let started = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default))
         .format(move |out, record| writeln!(out, "{}", line(form, clock.wall(), record)))
+        .target(env_logger::Target::Pipe(Box::new(AboveBars)))
         .try_init();
     if started.is_ok() {
         log_panics();
+    }
+}
+
+/// The bars that are being drawn on stderr.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Has lines written above these bars from now on, or as they come where there are none.
+pub fn draw_above(bars: Option<MultiProgress>) {
+    *BARS.lock().unwrap_or_else(PoisonError::into_inner) = bars;
+}
+
+/// Stderr, with bars kept out of the way of its lines.
+struct AboveBars;
+
+impl std::io::Write for AboveBars {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bars {
+            Some(bars) => bars.suspend(|| std::io::stderr().write(text)),
+            None => std::io::stderr().write(text),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
     }
 }
 

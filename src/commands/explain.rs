@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{calendar_of, say};
+use super::{calendar_of, check_pair, say};
 use crate::cli::{Explain, Report};
 use crate::config::Config;
 use crate::domain::coverage::Run;
@@ -33,6 +33,7 @@ struct Findings {
 /// When there is no database, or it cannot be read.
 pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let mut store = Store::open_read_only(&config.database)?;
+    check_pair(&mut store, config, args.pair)?;
     let start = args.timeframe.bucket(args.time);
     let calendar = calendar_of(&mut store, config, args.pair)?;
     let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };

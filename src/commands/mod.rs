@@ -91,6 +91,13 @@ fn calendar_of(store: &mut Store, config: &Config, pair: Pair) -> Result<Calenda
     Ok(config.calendar(&name))
 }
 
+/// Refuses a pair that is neither collected nor known of.
+fn check_pair(store: &mut Store, config: &Config, pair: Pair) -> Result<(), Failure> {
+    let is_known = config.pairs().any(|known| known == pair)
+        || store.known_keys()?.iter().any(|(known, _)| *known == pair);
+    if is_known { Ok(()) } else { Err(Failure::usage(candles::unknown_pair(pair, config))) }
+}
+
 /// A table without lines, for people.
 fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();

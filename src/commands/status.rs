@@ -14,6 +14,7 @@ use crate::clock::{Clock, ClockKind};
 use crate::config::{Config, FOREX_CALENDAR};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
+use crate::healer::actor;
 use crate::healer::book::Scope;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
@@ -34,6 +35,8 @@ struct Findings {
     breaks: Vec<StreamBreak>,
     records: Vec<Record>,
     outlook: Outlook,
+    /// What keeps the healer from healing, and since when.
+    trouble: Option<(Timestamp, String)>,
 }
 
 #[derive(Default)]
@@ -91,6 +94,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_MATCHED)?,
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
+        trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {
+            let (since, what) = text.split_once(' ')?;
+            Some((Timestamp(since.parse().ok()?), what.to_owned()))
+        }),
         outlook,
     })
 }
@@ -107,6 +114,9 @@ fn text(findings: &Findings) -> String {
     }
     line(format!("allowance {}", words::allowance(&findings.outlook)));
     line(format!("healing   {}", healing_line(&findings.outlook)));
+    if let Some((since, what)) = &findings.trouble {
+        line(format!("          held up since {since}: {what}"));
+    }
     for waiting in words::waiting(&findings.outlook) {
         line(format!("          {waiting}"));
     }
@@ -144,12 +154,13 @@ fn text(findings: &Findings) -> String {
 
 /// What is missing, and what is asked for next.
 fn healing_line(outlook: &Outlook) -> String {
-    let missing = outlook.buckets_missing();
+    let missing = outlook.missing_in_words();
     match outlook.plan.requests.len() {
-        0 if missing == 0 => "nothing is missing".to_owned(),
-        0 => format!("{missing} buckets are missing and nothing is asked for now"),
+        0 if outlook.buckets_missing() == 0 => "nothing is missing".to_owned(),
+        0 => format!("{missing} missing, nothing is asked for now"),
         requests => format!(
-            "{missing} buckets are missing; {requests} requests to come, at most {} data points, about {} min",
+            "{missing} missing; {} to come, at most {} data points, about {} min",
+            words::counted(requests, "request"),
             outlook.plan.points(),
             outlook.minutes()
         ),
@@ -173,7 +184,11 @@ pub(super) fn service_line(lease: Option<&LeaseState>) -> String {
 
 fn stream_line(findings: &Findings) -> String {
     let Some(stream) = &findings.stream else { return "never started on this database".to_owned() };
-    let mut told = format!("{} since {}", stream.phase.as_str(), Timestamp(stream.since));
+    let (phase, since) = (stream.phase.as_str(), Timestamp(stream.since));
+    if !findings.lease.as_ref().is_none_or(|lease| lease.alive) {
+        return format!("none; was {phase} when the service ended");
+    }
+    let mut told = format!("{phase} since {since}");
     if let (Some(transport), Some(version)) = (&stream.transport, &stream.version) {
         write!(told, ", {transport}, TLCP {version}").expect("a String takes any text");
     }
@@ -236,6 +251,7 @@ fn json(findings: &Findings) -> String {
         "accounts": accounts,
         "allowance": words::allowance_json(&findings.outlook),
         "waiting": words::waiting_json(&findings.outlook),
+        "trouble": findings.trouble.as_ref().map(|(since, what)| json!({ "since": since.0, "what": what })),
         "planned": {
             "requests": findings.outlook.plan.requests.len(),
             "points": findings.outlook.plan.points(),
@@ -349,6 +365,7 @@ mod tests {
                 granted: Some("unfiltered".to_owned()),
             }],
             outlook,
+            trouble: Some((Timestamp(1_705_489_000), "IG is in trouble: system.error".to_owned())),
         }
     }
 
@@ -360,10 +377,11 @@ mod tests {
             "market    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
-            "allowance Left of the week's 10000 points: 999, as IG said 2024-01-17 08:26; all are there again \
-             Fri 2024-01-19 21:33 UTC. 1000 are kept for holes of the last day.\n",
-            "healing   340 buckets are missing and nothing is asked for now\n",
-            "          300 buckets wait for points, until Fri 2024-01-19 21:33 UTC.\n",
+            "allowance 999 of 10000 data points left (IG, Wed 08:26), 1000 kept for holes of the last day; \
+             renewed Fri 2024-01-19 21:33 UTC\n",
+            "healing   340 5-minute buckets missing, nothing is asked for now\n",
+            "          held up since 2024-01-17T10:56:40Z: IG is in trouble: system.error\n",
+            "          300 buckets wait for points, until Fri 2024-01-19 21:33 UTC; backfill and old holes",
             "          40 buckets wait because their incident has had its share of the week",
             " EUR_USD  2024-01-17 09:55  60 min  3 ",
             " EUR_CHF  -                 -       - ",

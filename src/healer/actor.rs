@@ -46,6 +46,8 @@ const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 pub const SETTING_BARS_MAX: &str = "history.bars_per_request";
 /// After this larger requests are tried again, seconds.
 const BARS_MAX_HOLDS_S: i64 = 7 * 86_400;
+/// Why healing is not as it should be, for `status`: since when, and in words.
+pub const SETTING_TROUBLE: &str = "history.trouble";
 /// The evidence of what is given up.
 const GIVEN_UP_EVIDENCE: &str = "healer";
 
@@ -96,6 +98,8 @@ struct Work {
     bars_max: Option<(u32, Timestamp)>,
     /// Until when IG is left alone, and the pause that led to it.
     trouble: Option<(Instant, Duration)>,
+    /// What the database says of the trouble; `None` before it was read.
+    told_trouble: Option<String>,
     /// What was last said about buckets that wait.
     said: Option<BTreeSet<&'static str>>,
 }
@@ -110,8 +114,14 @@ impl HealerActor {
         settings: HealerSettings,
         lifeline: Lifeline,
     ) -> HealerActor {
-        let work =
-            Work { attempts: Attempts::default(), kept: None, bars_max: None, trouble: None, said: None };
+        let work = Work {
+            attempts: Attempts::default(),
+            kept: None,
+            bars_max: None,
+            trouble: None,
+            told_trouble: None,
+            said: None,
+        };
         let (called, work) = (Cell::new(false), Mutex::new(work));
         let healer = Healer { store, history, aggregator, clock, event_clock, settings, called, work };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
@@ -246,6 +256,7 @@ impl Healer {
         match fetched {
             Ok(_) => {
                 work.trouble = None;
+                self.tell_trouble(work, String::new()).await?;
                 Ok(true)
             }
             Err(HistoryError::Store(error)) => Err(error),
@@ -274,9 +285,21 @@ impl Healer {
                     self.step_back(work, request).await?;
                 }
                 log::warn!(error:% = error; "healing waits");
+                self.tell_trouble(work, error.to_string()).await?;
                 Ok(false)
             }
         }
+    }
+
+    /// Has `status` know what is the matter, or that nothing is.
+    async fn tell_trouble(&self, work: &mut Work, what: String) -> Result<(), StoreError> {
+        if work.told_trouble.as_ref() == Some(&what) {
+            return Ok(());
+        }
+        let value = if what.is_empty() { String::new() } else { format!("{} {what}", self.clock.wall().0) };
+        self.store.run(move |store| store.set_setting(SETTING_TROUBLE, &value)).await?;
+        work.told_trouble = Some(what);
+        Ok(())
     }
 
     /// A request may have been charged that brought nothing: the next one is small, and not at once. Some

@@ -172,12 +172,32 @@ pub(super) fn last(connection: &mut Connection) -> Result<i64, StoreError> {
     Ok(last.unwrap_or(0))
 }
 
-/// Points of all spends booked after this one.
-pub(super) fn points_after(connection: &mut Connection, id: i64) -> Result<u32, StoreError> {
-    let points: Vec<i64> = on_backend!(connection, connection => {
-        allowance::table.filter(allowance::id.gt(id)).select(allowance::points).load(connection)
+/// Pair, first bucket, end of the last, and points of a spend.
+type ReadPoints = (Option<String>, Option<i64>, Option<i64>, i64);
+
+/// Points of the spends booked after this one: of all, or of those on a bucket of these pairs within
+/// this span.
+pub(super) fn points_after(
+    connection: &mut Connection,
+    id: i64,
+    only: Option<&(Vec<Pair>, Option<Range<Timestamp>>)>,
+) -> Result<u32, StoreError> {
+    let rows: Vec<ReadPoints> = on_backend!(connection, connection => {
+        allowance::table
+            .filter(allowance::id.gt(id))
+            .select((allowance::pair, allowance::from_ts, allowance::to_ts, allowance::points))
+            .load(connection)
     })?;
-    u32::try_from(points.iter().sum::<i64>()).map_err(StoreError::corrupt)
+    let is_meant = |pair: Option<&str>, from: Option<i64>, to: Option<i64>| {
+        let Some((pairs, span)) = only else { return true };
+        let is_of_pair = pair.is_some_and(|pair| pairs.iter().any(|known| known.to_string() == pair));
+        let meets = |span: &Range<Timestamp>| {
+            from.is_some_and(|from| from < span.end.0) && to.is_some_and(|to| span.start.0 < to)
+        };
+        is_of_pair && span.as_ref().is_none_or(meets)
+    };
+    let meant = rows.into_iter().filter(|(pair, from, to, _)| is_meant(pair.as_deref(), *from, *to));
+    u32::try_from(meant.map(|(_, _, _, points)| points).sum::<i64>()).map_err(StoreError::corrupt)
 }
 
 /// Books a spend that is about to be made.

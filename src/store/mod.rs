@@ -514,12 +514,17 @@ impl Store {
         allowance::last(&mut self.connection)
     }
 
-    /// Points of all spends booked after the one of this number, as booked or as charged.
+    /// Points of the spends booked after the one of this number, as booked or as charged: of all, or of
+    /// those on a bucket of these pairs within this span.
     ///
     /// # Errors
     /// Those of any read.
-    pub fn points_after(&mut self, id: i64) -> Result<u32, StoreError> {
-        allowance::points_after(&mut self.connection, id)
+    pub fn points_after(
+        &mut self,
+        id: i64,
+        only: Option<&(Vec<Pair>, Option<Range<Timestamp>>)>,
+    ) -> Result<u32, StoreError> {
+        allowance::points_after(&mut self.connection, id, only)
     }
 
     /// A spend by the number that a piece of evidence names, if it is still kept.

@@ -1,6 +1,6 @@
 //! Looks on while holes are healed, until nothing more can be asked for now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,17 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{LOOK_EVERY, Order, TAKEN_WITHIN, settled};
 use crate::clock::Clock;
-use crate::commands::outlook::{self, Outlook, Wish};
+use crate::commands::outlook::{self, Outlook, Wish, words};
 use crate::config::Config;
 use crate::domain::Pair;
 use crate::exit::Failure;
+use crate::logging;
 use crate::store::{Store, StoreHandle};
 
+/// How often bars are drawn.
+const DRAWS_A_SECOND: u8 = 4;
+/// Rows of a terminal that are not for pairs.
+const ROWS_BESIDES: usize = 4;
 /// How often a line is printed where there is no terminal.
 const PRINT_EVERY: Duration = Duration::from_secs(10);
 
@@ -32,12 +37,22 @@ pub struct Followed {
     pub interrupted: bool,
     /// The service that fetched is there no more.
     pub left_alone: bool,
+    /// Another process fetches.
+    pub is_beside: bool,
 }
 
 impl Followed {
     /// There was nothing to do.
     pub fn nothing(outlook: Outlook) -> Followed {
-        Followed { outlook, healed: 0, spent: 0, refused: Vec::new(), interrupted: false, left_alone: false }
+        Followed {
+            outlook,
+            healed: 0,
+            spent: 0,
+            refused: Vec::new(),
+            interrupted: false,
+            left_alone: false,
+            is_beside: false,
+        }
     }
 
     /// Whether all that was asked for is there, or known not to exist.
@@ -59,7 +74,7 @@ pub struct Follower<'a> {
     began: Instant,
     last_spend: i64,
     spent: u32,
-    last: Option<Outlook>,
+    last: Outlook,
     refused: Vec<String>,
     most_missing: u64,
     /// Another process fetches.
@@ -81,7 +96,7 @@ impl<'a> Follower<'a> {
     ) -> Follower<'a> {
         let (clock, last_spend) = (Clock::system(), before.last_spend);
         let began = clock.monotonic();
-        let view = View::new(shows, began);
+        let view = View::new(shows, before, began);
         Follower {
             config,
             order,
@@ -91,7 +106,7 @@ impl<'a> Follower<'a> {
             began,
             last_spend,
             spent: 0,
-            last: None,
+            last: before.clone(),
             refused: Vec::new(),
             most_missing: before.buckets_missing(),
             is_beside: false,
@@ -113,8 +128,13 @@ impl<'a> Follower<'a> {
             self.refused = refused;
             let (config, scope, last_spend) =
                 (self.config.clone(), self.order.scope.clone(), self.last_spend);
+            // Beside a service not all that is spent is spent on this.
+            let only = self.is_beside.then(|| {
+                let pairs = scope.pairs.clone().unwrap_or_else(|| config.pairs().collect());
+                (pairs, scope.span.clone())
+            });
             let look = move |store: &mut Store| {
-                let spent = store.points_after(last_spend)?;
+                let spent = store.points_after(last_spend, only.as_ref())?;
                 Ok((outlook::look(Some(store), &config, &scope, &Wish::default(), false), spent))
             };
             let (outlook, spent) = self.store.run(look).await?;
@@ -127,12 +147,17 @@ impl<'a> Follower<'a> {
                 ));
             }
             let missing = outlook.buckets_missing();
-            self.most_missing = self.most_missing.max(missing);
-            self.view.show(&outlook, now);
+            if is_taken {
+                self.most_missing = self.most_missing.max(missing);
+                self.view.show(&outlook, now);
+            }
             self.left_alone = self.is_beside && !outlook.is_collected();
             let is_done = self.left_alone
                 || is_taken && outlook.plan.requests.is_empty() && (is_settled || missing > 0);
-            self.last = Some(outlook);
+            // Before that nobody has begun, and the ledger does not know of it.
+            if is_taken {
+                self.last = outlook;
+            }
             if is_done {
                 return Ok(self.end(false));
             }
@@ -147,7 +172,7 @@ impl<'a> Follower<'a> {
 
     fn end(&mut self, interrupted: bool) -> Followed {
         self.view.finish();
-        let outlook = self.last.take().unwrap_or_default();
+        let outlook = std::mem::take(&mut self.last);
         Followed {
             healed: self.most_missing.saturating_sub(outlook.buckets_missing()),
             spent: self.spent,
@@ -155,33 +180,50 @@ impl<'a> Follower<'a> {
             outlook,
             interrupted,
             left_alone: self.left_alone,
+            is_beside: self.is_beside,
         }
     }
 }
 
-/// A bar a pair on a terminal, now and then a line elsewhere.
+/// A bar a pair on a terminal that is high enough, and one of all; now and then a line elsewhere.
 struct View {
     shows: bool,
     is_terminal: bool,
+    has_room: bool,
     bars: MultiProgress,
+    all: ProgressBar,
     pairs: BTreeMap<Pair, (ProgressBar, u64)>,
     most_missing: u64,
     printed: Instant,
-    has_printed: bool,
+    last_line: String,
 }
 
 impl View {
-    fn new(shows: bool, now: Instant) -> View {
+    fn new(shows: bool, before: &Outlook, now: Instant) -> View {
         let is_terminal = shows && std::io::stderr().is_terminal();
-        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = match is_terminal {
+            true => ProgressDrawTarget::stderr_with_hz(DRAWS_A_SECOND),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        let pairs: BTreeSet<Pair> = before.missing.keys().map(|(pair, _)| *pair).collect();
+        let height = terminal_size::terminal_size().map_or(0, |(_, height)| usize::from(height.0));
+        let all = bars.add(ProgressBar::new(before.buckets_missing()));
+        all.set_style(style("{prefix:7}  [{bar:36}] {pos:>5} of {len}\n{msg}"));
+        all.set_prefix("all");
+        if is_terminal {
+            logging::draw_above(Some(bars.clone()));
+        }
         View {
             shows,
             is_terminal,
-            bars: MultiProgress::with_draw_target(target),
+            has_room: height > pairs.len() + ROWS_BESIDES,
+            bars,
+            all,
             pairs: BTreeMap::new(),
-            most_missing: 0,
+            most_missing: before.buckets_missing(),
             printed: now,
-            has_printed: false,
+            last_line: String::new(),
         }
     }
 
@@ -190,17 +232,14 @@ impl View {
         for ((pair, _), buckets) in &outlook.missing {
             *by_pair.entry(*pair).or_default() += buckets;
         }
-        let minutes = outlook.minutes();
         let eta = match outlook.plan.requests.len() {
             0 => String::new(),
-            requests => format!("{requests} requests left, about {minutes} min"),
+            requests => format!("{}, about {} min", words::counted(requests, "request"), outlook.minutes()),
         };
-        for (pair, missing) in by_pair {
+        for (pair, missing) in by_pair.into_iter().filter(|_| self.has_room) {
             let (bar, most) = self.pairs.entry(pair).or_insert_with(|| {
-                let bar = self.bars.add(ProgressBar::new(missing));
-                let style = ProgressStyle::with_template("{prefix}  [{bar:36}] {pos:>5} of {len:<5} {msg}")
-                    .expect("the template is well-formed");
-                bar.set_style(style.progress_chars("=> "));
+                let bar = self.bars.insert_before(&self.all, ProgressBar::new(missing));
+                bar.set_style(style("{prefix:7}  [{bar:36}] {pos:>5} of {len}"));
                 bar.set_prefix(pair.to_string());
                 (bar, missing)
             });
@@ -208,21 +247,31 @@ impl View {
             bar.set_length(*most);
             bar.set_position(*most - missing);
         }
-        if let Some((bar, _)) = self.pairs.values().next() {
-            bar.set_message(eta.clone());
-        }
         let missing = outlook.buckets_missing();
         self.most_missing = self.most_missing.max(missing);
-        let is_due = !self.has_printed || now.saturating_duration_since(self.printed) >= PRINT_EVERY;
-        if self.shows && !self.is_terminal && is_due && self.most_missing > 0 {
-            (self.printed, self.has_printed) = (now, true);
-            eprintln!("{} of {} buckets; {eta}", self.most_missing - missing, self.most_missing);
+        self.all.set_length(self.most_missing);
+        self.all.set_position(self.most_missing - missing);
+        self.all.set_message(eta.clone());
+        let mut line = format!("{} of {} buckets", self.most_missing - missing, self.most_missing);
+        if !eta.is_empty() {
+            line = format!("{line}; {eta}");
+        }
+        let is_due = self.last_line.is_empty() || now.saturating_duration_since(self.printed) >= PRINT_EVERY;
+        if self.shows && !self.is_terminal && is_due && self.most_missing > 0 && line != self.last_line {
+            eprintln!("{line}");
+            (self.printed, self.last_line) = (now, line);
         }
     }
 
+    /// Leaves the bars as they are.
     fn finish(&self) {
-        for (bar, _) in self.pairs.values() {
-            bar.finish();
+        for bar in self.pairs.values().map(|(bar, _)| bar).chain([&self.all]) {
+            bar.abandon();
         }
+        logging::draw_above(None);
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed").progress_chars("=> ")
 }

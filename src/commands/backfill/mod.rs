@@ -115,6 +115,9 @@ pub fn order(
         if span.start >= span.end {
             return Err(Failure::usage(format_args!("{} is not before {}", span.start, span.end)));
         }
+        if config.clock == ClockKind::System && span.start >= Clock::system().wall() {
+            return Err(Failure::usage(format_args!("{} lies in the future", span.start)));
+        }
         let (timeframe, span) = stretch(&timeframes, span, config)?;
         let wanted = config.pairs().filter(|pair| pairs.is_empty() || pairs.contains(pair));
         order.wish.stretches = wanted.map(|pair| (pair, timeframe, span.clone())).collect();
@@ -200,7 +203,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
     };
     let started = House::start(&config, flags, Recorder::default(), &mut stop).await?;
     let Some(mut house) = started else {
-        return Err(Failure::failed("stopped before anything was asked for"));
+        return Ok(Followed { interrupted: true, ..Followed::nothing(before) });
     };
     let outcome = async {
         match house.catch_up().await {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::follow::Followed;
-use crate::commands::outlook::words::{allowance, allowance_json, waiting, waiting_json};
+use crate::commands::outlook::words::{allowance, allowance_json, counted, waiting, waiting_json};
 use crate::commands::outlook::{Outlook, pair_of};
 use crate::commands::plain_table;
 use crate::domain::Timestamp;
@@ -52,18 +52,18 @@ fn purpose(request: &Request) -> &'static str {
 pub fn sums(outlook: &Outlook) -> Vec<String> {
     let Outlook { plan, .. } = outlook;
     let mut lines = Vec::new();
-    if plan.requests.is_empty() && outlook.buckets_missing() == 0 {
-        lines.push("Nothing is missing, so nothing would be asked for.".to_owned());
-    } else {
-        lines.push(format!(
-            "{} requests, at most {} data points, about {} min at {} requests a minute.",
-            plan.requests.len(),
+    lines.push(match (plan.requests.len(), outlook.buckets_missing()) {
+        (0, 0) => "Nothing is missing, so nothing would be asked for.".to_owned(),
+        (0, _) => format!("{} are missing; nothing can be asked for now.", outlook.missing_in_words()),
+        (requests, _) => format!(
+            "{}, at most {} data points, about {} min at {} a minute.",
+            counted(requests, "request"),
             plan.points(),
             outlook.minutes(),
-            outlook.per_minute
-        ));
-    }
-    lines.push(allowance(outlook));
+            counted(outlook.per_minute as usize, "request"),
+        ),
+    });
+    lines.push(format!("{}.", allowance(outlook)));
     lines.extend(waiting(outlook));
     lines
 }
@@ -98,15 +98,18 @@ pub fn json(outlook: &Outlook) -> Value {
 
 /// What came of it.
 pub fn ended(followed: &Followed) -> String {
-    let Followed { outlook, healed, spent, refused, interrupted, left_alone } = followed;
+    let Followed { outlook, healed, spent, refused, interrupted, left_alone, is_beside } = followed;
     let mut lines = vec![format!("{healed} buckets healed for {spent} data points.")];
     lines.extend(refused.iter().map(|why| format!("Refused: {why}.")));
     let missing = outlook.buckets_missing();
     if missing > 0 {
-        lines.push(format!("{missing} buckets are still missing; `candlekeep gaps` lists them."));
+        lines
+            .push(format!("{} are still missing; `candlekeep gaps` lists them.", outlook.missing_in_words()));
         lines.extend(waiting(outlook));
     }
-    if *interrupted {
+    if *interrupted && *is_beside {
+        lines.push("Looking on no longer; the service goes on.".to_owned());
+    } else if *interrupted {
         lines.push("Stopped; the same command goes on from here.".to_owned());
     }
     if *left_alone {
@@ -115,13 +118,13 @@ pub fn ended(followed: &Followed) -> String {
                 .to_owned(),
         );
     }
-    lines.push(allowance(outlook));
+    lines.push(format!("{}.", allowance(outlook)));
     lines.join("\n")
 }
 
 /// The same for programs.
 pub fn ended_json(followed: &Followed) -> Value {
-    let Followed { outlook, healed, spent, refused, interrupted, left_alone: _ } = followed;
+    let Followed { outlook, healed, spent, refused, interrupted, .. } = followed;
     json!({
         "complete": followed.is_complete(),
         "healed": healed,

@@ -103,7 +103,7 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
 }
 
 /// Explains a pair that is neither watched nor stored.
-fn unknown_pair(pair: Pair, config: &Config) -> String {
+pub(super) fn unknown_pair(pair: Pair, config: &Config) -> String {
     let turned = format!("{}{}", pair.quote(), pair.base());
     let hint = match config.pairs().find(|watched| watched.letters() == turned) {
         Some(watched) => format!("did you mean {watched}? "),

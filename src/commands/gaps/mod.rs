@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::outlook::{self, Wish, words};
-use super::{calendar_of, plain_table, say};
+use super::{calendar_of, check_pair, plain_table, say};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -62,6 +62,7 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
     let now = (config.clock == ClockKind::System).then(|| Clock::system().wall());
     if let Some(words) = &args.complete {
         let (pair, timeframe, span) = asked(words)?;
+        check_pair(&mut store, config, pair)?;
         let calendar = calendar_of(&mut store, config, pair)?;
         let gaps = incomplete(&mut store, pair, timeframe, &span, &calendar)?;
         let exit = if gaps.is_empty() { Exit::Done } else { Exit::Incomplete };
@@ -71,6 +72,12 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
             Report::Text => say(table(&gaps)),
         }
         return Ok(exit);
+    }
+    args.pairs.iter().try_for_each(|pair| check_pair(&mut store, config, *pair))?;
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(Failure::usage(format_args!("--from {from} is not before --to {to}")));
     }
     let gaps = find(&mut store, config, now, args)?;
     match args.format {

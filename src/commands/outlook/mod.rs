@@ -26,7 +26,7 @@ use crate::supervisor::topology::{self, SETTING_PACE};
 const FETCHED: [Timeframe; 2] = [Timeframe::M5, Timeframe::M15];
 
 /// What stands to be fetched.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Outlook {
     /// The present.
     pub now: Now,
@@ -54,6 +54,19 @@ impl Outlook {
     /// Missing buckets of both lengths.
     pub fn buckets_missing(&self) -> u64 {
         self.missing.values().sum()
+    }
+
+    /// The same in words, each length for itself.
+    pub fn missing_in_words(&self) -> String {
+        let of = |wanted: Timeframe| {
+            let of_length = self.missing.iter().filter(|((_, timeframe), _)| *timeframe == wanted);
+            of_length.map(|(_, buckets)| buckets).sum::<u64>()
+        };
+        match (of(Timeframe::M5), of(Timeframe::M15)) {
+            (short, 0) => format!("{short} 5-minute buckets"),
+            (0, long) => format!("{long} 15-minute buckets"),
+            (short, long) => format!("{short} 5-minute and {long} 15-minute buckets"),
+        }
     }
 
     /// Whether somebody collects now.

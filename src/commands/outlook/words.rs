@@ -8,21 +8,27 @@ use super::{Outlook, pair_of};
 use crate::domain::Timestamp;
 use crate::healer::plan::{Refused, Why};
 
+/// A number and its noun: `1 request`, `2 requests`.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// What is left of the week's points.
 pub fn allowance(outlook: &Outlook) -> String {
     let (remaining, reserve) = (outlook.remaining(), outlook.reserve);
     let mut line = match outlook.allowance.seen {
         Some((seen, at)) => {
-            format!("Left of the week's {} points: {remaining}, as IG said {}", seen.total, time(at))
+            let at = at.utc().format("%a %H:%M");
+            format!("{remaining} of {} data points left (IG, {at})", seen.total)
         }
-        None => format!(
-            "Left of the week's points: {remaining}, if nobody else has spent any; IG tells with the first answer"
-        ),
+        None => format!("{remaining} data points left, for all that is known before IG's first answer"),
     };
-    if let Some(at) = outlook.allowance.renews_at(outlook.now.wall) {
-        write!(line, "; all are there again {} UTC", day(at)).expect("a String takes any text");
+    if reserve > 0 {
+        write!(line, ", {reserve} kept for holes of the last day").expect("a String takes any text");
     }
-    write!(line, ". {reserve} are kept for holes of the last day.").expect("a String takes any text");
+    if let Some(at) = outlook.allowance.renews_at(outlook.now.wall) {
+        write!(line, "; renewed {} UTC", day(at)).expect("a String takes any text");
+    }
     line
 }
 
@@ -47,7 +53,10 @@ pub fn waiting(outlook: &Outlook) -> Vec<String> {
         ));
     }
     if of(Why::Points) > 0 {
-        lines.push(format!("{} buckets wait for points, {until}.", of(Why::Points)));
+        lines.push(format!(
+            "{} buckets wait for points, {until}; backfill and old holes leave history.reserve alone.",
+            of(Why::Points)
+        ));
     }
     if of(Why::Incident) > 0 {
         lines.push(format!(
@@ -93,10 +102,6 @@ pub fn waiting_json(outlook: &Outlook) -> Value {
         })
         .collect();
     json!({ "buckets": outlook.plan.buckets_waiting(), "by_pair": waiting })
-}
-
-fn time(at: Timestamp) -> String {
-    at.utc().format("%Y-%m-%d %H:%M").to_string()
 }
 
 fn day(at: Timestamp) -> String {

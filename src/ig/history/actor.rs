@@ -177,9 +177,10 @@ impl History {
             let query = format!("max={count}");
             let (mut rows, evidence) = self.ask(&mut state, fetch, &span, &query, count).await?;
             let first = rows.first().ok_or(Unproven::Empty)?.start;
-            rows.retain(|row| (span.start..complete_to).contains(&row.start));
             let covered = answer::speaks_of(&(first.max(span.start)..complete_to), &rows, timeframe, now);
+            // Judged by all of its rows: where they end long before the present, it is of another time.
             let covered = self.trusted(&state, fetch, covered, &rows);
+            rows.retain(|row| covered.contains(&row.start));
             return Ok(Fetched { rows, covered, asked: span, evidence });
         }
         let (span, offset_s) = self.prepare(&mut state, fetch, span, complete_to).await?;

@@ -214,6 +214,7 @@ mod tests {
         };
         assert_eq!(check(&[11, 40], 0, 52), (0, 52), "less than an hour");
         assert_eq!(check(&[12, 40], 0, 53), (12, 41));
+        assert_eq!(check(&[-900, -800], 0, 52), (0, 0), "one of another time");
         assert_eq!(check(&[], 0, 53), (0, 53), "an answer without any row speaks for itself");
         // Friday's close lies between.
         let friday = 2 * 288 + 119;
