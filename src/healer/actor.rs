@@ -35,10 +35,10 @@ mod handing;
 
 /// How often the ledger is looked at without being called.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How often somebody's wishes are looked for.
+/// How often somebody's wishes are looked for, and the end of a pause.
 const WISHES_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a request of which nobody knows what became; doubles up to the last.
-const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(30);
+const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(5);
 const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(900);
 /// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
@@ -134,7 +134,7 @@ impl HealerActor {
 
     fn look_for_wishes(&mut self, ctx: &mut Context<Self>) {
         let healer = self.healer.clone();
-        let wishes = async move { healer.has_new_wishes().await };
+        let wishes = async move { healer.may_try_again() || healer.has_new_wishes().await };
         ctx.spawn(wishes.into_actor(self).map(|has_some, act, ctx| {
             if has_some {
                 act.look(ctx);
@@ -190,6 +190,12 @@ impl Healer {
                 return;
             }
         }
+    }
+
+    /// Whether a pause has ended and nobody is at work.
+    fn may_try_again(&self) -> bool {
+        let trouble = self.work.try_lock().ok().and_then(|work| work.trouble);
+        trouble.is_some_and(|(until, _)| self.clock.monotonic() >= until)
     }
 
     /// Reads what earlier processes have learnt.
