@@ -227,7 +227,8 @@ impl History {
         let last = span.end.plus(-1);
         let timeframe = fetch.request.timeframe;
         let bars = self.calendar(fetch).bars_at_most(span.clone(), timeframe);
-        if state.offsets.seen(last).is_none() && bars > OFFSET_GUESSED_FOR_MAX {
+        let is_guess = state.offsets.are_told() && state.offsets.seen(last).is_none();
+        if is_guess && bars > OFFSET_GUESSED_FOR_MAX {
             // A bar of that week tells: one amidst the others, since the guess may be an hour off.
             let middle = timeframe.bucket(span.start.plus(span.end.since(span.start) / 2));
             let probe = middle..middle.plus(timeframe.seconds());

@@ -48,6 +48,11 @@ impl Offsets {
         self.by_week.get(&week(time)).copied()
     }
 
+    /// Whether rows have told any offset.
+    pub fn are_told(&self) -> bool {
+        !self.by_week.is_empty()
+    }
+
     /// The offset in the week of `time`, else in the nearest week that is known, else as at login.
     pub fn guess(&self, time: Timestamp) -> i64 {
         let nearest = self.by_week.iter().min_by_key(|(known, _)| (*known - week(time)).abs());
@@ -94,6 +99,7 @@ mod tests {
         offsets.note_login(7_200);
         assert_eq!((offsets.seen(MARCH), offsets.guess(MARCH)), (None, 7_200));
         offsets.note(&[row(MARCH, 0), row(MARCH.plus(5 * DAY), 3_600), row(MARCH, 99 * 3_600)]);
+        assert!(offsets.are_told() && !Offsets::default().are_told());
         assert_eq!(offsets.seen(MARCH.plus(2 * DAY)), Some(0));
         assert_eq!(offsets.seen(MARCH.plus(4 * DAY)), Some(3_600), "from Sunday on");
         assert_eq!((offsets.seen(MARCH.plus(40 * DAY)), offsets.guess(MARCH.plus(40 * DAY))), (None, 3_600));
