@@ -303,9 +303,10 @@ fn judge_buckets(house: &House, scenario: &Scenario, best: &Best) {
         };
         for start in (quarters_from.0..over_from.0 - QUARTER).step_by(QUARTER as usize).map(Timestamp) {
             // Behind the last bar history proves nothing for half an hour; by then all points may be
-            // spent, so that a quiet bucket there waits, and its 15 minutes with it.
+            // spent, so that a quiet bucket there waits, and its 15 minutes with it. Where points are
+            // short from the beginning any may.
             let waits = |slot: Timestamp| {
-                slot.plus(TOO_YOUNG_S) > scenario.end
+                (slot.plus(TOO_YOUNG_S) > scenario.end || scenario.left.is_some())
                     && !truth.has_price(feed, slot)
                     && ledger.known(feed, Timeframe::M5, slot).is_some_and(|run| run.state == State::Missing)
             };
