@@ -38,9 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How often somebody's wishes are looked for, and the end of a pause.
 const WISHES_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a request of which nobody knows what became; doubles up to the last. Meanwhile single
-/// bars are asked for, a point a minute at most.
+/// bars are asked for.
 const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(5);
-const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(60);
+const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(30);
 /// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 /// Remembers that IG refuses large requests: how many bars it takes, and since when.
