@@ -42,11 +42,11 @@ const PAGES_MAX: i64 = 50;
 
 /// What the history needs to know.
 pub struct HistorySettings {
-    /// Instruments by [`FeedIx`](crate::domain::FeedIx).
+    /// Instruments by [`FeedIx`].
     pub instruments: Vec<Instrument>,
     /// Whose allowance is spent.
     pub allowance: AllowanceKey,
-    /// The hours in which bars cost points, by [`FeedIx`](crate::domain::FeedIx).
+    /// The hours in which bars cost points, by [`FeedIx`].
     pub calendars: Vec<Arc<Calendar>>,
     /// Points that only urgent requests may use.
     pub reserve: u32,
