@@ -240,6 +240,7 @@ fn quiet_and_closed_slots_complete_a_longer_bar_and_missing_ones_do_not() {
     let closed = |slots| marked(slots, State::Closed, Reason::Calendar);
     let missing = |slots| marked(slots, State::Missing, Reason::Silent);
     let lost = |slots| marked(slots, State::Lost, Reason::GivenUp);
+    let possibly = |slots| marked(slots, State::Closed, Reason::PossiblyOpen);
 
     check(&[stored(0), quiet(1..2), closed(2..3)], &[0]);
     check(&[quiet(0..2), stored(2)], &[0]);
@@ -247,6 +248,10 @@ fn quiet_and_closed_slots_complete_a_longer_bar_and_missing_ones_do_not() {
     check(&[quiet(0..3)], &[]);
     check(&[stored(0), stored(1), missing(2..3)], &[]);
     check(&[stored(0), stored(1), lost(2..3)], &[]);
+    // That nothing came in hours in dispute proves nothing, until something does.
+    check(&[stored(0), possibly(1..2), stored(2)], &[]);
+    check(&[stored(0), possibly(1..2), stored(2), quiet(1..2)], &[0]);
+    check(&[stored(0), possibly(1..2), stored(2), stored(1)], &[0]);
     check(&[stored(0), stored(1), missing(2..3), quiet(2..3)], &[0]);
     // A long mark around bars completes the buckets at both ends of each run of bars.
     check(&[stored(4), stored(5), stored(6), quiet(0..12)], &[3, 6]);
