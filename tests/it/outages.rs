@@ -326,8 +326,10 @@ fn judge_cost(house: &House, scenario: &Scenario, outcome: &Outcome, requests_be
     assert!(points <= optimum, "{points} points for {optimum}");
     if outcome.is_all {
         assert_eq!(points, optimum, "points");
-        assert_eq!((bars, outcome.waiting, outcome.quarters), (bars_best, 0, 0));
-        assert_eq!(house.waiting(), 0);
+        assert_eq!((bars, outcome.quarters), (bars_best, 0));
+        // A quiet bucket older than a day may wait where the reserve is all that is left.
+        let may_wait = scenario.left.is_some();
+        assert!(may_wait || (outcome.waiting, house.waiting()) == (0, 0), "{} wait", outcome.waiting);
         // One request for a hole, or one more for its last bucket, unless it takes several.
         let requests_max = 2 * outcome.holes as u32 + points / (TERMS.bars_max / 2);
         let is_at_once = !scenario.stream_alone && scenario.renewed_soon().is_none();
