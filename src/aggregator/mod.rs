@@ -93,23 +93,16 @@ impl Aggregation {
         {
             self.heard = Some((candle.start, now));
         }
-        let mut around = Surroundings {
-            inference: &mut self.inference,
-            facts: &mut self.facts,
-            stale_s: self.stale_s,
-            heard: self.heard,
-            depth: self.depth,
-        };
-        let feeds = &mut self.feeds;
+        if let StreamEvent::Configured { feed, unfiltered } = *event {
+            self.granted[feed.ix()] = Some(unfiltered);
+        }
+        let (feeds, mut around) = self.parts();
         match *event {
             StreamEvent::SessionBegan { .. } => {}
             StreamEvent::Subscribed { feed } => {
                 feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
             }
-            StreamEvent::Configured { feed, unfiltered } => {
-                self.granted[feed.ix()] = Some(unfiltered);
-                feeds[feed.ix()].configured(unfiltered);
-            }
+            StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
             StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed, bucket } => feeds[feed.ix()].rejected(bucket),
             StreamEvent::Interrupted => feeds.iter_mut().for_each(Finalizer::link_in_doubt),
@@ -133,14 +126,8 @@ impl Aggregation {
     /// Time has passed that nobody saw, or the clock was set: what comes next does not follow what
     /// came before. `now` is `None` while no clock can date it.
     pub fn interrupt(&mut self, now: Option<Timestamp>) {
-        let mut around = Surroundings {
-            inference: &mut self.inference,
-            facts: &mut self.facts,
-            stale_s: self.stale_s,
-            heard: self.heard,
-            depth: self.depth,
-        };
-        self.feeds.iter_mut().for_each(|feed| feed.interrupted(now, &mut around));
+        let (feeds, mut around) = self.parts();
+        feeds.iter_mut().for_each(|feed| feed.interrupted(now, &mut around));
     }
 
     /// Event time has come to `now`. Does nothing within the same second as the last call. Where
@@ -153,31 +140,33 @@ impl Aggregation {
         if steady && now.since(last) > UNSEEN_S {
             self.interrupt(Some(now));
         }
-        let mut around = Surroundings {
-            inference: &mut self.inference,
-            facts: &mut self.facts,
-            stale_s: self.stale_s,
-            heard: self.heard,
-            depth: self.depth,
-        };
-        for (ix, feed) in self.feeds.iter_mut().enumerate() {
+        let (feeds, mut around) = self.parts();
+        let mut stale = Vec::new();
+        for (ix, feed) in feeds.iter_mut().enumerate() {
             if let Some(in_vain) = feed.tick(now, &mut around) {
-                self.stale.push(Stale { feed: FeedIx(ix as u16), in_vain });
+                stale.push(Stale { feed: FeedIx(ix as u16), in_vain });
             }
         }
+        self.stale.extend(stale);
     }
 
     /// Accounts for everything up to event time `now` at once, where nothing is streamed: a feed never
     /// watched before begins.
     pub fn account_to(&mut self, now: Timestamp) {
-        let mut around = Surroundings {
+        let (feeds, mut around) = self.parts();
+        feeds.iter_mut().for_each(|feed| feed.account_unseen(now, &mut around));
+    }
+
+    /// The feeds, and what each needs of the house around it.
+    fn parts(&mut self) -> (&mut [Finalizer], Surroundings<'_>) {
+        let around = Surroundings {
             inference: &mut self.inference,
             facts: &mut self.facts,
             stale_s: self.stale_s,
             heard: self.heard,
             depth: self.depth,
         };
-        self.feeds.iter_mut().for_each(|feed| feed.account_unseen(now, &mut around));
+        (&mut self.feeds, around)
     }
 
     /// Everything found since the last call, in order.
