@@ -308,13 +308,13 @@ pub fn overlay(known: &[Run], new: &Run) -> Vec<Run> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
+pub(crate) mod testing {
     use super::*;
 
-    /// Runs as text: one letter a bucket, `.` for a bucket nothing is known of.
-    fn parse(text: &str) -> Vec<Run> {
+    /// Runs as text, a letter a bucket, from `first` on: `s` stored, `q` and `r` quiet by a later row and
+    /// by REST, `c` closed, `p` possibly open, `l` lost, and of what is missing `d` disconnected, `u`
+    /// unconfirmed, `n` null leg, `m` silent, `f` first start. Nothing is known of a `.`.
+    pub fn runs(text: &str, first: Timestamp, timeframe: Timeframe) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for (ix, letter) in text.chars().enumerate() {
             let (state, reason) = match letter {
@@ -322,22 +322,36 @@ mod tests {
                 's' => (State::Stored, Reason::Settled),
                 'q' => (State::Quiet, Reason::LaterRow),
                 'r' => (State::Quiet, Reason::NotInRest),
-                'u' => (State::Missing, Reason::UnconfirmedClose),
                 'c' => (State::Closed, Reason::Calendar),
                 'p' => (State::Closed, Reason::PossiblyOpen),
-                'm' => (State::Missing, Reason::Silent),
-                'd' => (State::Missing, Reason::Disconnected),
                 'l' => (State::Lost, Reason::GivenUp),
+                'd' => (State::Missing, Reason::Disconnected),
+                'u' => (State::Missing, Reason::UnconfirmedClose),
+                'n' => (State::Missing, Reason::NullLeg),
+                'm' => (State::Missing, Reason::Silent),
+                'f' => (State::Missing, Reason::FirstStart),
                 other => panic!("unknown letter {other}"),
             };
-            let start = Timestamp(ix as i64 * 300);
-            let run = Run { span: start..start.plus(300), state, reason, evidence: "e".into() };
+            let start = first.plus(ix as i64 * timeframe.seconds());
+            let span = start..start.plus(timeframe.seconds());
+            let run = Run { span, state, reason, evidence: "e".into() };
             match runs.last_mut() {
                 Some(last) if last.joins(&run) => last.span.end = run.span.end,
                 _ => runs.push(run),
             }
         }
         runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Vec<Run> {
+        testing::runs(text, Timestamp(0), Timeframe::M5)
     }
 
     fn check(known: &str, new: &str, expected: &str) {

@@ -14,8 +14,8 @@ pub(crate) mod testing {
     use std::sync::Arc;
 
     use super::holes::Page;
-    use crate::domain::coverage::Run;
-    use crate::domain::{Calendar, FeedIx, Pair, Reason, State, Timeframe, Timestamp};
+    use crate::domain::coverage::{Run, testing};
+    use crate::domain::{Calendar, FeedIx, Pair, Timeframe, Timestamp};
 
     /// Wednesday 2020-01-15 12:00 UTC, far from any close: bucket 0 of every ledger.
     pub const NOON: Timestamp = Timestamp(1_579_089_600);
@@ -30,36 +30,9 @@ pub(crate) mod testing {
         ["EURUSD", "GBPUSD", "USDJPY"][usize::from(feed)].parse().unwrap()
     }
 
-    /// Runs as text, a letter a bucket, from noon on: `s` stored, `q` quiet, `c` closed, `p` possibly
-    /// open, `l` lost, and of what is missing `d` disconnected, `u` unconfirmed, `n` null leg, `m`
-    /// silent, `f` first start. Nothing is known of a `.`.
+    /// Runs as text, from noon on.
     pub fn runs(text: &str, timeframe: Timeframe) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        for (ix, letter) in text.chars().enumerate() {
-            let (state, reason) = match letter {
-                '.' => continue,
-                's' => (State::Stored, Reason::Settled),
-                'q' => (State::Quiet, Reason::LaterRow),
-                'c' => (State::Closed, Reason::Calendar),
-                'p' => (State::Closed, Reason::PossiblyOpen),
-                'l' => (State::Lost, Reason::GivenUp),
-                'd' => (State::Missing, Reason::Disconnected),
-                'u' => (State::Missing, Reason::UnconfirmedClose),
-                'n' => (State::Missing, Reason::NullLeg),
-                'm' => (State::Missing, Reason::Silent),
-                'f' => (State::Missing, Reason::FirstStart),
-                other => panic!("unknown letter {other}"),
-            };
-            let start = NOON.plus(ix as i64 * timeframe.seconds());
-            let end = start.plus(timeframe.seconds());
-            match runs.last_mut() {
-                Some(last) if (last.span.end, last.state, last.reason) == (start, state, reason) => {
-                    last.span.end = end;
-                }
-                _ => runs.push(Run { span: start..end, state, reason, evidence: "e".into() }),
-            }
-        }
-        runs
+        testing::runs(text, NOON, timeframe)
     }
 
     /// A page of the ledger from its text.
