@@ -677,6 +677,14 @@ fn bars_name_the_feed_that_they_came_from() {
     });
 }
 
+fn allowance_key() -> AllowanceKey {
+    AllowanceKey {
+        environment: "demo".to_owned(),
+        account: "ABC12".to_owned(),
+        key_fingerprint: "f1".to_owned(),
+    }
+}
+
 /// What points are spent on in these tests.
 fn on(incident: Option<std::ops::Range<Timestamp>>) -> SpendOn {
     let pair = "EURUSD".parse().unwrap();
@@ -686,11 +694,7 @@ fn on(incident: Option<std::ops::Range<Timestamp>>) -> SpendOn {
 #[test]
 fn spends_on_an_incident_and_refusals_count_for_a_week() {
     on_each_database(|url| {
-        let key = AllowanceKey {
-            environment: "demo".to_owned(),
-            account: "ABC12".to_owned(),
-            key_fingerprint: "f1".to_owned(),
-        };
+        let key = allowance_key();
         let at = |seconds| NOW.plus(seconds);
         let mut store = Store::open(url).unwrap();
         let (incident, week) = (at(-900)..at(0), 7 * 86_400);
@@ -770,11 +774,7 @@ fn what_a_plan_rests_on_is_read_from_the_oldest_hole_on() {
 #[test]
 fn the_allowance_survives_a_restart_and_never_forgets_a_spend() {
     on_each_database(|url| {
-        let key = AllowanceKey {
-            environment: "demo".to_owned(),
-            account: "ABC12".to_owned(),
-            key_fingerprint: "f1".to_owned(),
-        };
+        let key = allowance_key();
         let at = |seconds| NOW.plus(seconds);
         let mut store = Store::open(url).unwrap();
         assert_eq!(store.allowance(&key, NOW).unwrap(), AllowanceState::default());
