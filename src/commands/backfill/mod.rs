@@ -128,16 +128,11 @@ pub fn order(
     Ok(order)
 }
 
-/// The lengths that are asked for over REST for these: longer bars are folded.
+/// The lengths that are asked for over REST for these; `None` is both. What is missing of 5-minute
+/// bars brings longer ones too, which are folded.
 fn fetched(timeframes: &[Timeframe]) -> Option<Vec<Timeframe>> {
-    let only_quarters = timeframes == [Timeframe::M15];
-    match timeframes {
-        [] => None,
-        // What is missing of their parts brings them too.
-        _ if only_quarters => Some(vec![Timeframe::M5, Timeframe::M15]),
-        _ if timeframes.contains(&Timeframe::M15) => None,
-        _ => Some(vec![Timeframe::M5]),
-    }
+    let only_short = !timeframes.is_empty() && !timeframes.contains(&Timeframe::M15);
+    only_short.then(|| vec![Timeframe::M5])
 }
 
 /// Which bars to ask for, for a stretch in these lengths: longer ones are folded from 5-minute bars
