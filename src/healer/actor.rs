@@ -260,18 +260,20 @@ impl Healer {
     ) -> Result<bool, StoreError> {
         let pair = self.settings.feeds[request.feed.ix()].pair;
         let timeframe = request.timeframe;
+        if matches!(
+            fetched,
+            Ok(_) | Err(HistoryError::Unproven(_) | HistoryError::Ig(IgError::AllowanceSpent(_)))
+        ) {
+            // IG answers.
+            work.trouble = None;
+            self.tell_trouble(work, String::new()).await?;
+        }
         match fetched {
-            Ok(_) => {
-                work.trouble = None;
-                self.tell_trouble(work, String::new()).await?;
-                Ok(true)
-            }
+            Ok(_) => Ok(true),
             Err(HistoryError::Store(error)) => Err(error),
             Err(HistoryError::NotAffordable { .. } | HistoryError::NoTimeYet) => Ok(false),
             Err(HistoryError::Ig(IgError::AllowanceSpent(code))) => {
                 log::warn!(code = code.as_str(); "IG says that the week's points are spent; healing tries again with single bars");
-                // Its answer is one that was to be had.
-                work.trouble = None;
                 Ok(false)
             }
             Err(HistoryError::Ig(IgError::Refused(code))) => {
