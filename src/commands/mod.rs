@@ -45,22 +45,17 @@ impl From<StoreError> for Failure {
     /// What somebody has to change before it can work is configuration; the rest may pass.
     fn from(error: StoreError) -> Failure {
         match error {
-            StoreError::Absent { path } => {
-                // Relative to what, is what one wants to know.
-                let path = std::path::absolute(&path).unwrap_or(path);
-                Failure::failed(format_args!(
-                    "no database at {}: `candlekeep run` makes one, --database names another",
-                    path.display()
-                ))
+            StoreError::Absent { .. } => {
+                Failure::failed(format_args!("{error}: `candlekeep run` makes one, --database names another"))
             }
             StoreError::Unopenable { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NewerSchema { .. }
-            | StoreError::OtherEnvironment { .. }
-            | StoreError::NotBuilt { .. } => Failure::configuration(error),
+            | StoreError::OtherEnvironment { .. } => Failure::configuration(error),
             StoreError::OlderSchema { .. }
             | StoreError::Busy { .. }
             | StoreError::Unwritable { .. }
+            | StoreError::Unreachable { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Statement(_)
             | StoreError::Panicked { .. }

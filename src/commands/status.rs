@@ -28,6 +28,8 @@ struct Findings {
     now: Timestamp,
     database: String,
     lease: Option<LeaseState>,
+    /// Who would collect next.
+    standbys: Vec<LeaseState>,
     market: Market,
     stream: Option<StreamState>,
     probes: Option<Probes>,
@@ -78,6 +80,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     }
     // A market that goes by its own clock is as old as its newest bar.
     let lease = store.lease(now)?;
+    let standbys = store.standbys(now)?;
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
@@ -85,6 +88,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         now,
         database: config.database.to_string(),
         lease,
+        standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),
         stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
@@ -107,6 +111,9 @@ fn text(findings: &Findings) -> String {
     let mut line = |text: String| writeln!(out, "{text}").expect("a String takes any text");
     line(format!("database  {}", findings.database));
     line(format!("service   {}", service_line(findings.lease.as_ref())));
+    for standby in &findings.standbys {
+        line(format!("standby   {} since {}", standby.who(), standby.acquired_at));
+    }
     line(format!("market    {}", findings.market));
     line(format!("stream    {}", stream_line(findings)));
     for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
@@ -228,7 +235,7 @@ fn json(findings: &Findings) -> String {
             })
         })
         .collect();
-    let lease = findings.lease.as_ref().map(|lease| {
+    let process = |lease: &LeaseState| {
         json!({
             "command": lease.command,
             "host": lease.host,
@@ -239,11 +246,12 @@ fn json(findings: &Findings) -> String {
             "released": lease.released,
             "alive": lease.alive,
         })
-    });
+    };
     json!({
         "now": findings.now.0,
         "database": findings.database,
-        "lease": lease,
+        "lease": findings.lease.as_ref().map(process),
+        "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
         "market": findings.market.json(),
         "stream": findings.stream,
         "pairs": pairs,
@@ -345,6 +353,7 @@ mod tests {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
             lease: Some(lease()),
+            standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
             stream: Some(stream),
             probes: None,
@@ -373,8 +382,8 @@ mod tests {
     fn people_read_what_stands_and_what_is_missing() {
         let text = text(&findings());
         for expected in [
-            "database  sqlite://c.db\nservice   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n",
-            "market    open, closes Fri 2024-01-19 22:00 UTC\n",
+            "database  sqlite://c.db\nservice   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
+             standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
             "allowance 999 of 10000 data points left (IG, Wed 08:26), 1000 kept for holes of the last day; \
@@ -398,6 +407,7 @@ mod tests {
         let told: serde_json::Value = serde_json::from_str(&json(&findings())).unwrap();
         assert_eq!(told["stream"]["phase"], "interrupted");
         assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
+        assert_eq!(told["standbys"][0]["host"], "tower");
         assert_eq!(told["market"]["state"], "open");
         assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
         assert_eq!(told["pairs"][1]["age_s"], 3_600);

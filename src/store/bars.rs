@@ -4,6 +4,7 @@
 //! statement anew whenever a bound limit is bound again, which costs more than the query. Rows
 //! come one by one, in the order of an index, so reading stops where enough are read.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use diesel::dsl::max;
@@ -12,6 +13,9 @@ use diesel::result::QueryResult;
 
 use super::backend::{Connection, insert_candle_or_ignore, on_backend};
 use super::error::StoreError;
+use super::ledger::ONE_READ_SPAN_MAX_S;
+use super::many::insert_candles;
+use super::postgres::Wire;
 use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
@@ -20,6 +24,14 @@ use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 pub(super) fn insert_or_ignore(connection: &mut Connection, bar: &StoredBar) -> QueryResult<bool> {
     let pair = PairText::new(bar.bar.key.pair);
     Ok(insert_candle_or_ignore(connection, &CandleRow::new(&pair, bar))? == 1)
+}
+
+/// Inserts bars, none of which may be there, on a server.
+pub(super) fn insert_many(wire: &mut Wire, bars: &[StoredBar]) -> QueryResult<()> {
+    let pairs: Vec<PairText> = bars.iter().map(|stored| PairText::new(stored.bar.key.pair)).collect();
+    let rows: Vec<CandleRow<'_>> =
+        pairs.iter().zip(bars).map(|(pair, stored)| CandleRow::new(pair, stored)).collect();
+    insert_candles(wire, &rows)
 }
 
 /// Writes a corrected bar over the stored one.
@@ -70,6 +82,38 @@ pub(super) fn newest(
             .collect::<QueryResult<Vec<_>>>()
     })?;
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
+}
+
+/// The bars of all timeframes that start within the span of their pair; maybe more.
+pub(super) fn within(
+    connection: &mut Connection,
+    spans: &BTreeMap<Pair, Range<Timestamp>>,
+) -> Result<Vec<StoredBar>, StoreError> {
+    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+    let Some(hull) = hull else { return Ok(Vec::new()) };
+    // The day's bars of all pairs are few.
+    let groups: Vec<(Vec<Pair>, Range<Timestamp>)> = if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S {
+        vec![(spans.keys().copied().collect(), hull)]
+    } else {
+        spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect()
+    };
+    let mut found = Vec::new();
+    for (pairs, span) in groups {
+        let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
+        let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
+            candles::table
+                .filter(candles::pair.eq_any(texts.iter().map(PairText::as_str)))
+                .filter(candles::timeframe.eq_any(Timeframe::ALL.map(Timeframe::as_str)))
+                .filter(candles::timestamp.ge(span.start.0))
+                .filter(candles::timestamp.lt(span.end.0))
+                .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
+                .load(connection)
+        })?;
+        for (pair, timeframe, row) in rows {
+            found.push(row.stored_bar(rows::pair(&pair)?, rows::timeframe(&timeframe)?)?);
+        }
+    }
+    Ok(found)
 }
 
 /// At most `count_max` bars with a higher `seq`, ascending by it.

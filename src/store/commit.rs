@@ -13,6 +13,7 @@ use super::correction::{Verdict, judge};
 use super::error::StoreError;
 use super::ledger::Ledger;
 use super::rows::{Revision, RevisionKind, StoredBar};
+use super::shelf::Shelf;
 use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, BarKey, Fact, FactBatch, Mark, Pair, Reason, Source, State, Timeframe, Timestamp};
@@ -58,8 +59,10 @@ pub(super) fn apply(
     batches: &[Arc<FactBatch>],
 ) -> Result<CommitReport, StoreError> {
     let last_seq = bars::last_seq(connection)?;
+    let shelf = Shelf::look(connection, settled_spans(terms, batches))?;
     let mut commit = Commit {
         connection,
+        shelf,
         terms,
         report: CommitReport { last_seq, ..CommitReport::default() },
         findings: BTreeMap::new(),
@@ -85,8 +88,37 @@ enum Placed {
     Kept(Bar, Verdict),
 }
 
+/// Of each pair, the longer buckets that its settled bars lie in.
+fn settled_spans(terms: &Terms<'_>, batches: &[Arc<FactBatch>]) -> BTreeMap<Pair, Range<Timestamp>> {
+    let mut spans = BTreeMap::new();
+    for fact in batches.iter().flat_map(|batch| &batch.facts) {
+        if let Fact::Settled(Bar { key, .. }) = fact {
+            let span = key.start..key.start.plus(key.timeframe.seconds());
+            widen(&mut spans, key.pair, terms.around(&span));
+        }
+    }
+    spans
+}
+
+fn widen(spans: &mut BTreeMap<Pair, Range<Timestamp>>, pair: Pair, span: Range<Timestamp>) {
+    let hull = spans.entry(pair).or_insert(span.clone());
+    *hull = hull.start.min(span.start)..hull.end.max(span.end);
+}
+
+impl Terms<'_> {
+    /// The longer buckets that meet a span, whole.
+    fn around(&self, span: &Range<Timestamp>) -> Range<Timestamp> {
+        // Each timeframe is asked: buckets of 10 and 15 minutes do not nest.
+        let lengths = || self.longer.iter().map(|longer| longer.seconds());
+        let start = lengths().map(|length| span.start.floor(length)).min();
+        let end = lengths().map(|length| span.end.ceil(length)).max();
+        start.unwrap_or(span.start)..end.unwrap_or(span.end)
+    }
+}
+
 struct Commit<'a> {
     connection: &'a mut Connection,
+    shelf: Shelf,
     terms: &'a Terms<'a>,
     report: CommitReport,
     /// What to lay over the ledger, in the order learnt.
@@ -176,17 +208,10 @@ impl Commit<'_> {
         };
         let seq = self.report.last_seq + 1;
         let new = StoredBar { bar: *bar, created_at: now, updated_at: now, revision: 0, seq, feed_id };
-        if bars::insert_or_ignore(self.connection, &new)? {
+        let Some(stored) = self.shelf.put(self.connection, &new)? else {
             self.report.last_seq = seq;
             return Ok(Placed::Inserted);
-        }
-        let key = bar.key;
-        let stored = bars::find(self.connection, key)?.ok_or_else(|| {
-            StoreError::corrupt(format!(
-                "{} {} {} is neither there nor accepted",
-                key.pair, key.timeframe, key.start
-            ))
-        })?;
+        };
         match judge(&stored.bar, bar) {
             Verdict::Unchanged => Ok(Placed::Kept(stored.bar, Verdict::Unchanged)),
             Verdict::Refuse => {
@@ -217,7 +242,7 @@ impl Commit<'_> {
             revision: old.revision.saturating_add(1),
             ..*new
         };
-        bars::replace(self.connection, &new)?;
+        self.shelf.replace(self.connection, &new)?;
         self.report.last_seq = new.seq;
         Ok(())
     }
@@ -248,6 +273,7 @@ impl Commit<'_> {
     /// Brings the ledger up to date, and the longer bars with it.
     fn finish(mut self) -> Result<CommitReport, StoreError> {
         if self.findings.is_empty() {
+            // Nothing was inserted either.
             return Ok(self.report);
         }
         let mut ledger = Ledger::load(self.connection, &self.spans())?;
@@ -263,25 +289,16 @@ impl Commit<'_> {
         for ((pair, timeframe), runs) in &self.findings {
             runs.iter().for_each(|run| ledger.lay(*pair, *timeframe, run));
         }
+        self.shelf.flush(self.connection)?;
         ledger.save(self.connection, self.terms.now)?;
         Ok(self.report)
     }
 
     /// Of each pair, the longer buckets that its findings lie in.
     fn spans(&self) -> BTreeMap<Pair, Range<Timestamp>> {
-        let mut spans: BTreeMap<Pair, Range<Timestamp>> = BTreeMap::new();
+        let mut spans = BTreeMap::new();
         for ((pair, _), runs) in &self.findings {
-            let span = |run: &Run| {
-                // Each timeframe is asked: buckets of 10 and 15 minutes do not nest.
-                let lengths = || self.terms.longer.iter().map(|longer| longer.seconds());
-                let start = lengths().map(|length| run.span.start.floor(length)).min();
-                let end = lengths().map(|length| run.span.end.ceil(length)).max();
-                start.unwrap_or(run.span.start)..end.unwrap_or(run.span.end)
-            };
-            for run in runs.iter().map(span) {
-                let hull = spans.entry(*pair).or_insert(run.clone());
-                *hull = hull.start.min(run.start)..hull.end.max(run.end);
-            }
+            runs.iter().for_each(|run| widen(&mut spans, *pair, self.terms.around(&run.span)));
         }
         spans
     }
@@ -345,8 +362,8 @@ impl Commit<'_> {
             }
         }
         if !parts_are_here {
-            for part in bars::newest(self.connection, pair, Timeframe::M5, start..end, usize::MAX)? {
-                self.parts.insert((pair, part.bar.key.start), part.bar);
+            for part in self.shelf.parts(self.connection, pair, start..end)? {
+                self.parts.insert((pair, part.key.start), part);
             }
         }
         let slots: Vec<Slot<'_>> = starts()

@@ -1,8 +1,6 @@
 //! Why the store could not do what was asked, by what the caller will do about it.
 
-use std::path::PathBuf;
-
-use diesel::result::Error as DieselError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::lease::LeaseState;
 
@@ -13,42 +11,42 @@ const WHY_CHARS_MAX: usize = 300;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is nothing to read yet. Read commands never create a database.
-    #[error("no database at {}", path.display())]
+    #[error("no database at {place}")]
     Absent {
-        /// The path tried.
-        path: PathBuf,
+        /// The file, or the server's address without its password.
+        place: String,
     },
-    /// The file cannot be created, opened or set up: the operator must change something.
-    #[error("cannot open the database {}: {why}", path.display())]
+    /// It cannot be created, opened or set up: the operator must change something.
+    #[error("cannot open the database {place}: {why}")]
     Unopenable {
-        /// The path tried.
-        path: PathBuf,
+        /// The file, or the server's address without its password.
+        place: String,
         /// What the system or the database said.
         why: String,
     },
-    /// The file belongs to something else and is left as it is.
-    #[error("{} is not a database of candlekeep: {why}", path.display())]
+    /// It belongs to something else and is left as it is.
+    #[error("{place} is not a database of candlekeep: {why}")]
     NotOurs {
-        /// The path tried.
-        path: PathBuf,
+        /// The file, or the server's address without its password.
+        place: String,
         /// How that shows.
         why: String,
     },
     /// A newer program has written it: this one could misread it.
-    #[error("the database {} has schema {found}, this program knows none newer than {known}", path.display())]
+    #[error("the database {place} has schema {found}, this program knows none newer than {known}")]
     NewerSchema {
-        /// The path tried.
-        path: PathBuf,
+        /// The file, or the server's address without its password.
+        place: String,
         /// Newest schema of the database.
         found: String,
         /// Newest schema of this program.
         known: String,
     },
     /// It awaits a migration, which opening it for writing does.
-    #[error("the database {} has an older schema: start `candlekeep run` once to migrate it", path.display())]
+    #[error("the database {place} has an older schema: start `candlekeep run` once to migrate it")]
     OlderSchema {
-        /// The path tried.
-        path: PathBuf,
+        /// The file, or the server's address without its password.
+        place: String,
     },
     /// It holds bars of another environment, which are not to be mixed with these.
     #[error(
@@ -81,11 +79,11 @@ pub enum StoreError {
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,
-    /// This program cannot speak to that kind of database.
-    #[error("this candlekeep is not built for {backend}")]
-    NotBuilt {
-        /// Which kind.
-        backend: &'static str,
+    /// The server does not answer. The same call may succeed later.
+    #[error("the database does not answer: {why}")]
+    Unreachable {
+        /// What was met instead.
+        why: String,
     },
     /// Another process holds the database. The same call may succeed later.
     #[error("the database is busy: {why}")]
@@ -122,7 +120,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anyone changing the configuration.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, StoreError::Busy { .. } | StoreError::Unwritable { .. })
+        matches!(
+            self,
+            StoreError::Busy { .. } | StoreError::Unwritable { .. } | StoreError::Unreachable { .. }
+        )
     }
 
     pub(super) fn corrupt(why: impl std::fmt::Display) -> StoreError {
@@ -132,26 +133,39 @@ impl StoreError {
 
 impl From<DieselError> for StoreError {
     /// Diesel passes SQLite's message on but not its code; the messages are those of
-    /// `sqlite3_errstr` and have not changed in years.
+    /// `sqlite3_errstr` and have not changed in years. Of PostgreSQL's errors it passes on what a
+    /// program can do something about as a kind.
     fn from(error: DieselError) -> StoreError {
-        let DieselError::DatabaseError(_, info) = &error else {
+        let DieselError::DatabaseError(kind, info) = &error else {
             return match &error {
                 DieselError::DeserializationError(why) => StoreError::corrupt(why),
                 _ => StoreError::Statement(error),
             };
         };
         let message = info.message();
+        match kind {
+            DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
+                return StoreError::Unreachable { why: cut(message) };
+            }
+            DatabaseErrorKind::ReadOnlyTransaction => return StoreError::Unwritable { why: cut(message) },
+            DatabaseErrorKind::SerializationFailure => return StoreError::Busy { why: cut(message) },
+            _ => {}
+        }
         let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
         let why = cut(message);
-        if says(&["is locked", "locking protocol"]) {
+        if says(&["is locked", "locking protocol", "lock timeout", "deadlock detected"]) {
             StoreError::Busy { why }
         } else if says(&[
             "disk is full",
             "readonly database",
             "disk I/O error",
             "unable to open database file",
+            "No space left on device",
+            "recovery mode",
         ]) {
             StoreError::Unwritable { why }
+        } else if says(&["terminating connection", "the database system is", "too many clients"]) {
+            StoreError::Unreachable { why }
         } else if says(&["malformed", "not a database"]) {
             StoreError::Corrupt { why }
         } else {
@@ -172,8 +186,6 @@ pub(super) fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use diesel::result::DatabaseErrorKind;
-
     use super::*;
 
     fn check(message: &str, retryable: bool) {

@@ -56,7 +56,8 @@ impl StoreHandle {
         let work: Work = Box::new(move |store| {
             // Unwind safe: a transaction is undone as a whole, and the store holds nothing else
             // that could be half changed.
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(store))).unwrap_or_else(|panic| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| store.revive().and_then(|()| work(store))));
+            let outcome = outcome.unwrap_or_else(|panic| {
                 store.roll_back();
                 Err(StoreError::Panicked { why: message(panic.as_ref()) })
             });

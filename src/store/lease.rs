@@ -1,8 +1,11 @@
-//! Table `lease`: which process collects into the database. One at a time logs in and spends.
+//! Table `lease`: which process collects into the database, and which wait for their turn. One at a
+//! time logs in and spends.
 //!
 //! On SQLite the lock on a file beside the database decides (`sqlite::lock`), and the row says
 //! whose it is: a lock ends with its process however that ends, and lasts while it is paused.
-//! Where there is no such file the row decides, by its expiry ([`standing`]).
+//! On a server, which has no such file, the row decides, by its expiry on the server's clock
+//! ([`standing`]). And every write looks whether the row is still the writer's ([`check`]), in its own
+//! transaction and with the row locked there, so one that was paused past its expiry writes nothing.
 
 use std::fs::File;
 
@@ -14,19 +17,43 @@ use super::error::{StoreError, cut};
 use super::schema::lease;
 use crate::domain::Timestamp;
 
-/// How long a lease lasts from its last renewal, in seconds of wall time.
-pub const LEASE_S: i64 = 15;
+/// How long a lease lasts from its last renewal, in seconds. Whoever waits looks every second, so
+/// that one whose holder dies is another's within 15.
+pub const LEASE_S: i64 = 10;
+
+/// Rows of those who wait no more are removed once they are a day old.
+const FORGET_STANDBY_S: i64 = 86_400;
 
 /// The one lease there is.
 const COLLECTOR: &str = "collector";
+/// What the names of those begin with who wait for it.
+const STANDBY: &str = "standby/";
 
-/// The right to collect, for as long as this lives and is renewed.
-#[derive(Debug)]
-pub struct Lease {
+/// A process, as the table tells it.
+#[derive(Clone, Debug)]
+struct Process {
     holder: String,
     command: String,
     host: String,
     pid: i64,
+}
+
+impl Process {
+    /// This process, doing `command`.
+    fn new(command: &str) -> Result<Process, StoreError> {
+        Ok(Process {
+            holder: new_holder()?,
+            command: command.to_owned(),
+            host: cut(&rustix::system::uname().nodename().to_string_lossy()),
+            pid: i64::from(std::process::id()),
+        })
+    }
+}
+
+/// The right to collect, for as long as this lives and is renewed.
+#[derive(Debug)]
+pub struct Lease {
+    process: Process,
     epoch: i64,
     acquired_at: Timestamp,
     /// Locked until it is dropped. None where expiry decides.
@@ -37,6 +64,38 @@ impl Lease {
     /// Number of this holder: one more than the last one's.
     pub fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// By what its writes are known.
+    pub(super) fn fence(&self) -> Fence {
+        Fence { holder: self.process.holder.clone() }
+    }
+}
+
+/// Whose lease it must be for a write to be let in.
+#[derive(Clone, Debug)]
+pub(super) struct Fence {
+    holder: String,
+}
+
+/// A process that waits for its turn to collect.
+#[derive(Clone, Debug)]
+pub struct Standby {
+    process: Process,
+    since: Timestamp,
+}
+
+impl Standby {
+    /// This process, which wants to do `command` from `now` on.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRandomness`].
+    pub fn new(command: &str, now: Timestamp) -> Result<Standby, StoreError> {
+        Ok(Standby { process: Process::new(command)?, since: now })
+    }
+
+    fn name(&self) -> String {
+        format!("{STANDBY}{}", self.process.holder)
     }
 }
 
@@ -69,7 +128,7 @@ impl LeaseState {
 }
 
 /// A row of the table.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = lease)]
 pub(super) struct LeaseRow {
     name: String,
@@ -85,14 +144,19 @@ pub(super) struct LeaseRow {
 
 impl LeaseRow {
     fn new(lease: &Lease, renewed_at: Timestamp, lasts_s: i64) -> LeaseRow {
+        let row = LeaseRow::of(&lease.process, lease.acquired_at, renewed_at, lasts_s);
+        LeaseRow { name: COLLECTOR.to_owned(), epoch: lease.epoch, ..row }
+    }
+
+    fn of(process: &Process, since: Timestamp, renewed_at: Timestamp, lasts_s: i64) -> LeaseRow {
         LeaseRow {
-            name: COLLECTOR.to_owned(),
-            holder: lease.holder.clone(),
-            command: lease.command.clone(),
-            host: lease.host.clone(),
-            pid: lease.pid,
-            epoch: lease.epoch,
-            acquired_at: lease.acquired_at.0,
+            name: String::new(),
+            holder: process.holder.clone(),
+            command: process.command.clone(),
+            host: process.host.clone(),
+            pid: process.pid,
+            epoch: 0,
+            acquired_at: since.0,
             renewed_at: renewed_at.0,
             expires_at: renewed_at.plus(lasts_s).0,
         }
@@ -148,25 +212,66 @@ fn standing(row: Option<&LeaseRow>, asker: &str, now: Timestamp, unchanged_s: i6
 /// where the row lets it.
 pub(super) fn take(
     connection: &mut Connection,
-    command: &str,
+    asker: &Standby,
     lock: Option<File>,
     now: Timestamp,
+    unchanged_s: i64,
 ) -> Result<Lease, StoreError> {
-    let (row, holder) = (find(connection)?, new_holder()?);
-    if lock.is_none() && standing(row.as_ref(), &holder, now, 0) == Standing::Held {
+    let row = find(connection)?;
+    let standing = standing(row.as_ref(), &asker.process.holder, now, unchanged_s);
+    if lock.is_none() && standing == Standing::Held {
         return Err(leased(row));
     }
-    let lease = Lease {
-        holder,
-        command: command.to_owned(),
-        host: cut(&rustix::system::uname().nodename().to_string_lossy()),
-        pid: i64::from(std::process::id()),
-        epoch: row.map_or(1, |row| row.epoch + 1),
-        acquired_at: now,
-        _lock: lock,
-    };
+    let epoch = row.map_or(1, |row| row.epoch + 1);
+    let lease = Lease { process: asker.process.clone(), epoch, acquired_at: now, _lock: lock };
     put_lease(connection, &LeaseRow::new(&lease, now, LEASE_S))?;
+    leave(connection, asker, now)?;
     Ok(lease)
+}
+
+/// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile.
+pub(super) fn check(connection: &mut Connection, fence: &Fence) -> Result<(), StoreError> {
+    match find(connection)? {
+        Some(row) if row.holder != fence.holder => {
+            Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes down that somebody waits for the lease.
+pub(super) fn wait(connection: &mut Connection, standby: &Standby, now: Timestamp) -> Result<(), StoreError> {
+    let row = LeaseRow::of(&standby.process, standby.since, now, LEASE_S);
+    Ok(put_lease(connection, &LeaseRow { name: standby.name(), ..row }).map(drop)?)
+}
+
+/// Writes down that somebody waits no more, and forgets those of whom nothing was heard for long.
+pub(super) fn leave(
+    connection: &mut Connection,
+    standby: &Standby,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (name, long_ago) = (standby.name(), now.plus(-FORGET_STANDBY_S).0);
+    on_backend!(connection, connection => {
+        diesel::delete(lease::table.filter(
+            lease::name.eq(name).or(lease::name.like(format!("{STANDBY}%")).and(lease::renewed_at.lt(long_ago))),
+        ))
+        .execute(connection)
+    })?;
+    Ok(())
+}
+
+/// Who waits for the lease, longest first.
+pub(super) fn standbys(connection: &mut Connection, now: Timestamp) -> Result<Vec<LeaseState>, StoreError> {
+    let rows: Vec<LeaseRow> = on_backend!(connection, connection => {
+        lease::table
+            .filter(lease::name.like(format!("{STANDBY}%")))
+            .filter(lease::expires_at.gt(now.0))
+            .order((lease::acquired_at.asc(), lease::name.asc()))
+            .select(LeaseRow::as_select())
+            .load(connection)
+    })?;
+    Ok(rows.into_iter().map(|row| row.state(true)).collect())
 }
 
 /// The refusal of a lease that the row's holder has. A row that was given back, or none, is of
@@ -178,18 +283,13 @@ pub(super) fn leased(row: Option<LeaseRow>) -> StoreError {
 
 /// Makes the lease last from `now` on. A row that is gone is written anew.
 pub(super) fn renew(connection: &mut Connection, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-    let row = find(connection)?;
-    match row {
-        Some(row) if row.holder != lease.holder => {
-            Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
-        }
-        _ => Ok(put_lease(connection, &LeaseRow::new(lease, now, LEASE_S)).map(drop)?),
-    }
+    check(connection, &lease.fence())?;
+    Ok(put_lease(connection, &LeaseRow::new(lease, now, LEASE_S)).map(drop)?)
 }
 
 /// Gives the lease back, unless it is another's by now. The row stays, for `status`.
 pub(super) fn release(connection: &mut Connection, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-    if find(connection)?.is_some_and(|row| row.holder == lease.holder) {
+    if find(connection)?.is_some_and(|row| row.holder == lease.process.holder) {
         put_lease(connection, &LeaseRow::new(lease, now, 0))?;
     }
     Ok(())
@@ -259,8 +359,8 @@ mod tests {
         check(Some(row(-3, -3)), "b", 0, Standing::Free);
         check(Some(row(5, 5)), "b", 0, Standing::Free); // given back by a clock ahead of ours
         check(Some(row(-3, 12)), "b", 0, Standing::Held);
-        check(Some(row(-14, 1)), "b", 14, Standing::Held);
-        check(Some(row(-15, 0)), "b", 0, Standing::Expired);
+        check(Some(row(-9, 1)), "b", 9, Standing::Held);
+        check(Some(row(-10, 0)), "b", 0, Standing::Expired);
         check(Some(row(-99, -84)), "b", 0, Standing::Expired);
         check(Some(row(-3, 12)), "a", 0, Standing::Own);
         check(Some(row(-99, -84)), "a", 99, Standing::Own);
@@ -287,7 +387,7 @@ mod tests {
         let path = dir.path().join("c.db");
         let (mut one, mut two) = (by_expiry(&path), by_expiry(&path));
         let first = one.acquire_lease("run", NOW).unwrap();
-        one.renew_lease(&first, NOW.plus(10)).unwrap();
+        one.renew_lease(&first, NOW.plus(15)).unwrap();
         let refused = two.acquire_lease("run", NOW.plus(24)).unwrap_err();
         assert!(matches!(refused, StoreError::Leased { by: Some(_) }), "{refused}");
         assert!(two.lease(NOW.plus(24)).unwrap().unwrap().alive);

@@ -7,7 +7,7 @@ use std::ops::Range;
 use diesel::prelude::*;
 use diesel::result::QueryResult;
 
-use super::backend::{Connection, on_backend, put_run};
+use super::backend::{Connection, on_backend, put_runs, remove_runs};
 use super::error::StoreError;
 use super::rows::{CoverageRow, PairText, ReadCoverage};
 use super::schema::coverage;
@@ -16,7 +16,7 @@ use crate::domain::{Pair, Reason, State, Timeframe, Timestamp};
 
 /// Several pairs are read with one statement as long as what is asked of them lies within so
 /// many seconds: the day's runs of all pairs are few. Else each pair is read for itself.
-const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
+pub(super) const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
 
 /// The end of the latest bucket that anything is known of, by pair.
 pub(super) fn ends(
@@ -125,26 +125,26 @@ impl Ledger {
 
     /// Writes what changed since the reading.
     pub(super) fn save(&self, connection: &mut Connection, now: Timestamp) -> QueryResult<()> {
-        for ((pair, timeframe), runs) in &self.runs {
-            let text = PairText::new(*pair);
+        let texts: Vec<PairText> = self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect();
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        for (((_, timeframe), runs), text) in self.runs.iter().zip(&texts) {
             let mut after = runs.after.iter().peekable();
             for old in &runs.before {
                 let mut kept = false;
                 while let Some(new) = after.next_if(|new| new.span.start <= old.span.start) {
                     kept |= new.span.start == old.span.start;
                     if new != old {
-                        put_run(connection, &CoverageRow::new(&text, *timeframe, new, now))?;
+                        changed.push(CoverageRow::new(text, *timeframe, new, now));
                     }
                 }
                 if !kept {
-                    remove(connection, &text, *timeframe, old.span.start)?;
+                    gone.push((text.as_str(), timeframe.as_str(), old.span.start.0));
                 }
             }
-            for new in after {
-                put_run(connection, &CoverageRow::new(&text, *timeframe, new, now))?;
-            }
+            changed.extend(after.map(|new| CoverageRow::new(text, *timeframe, new, now)));
         }
-        Ok(())
+        put_runs(connection, &changed)?;
+        remove_runs(connection, &gone)
     }
 }
 
@@ -175,19 +175,6 @@ fn touching_of(
             .order((coverage::timeframe.asc(), coverage::from_ts.asc()))
             .select(ReadCoverage::as_select())
             .load(connection)
-    })
-}
-
-fn remove(
-    connection: &mut Connection,
-    pair: &PairText,
-    timeframe: Timeframe,
-    from: Timestamp,
-) -> QueryResult<()> {
-    on_backend!(connection, connection => {
-        diesel::delete(coverage::table.find((pair.as_str(), timeframe.as_str(), from.0)))
-            .execute(connection)
-            .map(drop)
     })
 }
 

@@ -3,20 +3,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `url`, `sqlite`, `error` | where the database is, opening and migrating it, what can go wrong |
-//! | `backend` | the seam between the databases: all that they spell differently |
+//! | `url`, `sqlite`, `postgres`, `migrate`, `error` | where the database is, opening and migrating it, what can go wrong |
+//! | `backend`, `many` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
-//! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
+//! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use diesel::result::QueryResult;
 
 use crate::domain::coverage::Run;
 use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
@@ -33,10 +31,14 @@ mod feeds;
 mod handle;
 mod lease;
 mod ledger;
+mod many;
+mod migrate;
+mod postgres;
 mod requests;
 mod rows;
 mod schema;
 mod settings;
+mod shelf;
 mod sqlite;
 mod url;
 
@@ -48,12 +50,14 @@ pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
 pub use handle::{QUEUED_MAX, StoreHandle};
-pub use lease::{LEASE_S, Lease, LeaseState};
+pub use lease::{LEASE_S, Lease, LeaseState, Standby};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use rows::{Revision, RevisionKind, StoredBar};
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
-use backend::Connection;
+use backend::{Connection, lease_time};
+use lease::Fence;
+use url::Whereabouts;
 
 /// The setting that says which environment the database belongs to.
 const ENVIRONMENT: &str = "environment";
@@ -78,34 +82,53 @@ pub struct Store {
     longer: Vec<Timeframe>,
     /// What `candles.feed_id` is to be, by pair.
     feed_ids: HashMap<Pair, i64>,
+    /// Whose lease it must be for a write to be let in, once this one has taken it.
+    fence: Option<Fence>,
 }
 
 impl Store {
     /// Opens the database for reading and writing. An SQLite file is created where absent, for
-    /// the owner to write and the group to read; a schema that is behind is migrated, after a
-    /// copy to `<file>.schema-N.bak`. Where that fails, nothing half-made stays behind.
+    /// the owner to write and the group to read; on a server the tables are. A schema that is behind is
+    /// migrated, after a copy to `<file>.schema-N.bak`, or to a schema `candlekeep_schema_N`. Where that
+    /// fails, nothing half-made stays behind. Blocks, a server's answer included.
     ///
     /// # Errors
-    /// [`StoreError::Unopenable`], [`StoreError::NotOurs`], [`StoreError::NewerSchema`],
-    /// [`StoreError::NotBuilt`]; [`StoreError::Busy`] where another process holds it for long.
+    /// [`StoreError::Unopenable`], [`StoreError::NotOurs`], [`StoreError::NewerSchema`];
+    /// [`StoreError::Busy`] where another process holds it for long, [`StoreError::Unreachable`] where
+    /// the server does not answer.
     pub fn open(url: &DatabaseUrl) -> Result<Store, StoreError> {
-        let path = url.sqlite_path().ok_or(NOT_BUILT)?;
-        let connection = Connection::Sqlite(sqlite::open(path)?);
-        Ok(Store::over(connection, Some(sqlite::lock_path(path))))
+        Ok(match url.place() {
+            Whereabouts::File(path) => {
+                let connection = Connection::Sqlite(sqlite::open(path)?);
+                Store::over(connection, Some(sqlite::lock_path(path)))
+            }
+            Whereabouts::Server(target) => {
+                let server = postgres::open(*target, &url.to_string())?;
+                Store::over(Connection::Postgres(Box::new(server)), None)
+            }
+        })
     }
 
-    /// Opens the database for reading, beside a process that writes. Never creates one.
+    /// Opens the database for reading, beside a process that writes. Never creates one. Of a server a
+    /// replica will do.
     ///
     /// # Errors
     /// [`StoreError::Absent`] and [`StoreError::OlderSchema`] besides those of [`Store::open`].
     pub fn open_read_only(url: &DatabaseUrl) -> Result<Store, StoreError> {
-        let path = url.sqlite_path().ok_or(NOT_BUILT)?;
-        let connection = Connection::Sqlite(sqlite::open_read_only(path)?);
-        Ok(Store::over(connection, Some(sqlite::lock_path(path))))
+        Ok(match url.place() {
+            Whereabouts::File(path) => {
+                let connection = Connection::Sqlite(sqlite::open_read_only(path)?);
+                Store::over(connection, Some(sqlite::lock_path(path)))
+            }
+            Whereabouts::Server(target) => {
+                let server = postgres::open_read_only(*target, &url.to_string())?;
+                Store::over(Connection::Postgres(Box::new(server)), None)
+            }
+        })
     }
 
     fn over(connection: Connection, lock_path: Option<PathBuf>) -> Store {
-        Store { connection, lock_path, longer: vec![Timeframe::M15], feed_ids: HashMap::new() }
+        Store { connection, lock_path, longer: vec![Timeframe::M15], feed_ids: HashMap::new(), fence: None }
     }
 
     /// Says which bars to derive from 5-minute ones from now on; 15 minutes if never said.
@@ -118,13 +141,30 @@ impl Store {
 
     /// Takes the lease for a new holder, which is this process doing `command`, at wall time
     /// `now`. On SQLite whoever holds the lock beside the database has it, whatever the row
-    /// says: one that was killed has given it back, one that is paused has not.
+    /// says: one that was killed has given it back, one that is paused has not. On a server it is to be
+    /// had once it has expired, by the server's clock. From here on every write of this store is refused
+    /// once the lease is another's.
     ///
     /// # Errors
     /// [`StoreError::Leased`] where another has it, after half a second in which a reader that
     /// looks at the lock may be in the way; [`StoreError::Unopenable`] where there is no
     /// locking; those of any write.
     pub fn acquire_lease(&mut self, command: &str, now: Timestamp) -> Result<Lease, StoreError> {
+        self.take_turn(&Standby::new(command, now)?, 0, now)
+    }
+
+    /// Takes the lease for one that may have waited for it, as [`Store::acquire_lease`] does. The lease
+    /// of one that has shown no sign of life for `unchanged_s` seconds, a whole lease's length, has expired
+    /// whatever the clocks say.
+    ///
+    /// # Errors
+    /// Those of [`Store::acquire_lease`].
+    pub fn take_turn(
+        &mut self,
+        standby: &Standby,
+        unchanged_s: i64,
+        now: Timestamp,
+    ) -> Result<Lease, StoreError> {
         let lock = match &self.lock_path {
             None => None,
             Some(path) => match sqlite::lock(path)? {
@@ -132,7 +172,45 @@ impl Store {
                 None => return Err(lease::leased(lease::find(&mut self.connection)?)),
             },
         };
-        self.writing(|store| lease::take(&mut store.connection, command, lock, now))
+        let lease = self.within(Connection::begin_write, |store| {
+            let now = lease_time(&mut store.connection, now)?;
+            lease::take(&mut store.connection, standby, lock, now, unchanged_s)
+        })?;
+        self.fence = Some(lease.fence());
+        Ok(lease)
+    }
+
+    /// Whether several processes may wait for the lease of this database: where it expires by itself.
+    pub fn has_standbys(&self) -> bool {
+        self.lock_path.is_none()
+    }
+
+    /// Says that a process lives and waits for the lease.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn stand_by(&mut self, standby: &Standby, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| {
+            let now = lease_time(&mut store.connection, now)?;
+            lease::wait(&mut store.connection, standby, now)
+        })
+    }
+
+    /// Says that a process waits for the lease no more.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn leave_standby(&mut self, standby: &Standby, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| lease::leave(&mut store.connection, standby, now))
+    }
+
+    /// Who waits for the lease, longest first.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn standbys(&mut self, now: Timestamp) -> Result<Vec<LeaseState>, StoreError> {
+        let now = lease_time(&mut self.connection, now)?;
+        lease::standbys(&mut self.connection, now)
     }
 
     /// Says that the holder lives at wall time `now`: the lease lasts [`LEASE_S`] seconds more.
@@ -140,7 +218,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.writing(|store| lease::renew(&mut store.connection, lease, now))
+        self.writing(|store| {
+            let now = lease_time(&mut store.connection, now)?;
+            lease::renew(&mut store.connection, lease, now)
+        })
     }
 
     /// Writes down that the holder has ended in good order at wall time `now`. Its lock, where
@@ -149,7 +230,10 @@ impl Store {
     /// # Errors
     /// Those of any write.
     pub fn release_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.writing(|store| lease::release(&mut store.connection, lease, now))
+        self.within(Connection::begin_write, |store| {
+            let now = lease_time(&mut store.connection, now)?;
+            lease::release(&mut store.connection, lease, now)
+        })
     }
 
     /// Who collects at wall time `now`, or did last.
@@ -158,6 +242,7 @@ impl Store {
     /// Those of any read.
     pub fn lease(&mut self, now: Timestamp) -> Result<Option<LeaseState>, StoreError> {
         let locked = self.lock_path.as_deref().and_then(sqlite::is_locked);
+        let now = lease_time(&mut self.connection, now)?;
         lease::state(&mut self.connection, locked, now)
     }
 
@@ -598,6 +683,7 @@ impl Store {
     pub fn fold_log(&mut self) -> Result<(), StoreError> {
         match &mut self.connection {
             Connection::Sqlite(connection) => sqlite::fold_log(connection),
+            Connection::Postgres(_) => Ok(()),
         }
     }
 
@@ -613,28 +699,42 @@ impl Store {
         self.within(Connection::begin_read, reads)
     }
 
+    /// Connects anew to a server that the connection to is lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`].
+    pub(super) fn revive(&mut self) -> Result<(), StoreError> {
+        self.connection.revive()
+    }
+
+    /// Runs writes in one transaction. Who has had the lease writes only while it has.
     fn writing<R>(
         &mut self,
         writes: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        self.within(Connection::begin_write, writes)
+        self.within(Connection::begin_write, |store| {
+            if let Some(fence) = &store.fence {
+                lease::check(&mut store.connection, fence)?;
+            }
+            writes(store)
+        })
     }
 
     /// Runs `work` in a transaction, which is undone where `work` or its commit fails.
     fn within<R>(
         &mut self,
-        begin: impl FnOnce(&mut Connection) -> QueryResult<()>,
+        begin: impl FnOnce(&mut Connection) -> Result<(), StoreError>,
         work: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        begin(&mut self.connection)?;
-        let outcome = work(self).and_then(|answer| {
+        let outcome = begin(&mut self.connection).and_then(|()| {
+            let answer = work(self)?;
             self.connection.commit()?;
             Ok(answer)
         });
-        if outcome.is_err() {
+        outcome.map_err(|error| {
             self.roll_back();
-        }
-        outcome
+            self.connection.judge(error)
+        })
     }
 
     /// Undoes what a panic has left open.
@@ -642,6 +742,3 @@ impl Store {
         self.connection.roll_back();
     }
 }
-
-/// The step to PostgreSQL is laid out in `backend.rs` and `migrations/postgres`, and not taken.
-const NOT_BUILT: StoreError = StoreError::NotBuilt { backend: "PostgreSQL" };

@@ -33,28 +33,28 @@ impl PairText {
 // Else a missing feed makes the statement's text depend on the row, and nothing can be cached.
 #[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct CandleRow<'a> {
-    pair: &'a str,
-    timeframe: &'static str,
-    timestamp: i64,
-    open: f64,
-    high: f64,
-    low: f64,
-    close: f64,
-    volume: i64,
-    source: &'static str,
-    created_at: i64,
-    bid_open: f64,
-    bid_high: f64,
-    bid_low: f64,
-    bid_close: f64,
-    ask_open: f64,
-    ask_high: f64,
-    ask_low: f64,
-    ask_close: f64,
-    revision: i32,
-    updated_at: i64,
-    seq: i64,
-    feed_id: Option<i64>,
+    pub(super) pair: &'a str,
+    pub(super) timeframe: &'static str,
+    pub(super) timestamp: i64,
+    pub(super) open: f64,
+    pub(super) high: f64,
+    pub(super) low: f64,
+    pub(super) close: f64,
+    pub(super) volume: i64,
+    pub(super) source: &'static str,
+    pub(super) created_at: i64,
+    pub(super) bid_open: f64,
+    pub(super) bid_high: f64,
+    pub(super) bid_low: f64,
+    pub(super) bid_close: f64,
+    pub(super) ask_open: f64,
+    pub(super) ask_high: f64,
+    pub(super) ask_low: f64,
+    pub(super) ask_close: f64,
+    pub(super) revision: i32,
+    pub(super) updated_at: i64,
+    pub(super) seq: i64,
+    pub(super) feed_id: Option<i64>,
 }
 
 impl<'a> CandleRow<'a> {
@@ -318,14 +318,14 @@ impl ReadRevision {
 #[derive(Insertable)]
 #[diesel(table_name = coverage)]
 pub(super) struct CoverageRow<'a> {
-    pair: &'a str,
-    timeframe: &'static str,
-    from_ts: i64,
-    to_ts: i64,
-    state: &'static str,
-    reason: &'static str,
-    evidence: &'a str,
-    updated_at: i64,
+    pub(super) pair: &'a str,
+    pub(super) timeframe: &'static str,
+    pub(super) from_ts: i64,
+    pub(super) to_ts: i64,
+    pub(super) state: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) evidence: &'a str,
+    pub(super) updated_at: i64,
 }
 
 impl<'a> CoverageRow<'a> {

@@ -1,5 +1,19 @@
 //! Tables as diesel sees them, in both databases. `migrations/` says what each column means.
 
+/// Every table, in the order in which they are copied.
+pub(super) const TABLES: [&str; 10] = [
+    "candles",
+    "candle_revisions",
+    "coverage",
+    "feeds",
+    "allowance",
+    "settings",
+    "stream_breaks",
+    "lease",
+    "fetch_requests",
+    "heal_attempts",
+];
+
 diesel::table! {
     candles (pair, timeframe, timestamp) {
         pair -> Text,

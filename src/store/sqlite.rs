@@ -16,6 +16,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::{StoreError, cut};
+use super::migrate::{number, refuse_newer, refuse_older, versions_known};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -122,15 +123,16 @@ fn make_durable(connection: &mut SqliteConnection, path: &Path) -> Result<(), St
 /// Opens the file for reading, beside whatever process is writing it. Never creates one.
 pub(super) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
     if !path.try_exists().map_err(|error| unopenable(path, error))? {
-        return Err(StoreError::Absent { path: path.to_owned() });
+        // Relative to what, is what one wants to know.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        return Err(StoreError::Absent { place: path.display().to_string() });
     }
     let mut connection = establish(path, "ro")?;
-    let known = versions_known(&MIGRATIONS).map_err(|why| unopenable(path, why))?;
+    let known = versions_known::<Sqlite>(&MIGRATIONS).map_err(|why| unopenable(path, why))?;
     let applied = versions_applied(&mut connection, path)?;
-    refuse_newer(path, &applied, &known)?;
-    if applied.len() < known.len() {
-        return Err(StoreError::OlderSchema { path: path.to_owned() });
-    }
+    let place = path.display().to_string();
+    refuse_newer(&place, &applied, &known)?;
+    refuse_older(&place, &applied, &known)?;
     Ok(connection)
 }
 
@@ -167,7 +169,7 @@ fn migrate<M: MigrationSource<Sqlite>>(
 ) -> Result<(), StoreError> {
     let known = versions_known(&migrations).map_err(|why| unopenable(path, why))?;
     let applied = if is_empty(connection, path)? { Vec::new() } else { versions_applied(connection, path)? };
-    refuse_newer(path, &applied, &known)?;
+    refuse_newer(&path.display().to_string(), &applied, &known)?;
     make_durable(connection, path)?;
     if applied.len() == known.len() {
         return Ok(());
@@ -199,10 +201,7 @@ impl From<diesel::result::Error> for Failed {
 }
 
 fn back_up(connection: &mut SqliteConnection, path: &Path, version: &str) -> Result<(), StoreError> {
-    let number = match version.trim_start_matches('0') {
-        "" => "0",
-        number => number,
-    };
+    let number = number(version);
     let backup = beside(path, &format!(".schema-{number}.bak"));
     let half_done = beside(path, &format!(".schema-{number}.tmp"));
     let failed = |why: &dyn std::fmt::Display| {
@@ -226,14 +225,6 @@ fn is_empty(connection: &mut SqliteConnection, path: &Path) -> Result<bool, Stor
     Ok(objects == 0)
 }
 
-fn versions_known(migrations: &dyn MigrationSource<Sqlite>) -> Result<Vec<String>, String> {
-    let migrations = migrations.migrations().map_err(|error| error.to_string())?;
-    let mut versions: Vec<String> =
-        migrations.iter().map(|migration| migration.name().version().to_string()).collect();
-    versions.sort();
-    Ok(versions)
-}
-
 /// Which migrations a database has had, ascending. Asks without diesel's harness, which would
 /// create its table where there is none.
 fn versions_applied(connection: &mut SqliteConnection, path: &Path) -> Result<Vec<String>, StoreError> {
@@ -249,22 +240,11 @@ fn versions_applied(connection: &mut SqliteConnection, path: &Path) -> Result<Ve
         .map_err(|error| in_opening(path, error))?;
     if versions.is_empty() {
         return Err(StoreError::NotOurs {
-            path: path.to_owned(),
+            place: path.display().to_string(),
             why: "it has no schema of ours".to_owned(),
         });
     }
     Ok(versions.iter().map(ToString::to_string).collect())
-}
-
-fn refuse_newer(path: &Path, applied: &[String], known: &[String]) -> Result<(), StoreError> {
-    match applied.iter().rev().find(|version| !known.contains(version)) {
-        None => Ok(()),
-        Some(found) => Err(StoreError::NewerSchema {
-            path: path.to_owned(),
-            found: found.clone(),
-            known: known.last().cloned().unwrap_or_default(),
-        }),
-    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -274,7 +254,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn unopenable(path: &Path, why: impl ToString) -> StoreError {
-    StoreError::Unopenable { path: path.to_owned(), why: cut(&why.to_string()) }
+    StoreError::Unopenable { place: path.display().to_string(), why: cut(&why.to_string()) }
 }
 
 /// What a failed statement means while the file is being opened.
@@ -283,7 +263,7 @@ fn in_opening(path: &Path, error: diesel::result::Error) -> StoreError {
     match StoreError::from(error) {
         busy @ StoreError::Busy { .. } => busy,
         _ if why.contains("not a database") || why.contains("no such table: __diesel") => {
-            StoreError::NotOurs { path: path.to_owned(), why: cut(&why) }
+            StoreError::NotOurs { place: path.display().to_string(), why: cut(&why) }
         }
         _ => unopenable(path, why),
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::postgres::Target;
+
 /// Where the database is, as `database.url` says it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(Place);
@@ -28,6 +30,9 @@ pub enum NotADatabaseUrl {
         "not an SQLite file: write sqlite://file.db or sqlite:////absolute/path/file.db, without parameters"
     )]
     NotAFile,
+    /// `postgres://` and something that PostgreSQL's clients do not understand.
+    #[error("not a PostgreSQL address: {0}")]
+    NotAServer(String),
 }
 
 impl DatabaseUrl {
@@ -43,6 +48,25 @@ impl DatabaseUrl {
             Place::Postgres(_) => None,
         }
     }
+
+    /// What to connect to.
+    pub(super) fn place(&self) -> Whereabouts<'_> {
+        match &self.0 {
+            Place::Sqlite(path) => Whereabouts::File(path),
+            Place::Postgres(url) => {
+                let target = Target::parse(url);
+                Whereabouts::Server(Box::new(target.expect("it was parsed when this was made")))
+            }
+        }
+    }
+}
+
+/// What to open.
+pub(super) enum Whereabouts<'a> {
+    /// An SQLite file.
+    File(&'a Path),
+    /// A PostgreSQL server.
+    Server(Box<Target>),
 }
 
 impl FromStr for DatabaseUrl {
@@ -53,6 +77,7 @@ impl FromStr for DatabaseUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            Target::parse(text).map_err(NotADatabaseUrl::NotAServer)?;
             return Ok(DatabaseUrl(Place::Postgres(text.to_owned())));
         }
         let path = text.strip_prefix("sqlite://").ok_or(NotADatabaseUrl::UnknownScheme)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::tenure::Tenure;
+use super::tenure::{self, Tenure};
 use super::{Alarm, Alert};
 use crate::aggregator::actor::{
     AccountTo, AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
@@ -119,7 +119,11 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let (store, lease) = open_store(config, &flags, &clock)?;
+        let mut stop = std::pin::pin!(stop);
+        let (store, lease) = tokio::select! {
+            opened = open_store(config, &flags, &clock) => opened?,
+            () = &mut stop => return Ok(None),
+        };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
         let ground =
             Ground { clock: clock.clone(), store: store.clone(), tenure: tenure.clone(), alarm, alerts };
@@ -370,19 +374,30 @@ fn failure(alert: Option<Alert>) -> Failure {
 }
 
 /// Opens the database and takes its lease, before anything else is done with it.
-fn open_store(config: &Config, flags: &RunFlags, clock: &Clock) -> Result<(StoreHandle, Lease), Failure> {
-    let mut store = Store::open(&config.database)?;
-    let lease = store.acquire_lease(flags.command, clock.wall())?;
-    let bound = store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change);
-    if let Err(error) = bound {
-        // Why it ends is told by the error, not by whether this works.
-        let _ = store.release_lease(&lease, clock.wall());
-        return Err(error.into());
-    }
-    store.set_timeframes(&config.timeframes);
-    let (handle, _thread) = StoreHandle::spawn("candlekeep-store", store)
-        .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-    Ok((handle, lease))
+async fn open_store(
+    config: &Config,
+    flags: &RunFlags,
+    clock: &Clock,
+) -> Result<(StoreHandle, Lease), Failure> {
+    let store = tenure::open(&config.database).await?;
+    let waits = flags.purpose == Purpose::Collect;
+    let lease = tenure::acquire(&store, flags.command, waits, clock).await?;
+    let (environment, accepts) = (config.ig.environment.as_str(), flags.accept_feed_change);
+    let (timeframes, now) = (config.timeframes.clone(), clock.wall());
+    let lease = store
+        .run(move |store| {
+            store.set_timeframes(&timeframes);
+            match store.bind_environment(environment, accepts) {
+                Ok(()) => Ok(lease),
+                Err(error) => {
+                    // Why it ends is told by the error, not by whether this works.
+                    let _ = store.release_lease(&lease, now);
+                    Err(error)
+                }
+            }
+        })
+        .await?;
+    Ok((store, lease))
 }
 
 fn session_settings(config: &Config, login: &Login, flags: &RunFlags) -> SessionSettings {

@@ -23,10 +23,16 @@ mod outages;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod recorded_bars;
 #[cfg(test)]
 mod replay;
 mod rows;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
+mod standby;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What the store promises, case by case, on each database. PostgreSQL joins in
-//! [`on_each_database`] once the store speaks to it.
+//! What the store promises, case by case, on each database.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,10 +17,12 @@ use candlekeep::domain::{
 };
 use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, AttemptRow, BarQuery, CommitReport, DatabaseUrl, Feed,
-    OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, RevisionKind, SpendOn, Store, StoreError,
-    StoredBar, Verdict, judge,
+    OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision, RevisionKind, SpendOn, Standby, Store,
+    StoreError, StoredBar, Verdict, judge,
 };
 use proptest::prelude::*;
+
+use super::postgres;
 
 /// 2020-03-09 12:00:00 UTC, a Monday.
 const NOON: Timestamp = Timestamp(1_583_755_200);
@@ -30,8 +32,48 @@ const EVERYTHING: BarQuery = BarQuery { from: None, to: None, count: None };
 
 /// Runs a case on a fresh database of each kind.
 fn on_each_database(case: impl Fn(&DatabaseUrl)) {
+    on_each_place(|place| case(&place.url));
+}
+
+/// Runs a case on a fresh database of each kind, which it also gets at past the store.
+fn on_each_place(case: impl Fn(&Place)) {
     let dir = tempfile::tempdir().unwrap();
-    case(&DatabaseUrl::sqlite(dir.path().join("candles.db")));
+    case(&Place::file(&dir.path().join("candles.db")));
+    if let Some(server) = postgres::shared() {
+        let address = server.place();
+        case(&Place { url: address.parse().unwrap(), server: Some(address) });
+    }
+}
+
+/// A database and the way to it past the store.
+struct Place {
+    url: DatabaseUrl,
+    server: Option<String>,
+}
+
+impl Place {
+    fn file(path: &Path) -> Place {
+        Place { url: DatabaseUrl::sqlite(path), server: None }
+    }
+
+    /// Runs statements, each database's own where they are spelled differently.
+    fn run(&self, on_sqlite: &str, on_postgres: &str) {
+        match &self.server {
+            None => self.sqlite().execute_batch(on_sqlite).unwrap(),
+            Some(address) => drop(postgres::query(address, on_postgres).unwrap()),
+        }
+    }
+
+    fn number(&self, query: &str) -> i64 {
+        match &self.server {
+            None => self.sqlite().query_row(query, [], |row| row.get(0)).unwrap(),
+            Some(address) => postgres::query(address, query).unwrap()[0][0].parse().unwrap(),
+        }
+    }
+
+    fn sqlite(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.url.sqlite_path().unwrap()).unwrap()
+    }
 }
 
 fn pair(text: &str) -> Pair {
@@ -520,23 +562,22 @@ fn readers_see_five_and_fifteen_minutes_appear_together_while_another_writes() {
 
 #[test]
 fn a_failed_transaction_leaves_nothing() {
-    on_each_database(|url| {
-        let mut store = Store::open(url).unwrap();
+    on_each_place(|place| {
+        let mut store = Store::open(&place.url).unwrap();
         commit(&mut store, settled(&[streamed(0, 5, 7)]), NOW);
-        let path = url.sqlite_path().unwrap();
-        let other = rusqlite::Connection::open(path).unwrap();
-        other
-            .execute_batch(
-                "CREATE TRIGGER full BEFORE INSERT ON coverage \
-                 BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
-            )
-            .unwrap();
+        place.run(
+            "CREATE TRIGGER full BEFORE INSERT ON coverage \
+             BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+            "CREATE FUNCTION no_room() RETURNS trigger AS \
+             $$ BEGIN RAISE EXCEPTION 'could not extend file'; END $$ LANGUAGE plpgsql; \
+             CREATE TRIGGER full_disk BEFORE INSERT ON coverage FOR EACH ROW EXECUTE FUNCTION no_room()",
+        );
         let bars = settled(&[streamed(1, 5, 7), streamed(2, 5, 7)]);
         let failed = store.commit(std::slice::from_ref(&bars), NOW).unwrap_err();
         assert!(failed.is_retryable(), "{failed:?}");
         assert_eq!(all(&mut store, Timeframe::M5).len(), 1);
         assert_eq!(all(&mut store, Timeframe::M15).len(), 0);
-        other.execute_batch("DROP TRIGGER full").unwrap();
+        place.run("DROP TRIGGER full", "DROP TRIGGER full_disk ON coverage");
         assert_eq!(commit(&mut store, bars, NOW).inserted, 2, "the same again succeeds");
         assert_eq!(ledger(&mut store, Timeframe::M5, 3), "sss");
     });
@@ -584,15 +625,6 @@ fn a_place_that_cannot_be_written_is_named() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), if cfg!(unix) { 1 } else { 0 });
-}
-
-#[test]
-fn postgresql_is_refused_in_plain_words() {
-    let url: DatabaseUrl = "postgres://me:secret@host/candles".parse().unwrap();
-    for opened in [Store::open(&url), Store::open_read_only(&url)] {
-        let failed = opened.map(drop).unwrap_err();
-        assert_eq!(failed.to_string(), "this candlekeep is not built for PostgreSQL");
-    }
 }
 
 #[test]
@@ -845,24 +877,82 @@ fn one_process_at_a_time_has_the_lease() {
         let refused = two.acquire_lease("backfill", NOW.plus(1)).unwrap_err();
         let StoreError::Leased { by: Some(by) } = &refused else { panic!("{refused}") };
         assert_eq!((by.command.as_str(), by.pid), ("run", i64::from(std::process::id())));
+        // A server goes by its own clock.
+        let (is_server, since) = (url.sqlite_path().is_none(), by.acquired_at);
+        assert!(is_server || since == NOW);
         let line = format!(
-            "another process collects into this database: run, pid {} on {}, since {NOW}; stop it first",
+            "another process collects into this database: run, pid {} on {}, since {since}; stop it first",
             by.pid, by.host
         );
         assert!(!by.host.is_empty() && refused.to_string() == line, "{refused}");
-        one.renew_lease(&first, NOW.plus(10)).unwrap();
-        let state = reader.lease(NOW.plus(10)).unwrap().unwrap();
+        one.renew_lease(&first, NOW.plus(8)).unwrap();
+        let state = reader.lease(NOW.plus(8)).unwrap().unwrap();
         assert!(state.alive && !state.released);
-        assert_eq!((state.acquired_at, state.renewed_at, state.epoch), (NOW, NOW.plus(10), 1));
+        assert_eq!((state.acquired_at, state.epoch), (since, 1));
+        assert!(is_server || state.renewed_at == NOW.plus(8));
 
         one.release_lease(&first, NOW.plus(12)).unwrap();
         drop(first);
         let state = reader.lease(NOW.plus(13)).unwrap().unwrap();
         assert!(!state.alive && state.released);
-        assert_eq!(state.renewed_at, NOW.plus(12), "when it ended");
+        assert!(is_server || state.renewed_at == NOW.plus(12), "when it ended");
         let second = two.acquire_lease("backfill", NOW.plus(13)).unwrap();
         assert_eq!(second.epoch(), 2);
         assert_eq!(reader.lease(NOW.plus(13)).unwrap().unwrap().command, "backfill");
+    });
+}
+
+#[test]
+fn who_has_lost_the_lease_writes_nothing_more() {
+    on_each_place(|place| {
+        let (mut one, mut two) = (Store::open(&place.url).unwrap(), Store::open(&place.url).unwrap());
+        let first = one.acquire_lease("run", NOW).unwrap();
+        commit(&mut one, settled(&[streamed(0, 5, 7)]), NOW);
+        // It was paused for longer than the lease lasts; on SQLite somebody had to delete the lock for it.
+        let expire = "UPDATE lease SET renewed_at = renewed_at - 3600, expires_at = expires_at - 3600 \
+                      WHERE name = 'collector'";
+        place.run(expire, expire);
+        if let Some(path) = place.url.sqlite_path() {
+            fs::remove_file(path.with_extension("db.lock")).unwrap();
+        }
+        let second = two.acquire_lease("run", NOW).unwrap();
+        assert_eq!((first.epoch(), second.epoch()), (1, 2));
+        let refusals = [
+            one.commit(&[settled(&[streamed(1, 5, 7)])], NOW).map(drop),
+            one.set_setting("key", "value"),
+            one.book_spend(&allowance_key(), 1, &on(None), NOW).map(drop),
+            one.renew_lease(&first, NOW),
+        ];
+        for refusal in refusals {
+            assert!(matches!(refusal, Err(StoreError::LeaseLost { .. })), "{refusal:?}");
+        }
+        one.release_lease(&first, NOW).unwrap();
+        commit(&mut two, settled(&[streamed(2, 5, 7)]), NOW);
+        assert_eq!(ledger(&mut two, Timeframe::M5, 3), "s.s");
+        assert_eq!(two.setting("key").unwrap(), None);
+        let state = two.lease(NOW).unwrap().unwrap();
+        assert!(!state.released && state.epoch == 2, "who has lost it does not give it back");
+    });
+}
+
+#[test]
+fn who_waits_for_the_lease_is_known_until_it_has_it() {
+    on_each_place(|place| {
+        let mut leader = Store::open(&place.url).unwrap();
+        let lease = leader.acquire_lease("run", NOW).unwrap();
+        let mut store = Store::open(&place.url).unwrap();
+        let waiting = Standby::new("run", NOW).unwrap();
+        assert_eq!(store.standbys(NOW).unwrap(), []);
+        store.stand_by(&waiting, NOW).unwrap();
+        let standbys = leader.standbys(NOW).unwrap();
+        assert_eq!(standbys.len(), 1, "{standbys:?}");
+        assert_eq!(standbys[0].pid, i64::from(std::process::id()));
+        assert!(matches!(store.take_turn(&waiting, 0, NOW), Err(StoreError::Leased { .. })));
+        leader.release_lease(&lease, NOW).unwrap();
+        drop(lease);
+        let lease = store.take_turn(&waiting, 0, NOW).unwrap();
+        assert_eq!(lease.epoch(), 2);
+        assert_eq!(store.standbys(NOW).unwrap(), []);
     });
 }
 
@@ -1005,8 +1095,8 @@ fn a_request_to_fetch_is_handed_over_and_answered() {
 
 #[test]
 fn requests_are_bounded_and_open_ones_are_never_forgotten() {
-    on_each_database(|url| {
-        let mut store = Store::open(url).unwrap();
+    on_each_place(|place| {
+        let mut store = Store::open(&place.url).unwrap();
         let most = OPEN_REQUESTS_MAX as i64;
         let wish = |number: i64| (eur(), Timeframe::M5, slots(number..number + 1));
         let first = store.ask_fetch(&[wish(0)], NOW).unwrap()[0];
@@ -1022,12 +1112,10 @@ fn requests_are_bounded_and_open_ones_are_never_forgotten() {
             let ids = store.ask_fetch(&wishes, NOW).unwrap();
             second = if round == 0 { ids[0] } else { second };
             last = *ids.last().unwrap();
-            let raw = rusqlite::Connection::open(url.sqlite_path().unwrap()).unwrap();
-            raw.execute("UPDATE fetch_requests SET state = 'done' WHERE id > ?", [first]).unwrap();
+            let all_done = format!("UPDATE fetch_requests SET state = 'done' WHERE id > {first}");
+            place.run(&all_done, &all_done);
         }
-        let raw = rusqlite::Connection::open(url.sqlite_path().unwrap()).unwrap();
-        let kept: i64 = raw.query_row("SELECT count(*) FROM fetch_requests", [], |row| row.get(0)).unwrap();
-        assert_eq!(kept, REQUESTS_MAX as i64);
+        assert_eq!(place.number("SELECT count(*) FROM fetch_requests"), REQUESTS_MAX as i64);
         let left: Vec<i64> =
             store.requests(&[first, second, last]).unwrap().iter().map(|request| request.id).collect();
         assert_eq!(left, [first, last], "the oldest closed ones are gone, the oldest of all is open");
@@ -1267,6 +1355,28 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     prop_oneof![6 => part, 1 => longer, 3 => mark]
 }
 
+/// All that a database says of two pairs: the same in every kind of database.
+#[derive(Debug, PartialEq)]
+struct Tables {
+    bars: Vec<StoredBar>,
+    revisions: Vec<Revision>,
+    runs: Vec<(Pair, Timeframe, Run)>,
+}
+
+impl Tables {
+    fn read(store: &mut Store) -> Tables {
+        let everything = Timestamp(i64::MIN)..Timestamp(i64::MAX);
+        let mut tables = Tables { bars: Vec::new(), revisions: Vec::new(), runs: Vec::new() };
+        for (pair, timeframe) in store.known_keys().unwrap() {
+            tables.bars.extend(store.bars(pair, timeframe, &EVERYTHING).unwrap());
+            tables.revisions.extend(store.revisions(pair, timeframe, everything.clone()).unwrap());
+            let runs = store.coverage(pair, timeframe, everything.clone()).unwrap();
+            tables.runs.extend(runs.into_iter().map(|run| (pair, timeframe, run)));
+        }
+        tables
+    }
+}
+
 fn check_against(model: &Model, before: &Model, last_seq: i64, store: &mut Store) {
     let everything = NOON..NOON.plus(100 * 300);
     let mut stored_bars = BTreeMap::new();
@@ -1324,6 +1434,7 @@ proptest! {
             (proptest::collection::vec((any_fact(), 0..2usize), 0..12), any::<bool>()), 1..6,
         ),
     ) {
+        let tables = RefCell::new(Vec::new());
         on_each_database(|url| {
             let mut model = Model::default();
             let mut last_seq = 0;
@@ -1345,7 +1456,10 @@ proptest! {
                 check_against(&model, &before, last_seq, &mut store);
                 last_seq = report.last_seq;
             }
+            tables.borrow_mut().push(Tables::read(&mut store));
         });
+        let tables = tables.into_inner();
+        prop_assert!(tables.windows(2).all(|two| two[0] == two[1]), "{tables:#?}");
     }
 
     /// A price that went in comes out, to the last digit.

@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 use candlekeep::clock::Clock;
 use candlekeep::domain::{Bar, Pair, Price, Timeframe, Timestamp};
 use candlekeep::simulator::{self, Credentials, MarketOptions, Options, Simulator, Speed, Truth};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+use super::postgres;
 
 /// Where the market of most tests begins: Wednesday 2024-01-17 10:00 UTC, far from any close.
 pub const START: Timestamp = Timestamp(1_705_485_600);
@@ -75,9 +78,18 @@ pub struct World {
     credentials: Credentials,
     start: Timestamp,
     folder: TempDir,
+    /// Address of a database on a server, in place of the file in the folder.
+    server: Option<String>,
 }
 
 impl World {
+    /// The same with its database on a server.
+    pub fn on_server(self, address: String) -> World {
+        let mut world = self;
+        world.server = Some(address);
+        world
+    }
+
     /// A world whose seeded market begins at another time.
     pub fn with_start(start: Timestamp, options: Options) -> World {
         let MarketOptions::Seeded { seed, .. } = options.market else { panic!("a replay has its own") };
@@ -106,6 +118,7 @@ impl World {
             credentials,
             start,
             folder: tempfile::tempdir().unwrap(),
+            server: None,
         }
     }
 
@@ -141,6 +154,18 @@ impl World {
         self.folder.path().join("candlekeep.db")
     }
 
+    fn database_url(&self) -> String {
+        self.server.clone().unwrap_or_else(|| format!("sqlite:///{}", self.database().display()))
+    }
+
+    /// The database, if there is one yet.
+    fn open(&self) -> Option<Database> {
+        match &self.server {
+            None => Database::open(&self.database()),
+            Some(address) => Some(Database::Server(address.clone())),
+        }
+    }
+
     /// All that a user of the simulator sets, and nothing of the tester's own environment.
     fn variables(&self) -> BTreeMap<String, String> {
         [
@@ -148,7 +173,7 @@ impl World {
             ("IG_API_KEY", self.credentials.api_key.clone()),
             ("IG_USERNAME", self.credentials.identifier.clone()),
             ("IG_PASSWORD", self.credentials.password.clone()),
-            ("DATABASE_URL", format!("sqlite:///{}", self.database().display())),
+            ("DATABASE_URL", self.database_url()),
             ("CANDLEKEEP_CLOCK", "stream".to_owned()),
             ("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "0".to_owned()),
             ("CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE", "10000".to_owned()),
@@ -223,7 +248,7 @@ impl World {
         let mut last = None;
         poll(|| {
             service.expect_alive("the end of market time");
-            let Some(database) = Database::open(&self.database()) else { return false };
+            let Some(database) = self.open() else { return false };
             self.simulator().has_ended()
                 && database.pairs(newest) == *last.get_or_insert_with(|| self.last_bars())
                 && also(&database)
@@ -243,14 +268,12 @@ impl World {
 
     /// Bars stored so far, of both lengths.
     pub fn stored(&self) -> i64 {
-        Database::open(&self.database())
-            .and_then(|database| database.number("SELECT count(*) FROM candles"))
-            .unwrap_or(0)
+        self.open().and_then(|database| database.number("SELECT count(*) FROM candles")).unwrap_or(0)
     }
 
     /// A number that the database tells, 0 while it cannot.
     pub fn number(&self, query: &str) -> i64 {
-        Database::open(&self.database()).and_then(|database| database.number(query)).unwrap_or(0)
+        self.open().and_then(|database| database.number(query)).unwrap_or(0)
     }
 
     /// Compares the whole database with what happened.
@@ -266,20 +289,25 @@ impl World {
         let truth = self.simulator().truth();
         let wanted = |pair: &str| !aside.contains(&pair);
         let settled = self.start..self.settled_to();
-        verify_pairs(&self.database(), &truth, settled, DEPTH, Tolerance { holes, revised: false }, wanted)
+        verify_pairs(&self.known(), &truth, settled, DEPTH, Tolerance { holes, revised: false }, wanted)
     }
 
     /// The same where bars were corrected: what is stored now is what happened.
     pub fn verify_revised(&self) -> Summary {
         let truth = self.simulator().truth();
         let tolerance = Tolerance { holes: Holes::None, revised: true };
-        verify_pairs(&self.database(), &truth, self.start..self.settled_to(), DEPTH, tolerance, |_| true)
+        verify_pairs(&self.known(), &truth, self.start..self.settled_to(), DEPTH, tolerance, |_| true)
     }
 
     /// The same for a database that knows of the market from this time on.
     pub fn verify_from(&self, start: Timestamp, holes: Holes) -> Summary {
         let truth = self.simulator().truth();
-        verify(&self.database(), &truth, start..self.settled_to(), DEPTH, holes)
+        let tolerance = Tolerance { holes, revised: false };
+        verify_pairs(&self.known(), &truth, start..self.settled_to(), DEPTH, tolerance, |_| true)
+    }
+
+    fn known(&self) -> Database {
+        self.open().expect("there is a database")
     }
 }
 
@@ -456,7 +484,12 @@ impl Drop for Service {
 }
 
 /// A reader of the database that shares nothing with the program.
-pub struct Database(Connection);
+pub enum Database {
+    /// A file.
+    File(Connection),
+    /// A server's, by its address.
+    Server(String),
+}
 
 /// One bar as it stands in the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -492,47 +525,61 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).ok()?;
         connection.busy_timeout(Duration::from_secs(5)).ok()?;
-        Some(Database(connection))
+        Some(Database::File(connection))
+    }
+
+    /// What a query answers, as text; nothing while it cannot.
+    fn rows(&self, query: &str) -> Option<Vec<Vec<String>>> {
+        let connection = match self {
+            Database::File(connection) => connection,
+            Database::Server(address) => return postgres::query(address, query).ok(),
+        };
+        let mut statement = connection.prepare(query).ok()?;
+        let columns = statement.column_count();
+        let text = |value: ValueRef<'_>| match value {
+            ValueRef::Null => String::new(),
+            ValueRef::Integer(number) => number.to_string(),
+            ValueRef::Real(number) => number.to_string(),
+            ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+        };
+        let row = |row: &rusqlite::Row<'_>| (0..columns).map(|ix| row.get_ref(ix).map(text)).collect();
+        statement.query_map([], row).ok()?.collect::<Result<_, _>>().ok()
     }
 
     /// The one number that a query answers.
     pub fn number(&self, query: &str) -> Option<i64> {
-        self.0.query_row(query, [], |row| row.get(0)).ok()
+        self.text(query)?.parse().ok()
     }
 
     /// The one text that a query answers.
     pub fn text(&self, query: &str) -> Option<String> {
-        self.0.query_row(query, [], |row| row.get(0)).ok()
+        self.rows(query)?.pop()?.pop()
     }
 
     /// Text and number of each row; nothing while there are no tables.
     fn pairs(&self, query: &str) -> BTreeMap<String, i64> {
-        let Ok(mut statement) = self.0.prepare(query) else { return BTreeMap::new() };
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-        rows.map(Result::unwrap).collect()
+        let rows = self.rows(query).unwrap_or_default();
+        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
     }
 
     /// Every bar of one length, by pair and start.
     pub fn bars(&self, timeframe: &str) -> BTreeMap<String, BTreeMap<i64, StoredRow>> {
         let mut bars: BTreeMap<String, BTreeMap<i64, StoredRow>> = BTreeMap::new();
-        let mut statement = self
-            .0
-            .prepare(
-                "SELECT pair, timestamp, open, high, low, close, bid_open, bid_high, bid_low, bid_close, \
-                 ask_open, ask_high, ask_low, ask_close, volume, source, revision \
-                 FROM candles WHERE timeframe = ? ORDER BY timestamp",
-            )
-            .unwrap();
-        let mut rows = statement.query([timeframe]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let side = |first: usize| -> [f64; 4] { std::array::from_fn(|ix| row.get(first + ix).unwrap()) };
+        let query = format!(
+            "SELECT pair, timestamp, open, high, low, close, bid_open, bid_high, bid_low, bid_close, \
+             ask_open, ask_high, ask_low, ask_close, volume, source, revision \
+             FROM candles WHERE timeframe = '{timeframe}' ORDER BY timestamp"
+        );
+        for row in self.rows(&query).expect("the table of bars") {
+            let side =
+                |first: usize| -> [f64; 4] { std::array::from_fn(|ix| row[first + ix].parse().unwrap()) };
             let stored = StoredRow {
                 prices: [side(2), side(6), side(10)],
-                volume: row.get(14).unwrap(),
-                source: row.get(15).unwrap(),
-                revision: row.get(16).unwrap(),
+                volume: row[14].parse().unwrap(),
+                source: row[15].clone(),
+                revision: row[16].parse().unwrap(),
             };
-            bars.entry(row.get(0).unwrap()).or_default().insert(row.get(1).unwrap(), stored);
+            bars.entry(row[0].clone()).or_default().insert(row[1].parse().unwrap(), stored);
         }
         bars
     }
@@ -540,23 +587,19 @@ impl Database {
     /// The ledger of one length, by pair, ascending.
     pub fn ledger(&self, timeframe: &str) -> BTreeMap<String, Vec<StoredRun>> {
         let mut ledger: BTreeMap<String, Vec<StoredRun>> = BTreeMap::new();
-        let mut statement = self
-            .0
-            .prepare(
-                "SELECT pair, from_ts, to_ts, state, reason, evidence FROM coverage \
-                 WHERE timeframe = ? ORDER BY pair, from_ts",
-            )
-            .unwrap();
-        let mut rows = statement.query([timeframe]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
+        let query = format!(
+            "SELECT pair, from_ts, to_ts, state, reason, evidence FROM coverage \
+             WHERE timeframe = '{timeframe}' ORDER BY pair, from_ts"
+        );
+        for row in self.rows(&query).expect("the ledger") {
             let run = StoredRun {
-                from: row.get(1).unwrap(),
-                to: row.get(2).unwrap(),
-                state: row.get(3).unwrap(),
-                reason: row.get(4).unwrap(),
-                evidence: row.get(5).unwrap(),
+                from: row[1].parse().unwrap(),
+                to: row[2].parse().unwrap(),
+                state: row[3].clone(),
+                reason: row[4].clone(),
+                evidence: row[5].clone(),
             };
-            ledger.entry(row.get(0).unwrap()).or_default().push(run);
+            ledger.entry(row[0].clone()).or_default().push(run);
         }
         ledger
     }
@@ -630,19 +673,21 @@ pub fn verify(
     depth: i64,
     holes: Holes,
 ) -> Summary {
-    verify_pairs(path, truth, watched, depth, Tolerance { holes, revised: false }, |_| true)
+    let database = Database::open(path).expect("there is a database");
+    verify_pairs(&database, truth, watched, depth, Tolerance { holes, revised: false }, |_| true)
 }
 
 fn verify_pairs(
-    path: &Path,
+    database: &Database,
     truth: &Truth,
     watched: std::ops::Range<Timestamp>,
     depth: i64,
     tolerance: Tolerance,
     wanted: impl Fn(&str) -> bool,
 ) -> Summary {
-    let database = Database::open(path).expect("there is a database");
-    assert_eq!(database.text("PRAGMA integrity_check").as_deref(), Some("ok"));
+    if let Database::File(_) = database {
+        assert_eq!(database.text("PRAGMA integrity_check").as_deref(), Some("ok"));
+    }
     let revisions = database.number("SELECT count(*) FROM candle_revisions");
     assert!(tolerance.revised || revisions == Some(0), "something was corrected: {revisions:?}");
     let mut comparison = Comparison {

@@ -2,8 +2,8 @@
 -- and columns.
 
 CREATE TABLE candles (
-    pair       TEXT    NOT NULL, -- 'EUR_USD'
-    timeframe  TEXT    NOT NULL, -- minutes: '5', '15'
+    pair       TEXT COLLATE "C" NOT NULL, -- 'EUR_USD'
+    timeframe  TEXT COLLATE "C" NOT NULL, -- minutes: '5', '15'
     timestamp  BIGINT  NOT NULL, -- bucket start, epoch seconds, UTC
     open       DOUBLE PRECISION  NOT NULL, -- mid
     high       DOUBLE PRECISION  NOT NULL,
@@ -30,8 +30,8 @@ CREATE UNIQUE INDEX candles_seq ON candles (seq);
 
 -- What a bar was before a correction, and what was offered for it in vain.
 CREATE TABLE candle_revisions (
-    pair       TEXT    NOT NULL,
-    timeframe  TEXT    NOT NULL,
+    pair       TEXT COLLATE "C" NOT NULL,
+    timeframe  TEXT COLLATE "C" NOT NULL,
     timestamp  BIGINT  NOT NULL,
     seq        BIGINT  NOT NULL, -- as it was in candles; of its own where refused
     kind       TEXT    NOT NULL, -- 'superseded', 'refused'
@@ -58,8 +58,8 @@ CREATE UNIQUE INDEX candle_revisions_seq ON candle_revisions (seq);
 
 -- Runs of buckets in one state: disjoint per pair and timeframe.
 CREATE TABLE coverage (
-    pair       TEXT    NOT NULL,
-    timeframe  TEXT    NOT NULL,
+    pair       TEXT COLLATE "C" NOT NULL,
+    timeframe  TEXT COLLATE "C" NOT NULL,
     from_ts    BIGINT  NOT NULL, -- half-open, epoch seconds, UTC
     to_ts      BIGINT  NOT NULL,
     state      TEXT    NOT NULL, -- 'stored', 'quiet', 'closed', 'missing', 'lost'
@@ -73,7 +73,7 @@ CREATE INDEX coverage_to_ts ON coverage (to_ts);
 -- What was watched, from when to when: unwatched time is no gap.
 CREATE TABLE feeds (
     id           BIGINT  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pair         TEXT    NOT NULL,
+    pair         TEXT COLLATE "C" NOT NULL,
     epic         TEXT    NOT NULL,
     environment  TEXT    NOT NULL, -- 'demo', 'live', 'custom'
     account_type TEXT    NOT NULL,

@@ -1,6 +1,6 @@
 -- Who collects into this database: one process logs in and spends at a time.
 CREATE TABLE lease (
-    name        TEXT    NOT NULL PRIMARY KEY, -- 'collector'
+    name        TEXT    NOT NULL PRIMARY KEY, -- 'collector', 'standby/HOLDER'
     holder      TEXT    NOT NULL, -- new for each process
     command     TEXT    NOT NULL, -- 'run', 'backfill'
     host        TEXT    NOT NULL,
@@ -10,12 +10,14 @@ CREATE TABLE lease (
     renewed_at  BIGINT  NOT NULL,
     expires_at  BIGINT  NOT NULL  -- renewed_at where it was given back
 );
+-- Nobody's: the row that every transaction that writes locks first, so that they come one by one.
+INSERT INTO lease VALUES ('writers', '', '', '', 0, 0, 0, 0, 0);
 
 -- Stretches that somebody wants fetched, handed to whoever holds the lease.
 CREATE TABLE fetch_requests (
     id         BIGINT  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pair       TEXT    NOT NULL,
-    timeframe  TEXT    NOT NULL, -- '5', '15'
+    pair       TEXT COLLATE "C" NOT NULL,
+    timeframe  TEXT COLLATE "C" NOT NULL, -- '5', '15'
     from_ts    BIGINT  NOT NULL, -- half-open, epoch seconds, UTC
     to_ts      BIGINT  NOT NULL,
     state      TEXT    NOT NULL, -- 'asked', 'taken', 'done', 'refused'
@@ -27,8 +29,8 @@ CREATE INDEX fetch_requests_state ON fetch_requests (state);
 
 -- Stretches that REST was asked about in vain, and when they may be asked about again.
 CREATE TABLE heal_attempts (
-    pair      TEXT    NOT NULL,
-    timeframe TEXT    NOT NULL,
+    pair      TEXT COLLATE "C" NOT NULL,
+    timeframe TEXT COLLATE "C" NOT NULL,
     from_ts   BIGINT  NOT NULL,
     to_ts     BIGINT  NOT NULL,
     times     BIGINT  NOT NULL,

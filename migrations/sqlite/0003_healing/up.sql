@@ -1,6 +1,6 @@
 -- Who collects into this database: one process logs in and spends at a time.
 CREATE TABLE lease (
-    name        TEXT    NOT NULL PRIMARY KEY, -- 'collector'
+    name        TEXT    NOT NULL PRIMARY KEY, -- 'collector', 'standby/HOLDER'
     holder      TEXT    NOT NULL, -- new for each process
     command     TEXT    NOT NULL, -- 'run', 'backfill'
     host        TEXT    NOT NULL,

@@ -1,0 +1,302 @@
+//! One connection to a PostgreSQL server: made, set up, migrated, and made anew once it is lost.
+//!
+//! The protocol and TLS are spoken in Rust by `tokio-postgres`. One thread drives the sockets of all
+//! connections; whoever asks something blocks until it is answered, which is the store's thread or a
+//! command's, never that of the actors.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::migration::{Migration, MigrationSource, MigrationVersion};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
+use diesel_async::AsyncPgConnection;
+use diesel_async::async_connection_wrapper::{AsyncConnectionWrapper, BlockOn};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use tokio::runtime::Runtime;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::{StoreError, cut};
+use super::migrate::{number, refuse_newer, refuse_older, versions_known};
+
+mod target;
+mod tls;
+
+pub(super) use target::Target;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// What the advisory lock of a migration is called; it ends with its transaction.
+const MIGRATING: i64 = 0x6361_6e64_6c65; // "candle"
+
+/// How long the handshake may take beyond the time to connect.
+const SHAKE_HANDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What diesel's queries go through.
+pub(super) type Wire = AsyncConnectionWrapper<AsyncPgConnection, Waiting>;
+
+/// A connection, and what it takes to make it anew.
+pub(super) struct Server {
+    pub(super) wire: Wire,
+    lost: Arc<AtomicBool>,
+    target: Target,
+    /// It was opened for reading only.
+    pub(super) is_read_only: bool,
+}
+
+/// Blocks the calling thread until the one that drives the sockets has an answer. Not tokio's own
+/// way, which panics on a thread that runs actors.
+pub(super) struct Waiting;
+
+impl BlockOn for Waiting {
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        futures_executor::block_on(future)
+    }
+
+    fn get_runtime() -> Waiting {
+        Waiting
+    }
+}
+
+/// What drives the sockets.
+fn driver() -> &'static Runtime {
+    static DRIVER: OnceLock<Runtime> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("candlekeep-pg")
+            .enable_all()
+            .build()
+            .expect("the system gives a thread and a poll at the start of a process")
+    })
+}
+
+impl Server {
+    /// Makes the connection anew where it is lost. What was prepared on it is gone, and so is a
+    /// transaction that was open.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], whatever the reason: it was right once.
+    pub(super) fn revive(&mut self) -> Result<(), StoreError> {
+        if !self.lost.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (wire, lost) = connect(&self.target).map_err(|refused| refused.for_now())?;
+        self.wire = wire;
+        self.lost = lost;
+        Ok(())
+    }
+}
+
+/// Opens the database for reading and writing, and migrates it. `place` is its address for people.
+pub(super) fn open(target: Target, place: &str) -> Result<Server, StoreError> {
+    let mut server = reach(target, place)?;
+    migrate(&mut server.wire, place, &MIGRATIONS)?;
+    Ok(server)
+}
+
+/// Opens the database for reading; a replica will do.
+pub(super) fn open_read_only(target: Target, place: &str) -> Result<Server, StoreError> {
+    let mut server = reach(target, place)?;
+    let known = versions_known::<Pg>(&MIGRATIONS).map_err(|why| unopenable(place, why))?;
+    let applied = versions_applied(&mut server.wire)?;
+    if applied.is_empty() {
+        return Err(StoreError::Absent { place: place.to_owned() });
+    }
+    refuse_newer(place, &applied, &known)?;
+    refuse_older(place, &applied, &known)?;
+    server.is_read_only = true;
+    Ok(server)
+}
+
+fn reach(target: Target, place: &str) -> Result<Server, StoreError> {
+    let (wire, lost) = connect(&target).map_err(|refused| refused.at_first(place))?;
+    Ok(Server { wire, lost, target, is_read_only: false })
+}
+
+/// Why there is no connection.
+struct Refused {
+    why: String,
+    /// Trying again may help.
+    may_pass: bool,
+}
+
+impl Refused {
+    fn for_now(self) -> StoreError {
+        StoreError::Unreachable { why: self.why }
+    }
+
+    fn at_first(self, place: &str) -> StoreError {
+        if self.may_pass { self.for_now() } else { unopenable(place, self.why) }
+    }
+}
+
+fn connect(target: &Target) -> Result<(Wire, Arc<AtomicBool>), Refused> {
+    let config = tls::client_config(target).map_err(|why| Refused { why, may_pass: false })?;
+    let (target, within) = (target.config.clone(), target.config.get_connect_timeout().copied());
+    // Spawned, not blocked on: the calling thread may be one that runs actors.
+    let connecting = driver().spawn(async move {
+        let within = within.unwrap_or_default() + SHAKE_HANDS_WITHIN;
+        let shaking = shake_hands(target, MakeRustlsConnect::new(config));
+        tokio::time::timeout(within, shaking).await.unwrap_or_else(|_| {
+            Err(Refused { why: format!("no answer within {} s", within.as_secs()), may_pass: true })
+        })
+    });
+    let connected = futures_executor::block_on(connecting);
+    let (connection, lost) =
+        connected.map_err(|error| Refused { why: error.to_string(), may_pass: false })??;
+    Ok((Wire::from(connection), lost))
+}
+
+async fn shake_hands(
+    target: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+) -> Result<(AsyncPgConnection, Arc<AtomicBool>), Refused> {
+    let (client, connection) = target.connect(tls).await.map_err(|error| refused(&error))?;
+    let lost = Arc::new(AtomicBool::new(false));
+    let told = lost.clone();
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            log::debug!(error:% = error; "the connection to the database has ended");
+        }
+        told.store(true, Ordering::Release);
+    });
+    let connection = AsyncPgConnection::try_from(client).await;
+    Ok((connection.map_err(|error| Refused { why: cut(&error.to_string()), may_pass: true })?, lost))
+}
+
+/// A server that refuses who asks, or proves not to be the one that is meant, goes on doing so until
+/// somebody changes something; one that is not there, starting or full may be there later.
+fn refused(error: &tokio_postgres::Error) -> Refused {
+    let mut why = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    let mut is_wrong_server = false;
+    while let Some(deeper) = cause {
+        let said = deeper.to_string();
+        let wrong = ["invalid peer certificate", "server does not support TLS"];
+        is_wrong_server |= wrong.iter().any(|wrong| said.contains(wrong));
+        if !why.contains(&said) {
+            why = format!("{why}: {said}");
+        }
+        cause = deeper.source();
+    }
+    // Classes of PostgreSQL's error codes (manual, appendix A): authorization, no such database, no privilege.
+    let is_refusal = error
+        .code()
+        .is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.code().starts_with(class)));
+    Refused { why: cut(&why), may_pass: !is_wrong_server && !is_refusal }
+}
+
+/// Brings the schema up to date in one transaction, after a copy of what is there to a schema of its
+/// own, `candlekeep_schema_N`. Nothing is changed before the tables are known to be ours.
+fn migrate<M: MigrationSource<Pg>>(wire: &mut Wire, place: &str, migrations: &M) -> Result<(), StoreError> {
+    let known = versions_known::<Pg>(migrations).map_err(|why| unopenable(place, why))?;
+    let applied = versions_applied(wire)?;
+    refuse_newer(place, &applied, &known)?;
+    if applied.len() == known.len() {
+        return Ok(());
+    }
+    let outcome = wire.transaction(|wire| {
+        // Another process may be at it, or have done it by the time that it lets this one.
+        diesel::select(advisory_lock(MIGRATING)).execute(wire)?;
+        let applied = versions_applied(wire)?;
+        refuse_newer(place, &applied, &known)?;
+        match applied.last() {
+            Some(version) if applied.len() < known.len() => copy_to_schema(wire, number(version))?,
+            Some(_) => return Ok(()),
+            None if has_table(wire, "candles")? => {
+                let why = "it has a table candles that is not ours".to_owned();
+                return Err(Undone(StoreError::NotOurs { place: place.to_owned(), why }));
+            }
+            None => {}
+        }
+        let migrated = wire.run_pending_migrations(ByRef(migrations));
+        migrated.map(drop).map_err(|why| Undone(unopenable(place, format!("its migration failed: {why}"))))
+    });
+    outcome.map_err(|Undone(error)| match error {
+        StoreError::Statement(error) => unopenable(place, error),
+        error => error,
+    })
+}
+
+/// A source of migrations that is wanted again after it was used.
+struct ByRef<'a, M>(&'a M);
+
+impl<M: MigrationSource<Pg>> MigrationSource<Pg> for ByRef<'_, M> {
+    fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn Migration<Pg>>>> {
+        self.0.migrations()
+    }
+}
+
+/// Why a migration's transaction was undone.
+struct Undone(StoreError);
+
+impl From<StoreError> for Undone {
+    fn from(error: StoreError) -> Self {
+        Undone(error)
+    }
+}
+
+impl From<diesel::result::Error> for Undone {
+    fn from(error: diesel::result::Error) -> Self {
+        Undone(error.into())
+    }
+}
+
+#[declare_sql_function]
+extern "SQL" {
+    /// Waits for a lock that ends with the transaction.
+    #[sql_name = "pg_advisory_xact_lock"]
+    fn advisory_lock(key: BigInt);
+}
+
+/// Whether the search path leads to a table of this name. Not by `to_regclass`, which within one
+/// transaction may go on saying that there is none.
+fn has_table(wire: &mut Wire, name: &str) -> QueryResult<bool> {
+    let known = sql::<Bool>(
+        "EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = ANY (current_schemas(false)) AND tablename = ",
+    );
+    diesel::select(known.bind::<Text, _>(name).sql(")")).get_result(wire)
+}
+
+/// Which migrations a database has had, ascending; none where it has none of our tables.
+fn versions_applied(wire: &mut Wire) -> Result<Vec<String>, StoreError> {
+    diesel::table! {
+        __diesel_schema_migrations (version) {
+            version -> Text,
+        }
+    }
+    if !has_table(wire, "__diesel_schema_migrations")? {
+        return Ok(Vec::new());
+    }
+    let versions = __diesel_schema_migrations::table
+        .select(__diesel_schema_migrations::version)
+        .order(__diesel_schema_migrations::version.asc())
+        .load::<MigrationVersion<'static>>(wire)?;
+    Ok(versions.iter().map(ToString::to_string).collect())
+}
+
+/// Copies every table of ours to the schema `candlekeep_schema_N`, in the place of an older copy.
+fn copy_to_schema(wire: &mut Wire, schema: &str) -> QueryResult<()> {
+    let copies = super::schema::TABLES
+        .iter()
+        .chain(&["__diesel_schema_migrations"])
+        .map(|table| Ok((has_table(wire, table)?, table)))
+        .collect::<QueryResult<Vec<_>>>()?;
+    let mut script = format!(
+        "DROP SCHEMA IF EXISTS candlekeep_schema_{schema} CASCADE; CREATE SCHEMA candlekeep_schema_{schema};"
+    );
+    for (_, table) in copies.iter().filter(|(exists, _)| *exists) {
+        script += &format!("CREATE TABLE candlekeep_schema_{schema}.{table} AS TABLE {table};");
+    }
+    wire.batch_execute(&script)
+}
+
+fn unopenable(place: &str, why: impl ToString) -> StoreError {
+    StoreError::Unopenable { place: place.to_owned(), why: cut(&why.to_string()) }
+}
