@@ -16,6 +16,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use diesel::sqlite::SqliteConnection;
+
 use crate::domain::coverage::Run;
 use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
 
@@ -76,6 +78,9 @@ pub struct BarQuery {
 /// One connection to the database.
 pub struct Store {
     connection: Connection,
+    /// Of an SQLite file that is written; dropped after the connection, which is what it is for.
+    _anchor: Option<SqliteConnection>,
+    log: Option<sqlite::Log>,
     /// The file whose lock decides who collects; none where the lease's expiry does.
     lock_path: Option<PathBuf>,
     /// Timeframes derived from 5-minute bars, shortest first.
@@ -100,7 +105,10 @@ impl Store {
         Ok(match url.place() {
             Whereabouts::File(path) => {
                 let connection = Connection::Sqlite(sqlite::open(path)?);
-                Store::over(connection, Some(sqlite::lock_path(path)))
+                let mut store = Store::over(connection, Some(sqlite::lock_path(path)));
+                store._anchor = Some(sqlite::anchor(path)?);
+                store.log = Some(sqlite::Log::of(path));
+                store
             }
             Whereabouts::Server(target) => {
                 let server = postgres::open(*target, &url.to_string())?;
@@ -128,7 +136,15 @@ impl Store {
     }
 
     fn over(connection: Connection, lock_path: Option<PathBuf>) -> Store {
-        Store { connection, lock_path, longer: vec![Timeframe::M15], feed_ids: HashMap::new(), fence: None }
+        Store {
+            connection,
+            _anchor: None,
+            log: None,
+            lock_path,
+            longer: vec![Timeframe::M15],
+            feed_ids: HashMap::new(),
+            fence: None,
+        }
     }
 
     /// Says which bars to derive from 5-minute ones from now on; 15 minutes if never said.
@@ -389,10 +405,14 @@ impl Store {
     /// # Panics
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
-        self.writing(|store| {
+        let report = self.writing(|store| {
             let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
             commit::apply(&mut store.connection, &terms, batches)
-        })
+        })?;
+        if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log) {
+            log.keep_bounded(connection)?;
+        }
+        Ok(report)
     }
 
     /// Bars of one pair and timeframe, ascending.

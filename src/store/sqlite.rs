@@ -22,8 +22,10 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for another process's write lock, in milliseconds.
 const BUSY_TIMEOUT_MS: u32 = 5_000;
-/// The log is cut back to this many bytes after a checkpoint, should a long read have let it grow.
+/// The log is folded in at this many bytes, and cut back to them should a long read have let it grow.
 const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// How long folding the log in waits for readers, in milliseconds: nothing is written meanwhile.
+const FOLD_TIMEOUT_MS: u32 = 200;
 /// A reader that looks whether the lock is held holds it for an instant itself; whoever wants it
 /// tries so often, this long apart, before taking it for another's.
 const LOCK_TRIES: u32 = 25;
@@ -45,6 +47,66 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
         }
     }
     opened
+}
+
+/// A second connection, for reading, which keeps the log and its index beside the file when the one that
+/// writes is closed: to be dropped after that one.
+///
+/// Closing the last connection that may write removes them, and then another user, who may read the
+/// file but make none beside it, can open it no more. This one may not write, so its end removes nothing.
+pub(super) fn anchor(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut connection = establish(path, "ro")?;
+    // Holds the file from its first read on.
+    is_empty(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// The write-ahead log of a file that is written, kept from growing without end.
+pub(super) struct Log {
+    path: PathBuf,
+    /// Length at which it is folded in next, bytes.
+    fold_at: u64,
+}
+
+impl Log {
+    pub(super) fn of(path: &Path) -> Log {
+        Log { path: beside(path, "-wal"), fold_at: u64::from(LOG_BYTES_MAX) }
+    }
+
+    /// Folds the log into the file where it has grown too long. SQLite does so by itself at every
+    /// thousandth page, but then begins the log anew only if nobody reads just then; where bots read
+    /// one after the other, somebody always does. Waits for them, a little.
+    ///
+    /// # Errors
+    /// Those of any write, but for readers in the way.
+    pub(super) fn keep_bounded(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let length = || fs::metadata(&self.path).map_or(0, |file| file.len());
+        let grown_to = length();
+        if grown_to < self.fold_at {
+            return Ok(());
+        }
+        connection.batch_execute(&format!("PRAGMA busy_timeout = {FOLD_TIMEOUT_MS}"))?;
+        let folded = fold_log(connection);
+        connection.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))?;
+        match folded {
+            // A reader in the way is told by the length that stays.
+            Ok(()) | Err(StoreError::Busy { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let left = length();
+        if left < u64::from(LOG_BYTES_MAX) {
+            self.fold_at = u64::from(LOG_BYTES_MAX);
+            return Ok(());
+        }
+        if self.fold_at == u64::from(LOG_BYTES_MAX) {
+            log::warn!(
+                file:% = self.path.display(), bytes = left;
+                "a reader keeps a transaction open: the log grows until it ends"
+            );
+        }
+        self.fold_at = left + u64::from(LOG_BYTES_MAX) / 4;
+        Ok(())
+    }
 }
 
 /// Folds the write-ahead log into the file and empties it. A reader in the way leaves a part of

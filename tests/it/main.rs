@@ -25,6 +25,8 @@ mod pipeline;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod recorded_bars;
 #[cfg(test)]
 mod replay;

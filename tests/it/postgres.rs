@@ -32,8 +32,7 @@ pub fn shared() -> Option<&'static Server> {
     SHARED.get_or_init(|| Server::start(&["fsync=off"])).as_ref()
 }
 
-/// A folder of PostgreSQL's binaries: Debian's newest, else the one on the path. Where there is none that is said past the test
-/// harness, which keeps what passing tests print; in CI it is a failure.
+/// A folder of PostgreSQL's binaries: Debian's newest, else the one on the path.
 fn binaries() -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -53,11 +52,16 @@ fn binaries() -> Option<PathBuf> {
     found.splice(0..0, on_path.filter_map(|initdb| Some(initdb.parent()?.to_owned())));
     let found = found.into_iter().rfind(|folder| folder.join("initdb").exists());
     if found.is_none() {
-        let skipped = "PostgreSQL is not installed: its tests DID NOT RUN (initdb is not found)";
-        assert!(std::env::var_os("CI").is_none(), "{skipped}");
-        let _ = writeln!(io::stderr(), "{skipped}");
+        say_skipped("PostgreSQL is not installed, initdb is not found: its tests DID NOT RUN");
     }
     found
+}
+
+/// Says past the test harness, which keeps what passing tests print, that something was not tested; in CI
+/// that is a failure.
+pub fn say_skipped(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what}");
+    let _ = writeln!(io::stderr(), "{what}");
 }
 
 /// PostgreSQL does not run as root.

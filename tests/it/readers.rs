@@ -1,0 +1,168 @@
+//! Readers never block the writer, nor it them; and another user of the group may read at any time.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
+use candlekeep::store::{DatabaseUrl, Store};
+use rusqlite::{Connection, OpenFlags};
+
+use super::postgres;
+use super::world::{World, market};
+
+const NOON: Timestamp = Timestamp(1_583_755_200);
+const NOW: Timestamp = Timestamp(1_600_000_000);
+/// What the log is cut back to.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What a few transactions may add before it is.
+const SLACK: u64 = 4 * 1024 * 1024;
+
+/// A thousand bars a transaction, as of a long replay.
+fn bars(round: i64) -> Arc<FactBatch> {
+    let price = Price::parse("1.10123", 0).unwrap();
+    let side = Ohlc { open: price, high: price, low: price, close: price };
+    let bar = |slot: i64, pair: Pair| {
+        let key = BarKey { pair, timeframe: Timeframe::M5, start: NOON.plus(slot * 300) };
+        Fact::Settled(Bar { key, bid: side, ask: side, volume: 7, source: Source::Stream })
+    };
+    let slots = (round * 36..(round + 1) * 36).flat_map(|slot| MAJOR_PAIRS.map(|pair| bar(slot, pair)));
+    Arc::new(FactBatch { evidence: "test".into(), facts: slots.collect() })
+}
+
+/// A bot's connection.
+fn reader(path: &Path) -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).unwrap()
+}
+
+fn log_length(path: &Path) -> u64 {
+    fs::metadata(path.with_extension("db-wal")).map_or(0, |file| file.len())
+}
+
+fn count(reader: &Connection) -> i64 {
+    reader.query_row("SELECT count(*) FROM candles WHERE timeframe = '5'", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_transaction_kept_open_holds_up_no_commit_and_the_log_shrinks_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("candles.db");
+    let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
+    store.commit(&[bars(0)], NOW).unwrap();
+    let bot = reader(&path);
+    bot.execute_batch("BEGIN").unwrap();
+    let seen = count(&bot);
+    let mut round = 1;
+    // As much as months of bars.
+    while log_length(&path) < 2 * LOG_BYTES_MAX {
+        store.commit(&[bars(round)], NOW).unwrap();
+        round += 1;
+    }
+    assert_eq!(count(&bot), seen, "what it reads does not change under it");
+    bot.execute_batch("COMMIT").unwrap();
+    // The log is looked at when it has grown by some more.
+    let until = round + 40;
+    while round < until {
+        store.commit(&[bars(round)], NOW).unwrap();
+        round += 1;
+    }
+    assert!(log_length(&path) <= LOG_BYTES_MAX + SLACK, "{}", log_length(&path));
+    assert_eq!(count(&bot), round * 36 * 28);
+}
+
+#[test]
+fn bots_that_read_without_a_pause_neither_stop_the_writer_nor_let_the_log_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("candles.db");
+    let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
+    store.commit(&[bars(0)], NOW).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let bot = reader(&path);
+                let mut seen = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let now = count(&bot);
+                    assert!(now >= seen && now % (36 * 28) == 0, "{seen}, {now}");
+                    seen = now;
+                }
+            });
+        }
+        let mut longest = 0;
+        for round in 1..150 {
+            store.commit(&[bars(round)], NOW).unwrap();
+            longest = longest.max(log_length(&path));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(longest <= LOG_BYTES_MAX + SLACK, "{longest}");
+    });
+    assert_eq!(count(&reader(&path)), 150 * 36 * 28);
+}
+
+/// What another user, of the group that the files belong to, reads: bars, or why not.
+fn read_as_another_user(path: &Path, group: u32) -> Result<i64, String> {
+    let script = "import sqlite3, sys\n\
+                  db = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True)\n\
+                  print(db.execute('SELECT count(*) FROM candles').fetchone()[0])";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(path)
+        .uid(65_534)
+        .gid(group)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    match output.status.success() {
+        true => Ok(text(output.stdout).trim().parse().unwrap()),
+        false => Err(text(output.stderr)),
+    }
+}
+
+#[test]
+fn another_user_of_the_group_reads_at_any_time() {
+    const GROUP: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return postgres::say_skipped(
+            "the test of another user's reading DID NOT RUN: it takes root to be two users",
+        );
+    }
+    let world = World::new(market(48));
+    // As systemd's StateDirectory: members of the group may enter and read, and make nothing.
+    std::os::unix::fs::chown(world.folder(), None, Some(GROUP)).unwrap();
+    fs::set_permissions(world.folder(), fs::Permissions::from_mode(0o2750)).unwrap();
+    let path = world.database();
+    let check = |when: &str| {
+        let stored = world.stored();
+        let read = read_as_another_user(&path, GROUP);
+        assert!(
+            read.as_ref().is_ok_and(|read| *read >= stored && stored > 0),
+            "{when}: {read:?} of {stored}"
+        );
+    };
+    let mut service = world.run();
+    world.wait(&mut service, "bars", |world| world.stored() > 100);
+    check("while it runs");
+    service.kill();
+    check("after kill -9");
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    assert_eq!(log_length(&path), 0, "folded in at the end");
+    check("after an orderly stop");
+    // Who has nothing to do with it reads nothing.
+    assert!(read_as_another_user(&path, 65_534).is_err());
+    // Commands that may write leave it readable too.
+    let output = world.output("backfill --plan", &[]);
+    assert!(output.status.success(), "{output:?}");
+    drop(Store::open(&DatabaseUrl::sqlite(&path)).unwrap());
+    check("after another process had it open");
+}
