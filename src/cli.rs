@@ -160,12 +160,16 @@ Prints settled bars from the database, oldest first, also while `run` writes to 
 creates a database and never asks IG for anything. Times are UTC; a bar is named by its start.
 
 --fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
-else by logging in. What cannot be had now is said on stderr, and the exit code is 3.",
+else by logging in. What cannot be had now is said on stderr, and the exit code is 3.
+
+--as-of TIME prints the bars as a reader would have seen them at that time: a bar that was corrected since \
+with its value of then, and none that was first stored later, so that a backtest knows no more than a bot did.",
         after_help = "\
 Examples:
   candlekeep candles EUR_USD 5 --count 20
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
   candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json
+  candlekeep candles EUR_USD 5 --count 12 --as-of 2026-01-05T12:00
   candlekeep candles EUR_USD 15 --count 300 --fetch"
     )]
     Candles(Candles),
@@ -465,6 +469,9 @@ pub struct Candles {
     /// Which prices go into open, high, low and close
     #[arg(long, value_enum, default_value_t = PriceSide::Mid)]
     pub price: PriceSide,
+    /// Print them as they were stored at that wall time: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME", conflicts_with = "fetch")]
+    pub as_of: Option<Timestamp>,
     /// Have what is missing of them fetched first, inside the allowance
     #[arg(long)]
     pub fetch: bool,

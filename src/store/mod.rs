@@ -8,6 +8,7 @@
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
+//! | `as_of` | bars as they were at an earlier wall time |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -22,6 +23,7 @@ use crate::domain::coverage::Run;
 use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
 
 mod allowance;
+mod as_of;
 mod attempts;
 mod backend;
 mod bars;
@@ -323,6 +325,26 @@ impl Store {
         let span = query.from.unwrap_or(Timestamp(i64::MIN))..query.to.unwrap_or(Timestamp(i64::MAX));
         let count = query.count.unwrap_or(usize::MAX);
         let mut bars = bars::newest(&mut self.connection, pair, timeframe, span, count)?;
+        bars.reverse();
+        Ok(bars)
+    }
+
+    /// Bars of one pair and timeframe, ascending, as a reader would have seen them at wall time `at`:
+    /// with the values of then, and without those that were first stored later.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bars_as_of(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        query: &BarQuery,
+        at: Timestamp,
+    ) -> Result<Vec<StoredBar>, StoreError> {
+        let span = query.from.unwrap_or(Timestamp(i64::MIN))..query.to.unwrap_or(Timestamp(i64::MAX));
+        let count = query.count.unwrap_or(usize::MAX);
+        let mut bars = self
+            .consistently(|store| as_of::newest(&mut store.connection, pair, timeframe, span, (at, count)))?;
         bars.reverse();
         Ok(bars)
     }

@@ -1348,6 +1348,55 @@ proptest! {
         });
     }
 
+    /// Whoever asks what was at some second gets the state after that second's last commit, whichever
+    /// stretch and count is asked for.
+    #[test]
+    fn what_was_seen_then_is_seen_again(
+        commits in proptest::collection::vec(
+            (proptest::collection::vec(any_fact(), 1..10), 0..3i64), 1..8,
+        ),
+        count in 1..6usize, slots in 0..SLOTS, length in 1..SLOTS,
+    ) {
+        on_each_database(|url| {
+            let mut store = Store::open(url).unwrap();
+            store.set_timeframes(&LONGER);
+            let span = BarQuery {
+                from: Some(NOON.plus(slots * 300)),
+                to: Some(NOON.plus((slots + length) * 300)),
+                count: Some(count),
+            };
+            let queries = [EVERYTHING, BarQuery { count: Some(count), ..EVERYTHING }, span];
+            let see = |store: &mut Store, at: Option<Timestamp>| {
+                let mut seen = Vec::new();
+                for (pair, timeframe) in pairs().iter().flat_map(|pair| {
+                    [Timeframe::M5, Timeframe::M10, Timeframe::M15].map(|timeframe| (*pair, timeframe))
+                }) {
+                    for query in &queries {
+                        seen.push(match at {
+                            Some(at) => store.bars_as_of(pair, timeframe, query, at).unwrap(),
+                            None => store.bars(pair, timeframe, query).unwrap(),
+                        });
+                    }
+                }
+                seen
+            };
+            let mut remembered = BTreeMap::from([(NOW.plus(-1), see(&mut store, None))]);
+            let mut now = NOW;
+            for (facts, after_s) in &commits {
+                now = now.plus(*after_s);
+                store.commit(&[batch("e", facts.iter().cloned())], now).unwrap();
+                remembered.insert(now, see(&mut store, None));
+            }
+            for at in NOW.0 - 2..=now.0 + 1 {
+                let (_, expected) = remembered
+                    .range(..=Timestamp(at))
+                    .next_back()
+                    .unwrap_or_else(|| remembered.first_key_value().unwrap());
+                assert_eq!(&see(&mut store, Some(Timestamp(at))), expected, "at {}", at - NOW.0);
+            }
+        });
+    }
+
     /// A price that went in comes out, to the last digit.
     #[test]
     fn values_come_back_exactly(
