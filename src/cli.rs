@@ -201,6 +201,21 @@ Examples:
   candlekeep explain eurusd 2026-01-05T09:30Z --timeframe 15 --format json"
     )]
     Explain(Explain),
+    /// Write stored bars to a file, all or by range
+    #[command(
+        long_about = "\
+Writes bars with all columns of table candles, as CSV or Parquet, ascending by pair, timeframe and timestamp, also \
+while `run` writes: all of it is one state of the database. Prices in CSV are exact decimals, and `candlekeep import` \
+reads the file. Memory does not grow with the number of bars. A file takes its place at once when it is complete.
+
+Parquet needs a candlekeep that is built with it: cargo install --path . --features parquet",
+        after_help = "\
+Examples:
+  candlekeep export > candles.csv
+  candlekeep export --pairs EUR_USD,GBP_USD --timeframes 5 --from 2026-01-05 --to 2026-01-10 --output week.csv
+  candlekeep export --timeframes 15 --format parquet --output candles.parquet"
+    )]
+    Export(Export),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -309,6 +324,38 @@ pub struct Explain {
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,
+}
+
+/// Arguments of `export`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Only these pairs, separated by commas [default: all that have bars]
+    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    pub pairs: Vec<Pair>,
+    /// Only these bar lengths, separated by commas [default: all that have bars]
+    #[arg(long, value_delimiter = ',', value_name = "TIMEFRAME")]
+    pub timeframes: Vec<Timeframe>,
+    /// First bar's start: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Bars that start before this: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Where to write; replaced if it is there [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How to write
+    #[arg(long, value_enum, default_value_t = FileFormat::Csv)]
+    pub format: FileFormat,
+}
+
+/// How to write a file of bars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// Text with exact decimals
+    Csv,
+    /// Columns, compressed
+    Parquet,
 }
 
 /// Arguments of `status`.

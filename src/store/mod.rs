@@ -8,7 +8,7 @@
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
-//! | `as_of` | bars as they were at an earlier wall time |
+//! | `as_of`, `pages` | bars as they were at an earlier wall time; many bars, a page at a time |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -35,6 +35,7 @@ mod feeds;
 mod handle;
 mod lease;
 mod ledger;
+mod pages;
 mod requests;
 mod rows;
 mod schema;
@@ -347,6 +348,21 @@ impl Store {
             .consistently(|store| as_of::newest(&mut store.connection, pair, timeframe, span, (at, count)))?;
         bars.reverse();
         Ok(bars)
+    }
+
+    /// The oldest `count_max` bars of one pair and timeframe that start within `span`, ascending: one
+    /// page of those who walk through more bars than memory should hold.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn page(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        span: Range<Timestamp>,
+        count_max: u32,
+    ) -> Result<Vec<StoredBar>, StoreError> {
+        pages::oldest(&mut self.connection, pair, timeframe, span, count_max)
     }
 
     /// One bar.
