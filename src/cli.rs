@@ -216,6 +216,26 @@ Examples:
   candlekeep export --timeframes 15 --format parquet --output candles.parquet"
     )]
     Export(Export),
+    /// Read bars from a CSV file of yours, or of `export`
+    #[command(
+        long_about = "\
+Stores bars from a CSV file as source `import`, also while `run` writes. They fill what is missing or lost, longer bars \
+are folded from them, and they yield to whatever IG says: a bar of IG's that is stored, or comes later, stays or takes \
+their place. The same file again changes nothing.
+
+The header names the columns, in any order: pair, timeframe (minutes), timestamp (the bar's start, epoch seconds or ISO \
+8601, UTC), volume (may be left out: 0), and bid_open bid_high bid_low bid_close ask_open ask_high ask_low ask_close, or \
+open high low close: mid prices alone are taken as bid and as ask, with no distance between them. Of each pair and \
+timeframe the lines ascend by timestamp.
+
+The whole file is checked before any of it is stored: an error names line and column.",
+        after_help = "\
+Examples:
+  candlekeep import history.csv
+  candlekeep import history.csv --dry-run          # checks it and stores nothing
+  zcat history.csv.gz | candlekeep import -"
+    )]
+    Import(Import),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -245,7 +265,7 @@ impl Command {
     /// Whether it shows its progress to somebody who looks on, so that its log is kept to what is
     /// not as it should be.
     pub fn is_watched(&self) -> bool {
-        matches!(self, Command::Backfill(_) | Command::Candles(_))
+        matches!(self, Command::Backfill(_) | Command::Candles(_) | Command::Export(_) | Command::Import(_))
     }
 }
 
@@ -347,6 +367,20 @@ pub struct Export {
     /// How to write
     #[arg(long, value_enum, default_value_t = FileFormat::Csv)]
     pub format: FileFormat,
+}
+
+/// Arguments of `import`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// CSV file, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Check the file and store nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// How to write a file of bars.

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod export;
 pub mod gaps;
+pub mod import;
 pub mod init;
 mod market;
 pub mod outlook;
@@ -41,6 +42,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Export(args) => export::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
+        Command::Import(args) => import::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Backfill(args) => backfill::execute(args, config::read(&flags)?),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),

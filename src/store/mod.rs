@@ -8,7 +8,7 @@
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
-//! | `as_of`, `pages` | bars as they were at an earlier wall time; many bars, a page at a time |
+//! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use diesel::result::QueryResult;
 
 use crate::domain::coverage::Run;
-use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
+use crate::domain::{Bar, BarKey, FactBatch, Mark, Pair, State, Timeframe, Timestamp};
 
 mod allowance;
 mod as_of;
@@ -33,6 +33,7 @@ mod correction;
 mod error;
 mod feeds;
 mod handle;
+mod import;
 mod lease;
 mod ledger;
 mod pages;
@@ -51,6 +52,7 @@ pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
 pub use handle::{QUEUED_MAX, StoreHandle};
+pub use import::IMPORT_EVIDENCE;
 pub use lease::{LEASE_S, Lease, LeaseState};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use rows::{Revision, RevisionKind, StoredBar};
@@ -310,6 +312,29 @@ impl Store {
         self.writing(|store| {
             let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
             commit::apply(&mut store.connection, &terms, batches)
+        })
+    }
+
+    /// Stores bars that a user brings, by [`Store::commit`]'s rules. Where one lies beyond the end of a
+    /// watched pair's ledger, what `unseen` says of the time in between is written down with it.
+    ///
+    /// # Errors
+    /// Those of any write.
+    ///
+    /// # Panics
+    /// If a bar or mark does not lie on the grid of its timeframe.
+    pub fn import(
+        &mut self,
+        bars: &[Bar],
+        evidence: &str,
+        unseen: &dyn Fn(Pair, Range<Timestamp>) -> Vec<Mark>,
+        now: Timestamp,
+    ) -> Result<CommitReport, StoreError> {
+        self.writing(|store| {
+            let facts = import::facts(&mut store.connection, bars, unseen)?;
+            let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
+            let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
+            commit::apply(&mut store.connection, &terms, &[batch])
         })
     }
 

@@ -8,7 +8,7 @@ use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, Pair, Source, State, Timeframe, Timestamp};
 use crate::exit::Failure;
-use crate::store::{BarQuery, Store, WatchedFeed};
+use crate::store::{BarQuery, IMPORT_EVIDENCE, Store, WatchedFeed};
 
 /// Violations that are told; more are counted.
 pub const TOLD_MAX: usize = 50;
@@ -148,7 +148,7 @@ fn ledger(
             holes.insert(0, since.start..first.span.start);
             holes = holes.iter().flat_map(|hole| watched_part(hole, watched, step)).collect();
         } else {
-            holes.retain(|hole| !is_beside_asked(hole));
+            holes.retain(|hole| !is_beside_asked(hole) && !is_beside_import(runs, hole));
         }
         for hole in holes.iter().filter(|hole| hole.start < hole.end) {
             verdict.violated(format!("{pair} 5: nothing is said of {} to {}", hole.start, hole.end));
@@ -161,6 +161,13 @@ fn ledger(
             verdict.violated(format!("{pair} {timeframe}: the bar of {start} is not in the ledger"));
         }
     }
+}
+
+/// Whether a hole adjoins bars of a user's file, which does not say why it lacks others.
+fn is_beside_import(runs: &[Run], hole: &Range<Timestamp>) -> bool {
+    let next = runs.partition_point(|run| run.span.start < hole.end);
+    let beside = [next.checked_sub(1).and_then(|before| runs.get(before)), runs.get(next)];
+    beside.into_iter().flatten().any(|run| run.evidence.starts_with(IMPORT_EVIDENCE))
 }
 
 /// Holds longer bars against their parts: derived where all of these are known, and equal to them.
@@ -248,15 +255,20 @@ mod tests {
         let mut known: Vec<Run> = Vec::new();
         for (place, letter) in runs.chars().enumerate() {
             let (state, reason) = match letter {
-                's' => (State::Stored, Reason::Settled),
+                's' | 'i' => (State::Stored, Reason::Settled),
                 'q' => (State::Quiet, Reason::LaterRow),
                 'm' => (State::Missing, Reason::Offline),
                 _ => continue,
             };
             let start = Timestamp(place as i64 * STEP);
-            let run = Run { span: start..start.plus(STEP), state, reason, evidence: "e".into() };
+            let evidence = if letter == 'i' { "import:a.csv" } else { "e" };
+            let run = Run { span: start..start.plus(STEP), state, reason, evidence: evidence.into() };
             match known.last_mut() {
-                Some(last) if last.state == state && last.span.end == start => last.span.end = run.span.end,
+                Some(last)
+                    if (last.state, &last.evidence, last.span.end) == (state, &run.evidence, start) =>
+                {
+                    last.span.end = run.span.end;
+                }
                 _ => known.push(run),
             }
         }
@@ -284,6 +296,15 @@ mod tests {
             format!("EUR_USD 5: nothing is said of 1970-01-01T00:{from}:00Z to 1970-01-01T00:{to}:00Z")
         };
         assert_eq!(told, [said("05", "10"), said("15", "30")]);
+    }
+
+    #[test]
+    fn a_file_need_not_say_what_it_lacks_unless_the_pair_was_watched() {
+        assert_eq!(check("ii.i..i", "xx.x..x", &[]), [""; 0], "never watched");
+        assert_eq!(check("i..ss", "x..xx", &[(3, 9)]), [""; 0], "from before");
+        assert_eq!(check("i.i", "x.x", &[(90, 99)]), [""; 0]);
+        assert_eq!(check("ss..i", "xx..x", &[(0, 9)]).len(), 1, "within the time watched");
+        assert_eq!(check("s.si.i", "x.xx.x", &[]).len(), 1, "beside others");
     }
 
     #[test]
