@@ -236,6 +236,21 @@ Examples:
   zcat history.csv.gz | candlekeep import -"
     )]
     Import(Import),
+    /// Copy the database to a file while the service runs
+    #[command(
+        long_about = "\
+Writes a compact copy of the SQLite database, as it is at one instant, and checks it: that it is sound, and that every \
+table has as many rows as the database had then. `run` goes on writing meanwhile. The file takes its place once all of \
+it is on the disk. Of PostgreSQL take pg_dump.
+
+To restore: stop the service, move the database and its -wal and -shm files away, copy the backup to the place of the \
+database, start the service. What came since is a hole that it heals, as far as IG's allowance goes.",
+        after_help = "\
+Examples:
+  candlekeep backup candlekeep-monday.db
+  candlekeep backup /backup/candlekeep.db --force --database sqlite:////var/lib/candlekeep/candlekeep.db"
+    )]
+    Backup(Backup),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -378,6 +393,20 @@ pub struct Import {
     /// Check the file and store nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// Arguments of `backup`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Where to write the copy
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,

@@ -1,6 +1,7 @@
 //! What the command line can ask for, one file each.
 
 pub mod backfill;
+pub mod backup;
 pub mod candles;
 pub mod demo;
 pub mod doctor;
@@ -17,6 +18,7 @@ pub mod status;
 mod whole_file;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -42,6 +44,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Export(args) => export::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
+        Command::Backup(args) => backup::execute(args, &config::read(&flags)?),
         Command::Import(args) => import::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Backfill(args) => backfill::execute(args, config::read(&flags)?),
@@ -131,6 +134,15 @@ fn counter(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(COUNTS_A_SECOND));
     let style = ProgressStyle::with_template("{spinner} {human_pos} {msg}, {per_sec}, {elapsed}");
     bar.with_style(style.expect("the template is sound")).with_message(what)
+}
+
+/// What shows people that something goes on of which nobody knows how far it is.
+fn ticking(what: &'static str, every: Duration) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(COUNTS_A_SECOND));
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    let bar = bar.with_style(style.expect("the template is sound")).with_message(what);
+    bar.enable_steady_tick(every);
+    bar
 }
 
 /// Prints a line to stdout. A reader that has gone away is no reason to stop.

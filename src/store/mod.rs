@@ -3,7 +3,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `url`, `sqlite`, `error` | where the database is, opening and migrating it, what can go wrong |
+//! | `url`, `sqlite`, `error` | where the database is; opening, migrating and copying it; what can go wrong |
 //! | `backend` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::result::QueryResult;
@@ -59,6 +59,15 @@ pub use rows::{Revision, RevisionKind, StoredBar};
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
 use backend::Connection;
+
+/// Copies an SQLite database, as it is at one instant and while others write to it, to a file that is empty
+/// or not there; checks the copy, and answers how many rows each table has.
+///
+/// # Errors
+/// Those of opening and reading; [`StoreError::Busy`] where a writer keeps it for long.
+pub fn back_up(url: &DatabaseUrl, target: &Path) -> Result<Vec<(String, i64)>, StoreError> {
+    sqlite::backup::copy(url.sqlite_path().ok_or(NOT_BUILT)?, target)
+}
 
 /// The setting that says which environment the database belongs to.
 const ENVIRONMENT: &str = "environment";

@@ -17,6 +17,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::{StoreError, cut};
 
+pub(super) mod backup;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for another process's write lock, in milliseconds.
