@@ -9,6 +9,7 @@
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
+//! | `retention` | deleting what is old |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -38,6 +39,7 @@ mod lease;
 mod ledger;
 mod pages;
 mod requests;
+mod retention;
 mod rows;
 mod schema;
 mod settings;
@@ -55,6 +57,7 @@ pub use handle::{QUEUED_MAX, StoreHandle};
 pub use import::IMPORT_EVIDENCE;
 pub use lease::{LEASE_S, Lease, LeaseState};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
+pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
@@ -345,6 +348,32 @@ impl Store {
             let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
             commit::apply(&mut store.connection, &terms, &[batch])
         })
+    }
+
+    /// Deletes the oldest bars of one timeframe that start before `limit`, what they were before, and what the
+    /// ledger says of that time: about `rows_max` rows at most, in one transaction. The last bucket of a
+    /// pair's 5-minute ledger stays, however old it is, since the next start goes on from there.
+    ///
+    /// # Errors
+    /// Those of any write.
+    ///
+    /// # Panics
+    /// If `limit` does not lie on the grid of the timeframe.
+    pub fn delete_before(
+        &mut self,
+        timeframe: Timeframe,
+        limit: Timestamp,
+        rows_max: u32,
+    ) -> Result<Deleted, StoreError> {
+        self.writing(|store| retention::delete_before(&mut store.connection, timeframe, limit, rows_max))
+    }
+
+    /// Before when bars of this timeframe have been deleted for their age.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn deleted_before(&mut self, timeframe: Timeframe) -> Result<Option<Timestamp>, StoreError> {
+        retention::deleted_before(&mut self.connection, timeframe)
     }
 
     /// Bars of one pair and timeframe, ascending.

@@ -196,6 +196,36 @@ fn an_import_yields_to_the_broker() {
 }
 
 #[test]
+fn an_import_beyond_the_end_of_a_watched_ledger_takes_the_time_before_it_along() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let import = |pair, slot: i64| bar(pair, Timeframe::M5, NOON.plus(slot * 300), 1, 0, Source::Import);
+        let other = pair("USDJPY");
+        store.watch_feeds(&[feed(eur(), "decimal")], NOW).unwrap();
+        commit(
+            &mut store,
+            settled(&[streamed(2, 1, 7), bar(other, Timeframe::M5, NOON, 1, 7, Source::Rest)]),
+            NOW,
+        );
+        let unseen = |pair, span: Range<Timestamp>| {
+            let (timeframe, state, reason) = (Timeframe::M5, State::Missing, Reason::Offline);
+            vec![Mark { pair, timeframe, span, state, reason }]
+        };
+        // Before it, beyond it twice, and of a pair that nobody watches.
+        let bars = [import(eur(), 0), import(eur(), 5), import(eur(), 6), import(eur(), 8), import(other, 4)];
+        let report = store.import(&bars, "import:a.csv", &unseen, NOW).unwrap();
+        assert_eq!((report.inserted, report.marks), (5, 2));
+        assert_eq!(ledger(&mut store, Timeframe::M5, 9), "s.s|mm|ss|m|s");
+        assert_eq!(
+            store.coverage(other, Timeframe::M5, slots(0..9)).unwrap().len(),
+            2,
+            "no hole of it counts"
+        );
+        assert_eq!(store.import(&bars, "import:a.csv", &unseen, NOW).unwrap().marks, 0);
+    });
+}
+
+#[test]
 fn a_longer_bar_appears_with_its_last_part() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
@@ -1394,6 +1424,66 @@ proptest! {
                     .unwrap_or_else(|| remembered.first_key_value().unwrap());
                 assert_eq!(&see(&mut store, Some(Timestamp(at))), expected, "at {}", at - NOW.0);
             }
+        });
+    }
+
+    /// However few rows a transaction may take: bars and ledger lose the same old buckets and no others, and
+    /// what is learnt afterwards is stored as ever.
+    #[test]
+    fn what_is_old_goes_from_bars_and_ledger_alike(
+        facts in proptest::collection::vec(any_fact(), 1..40),
+        later in proptest::collection::vec(any_fact(), 1..10),
+        limit in 0..SLOTS, rows_max in 1..9u32, quarters in any::<bool>(),
+    ) {
+        on_each_database(|url| {
+            let timeframe = if quarters { Timeframe::M15 } else { Timeframe::M5 };
+            let mut store = Store::open(url).unwrap();
+            for fact in &facts {
+                store.commit(&[batch("e", [fact.clone()])], NOW).unwrap();
+            }
+            let limit = NOON.plus(limit * 300).floor(timeframe.seconds());
+            let everything = NOON.plus(-900)..NOON.plus(100 * 300);
+            let state = |store: &mut Store, from: &BTreeMap<Pair, Timestamp>| {
+                let mut told = Vec::new();
+                for (pair, of) in pairs().iter().flat_map(|pair| {
+                    [Timeframe::M5, Timeframe::M15].map(|timeframe| (*pair, timeframe))
+                }) {
+                    let from = if of == timeframe { from[&pair] } else { everything.start };
+                    let query = BarQuery { from: Some(from), ..EVERYTHING };
+                    told.push((
+                        store.bars(pair, of, &query).unwrap(),
+                        store.revisions(pair, of, from..everything.end).unwrap(),
+                        store.coverage(pair, of, from..everything.end).unwrap(),
+                    ));
+                }
+                told
+            };
+            // Of the 5-minute ledger the last bucket stays.
+            let from: BTreeMap<Pair, Timestamp> = pairs()
+                .into_iter()
+                .map(|pair| {
+                    let end = store.covered_to(Timeframe::M5).unwrap().get(&pair).copied();
+                    let last = end.filter(|_| !quarters).map(|end| end.plus(-300));
+                    (pair, last.map_or(limit, |last| last.min(limit)))
+                })
+                .collect();
+            let all = pairs().map(|pair| (pair, everything.start)).into();
+            let expected = state(&mut store, &from);
+            let mut total = 0;
+            loop {
+                let deleted = store.delete_before(timeframe, limit, rows_max).unwrap();
+                // One transaction may delete a bar, its run and all that it was before.
+                assert!(deleted.bars <= rows_max as usize && deleted.runs <= rows_max as usize + 2, "{deleted:?}");
+                total += deleted.rows();
+                if !deleted.has_more {
+                    break;
+                }
+                assert!(deleted.rows() > 0);
+            }
+            assert_eq!(state(&mut store, &all), expected);
+            assert_eq!(store.delete_before(timeframe, limit, rows_max).unwrap().rows(), 0);
+            assert_eq!(store.deleted_before(timeframe).unwrap(), (total > 0).then_some(limit));
+            store.commit(&[batch("f", later.iter().cloned())], NOW).unwrap();
         });
     }
 
