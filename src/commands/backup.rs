@@ -46,8 +46,8 @@ pub fn execute(args: &Backup, config: &Config) -> Result<Exit, Failure> {
             let size = indicatif::HumanBytes(bytes);
             say(format_args!("backed up {from} to {to}: {bars} bars, {size}, checked"));
             say(format_args!(
-                "to restore: stop the service, move {from}, {from}-wal and {from}-shm away, \
-                 copy {to} to {from}, start the service"
+                "to restore: stop the service; move {from} and its -wal, -shm and .spool files away; \
+                 copy {to} to {from}; start the service"
             ));
         }
         Report::Json => say(json!({

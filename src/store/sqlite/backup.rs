@@ -1,7 +1,7 @@
 //! A copy of the whole database while others write to it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub(in crate::store) fn copy(path: &Path, target: &Path) -> Result<Counts, Store
 }
 
 /// Writes a compact copy in one go.
-fn vacuum(path: &PathBuf, target: &PathBuf) -> Result<(), StoreError> {
+fn vacuum(path: &Path, target: &Path) -> Result<(), StoreError> {
     let mut connection = open_read_only(path)?;
     diesel::sql_query("VACUUM INTO ?")
         .bind::<Text, _>(target.to_string_lossy())
