@@ -212,7 +212,7 @@ Parquet needs a candlekeep that is built with it: cargo install --path . --featu
         after_help = "\
 Examples:
   candlekeep export > candles.csv
-  candlekeep export --pairs EUR_USD,GBP_USD --timeframes 5 --from 2026-01-05 --to 2026-01-10 --output week.csv
+  candlekeep export --pairs EUR_USD,GBP_USD --from 2026-01-05 --output new.csv
   candlekeep export --timeframes 15 --format parquet --output candles.parquet"
     )]
     Export(Export),
@@ -232,7 +232,7 @@ The whole file is checked before any of it is stored: an error names line and co
         after_help = "\
 Examples:
   candlekeep import history.csv
-  candlekeep import history.csv --dry-run          # checks it and stores nothing
+  candlekeep import history.csv --dry-run     # checks it, stores nothing
   zcat history.csv.gz | candlekeep import -"
     )]
     Import(Import),
@@ -248,7 +248,7 @@ of the database, start the service. What came since is a hole that it heals, as 
         after_help = "\
 Examples:
   candlekeep backup candlekeep-monday.db
-  candlekeep backup /backup/candlekeep.db --force --database sqlite:////var/lib/candlekeep/candlekeep.db"
+  candlekeep backup /backup/candlekeep.db --force"
     )]
     Backup(Backup),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
@@ -280,7 +280,14 @@ impl Command {
     /// Whether it shows its progress to somebody who looks on, so that its log is kept to what is
     /// not as it should be.
     pub fn is_watched(&self) -> bool {
-        matches!(self, Command::Backfill(_) | Command::Candles(_) | Command::Export(_) | Command::Import(_))
+        matches!(
+            self,
+            Command::Backfill(_)
+                | Command::Candles(_)
+                | Command::Export(_)
+                | Command::Import(_)
+                | Command::Backup(_)
+        )
     }
 }
 

@@ -132,7 +132,7 @@ fn span_of(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<Range<Times
 /// What shows people how far something has come: nothing where stderr is no terminal.
 fn counter(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(COUNTS_A_SECOND));
-    let style = ProgressStyle::with_template("{spinner} {human_pos} {msg}, {per_sec}, {elapsed}");
+    let style = ProgressStyle::with_template("{spinner} {human_pos} {msg}, {elapsed}");
     bar.with_style(style.expect("the template is sound")).with_message(what)
 }
 

@@ -1,6 +1,6 @@
 //! A file that is there whole or not at all: written beside its place, which it takes at the end.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,12 +26,21 @@ impl WholeFile {
             Err(_) => place.to_owned(),
         };
         let name = place.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
-        let fresh = place.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let fresh = place.with_file_name(format!("{}.part", name.to_string_lossy()));
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
+        options.read(true).write(true).create(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
         let file = options.open(&fresh)?;
+        // What a process that was killed has left is written over, what one is writing is not.
+        match file.try_lock() {
+            Ok(()) if is_at(&file, &fresh)? => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process is writing it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
         Ok(WholeFile { file, fresh, place, is_kept: false })
     }
 
@@ -53,6 +62,21 @@ impl WholeFile {
         let folder = self.place.parent().filter(|folder| !folder.as_os_str().is_empty());
         let _ = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
         Ok(bytes)
+    }
+}
+
+/// Whether a file still has this name: its writer may just have given it another.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let (one, other) = (file.metadata()?, fs::metadata(path)?);
+        Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.try_exists()
     }
 }
 
@@ -94,6 +118,20 @@ mod tests {
         file.write_all(b"whole").unwrap();
         assert_eq!(file.keep().unwrap(), 5);
         assert_eq!((fs::read(&place).unwrap(), names()), (b"whole".to_vec(), 1));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_written_over_and_what_another_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("out.csv");
+        fs::write(folder.path().join("out.csv.part"), "left over").unwrap();
+        let mut file = WholeFile::create(&place, 0o640).unwrap();
+        file.write_all(b"one").unwrap();
+        let why = WholeFile::create(&place, 0o640).unwrap_err();
+        assert_eq!(why.to_string(), "another process is writing it");
+        file.keep().unwrap();
+        assert_eq!(fs::read(&place).unwrap(), b"one");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -23,7 +23,7 @@ type Counts = Vec<(String, i64)>;
 /// Copies the database, as it is at one instant, to `target`, which is empty or not there; answers how
 /// many rows each table has. The copy is sound, and has as many rows as the database had then.
 ///
-/// Writers are kept out until the copying has begun, some milliseconds, so that another reader sees the very
+/// Writers are kept out until the copying has begun, a fraction of a second, so that another reader sees the very
 /// state that is copied; then they go on.
 pub(in crate::store) fn copy(path: &Path, target: &Path) -> Result<Counts, StoreError> {
     let mut witness = open_read_only(path)?;
