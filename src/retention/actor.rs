@@ -108,3 +108,54 @@ async fn delete(store: &StoreHandle, timeframe: Timeframe, limit: Timestamp) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{self, Flags};
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source};
+    use crate::store::{BarQuery, DatabaseUrl};
+
+    const NOON: Timestamp = Timestamp(1_583_755_200); // 2020-03-09 12:00:00
+
+    fn pair() -> Pair {
+        "EURUSD".parse().unwrap()
+    }
+
+    /// A bar a day, the newest at noon; what is left of 100 of them after a sweep at `now`.
+    fn left(now: Timestamp) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let side = Ohlc::from_prices([Price::ONE; 4]);
+        let facts = (0..100)
+            .map(|day| {
+                let key =
+                    BarKey { pair: pair(), timeframe: Timeframe::M5, start: NOON.plus((day - 99) * 86_400) };
+                Fact::Settled(Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream })
+            })
+            .collect();
+        store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOON).unwrap();
+        let (handle, _thread) = StoreHandle::spawn("store", store).unwrap();
+        let days = ("CANDLEKEEP_RETENTION_DAYS".to_owned(), "{ 5 = 50 }".to_owned());
+        let config = config::load(None, &BTreeMap::from([days]), &Flags::default()).unwrap();
+        actix::System::new().block_on(async {
+            let mut done = Vec::new();
+            sweep(&handle, &config.retention, now, &mut done).await.unwrap();
+            // Once more finds nothing to do.
+            sweep(&handle, &config.retention, now, &mut done).await.unwrap();
+            let read = |store: &mut Store| store.bars(pair(), Timeframe::M5, &BarQuery::default());
+            handle.run(read).await.unwrap().len()
+        })
+    }
+
+    #[test]
+    fn age_counts_from_the_newest_bar_so_that_a_wrong_clock_deletes_nothing() {
+        assert_eq!(left(NOON.plus(300)), 51);
+        assert_eq!(left(NOON.plus(40 * 365 * 86_400)), 51, "a clock far ahead");
+        assert_eq!(left(NOON.plus(-30 * 86_400)), 81, "a clock behind");
+        assert_eq!(left(Timestamp(0)), 100);
+    }
+}

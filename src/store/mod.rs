@@ -352,7 +352,8 @@ impl Store {
 
     /// Deletes the oldest bars of one timeframe that start before `limit`, what they were before, and what the
     /// ledger says of that time: about `rows_max` rows at most, in one transaction. The last bucket of a
-    /// pair's 5-minute ledger stays, however old it is, since the next start goes on from there.
+    /// pair's 5-minute ledger stays, however old it is, since the next start goes on from there; so does
+    /// the row with the highest `seq`.
     ///
     /// # Errors
     /// Those of any write.

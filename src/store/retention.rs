@@ -5,6 +5,7 @@ use diesel::prelude::*;
 use diesel::result::QueryResult;
 
 use super::backend::{Connection, on_backend};
+use super::bars;
 use super::error::StoreError;
 use super::rows::{self, PairText};
 use super::schema::{candle_revisions, candles, coverage};
@@ -20,7 +21,7 @@ pub struct Deleted {
     pub revisions: usize,
     /// Runs of the ledger.
     pub runs: usize,
-    /// There may be more that is old.
+    /// There may be more that is old and can be deleted now.
     pub has_more: bool,
 }
 
@@ -52,6 +53,7 @@ pub(super) fn delete_before(
 ) -> Result<Deleted, StoreError> {
     assert_eq!(limit, timeframe.bucket(limit), "the limit is the start of a bucket");
     let mut deleted = Deleted::default();
+    let kept = kept(connection)?;
     for (pair, known) in ledgers(connection, timeframe)? {
         let left = i64::from(rows_max) - deleted.rows() as i64;
         if left <= 0 {
@@ -63,10 +65,12 @@ pub(super) fn delete_before(
             Timeframe::M5 => limit.min(known.end.plus(-timeframe.seconds())),
             _ => limit,
         };
+        let of = Old { pair: PairText::new(pair), timeframe };
+        let is_kept = |row: &&(String, String, i64)| row.0 == of.pair.as_str() && row.1 == timeframe.as_str();
+        let limit = kept.iter().find(is_kept).map_or(limit, |(_, _, start)| limit.min(Timestamp(*start)));
         if known.start >= limit {
             continue;
         }
-        let of = Old { pair: PairText::new(pair), timeframe };
         let reach = of.reach(connection, limit, left)?;
         deleted.has_more |= reach < limit;
         of.delete(connection, reach, &mut deleted)?;
@@ -76,6 +80,25 @@ pub(super) fn delete_before(
         settings::set(connection, &setting(timeframe), &limit.0.to_string())?;
     }
     Ok(deleted)
+}
+
+/// The row with the highest `seq`, which stays until there is a higher one: the next `seq` is counted from it,
+/// and none is to be given twice. Old bars have it where they were imported last.
+fn kept(connection: &mut Connection) -> QueryResult<Vec<(String, String, i64)>> {
+    let last = bars::last_seq(connection)?;
+    let mut kept: Vec<(String, String, i64)> = on_backend!(connection, connection => {
+        candles::table
+            .filter(candles::seq.eq(last))
+            .select((candles::pair, candles::timeframe, candles::timestamp))
+            .load(connection)
+    })?;
+    kept.extend(on_backend!(connection, connection => {
+        candle_revisions::table
+            .filter(candle_revisions::seq.eq(last))
+            .select((candle_revisions::pair, candle_revisions::timeframe, candle_revisions::timestamp))
+            .load::<(String, String, i64)>(connection)
+    })?);
+    Ok(kept)
 }
 
 /// What is known of each pair's buckets: from the first to the end of the last.

@@ -226,6 +226,24 @@ fn an_import_beyond_the_end_of_a_watched_ledger_takes_the_time_before_it_along()
 }
 
 #[test]
+fn no_seq_is_given_twice_though_the_bars_that_had_it_are_deleted() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(90, 1, 7)]), NOW);
+        let old = |slot: i64| bar(eur(), Timeframe::M5, NOON.plus(slot * 300), 1, 0, Source::Import);
+        let last_seq = commit(&mut store, settled(&[old(0), old(2), old(4)]), NOW).last_seq;
+        let limit = NOON.plus(50 * 300);
+        let deleted = store.delete_before(Timeframe::M5, limit, 100).unwrap();
+        assert_eq!((deleted.bars, deleted.has_more), (2, false));
+        assert_eq!(store.bars_after(0, 9).unwrap().last().map(|bar| bar.seq), Some(last_seq));
+        assert_eq!(commit(&mut store, settled(&[streamed(91, 1, 7)]), NOW).last_seq, last_seq + 1);
+        // Now another has the highest.
+        assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().bars, 1);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 92), format!("{}ss", ".".repeat(90)));
+    });
+}
+
+#[test]
 fn a_longer_bar_appears_with_its_last_part() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
@@ -1441,6 +1459,9 @@ proptest! {
             for fact in &facts {
                 store.commit(&[batch("e", [fact.clone()])], NOW).unwrap();
             }
+            // What was committed last is another's: the highest `seq` stays.
+            let last = bar(pair("GBPUSD"), Timeframe::M5, NOON.plus(SLOTS * 900), 1, 1, Source::Rest);
+            store.commit(&[settled(&[last])], NOW).unwrap();
             let limit = NOON.plus(limit * 300).floor(timeframe.seconds());
             let everything = NOON.plus(-900)..NOON.plus(100 * 300);
             let state = |store: &mut Store, from: &BTreeMap<Pair, Timestamp>| {

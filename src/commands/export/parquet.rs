@@ -149,3 +149,72 @@ fn io_error(error: ParquetError) -> io::Error {
         other => io::Error::other(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
+
+    use super::super::csv::COLUMNS;
+    use super::*;
+    use crate::domain::{Bar, BarKey, Ohlc, Source, Timeframe, Timestamp};
+
+    #[test]
+    fn what_was_written_is_read_in_the_columns_of_the_table() {
+        let side =
+            |units| Ohlc::from_prices([0, 3, -2, 1].map(|more| Price::from_units(units + more).unwrap()));
+        let stored = |ix: i64, feed_id| StoredBar {
+            bar: Bar {
+                key: BarKey {
+                    pair: "EURUSD".parse().unwrap(),
+                    timeframe: Timeframe::M15,
+                    start: Timestamp(ix * 900),
+                },
+                bid: side(110_000_000 + ix),
+                ask: side(110_010_001 + ix),
+                volume: 7,
+                source: Source::Rest,
+            },
+            created_at: Timestamp(11),
+            updated_at: Timestamp(12),
+            revision: 3,
+            seq: ix,
+            feed_id,
+        };
+        // More than one group of rows.
+        let bars: Vec<StoredBar> =
+            (0..GROUP_BARS as i64 + 5).map(|ix| stored(ix, (ix % 2 == 0).then_some(9))).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let mut sink = Box::new(Parquet::begin(std::fs::File::create(&path).unwrap()).unwrap());
+        bars.chunks(4_000).for_each(|page| sink.bars(page).unwrap());
+        sink.finish().unwrap();
+
+        let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(reader.metadata().num_row_groups(), 2);
+        let mut count = 0;
+        for (row, stored) in reader.get_row_iter(None).unwrap().zip(&bars) {
+            let row = row.unwrap();
+            let names: Vec<&str> = row.get_column_iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, COLUMNS);
+            let fields: Vec<&Field> = row.get_column_iter().map(|(_, field)| field).collect();
+            let double = |price: Price| Field::Double(price.to_f64());
+            assert_eq!(*fields[0], Field::Str("EUR_USD".to_owned()));
+            assert_eq!(*fields[1], Field::Str("15".to_owned()));
+            assert_eq!(*fields[2], Field::Long(stored.bar.key.start.0));
+            assert_eq!(*fields[4], Field::Double(stored.bar.mid()[1].to_f64()));
+            assert_eq!((fields[7], fields[9]), (&Field::Long(7), &Field::Long(11)));
+            assert_eq!(
+                [fields[11], fields[17]],
+                [&double(stored.bar.bid.high), &double(stored.bar.ask.close)]
+            );
+            assert_eq!(
+                (fields[18], fields[19], fields[20]),
+                (&Field::Int(3), &Field::Long(12), &Field::Long(stored.seq))
+            );
+            assert_eq!(*fields[21], stored.feed_id.map_or(Field::Null, Field::Long));
+            count += 1;
+        }
+        assert_eq!(count, bars.len());
+    }
+}
