@@ -160,12 +160,16 @@ Prints settled bars from the database, oldest first, also while `run` writes to 
 creates a database and never asks IG for anything. Times are UTC; a bar is named by its start.
 
 --fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
-else by logging in. What cannot be had now is said on stderr, and the exit code is 3.",
+else by logging in. What cannot be had now is said on stderr, and the exit code is 3.
+
+--as-of TIME prints the bars as a reader would have seen them at that time: a bar that was corrected since \
+with its value of then, and none that was first stored later, so that a backtest knows no more than a bot did.",
         after_help = "\
 Examples:
   candlekeep candles EUR_USD 5 --count 20
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
   candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json
+  candlekeep candles EUR_USD 5 --count 12 --as-of 2026-01-05T12:00
   candlekeep candles EUR_USD 15 --count 300 --fetch"
     )]
     Candles(Candles),
@@ -197,6 +201,56 @@ Examples:
   candlekeep explain eurusd 2026-01-05T09:30Z --timeframe 15 --format json"
     )]
     Explain(Explain),
+    /// Write stored bars to a file, all or by range
+    #[command(
+        long_about = "\
+Writes bars with all columns of table candles, as CSV or Parquet, ascending by pair, timeframe and timestamp, also \
+while `run` writes: all of it is one state of the database. Prices in CSV are exact decimals, and `candlekeep import` \
+reads the file. Memory does not grow with the number of bars. A file takes its place at once when it is complete.
+
+Parquet needs a candlekeep that is built with it: cargo install --path . --features parquet",
+        after_help = "\
+Examples:
+  candlekeep export > candles.csv
+  candlekeep export --pairs EUR_USD,GBP_USD --from 2026-01-05 --output new.csv
+  candlekeep export --timeframes 15 --format parquet --output candles.parquet"
+    )]
+    Export(Export),
+    /// Read bars from a CSV file of yours, or of `export`
+    #[command(
+        long_about = "\
+Stores bars from a CSV file as source `import`, also while `run` writes. They fill what is missing or lost, longer bars \
+are folded from them, and they yield to whatever IG says: a bar of IG's that is stored, or comes later, stays or takes \
+their place. The same file again changes nothing.
+
+The header names the columns, in any order: pair, timeframe (minutes), timestamp (the bar's start, epoch seconds or ISO \
+8601, UTC), volume (may be left out: 0), and bid_open bid_high bid_low bid_close ask_open ask_high ask_low ask_close, or \
+open high low close: mid prices alone are taken as bid and as ask, with no distance between them. Of each pair and \
+timeframe the lines ascend by timestamp.
+
+The whole file is checked before any of it is stored: an error names line and column.",
+        after_help = "\
+Examples:
+  candlekeep import history.csv
+  candlekeep import history.csv --dry-run     # checks it, stores nothing
+  zcat history.csv.gz | candlekeep import -"
+    )]
+    Import(Import),
+    /// Copy the database to a file while the service runs
+    #[command(
+        long_about = "\
+Writes a compact copy of the SQLite database, as it is at one instant, and checks it: that it is sound, and that every \
+table has as many rows as the database had then. `run` goes on writing meanwhile. The file takes its place once all of \
+it is on the disk. Of PostgreSQL take pg_dump.
+
+To restore: stop the service, move the database and its -wal, -shm and .spool files away, copy the backup to the place \
+of the database, start the service. What came since is a hole that it heals, as far as IG's allowance goes.",
+        after_help = "\
+Examples:
+  candlekeep backup candlekeep-monday.db
+  candlekeep backup /backup/candlekeep.db --force"
+    )]
+    Backup(Backup),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -226,7 +280,14 @@ impl Command {
     /// Whether it shows its progress to somebody who looks on, so that its log is kept to what is
     /// not as it should be.
     pub fn is_watched(&self) -> bool {
-        matches!(self, Command::Backfill(_) | Command::Candles(_))
+        matches!(
+            self,
+            Command::Backfill(_)
+                | Command::Candles(_)
+                | Command::Export(_)
+                | Command::Import(_)
+                | Command::Backup(_)
+        )
     }
 }
 
@@ -305,6 +366,66 @@ pub struct Explain {
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,
+}
+
+/// Arguments of `export`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Only these pairs, separated by commas [default: all that have bars]
+    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    pub pairs: Vec<Pair>,
+    /// Only these bar lengths, separated by commas [default: all that have bars]
+    #[arg(long, value_delimiter = ',', value_name = "TIMEFRAME")]
+    pub timeframes: Vec<Timeframe>,
+    /// First bar's start: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub from: Option<Timestamp>,
+    /// Bars that start before this: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub to: Option<Timestamp>,
+    /// Where to write; replaced if it is there [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How to write
+    #[arg(long, value_enum, default_value_t = FileFormat::Csv)]
+    pub format: FileFormat,
+}
+
+/// Arguments of `import`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// CSV file, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Check the file and store nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// Arguments of `backup`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Where to write the copy
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// How to write a file of bars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// Text with exact decimals
+    Csv,
+    /// Columns, compressed
+    Parquet,
 }
 
 /// Arguments of `status`.
@@ -465,6 +586,9 @@ pub struct Candles {
     /// Which prices go into open, high, low and close
     #[arg(long, value_enum, default_value_t = PriceSide::Mid)]
     pub price: PriceSide,
+    /// Print them as they were stored at that wall time: epoch seconds or ISO 8601, UTC
+    #[arg(long, value_parser = parse_time, value_name = "TIME", conflicts_with = "fetch")]
+    pub as_of: Option<Timestamp>,
     /// Have what is missing of them fetched first, inside the allowance
     #[arg(long)]
     pub fetch: bool,

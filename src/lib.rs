@@ -22,6 +22,7 @@ pub mod healer;
 pub mod ig;
 pub mod logging;
 pub mod messages;
+pub mod retention;
 pub mod secret;
 pub mod simulator;
 pub mod skew;

@@ -23,6 +23,8 @@ struct Findings {
     revisions: Vec<Revision>,
     /// How often it was asked for in vain, and when it may be asked for again.
     attempt: Option<AttemptRow>,
+    /// Bars of this length that are older were deleted.
+    deleted_before: Option<Timestamp>,
     /// Of a longer bucket: what is known of its parts.
     parts: Vec<(Timestamp, Option<Run>)>,
 }
@@ -64,6 +66,7 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
             (attempt.pair, attempt.timeframe) == (key.pair, key.timeframe)
                 && attempt.span.contains(&key.start)
         }),
+        deleted_before: store.deleted_before(key.timeframe)?,
         key,
         expected: calendar.expectation(key.start.floor(Timeframe::M5.seconds())),
         run,
@@ -72,7 +75,7 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
 }
 
 fn text(findings: &Findings) -> String {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
@@ -99,6 +102,9 @@ fn text(findings: &Findings) -> String {
         }
         None => match run {
             Some(run) => say(run.state.as_str(), format!("{} ({})", run.reason.in_words(), run.reason)),
+            None if deleted_before.is_some_and(|before| key.start < before) => {
+                say("deleted", "it is older than what retention.days keeps".to_owned());
+            }
             None if parts.iter().any(|(_, part)| part.is_some()) => {
                 say("absent", "a longer bar is folded once all of its parts are known".to_owned());
             }
@@ -177,7 +183,7 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
 }
 
 fn json(findings: &Findings) -> Value {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
     let side = |prices: [f64; 4]| {
         let [open, high, low, close] = prices;
         json!({ "open": open, "high": high, "low": low, "close": close })
@@ -204,6 +210,7 @@ fn json(findings: &Findings) -> Value {
         "timeframe": key.timeframe.as_str(),
         "timestamp": key.start.0,
         "market": hours(*expected),
+        "deleted": bar.is_none() && deleted_before.is_some_and(|before| key.start < before),
         "bar": bar.as_ref().map(|stored| {
             let mut told = values(&stored.bar);
             told["created_at"] = stored.created_at.0.into();

@@ -1,25 +1,36 @@
 //! What the command line can ask for, one file each.
 
 pub mod backfill;
+pub mod backup;
 pub mod candles;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
+pub mod export;
 pub mod gaps;
+pub mod import;
 pub mod init;
 mod market;
 pub mod outlook;
 pub mod run;
 pub mod simulate;
 pub mod status;
+mod whole_file;
+
+use std::ops::Range;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Config, Flags};
-use crate::domain::{Calendar, Pair};
+use crate::domain::{Calendar, Pair, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::store::{Store, StoreError};
+
+/// How often a count is drawn.
+const COUNTS_A_SECOND: u8 = 4;
 
 /// Does what was asked.
 ///
@@ -31,7 +42,10 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Init(args) => init::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
+        Command::Export(args) => export::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
+        Command::Backup(args) => backup::execute(args, &config::read(&flags)?),
+        Command::Import(args) => import::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
         Command::Backfill(args) => backfill::execute(args, config::read(&flags)?),
         Command::Candles(args) => candles::execute(args, &config::read(&flags)?),
@@ -100,6 +114,32 @@ fn plain_table(header: &[&str]) -> Table {
     table
 }
 
+/// The span that `--from` and `--to` name.
+fn span_of(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<Range<Timestamp>, Failure> {
+    match (from, to) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(Failure::usage(format_args!("--from {from} is not before --to {to}")))
+        }
+        _ => Ok(from.unwrap_or(Timestamp(i64::MIN))..to.unwrap_or(Timestamp(i64::MAX))),
+    }
+}
+
+/// What shows people how far something has come: nothing where stderr is no terminal.
+fn counter(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(COUNTS_A_SECOND));
+    let style = ProgressStyle::with_template("{spinner} {human_pos} {msg}, {elapsed}");
+    bar.with_style(style.expect("the template is sound")).with_message(what)
+}
+
+/// What shows people that something goes on of which nobody knows how far it is.
+fn ticking(what: &'static str, every: Duration) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(COUNTS_A_SECOND));
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    let bar = bar.with_style(style.expect("the template is sound")).with_message(what);
+    bar.enable_steady_tick(every);
+    bar
+}
+
 /// Prints a line to stdout. A reader that has gone away is no reason to stop.
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
@@ -112,7 +152,6 @@ mod tests {
 
     use super::*;
     use crate::config::FileText;
-    use crate::domain::Timestamp;
     use crate::store::{DatabaseUrl, Feed};
 
     #[test]

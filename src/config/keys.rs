@@ -248,6 +248,15 @@ pub const KEYS: &[Key] = &[
         &["Days after which a hole that could not be healed counts as lost."],
     ),
     Key::new(
+        "retention.days",
+        Example("{ 5 = 400 }"),
+        &[
+            "Days after which bars are deleted, by the running service. One number, or by timeframe, so that",
+            "15-minute bars may stay when their 5-minute bars go. Without it everything is kept.",
+        ],
+    )
+    .structured(),
+    Key::new(
         "store.flush_ms",
         Default("0"),
         &["Milliseconds to collect bars before writing. 0 writes at once when no write is under way."],

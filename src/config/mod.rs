@@ -23,7 +23,7 @@ pub use self::template::template;
 use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
 use crate::domain::scale::Scale;
-use crate::domain::{Calendar, Epic, Pair, Timeframe};
+use crate::domain::{Calendar, Epic, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::secret::Secret;
 use crate::store::DatabaseUrl;
@@ -63,6 +63,8 @@ pub struct Config {
     pub stream: Stream,
     /// Requests for history.
     pub history: History,
+    /// How long bars are kept.
+    pub retention: Retention,
     /// Writing.
     pub store: Store,
     /// The HTTP interface.
@@ -334,6 +336,26 @@ impl Depth {
     }
 }
 
+/// How long bars are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    default: Option<u32>,
+    by_timeframe: BTreeMap<Timeframe, u32>,
+}
+
+impl Retention {
+    /// Days that bars of this length are kept; `None`: for ever.
+    pub fn days(&self, timeframe: Timeframe) -> Option<u32> {
+        self.by_timeframe.get(&timeframe).copied().or(self.default)
+    }
+
+    /// Where what is kept of this length begins at `now`, on the hour; `None`: everything is kept.
+    pub fn limit(&self, timeframe: Timeframe, now: Timestamp) -> Option<Timestamp> {
+        let days = self.days(timeframe)?;
+        Some(now.plus(-i64::from(days) * 86_400).floor(Timeframe::H1.seconds()))
+    }
+}
+
 /// Writing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -490,6 +512,19 @@ pub fn load(
     let settings = &settings;
 
     let (calendars, forex_closed) = calendars(settings)?;
+    let history = History {
+        requests_per_minute: match settings.get("history.requests_per_minute") {
+            Some(given) => Some(given.whole(1..=REQUESTS_PER_MINUTE_MAX)?),
+            None => None,
+        },
+        reserve: whole(settings, "history.reserve", 1000, POINTS_MAX)?,
+        incident_cap: whole(settings, "history.incident_cap", 3000, POINTS_MAX)?,
+        depth: depth(settings)?,
+        give_up_days: match settings.get("history.give_up_days") {
+            Some(given) => given.whole(1..=GIVE_UP_DAYS_MAX)?,
+            None => 28,
+        },
+    };
     Ok(Config {
         ig: ig(settings)?,
         credentials: credentials(env),
@@ -526,19 +561,8 @@ pub fn load(
             websocket_again: seconds(settings, "stream.websocket_again_s", 600, 1, SECONDS_MAX)?,
             control_link: one_of(settings, "stream.control_link", &[("follow", true), ("ignore", false)])?,
         },
-        history: History {
-            requests_per_minute: match settings.get("history.requests_per_minute") {
-                Some(given) => Some(given.whole(1..=REQUESTS_PER_MINUTE_MAX)?),
-                None => None,
-            },
-            reserve: whole(settings, "history.reserve", 1000, POINTS_MAX)?,
-            incident_cap: whole(settings, "history.incident_cap", 3000, POINTS_MAX)?,
-            depth: depth(settings)?,
-            give_up_days: match settings.get("history.give_up_days") {
-                Some(given) => given.whole(1..=GIVE_UP_DAYS_MAX)?,
-                None => 28,
-            },
-        },
+        retention: retention(settings, &history)?,
+        history,
         store: Store {
             flush: Duration::from_millis(whole(settings, "store.flush_ms", 0, FLUSH_MS_MAX)?.into()),
             spool_dir: path(settings, "store.spool_dir")?,
@@ -558,6 +582,7 @@ const REQUESTS_PER_MINUTE_MAX: u32 = 10_000;
 const POINTS_MAX: u32 = 1_000_000;
 const DEPTH_BARS_MAX: u32 = 100_000;
 const GIVE_UP_DAYS_MAX: u32 = 3_650;
+const RETENTION_DAYS_MAX: u32 = 36_500;
 const FLUSH_MS_MAX: u32 = 60_000;
 
 fn whole(settings: &Settings, path: &str, default: u32, most: u32) -> Result<u32, ConfigError> {
@@ -704,6 +729,40 @@ fn depth(settings: &Settings) -> Result<Depth, ConfigError> {
         }
     }
     Ok(depth)
+}
+
+/// What may still be healed or fetched at first must not be deleted under the healer's hands.
+fn retention(settings: &Settings, history: &History) -> Result<Retention, ConfigError> {
+    let mut retention = Retention::default();
+    let Some(given) = settings.get("retention.days") else { return Ok(retention) };
+    let days = |given: &Given, timeframes: &[Timeframe]| {
+        let days = given.whole(1..=RETENTION_DAYS_MAX)?;
+        let least = timeframes.iter().map(|timeframe| least_days(history, *timeframe)).max().unwrap_or(1);
+        if days < least {
+            return Err(given.invalid(format_args!(
+                "{days} days are too few: history.give_up_days and history.depth reach back {least} days"
+            )));
+        }
+        Ok(days)
+    };
+    match given.table() {
+        None => retention.default = Some(days(given, &Timeframe::ALL)?),
+        Some(entries) => {
+            for (key, given) in entries {
+                let timeframe = key.parse().map_err(|error| given.invalid(error))?;
+                retention.by_timeframe.insert(timeframe, days(&given, &[timeframe])?);
+            }
+        }
+    }
+    Ok(retention)
+}
+
+/// How far back bars of this length may be asked for: until they are given up, and on the first start over
+/// weekends and holidays.
+fn least_days(history: &History, timeframe: Timeframe) -> u32 {
+    let minutes = u64::from(history.depth.bars(timeframe)) * timeframe.minutes().unsigned_abs();
+    let first = (minutes * 7).div_ceil(5 * 24 * 60) + 7;
+    history.give_up_days.saturating_add(u32::try_from(first).unwrap_or(u32::MAX))
 }
 
 fn tlcp_version(settings: &Settings) -> Result<String, ConfigError> {

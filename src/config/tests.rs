@@ -97,6 +97,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("history.incident_cap", "8"),
     ("history.depth", "{ 5 = 9, 1h = 3 }"),
     ("history.give_up_days", "9"),
+    ("retention.days", "{ 5 = 90, 1h = 900 }"),
     ("store.flush_ms", "250"),
     ("store.spool_dir", "/spool"),
     ("http.listen", "off"),
@@ -486,6 +487,31 @@ fn the_template_shows_every_key_with_its_true_default() {
             assert_eq!(from_file(&format!("{} = {value}", key.path)), default, "{}", key.path);
         }
     }
+}
+
+#[test]
+fn bars_are_kept_for_ever_or_at_least_while_they_may_be_healed() {
+    let days = |text: &str| {
+        let retention = from_file(text).retention;
+        [Timeframe::M5, Timeframe::M15].map(|timeframe| retention.days(timeframe))
+    };
+    assert_eq!(days(""), [None, None]);
+    assert_eq!(days("retention.days = 400"), [Some(400), Some(400)]);
+    assert_eq!(days("retention.days = { 5 = 40 }"), [Some(40), None]);
+    // A hundred bars of 5 minutes and the weekends among them, and what is given up after four weeks.
+    assert_eq!(days("retention.days = { 5 = 36 }"), [Some(36), None]);
+    let refused = |text: &str| from(text, &[]).unwrap_err().to_string();
+    let why = refused("retention.days = { 5 = 35 }");
+    assert!(
+        why.ends_with("35 days are too few: history.give_up_days and history.depth reach back 36 days"),
+        "{why}"
+    );
+    assert!(refused("retention.days = 40").contains("too few"), "bars of an hour reach back further");
+    assert!(refused("retention.days = { 5 = 90 }\nhistory.give_up_days = 90").contains("too few"));
+    assert!(refused("retention.days = 0").contains("expected a whole number from 1 to"));
+    let now = Timestamp(1_583_755_200 + 59);
+    let limit = from_file("retention.days = { 5 = 40 }").retention.limit(Timeframe::M5, now);
+    assert_eq!(limit, Some(Timestamp(1_583_755_200 - 40 * 86_400)));
 }
 
 #[test]

@@ -23,6 +23,7 @@ use super::plan::{
     self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
 };
 use crate::clock::{Clock, EventClock};
+use crate::config::Retention;
 use crate::domain::coverage::Run;
 use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
 use crate::ig::IgError;
@@ -69,6 +70,8 @@ pub struct HealerSettings {
     pub give_up: GiveUp,
     /// Pairs whose time goes on being accounted for by the aggregator.
     pub accounted: Vec<Pair>,
+    /// How long bars are kept: what is older is not fetched.
+    pub retention: Retention,
     /// What healing is confined to.
     pub scope: Scope,
 }

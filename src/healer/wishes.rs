@@ -28,6 +28,11 @@ pub fn refusal(span: &Range<Timestamp>, timeframe: Timeframe, quarters: bool) ->
     }
 }
 
+/// Why a stretch is not fetched of which a part would be deleted again, if so.
+pub fn too_old(span: &Range<Timestamp>, kept_from: Timestamp) -> Option<String> {
+    (span.start < kept_from).then(|| format!("retention.days keeps only what is from {kept_from} on"))
+}
+
 /// The whole buckets of a stretch that are over at event time `end`.
 pub fn whole(span: &Range<Timestamp>, timeframe: Timeframe, end: Timestamp) -> Range<Timestamp> {
     let step = timeframe.seconds();
@@ -209,6 +214,8 @@ mod tests {
         assert!(refusal(&(at(0)..at(288 * 1_200)), Timeframe::M5, true).is_some());
         assert!(refusal(&(at(0)..at(3)), Timeframe::M15, false).is_some());
         assert!(refusal(&(at(0)..at(6)), Timeframe::M30, true).is_some());
+        assert_eq!(too_old(&(at(1)..at(9)), at(1)), None);
+        assert!(too_old(&(at(0)..at(9)), at(1)).is_some());
     }
 
     #[test]

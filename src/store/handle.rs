@@ -40,6 +40,11 @@ impl StoreHandle {
         Ok((StoreHandle { queue }, thread))
     }
 
+    /// Whether nothing waits to be done. What is being done does not wait.
+    pub fn is_idle(&self) -> bool {
+        self.queue.capacity() == QUEUED_MAX
+    }
+
     /// Queues `work` and answers with what it answers. It is queued at once where there is room,
     /// else as soon as there is while the future is polled. Dropping the future does not take
     /// back work that is queued.

@@ -3,25 +3,28 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `url`, `sqlite`, `postgres`, `migrate`, `error` | where the database is, opening and migrating it, what can go wrong |
+//! | `url`, `sqlite`, `postgres`, `migrate`, `error` | where the database is; opening, migrating and copying it; what can go wrong |
 //! | `backend`, `many` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
 //! | `lease` | who collects, and the rule by which it is another's turn |
+//! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
+//! | `retention` | deleting what is old |
 //! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::sqlite::SqliteConnection;
 
 use crate::domain::coverage::Run;
-use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
+use crate::domain::{Bar, BarKey, FactBatch, Mark, Pair, State, Timeframe, Timestamp};
 
 mod allowance;
+mod as_of;
 mod attempts;
 mod backend;
 mod bars;
@@ -31,12 +34,15 @@ mod correction;
 mod error;
 mod feeds;
 mod handle;
+mod import;
 mod lease;
 mod ledger;
 mod many;
 mod migrate;
+mod pages;
 mod postgres;
 mod requests;
+mod retention;
 mod rows;
 mod schema;
 mod settings;
@@ -52,14 +58,31 @@ pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
 pub use handle::{QUEUED_MAX, StoreHandle};
+pub use import::IMPORT_EVIDENCE;
 pub use lease::{LEASE_S, Lease, LeaseState, Standby};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
+pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
 use backend::{Connection, lease_time};
 use lease::Fence;
 use url::Whereabouts;
+
+/// Copies an SQLite database, as it is at one instant and while others write to it, to a file that is empty
+/// or not there; checks the copy, and answers how many rows each table has.
+///
+/// # Errors
+/// Those of opening and reading; [`StoreError::Busy`] where a writer keeps it for long.
+pub fn back_up(url: &DatabaseUrl, target: &Path) -> Result<Vec<(String, i64)>, StoreError> {
+    match url.place() {
+        Whereabouts::File(path) => sqlite::backup::copy(path, target),
+        Whereabouts::Server(_) => Err(StoreError::Unopenable {
+            place: url.to_string(),
+            why: "a server is backed up by its own means, pg_dump, or with `candlekeep copy`".to_owned(),
+        }),
+    }
+}
 
 /// The setting that says which environment the database belongs to.
 const ENVIRONMENT: &str = "environment";
@@ -415,6 +438,56 @@ impl Store {
         Ok(report)
     }
 
+    /// Stores bars that a user brings, by [`Store::commit`]'s rules. Where one lies beyond the end of a
+    /// watched pair's ledger, what `unseen` says of the time in between is written down with it.
+    ///
+    /// # Errors
+    /// Those of any write.
+    ///
+    /// # Panics
+    /// If a bar or mark does not lie on the grid of its timeframe.
+    pub fn import(
+        &mut self,
+        bars: &[Bar],
+        evidence: &str,
+        unseen: &dyn Fn(Pair, Range<Timestamp>) -> Vec<Mark>,
+        now: Timestamp,
+    ) -> Result<CommitReport, StoreError> {
+        self.writing(|store| {
+            let facts = import::facts(&mut store.connection, bars, unseen)?;
+            let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
+            let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
+            commit::apply(&mut store.connection, &terms, &[batch])
+        })
+    }
+
+    /// Deletes the oldest bars of one timeframe that start before `limit`, what they were before, and what the
+    /// ledger says of that time: about `rows_max` rows at most, in one transaction. The last bucket of a
+    /// pair's 5-minute ledger stays, however old it is, since the next start goes on from there; so does
+    /// the row with the highest `seq`.
+    ///
+    /// # Errors
+    /// Those of any write.
+    ///
+    /// # Panics
+    /// If `limit` does not lie on the grid of the timeframe.
+    pub fn delete_before(
+        &mut self,
+        timeframe: Timeframe,
+        limit: Timestamp,
+        rows_max: u32,
+    ) -> Result<Deleted, StoreError> {
+        self.writing(|store| retention::delete_before(&mut store.connection, timeframe, limit, rows_max))
+    }
+
+    /// Before when bars of this timeframe have been deleted for their age.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn deleted_before(&mut self, timeframe: Timeframe) -> Result<Option<Timestamp>, StoreError> {
+        retention::deleted_before(&mut self.connection, timeframe)
+    }
+
     /// Bars of one pair and timeframe, ascending.
     ///
     /// # Errors
@@ -430,6 +503,41 @@ impl Store {
         let mut bars = bars::newest(&mut self.connection, pair, timeframe, span, count)?;
         bars.reverse();
         Ok(bars)
+    }
+
+    /// Bars of one pair and timeframe, ascending, as a reader would have seen them at wall time `at`:
+    /// with the values of then, and without those that were first stored later.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn bars_as_of(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        query: &BarQuery,
+        at: Timestamp,
+    ) -> Result<Vec<StoredBar>, StoreError> {
+        let span = query.from.unwrap_or(Timestamp(i64::MIN))..query.to.unwrap_or(Timestamp(i64::MAX));
+        let count = query.count.unwrap_or(usize::MAX);
+        let mut bars = self
+            .consistently(|store| as_of::newest(&mut store.connection, pair, timeframe, span, (at, count)))?;
+        bars.reverse();
+        Ok(bars)
+    }
+
+    /// The oldest `count_max` bars of one pair and timeframe that start within `span`, ascending: one
+    /// page of those who walk through more bars than memory should hold.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn page(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        span: Range<Timestamp>,
+        count_max: u32,
+    ) -> Result<Vec<StoredBar>, StoreError> {
+        pages::oldest(&mut self.connection, pair, timeframe, span, count_max)
     }
 
     /// One bar.

@@ -18,6 +18,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::error::{StoreError, cut};
 use super::migrate::{number, refuse_newer, refuse_older, versions_known};
 
+pub(super) mod backup;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for another process's write lock, in milliseconds.

@@ -15,7 +15,7 @@ use crate::aggregator::inference::RecordKeys;
 use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
-use crate::config::{Config, Environment, Login};
+use crate::config::{Config, Environment, Login, Retention};
 use crate::domain::coverage::Run;
 use crate::domain::scale::Verdict;
 use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe};
@@ -36,6 +36,7 @@ use crate::ig::stream::actor::{
 };
 use crate::ig::stream::probes::{self, Probes};
 use crate::messages::{GetTokens, HistoryError, HolesRecorded, LearnTime, LogOut};
+use crate::retention::actor::RetentionActor;
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
@@ -101,6 +102,8 @@ pub struct House {
     event_clock: EventClock,
     aggregator: Addr<AggregatorActor>,
     healer: Addr<HealerActor>,
+    /// None where everything is kept, or only history is fetched. It lives as long as its address.
+    _retention: Option<Addr<RetentionActor>>,
     alerts: UnboundedReceiver<Alert>,
 }
 
@@ -239,6 +242,11 @@ impl House {
         )
         .start();
         let watched = pairs.into_iter().zip(calendars);
+        let retention = (stream.is_some() && config.retention != Retention::default()).then(|| {
+            let lifeline = alarm.lifeline("retention");
+            RetentionActor::new(store.clone(), event_clock.clone(), config.retention.clone(), lifeline)
+                .start()
+        });
         let settings = HealerSettings {
             feeds: watched.map(|(pair, calendar)| Watched { pair, calendar }).collect(),
             allowance,
@@ -247,6 +255,7 @@ impl House {
             quarters: config.timeframes.contains(&Timeframe::M15),
             give_up: give_up(config),
             accounted,
+            retention: config.retention.clone(),
             scope: match flags.purpose {
                 Purpose::Collect => Scope::default(),
                 Purpose::Backfill { scope, .. } => scope,
@@ -277,6 +286,7 @@ impl House {
             event_clock,
             aggregator,
             healer,
+            _retention: retention,
             alerts,
         }))
     }

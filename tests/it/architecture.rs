@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 40] = [
+const PURE: [&str; 43] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -31,7 +31,10 @@ const PURE: [&str; 40] = [
     "ig/history/pace.rs",
     "ig/history/zone.rs",
     "ig/session/tokens.rs",
+    "commands/import/lines.rs",
+    "commands/import/rows.rs",
     "commands/market.rs",
+    "retention/mod.rs",
     "backoff.rs",
     "skew.rs",
     "store/correction.rs",

@@ -54,6 +54,57 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn what_makes_no_sense_of_files_and_copies_is_2() {
+    refused(
+        "candles EUR_USD 5 --as-of noon",
+        &[],
+        &[],
+        2,
+        "invalid value 'noon' for '--as-of <TIME>': not a time",
+    );
+    refused(
+        "candles EUR_USD 5 --as-of 5 --fetch",
+        &[],
+        &[],
+        2,
+        "the argument '--as-of <TIME>' cannot be used",
+    );
+    refused("export --from 9 --to 5", &[], &[], 2, "--from 1970-01-01T00:00:09Z is not before --to");
+    refused(
+        "backup b.db --database postgres://h/d",
+        &[],
+        &[],
+        2,
+        "backup copies an SQLite file: of PostgreSQL take pg_dump",
+    );
+    if cfg!(not(feature = "parquet")) {
+        let begins =
+            "this candlekeep is built without Parquet: use --format csv, or build it with `cargo install";
+        refused("export --format parquet", &[], &[], 2, begins);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_imported_is_told_by_line_and_leaves_no_database() {
+    let header = "pair,timeframe,timestamp,open,high,low,close";
+    let check = |text: &str, begins: &str| refused("import a.csv", &[], &[("a.csv", text)], 1, begins);
+    check("", "a.csv is empty");
+    check("open,high\n", "a.csv:1: no column low; the first line names the columns");
+    check(&format!("{header}\n\nEUR_USD,5,300,1,2,1\n"), "a.csv:3: 6 fields, the first line names 7");
+    check(
+        &format!("{header}\nEUR_USD,5,301,1,2,1,1\n"),
+        "a.csv:2: column 3 (timestamp): 1970-01-01T00:05:01Z is not",
+    );
+    check(
+        &format!("{header}\nEUR_USD,5,300,1,2,1,1\nEUR_USD,5,300,1,2,1,1\n"),
+        "a.csv:3: column 3 (timestamp): the bar of 1970-01-01T00:05:00Z of EUR_USD 5 is there twice",
+    );
+    refused("import nowhere.csv", &[], &[], 1, "cannot read nowhere.csv: ");
+    refused("backup b.db", &[], &[], 1, "no database at FOLDER/candlekeep.db");
+    refused("export --output e.csv", &[], &[], 1, "no database at FOLDER/candlekeep.db");
+}
+
+#[test]
 fn a_wrong_configuration_is_78() {
     refused("run", &[], &[], 78, "missing credentials: set IG_API_KEY, IG_USERNAME, IG_PASSWORD");
     refused("run --config nowhere.toml", &[], &[], 78, "cannot read nowhere.toml: ");
@@ -72,6 +123,13 @@ fn a_wrong_configuration_is_78() {
         &[],
         78,
         "unknown environment variable CANDLEKEEP_CLOK; the nearest known one is CANDLEKEEP_CLOCK",
+    );
+    refused(
+        "candles EUR_USD 5",
+        &[("CANDLEKEEP_RETENTION_DAYS", "3")],
+        &[],
+        78,
+        "CANDLEKEEP_RETENTION_DAYS: 3 days are too few: history.give_up_days and history.depth reach back",
     );
     refused("run", &[("IG_PASSWORD_FILE", "nowhere")], &[], 78, "cannot read nowhere: ");
 }

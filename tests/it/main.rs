@@ -19,6 +19,8 @@ mod healing;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod moving;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod pipeline;

@@ -238,6 +238,54 @@ fn an_import_yields_to_the_broker() {
 }
 
 #[test]
+fn an_import_beyond_the_end_of_a_watched_ledger_takes_the_time_before_it_along() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let import = |pair, slot: i64| bar(pair, Timeframe::M5, NOON.plus(slot * 300), 1, 0, Source::Import);
+        let other = pair("USDJPY");
+        store.watch_feeds(&[feed(eur(), "decimal")], NOW).unwrap();
+        commit(
+            &mut store,
+            settled(&[streamed(2, 1, 7), bar(other, Timeframe::M5, NOON, 1, 7, Source::Rest)]),
+            NOW,
+        );
+        let unseen = |pair, span: Range<Timestamp>| {
+            let (timeframe, state, reason) = (Timeframe::M5, State::Missing, Reason::Offline);
+            vec![Mark { pair, timeframe, span, state, reason }]
+        };
+        // Before it, beyond it twice, and of a pair that nobody watches.
+        let bars = [import(eur(), 0), import(eur(), 5), import(eur(), 6), import(eur(), 8), import(other, 4)];
+        let report = store.import(&bars, "import:a.csv", &unseen, NOW).unwrap();
+        assert_eq!((report.inserted, report.marks), (5, 2));
+        assert_eq!(ledger(&mut store, Timeframe::M5, 9), "s.s|mm|ss|m|s");
+        assert_eq!(
+            store.coverage(other, Timeframe::M5, slots(0..9)).unwrap().len(),
+            2,
+            "no hole of it counts"
+        );
+        assert_eq!(store.import(&bars, "import:a.csv", &unseen, NOW).unwrap().marks, 0);
+    });
+}
+
+#[test]
+fn no_seq_is_given_twice_though_the_bars_that_had_it_are_deleted() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(90, 1, 7)]), NOW);
+        let old = |slot: i64| bar(eur(), Timeframe::M5, NOON.plus(slot * 300), 1, 0, Source::Import);
+        let last_seq = commit(&mut store, settled(&[old(0), old(2), old(4)]), NOW).last_seq;
+        let limit = NOON.plus(50 * 300);
+        let deleted = store.delete_before(Timeframe::M5, limit, 100).unwrap();
+        assert_eq!((deleted.bars, deleted.has_more), (2, false));
+        assert_eq!(store.bars_after(0, 9).unwrap().last().map(|bar| bar.seq), Some(last_seq));
+        assert_eq!(commit(&mut store, settled(&[streamed(91, 1, 7)]), NOW).last_seq, last_seq + 1);
+        // Now another has the highest.
+        assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().bars, 1);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 92), format!("{}ss", ".".repeat(90)));
+    });
+}
+
+#[test]
 fn a_longer_bar_appears_with_its_last_part() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
@@ -1460,6 +1508,118 @@ proptest! {
         });
         let tables = tables.into_inner();
         prop_assert!(tables.windows(2).all(|two| two[0] == two[1]), "{tables:#?}");
+    }
+
+    /// Whoever asks what was at some second gets the state after that second's last commit, whichever
+    /// stretch and count is asked for.
+    #[test]
+    fn what_was_seen_then_is_seen_again(
+        commits in proptest::collection::vec(
+            (proptest::collection::vec(any_fact(), 1..10), 0..3i64), 1..8,
+        ),
+        count in 1..6usize, slots in 0..SLOTS, length in 1..SLOTS,
+    ) {
+        on_each_database(|url| {
+            let mut store = Store::open(url).unwrap();
+            store.set_timeframes(&LONGER);
+            let span = BarQuery {
+                from: Some(NOON.plus(slots * 300)),
+                to: Some(NOON.plus((slots + length) * 300)),
+                count: Some(count),
+            };
+            let queries = [EVERYTHING, BarQuery { count: Some(count), ..EVERYTHING }, span];
+            let see = |store: &mut Store, at: Option<Timestamp>| {
+                let mut seen = Vec::new();
+                for (pair, timeframe) in pairs().iter().flat_map(|pair| {
+                    [Timeframe::M5, Timeframe::M10, Timeframe::M15].map(|timeframe| (*pair, timeframe))
+                }) {
+                    for query in &queries {
+                        seen.push(match at {
+                            Some(at) => store.bars_as_of(pair, timeframe, query, at).unwrap(),
+                            None => store.bars(pair, timeframe, query).unwrap(),
+                        });
+                    }
+                }
+                seen
+            };
+            let mut remembered = BTreeMap::from([(NOW.plus(-1), see(&mut store, None))]);
+            let mut now = NOW;
+            for (facts, after_s) in &commits {
+                now = now.plus(*after_s);
+                store.commit(&[batch("e", facts.iter().cloned())], now).unwrap();
+                remembered.insert(now, see(&mut store, None));
+            }
+            for at in NOW.0 - 2..=now.0 + 1 {
+                let (_, expected) = remembered
+                    .range(..=Timestamp(at))
+                    .next_back()
+                    .unwrap_or_else(|| remembered.first_key_value().unwrap());
+                assert_eq!(&see(&mut store, Some(Timestamp(at))), expected, "at {}", at - NOW.0);
+            }
+        });
+    }
+
+    /// However few rows a transaction may take: bars and ledger lose the same old buckets and no others, and
+    /// what is learnt afterwards is stored as ever.
+    #[test]
+    fn what_is_old_goes_from_bars_and_ledger_alike(
+        facts in proptest::collection::vec(any_fact(), 1..40),
+        later in proptest::collection::vec(any_fact(), 1..10),
+        limit in 0..SLOTS, rows_max in 1..9u32, quarters in any::<bool>(),
+    ) {
+        on_each_database(|url| {
+            let timeframe = if quarters { Timeframe::M15 } else { Timeframe::M5 };
+            let mut store = Store::open(url).unwrap();
+            for fact in &facts {
+                store.commit(&[batch("e", [fact.clone()])], NOW).unwrap();
+            }
+            // What was committed last is another's: the highest `seq` stays.
+            let last = bar(pair("GBPUSD"), Timeframe::M5, NOON.plus(SLOTS * 900), 1, 1, Source::Rest);
+            store.commit(&[settled(&[last])], NOW).unwrap();
+            let limit = NOON.plus(limit * 300).floor(timeframe.seconds());
+            let everything = NOON.plus(-900)..NOON.plus(100 * 300);
+            let state = |store: &mut Store, from: &BTreeMap<Pair, Timestamp>| {
+                let mut told = Vec::new();
+                for (pair, of) in pairs().iter().flat_map(|pair| {
+                    [Timeframe::M5, Timeframe::M15].map(|timeframe| (*pair, timeframe))
+                }) {
+                    let from = if of == timeframe { from[&pair] } else { everything.start };
+                    let query = BarQuery { from: Some(from), ..EVERYTHING };
+                    told.push((
+                        store.bars(pair, of, &query).unwrap(),
+                        store.revisions(pair, of, from..everything.end).unwrap(),
+                        store.coverage(pair, of, from..everything.end).unwrap(),
+                    ));
+                }
+                told
+            };
+            // Of the 5-minute ledger the last bucket stays.
+            let from: BTreeMap<Pair, Timestamp> = pairs()
+                .into_iter()
+                .map(|pair| {
+                    let end = store.covered_to(Timeframe::M5).unwrap().get(&pair).copied();
+                    let last = end.filter(|_| !quarters).map(|end| end.plus(-300));
+                    (pair, last.map_or(limit, |last| last.min(limit)))
+                })
+                .collect();
+            let all = pairs().map(|pair| (pair, everything.start)).into();
+            let expected = state(&mut store, &from);
+            let mut total = 0;
+            loop {
+                let deleted = store.delete_before(timeframe, limit, rows_max).unwrap();
+                // One transaction may delete a bar, its run and all that it was before.
+                assert!(deleted.bars <= rows_max as usize && deleted.runs <= rows_max as usize + 2, "{deleted:?}");
+                total += deleted.rows();
+                if !deleted.has_more {
+                    break;
+                }
+                assert!(deleted.rows() > 0);
+            }
+            assert_eq!(state(&mut store, &all), expected);
+            assert_eq!(store.delete_before(timeframe, limit, rows_max).unwrap().rows(), 0);
+            assert_eq!(store.deleted_before(timeframe).unwrap(), (total > 0).then_some(limit));
+            store.commit(&[batch("f", later.iter().cloned())], NOW).unwrap();
+        });
     }
 
     /// A price that went in comes out, to the last digit.

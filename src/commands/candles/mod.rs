@@ -75,7 +75,7 @@ struct Printed {
 }
 
 fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed, Failure> {
-    let Candles { pair, timeframe, from, to, .. } = *args;
+    let Candles { pair, timeframe, from, to, as_of, .. } = *args;
     if let (Some(from), Some(to)) = (from, to)
         && from >= to
     {
@@ -83,7 +83,11 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
     }
     let mut store = Store::open_read_only(&config.database)?;
     let count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
-    let bars = store.bars(pair, timeframe, &BarQuery { from, to, count: Some(count) })?;
+    let query = BarQuery { from, to, count: Some(count) };
+    let bars = match as_of {
+        Some(at) => store.bars_as_of(pair, timeframe, &query, at)?,
+        None => store.bars(pair, timeframe, &query)?,
+    };
     let note = if !bars.is_empty() {
         None
     } else if !config.pairs().any(|watched| watched == pair) {
@@ -94,6 +98,8 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
             "no bars: {timeframe} is not among the timeframes kept ({}); add it to `timeframes` in the configuration",
             kept.join(", ")
         ))
+    } else if let Some(at) = as_of {
+        Some(format!("no bars of {pair} {timeframe} of that time were stored by {at}"))
     } else if from.is_some() || to.is_some() {
         Some(format!("no bars of {pair} {timeframe} in that time"))
     } else {
@@ -180,6 +186,35 @@ mod tests {
         assert_eq!(
             csv_times("EUR_USD 5 --from 2020-03-08T21:05 --to 2020-03-08T21:15", &config),
             [at(1), at(2)]
+        );
+    }
+
+    #[test]
+    fn bars_are_printed_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        store_bars(&config, 2);
+        let later = NINE_PM.plus(60);
+        let mut store = Store::open(&config.database).unwrap();
+        let mut corrected =
+            store.bars("EURUSD".parse().unwrap(), Timeframe::M5, &BarQuery::default()).unwrap();
+        let mut bar = corrected.remove(0).bar;
+        bar.volume = 2;
+        let batch = Arc::new(FactBatch { evidence: "test".into(), facts: vec![Fact::Settled(bar)] });
+        store.commit(&[batch], later).unwrap();
+        let printed = |line: &str| print(&candles(&format!("EUR_USD 5 {line}")), &config, None).unwrap();
+        for format in ["table", "csv", "json"] {
+            let now = printed(&format!("--format {format}")).text;
+            let as_of = |at: i64| printed(&format!("--format {format} --as-of {at}")).text;
+            assert_eq!(as_of(later.0), now, "{format}");
+            assert_eq!(as_of(later.0 + 1_000_000_000), now, "{format}");
+            assert_ne!(as_of(later.0 - 1), now, "{format}");
+            assert_eq!(as_of(later.0 - 1), as_of(NINE_PM.0), "{format}");
+        }
+        let before = printed("--as-of 2020-03-08T20:59:59Z");
+        assert_eq!(
+            before.note.as_deref(),
+            Some("no bars of EUR_USD 5 of that time were stored by 2020-03-08T20:59:59Z")
         );
     }
 

@@ -8,7 +8,7 @@ use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, Pair, Source, State, Timeframe, Timestamp};
 use crate::exit::Failure;
-use crate::store::{BarQuery, Store, WatchedFeed};
+use crate::store::{BarQuery, IMPORT_EVIDENCE, Store, WatchedFeed};
 
 /// Violations that are told; more are counted.
 pub const TOLD_MAX: usize = 50;
@@ -53,9 +53,11 @@ pub fn verify(store: &mut Store) -> Result<Verdict, Failure> {
         verdict.bars += starts.len() as u64;
         let watched = watched(&feeds, pair);
         let asked = asked(store, pair, timeframe)?;
-        ledger(&mut verdict, pair, timeframe, &runs, &starts, (&watched, &asked));
+        let kept_from = store.deleted_before(timeframe)?.unwrap_or(Timestamp(i64::MIN));
+        let excuses = Excuses { watched: &watched, asked: &asked, kept_from };
+        ledger(&mut verdict, pair, timeframe, &runs, &starts, excuses);
         if timeframe != Timeframe::M5 {
-            parts(&mut verdict, store, pair, timeframe)?;
+            parts(&mut verdict, store, pair, timeframe, kept_from)?;
         }
     }
     Ok(verdict)
@@ -92,6 +94,17 @@ fn watched_part(span: &Range<Timestamp>, watched: &[Range<Timestamp>], step: i64
     parts
 }
 
+/// What the ledger need not say anything of.
+#[derive(Clone, Copy)]
+struct Excuses<'a> {
+    /// All but these times, where there are any.
+    watched: &'a [Range<Timestamp>],
+    /// What lies beside stretches that were asked for by hand.
+    asked: &'a [Range<Timestamp>],
+    /// What is older and was deleted.
+    kept_from: Timestamp,
+}
+
 /// Holds the runs of one pair and timeframe against each other and against the stored bars.
 fn ledger(
     verdict: &mut Verdict,
@@ -99,7 +112,7 @@ fn ledger(
     timeframe: Timeframe,
     runs: &[Run],
     starts: &BTreeSet<Timestamp>,
-    (watched, asked): (&[Range<Timestamp>], &[Range<Timestamp>]),
+    Excuses { watched, asked, kept_from }: Excuses<'_>,
 ) {
     let step = timeframe.seconds();
     for run in runs {
@@ -148,8 +161,9 @@ fn ledger(
             holes.insert(0, since.start..first.span.start);
             holes = holes.iter().flat_map(|hole| watched_part(hole, watched, step)).collect();
         } else {
-            holes.retain(|hole| !is_beside_asked(hole));
+            holes.retain(|hole| !is_beside_asked(hole) && !is_beside_import(runs, hole));
         }
+        holes.iter_mut().for_each(|hole| hole.start = hole.start.max(kept_from));
         for hole in holes.iter().filter(|hole| hole.start < hole.end) {
             verdict.violated(format!("{pair} 5: nothing is said of {} to {}", hole.start, hole.end));
         }
@@ -163,13 +177,26 @@ fn ledger(
     }
 }
 
+/// Whether a hole adjoins bars of a user's file, which does not say why it lacks others.
+fn is_beside_import(runs: &[Run], hole: &Range<Timestamp>) -> bool {
+    let next = runs.partition_point(|run| run.span.start < hole.end);
+    let beside = [next.checked_sub(1).and_then(|before| runs.get(before)), runs.get(next)];
+    beside.into_iter().flatten().any(|run| run.evidence.starts_with(IMPORT_EVIDENCE))
+}
+
 /// Holds longer bars against their parts: derived where all of these are known, and equal to them.
-fn parts(verdict: &mut Verdict, store: &mut Store, pair: Pair, timeframe: Timeframe) -> Result<(), Failure> {
+fn parts(
+    verdict: &mut Verdict,
+    store: &mut Store,
+    pair: Pair,
+    timeframe: Timeframe,
+    kept_from: Timestamp,
+) -> Result<(), Failure> {
     let all = Timestamp(i64::MIN)..Timestamp(i64::MAX);
     let runs = store.coverage(pair, Timeframe::M5, all)?;
     let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
     let known = first.span.start.ceil(timeframe.seconds())..last.span.end.floor(timeframe.seconds());
-    let mut from = known.start;
+    let mut from = known.start.max(kept_from.ceil(timeframe.seconds()));
     while from < known.end {
         let to = from.plus(STRETCH_S).min(known.end);
         let mut read = |timeframe| {
@@ -245,18 +272,28 @@ mod tests {
 
     /// Runs as text: a letter a bucket, `.` where nothing is said. Bars: `x` where there is one.
     fn check(runs: &str, bars: &str, watched: &[(i64, i64)]) -> Vec<String> {
+        check_kept(0, runs, bars, watched)
+    }
+
+    /// The same where what is older than a bucket was deleted.
+    fn check_kept(kept_from: i64, runs: &str, bars: &str, watched: &[(i64, i64)]) -> Vec<String> {
         let mut known: Vec<Run> = Vec::new();
         for (place, letter) in runs.chars().enumerate() {
             let (state, reason) = match letter {
-                's' => (State::Stored, Reason::Settled),
+                's' | 'i' => (State::Stored, Reason::Settled),
                 'q' => (State::Quiet, Reason::LaterRow),
                 'm' => (State::Missing, Reason::Offline),
                 _ => continue,
             };
             let start = Timestamp(place as i64 * STEP);
-            let run = Run { span: start..start.plus(STEP), state, reason, evidence: "e".into() };
+            let evidence = if letter == 'i' { "import:a.csv" } else { "e" };
+            let run = Run { span: start..start.plus(STEP), state, reason, evidence: evidence.into() };
             match known.last_mut() {
-                Some(last) if last.state == state && last.span.end == start => last.span.end = run.span.end,
+                Some(last)
+                    if (last.state, &last.evidence, last.span.end) == (state, &run.evidence, start) =>
+                {
+                    last.span.end = run.span.end;
+                }
                 _ => known.push(run),
             }
         }
@@ -265,7 +302,8 @@ mod tests {
         let watched: Vec<_> =
             watched.iter().map(|(from, to)| Timestamp(from * STEP)..Timestamp(to * STEP)).collect();
         let mut verdict = Verdict::default();
-        ledger(&mut verdict, pair(), Timeframe::M5, &known, &starts, (&watched, &[]));
+        let excuses = Excuses { watched: &watched, asked: &[], kept_from: Timestamp(kept_from * STEP) };
+        ledger(&mut verdict, pair(), Timeframe::M5, &known, &starts, excuses);
         verdict.violations
     }
 
@@ -284,6 +322,23 @@ mod tests {
             format!("EUR_USD 5: nothing is said of 1970-01-01T00:{from}:00Z to 1970-01-01T00:{to}:00Z")
         };
         assert_eq!(told, [said("05", "10"), said("15", "30")]);
+    }
+
+    #[test]
+    fn what_was_deleted_for_its_age_is_no_hole() {
+        assert_eq!(check_kept(2, "..ss", "..xx", &[(0, 9)]), [""; 0]);
+        assert_eq!(check_kept(2, ".sss", ".xxx", &[(0, 9)]), [""; 0], "not all of it yet");
+        assert_eq!(check_kept(2, "...s", "...x", &[(0, 9)]).len(), 1);
+        assert_eq!(check_kept(2, "..ss", ".xxx", &[(0, 9)]).len(), 1, "a bar was left");
+    }
+
+    #[test]
+    fn a_file_need_not_say_what_it_lacks_unless_the_pair_was_watched() {
+        assert_eq!(check("ii.i..i", "xx.x..x", &[]), [""; 0], "never watched");
+        assert_eq!(check("i..ss", "x..xx", &[(3, 9)]), [""; 0], "from before");
+        assert_eq!(check("i.i", "x.x", &[(90, 99)]), [""; 0]);
+        assert_eq!(check("ss..i", "xx..x", &[(0, 9)]).len(), 1, "within the time watched");
+        assert_eq!(check("s.si.i", "x.xx.x", &[]).len(), 1, "beside others");
     }
 
     #[test]

@@ -25,7 +25,12 @@ impl Healer {
             let feed = self.settings.feeds.iter().find(|feed| feed.pair == wish.pair);
             let refused = match feed {
                 None => Some(format!("{} is not collected here", wish.pair)),
-                Some(_) => wishes::refusal(&wish.span, wish.timeframe, self.settings.quarters),
+                Some(_) => {
+                    wishes::refusal(&wish.span, wish.timeframe, self.settings.quarters).or_else(|| {
+                        let kept_from = self.settings.retention.limit(wish.timeframe, now)?;
+                        wishes::too_old(&wish.span, kept_from)
+                    })
+                }
             };
             if let Some(why) = refused {
                 self.end(&wish, RequestState::Refused, why).await?;
