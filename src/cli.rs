@@ -251,6 +251,22 @@ Examples:
   candlekeep backup /backup/candlekeep.db --force"
     )]
     Backup(Backup),
+    /// Copy every table from one database to another and compare
+    #[command(
+        long_about = "\
+Copies every table, as it is at one instant, from one database into another that is empty, of the same kind or not: \
+SQLite to PostgreSQL, back, or onto another server. Then reads the copy and compares, row by row, and prints how many rows each \
+table has and their sum. The source may be collected into meanwhile; what comes later is not in the copy. A copy that was broken off is begun \
+anew when asked for again, and nobody collects into half a one.
+
+Addresses are given without a password, since everybody can read a program's arguments: PostgreSQL's password is taken from \
+PGPASSWORD or from ~/.pgpass (PGPASSFILE names another file).",
+        after_help = "\
+Examples:
+  candlekeep copy sqlite://candlekeep.db postgres://me@host/candles
+  candlekeep copy 'postgres://me@host/candles?sslmode=verify-full' sqlite://candles.db"
+    )]
+    Copy(Copy),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
     #[command(
         long_about = "\
@@ -287,6 +303,7 @@ impl Command {
                 | Command::Export(_)
                 | Command::Import(_)
                 | Command::Backup(_)
+                | Command::Copy(_)
         )
     }
 }
@@ -414,6 +431,20 @@ pub struct Backup {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
+}
+
+/// Arguments of `copy`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// The database to read
+    #[arg(value_name = "FROM_URL")]
+    pub from: String,
+    /// The empty database to fill
+    #[arg(value_name = "TO_URL")]
+    pub to: String,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,

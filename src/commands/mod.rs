@@ -3,6 +3,7 @@
 pub mod backfill;
 pub mod backup;
 pub mod candles;
+pub mod copy;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
@@ -44,6 +45,7 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Export(args) => export::execute(args, &config::read(&flags)?),
         Command::Gaps(args) => gaps::execute(args, &config::read(&flags)?),
+        Command::Copy(args) => copy::execute(args),
         Command::Backup(args) => backup::execute(args, &config::read(&flags)?),
         Command::Import(args) => import::execute(args, &config::read(&flags)?),
         Command::Doctor(args) => doctor::execute(args, &flags),
@@ -65,6 +67,7 @@ impl From<StoreError> for Failure {
             StoreError::Unopenable { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NewerSchema { .. }
+            | StoreError::HalfCopied { .. }
             | StoreError::OtherEnvironment { .. } => Failure::configuration(error),
             StoreError::OlderSchema { .. }
             | StoreError::Busy { .. }
@@ -76,6 +79,8 @@ impl From<StoreError> for Failure {
             | StoreError::Leased { .. }
             | StoreError::LeaseLost { .. }
             | StoreError::TooManyRequests { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::CopyDiffers { .. }
             | StoreError::NoRandomness
             | StoreError::Closed => Failure::failed(error),
         }

@@ -42,6 +42,10 @@ pub const FOREX_CALENDAR: &str = "forex";
 /// The file that `init` writes and that is looked for.
 pub const FILE_NAME: &str = "candlekeep.toml";
 
+/// What is said of an address with a password among a program's arguments.
+pub const PASSWORD_IN_ARGUMENT: &str =
+    "a password in an argument is there for all to see: leave it out and put it into ~/.pgpass";
+
 /// Everything the service was told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -531,7 +535,13 @@ pub fn load(
         feeds: feeds(settings, &calendars)?,
         timeframes: timeframes(settings)?,
         database: match settings.get("database.url") {
-            Some(given) => given.parsed()?,
+            Some(given) => {
+                let url: DatabaseUrl = given.parsed()?;
+                if url.has_password() && given.place == "--database" {
+                    return Err(given.invalid(PASSWORD_IN_ARGUMENT));
+                }
+                url
+            }
             None => DatabaseUrl::sqlite("candlekeep.db"),
         },
         clock: one_of(settings, "clock", &[("system", ClockKind::System), ("stream", ClockKind::Stream)])?,

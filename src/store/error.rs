@@ -76,6 +76,28 @@ pub enum StoreError {
         /// So many may be open.
         most: usize,
     },
+    /// Something is to be copied into it, and it is not empty.
+    #[error("the database that is to be copied into is not empty: {table} has {rows} rows")]
+    NotEmpty {
+        /// Where there is something.
+        table: &'static str,
+        /// How much.
+        rows: u64,
+    },
+    /// A copy into it has begun and not ended, so that it holds a part of what it should.
+    #[error(
+        "a copy of {from} into this database was not finished: run `candlekeep copy` again, which begins anew"
+    )]
+    HalfCopied {
+        /// The other database.
+        from: String,
+    },
+    /// What was copied reads otherwise than what it was copied from.
+    #[error("the copy is not what it should be: {table} differs")]
+    CopyDiffers {
+        /// Where.
+        table: &'static str,
+    },
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,

@@ -1,6 +1,7 @@
 //! Many rows in one statement, for a server that each statement is a journey to: columns go as
 //! arrays, so that the text is the same however many rows there are, and is prepared once.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use diesel::pg::Pg;
@@ -14,7 +15,7 @@ use super::postgres::Wire;
 use super::rows::{CandleRow, CoverageRow};
 
 /// Rows in one statement; more hardly makes it cheaper, and the arrays are held in memory.
-const ROWS_MAX: usize = 1_000;
+pub(super) const ROWS_MAX: usize = 1_000;
 
 /// Inserts bars, none of which may be there.
 pub(super) fn insert_candles(wire: &mut Wire, rows: &[CandleRow<'_>]) -> QueryResult<()> {
@@ -100,19 +101,19 @@ pub(super) fn remove_runs(wire: &mut Wire, keys: &[(&str, &str, i64)]) -> QueryR
 /// A statement over columns of values. `K` stands for its text, which is prepared once a connection:
 /// diesel prepares `sql_query`, and an insert of a list of rows, anew each time, which costs half as
 /// much again.
-struct Statement<'a, K> {
-    before: &'static str,
+pub(super) struct Statement<'a, K> {
+    before: Cow<'static, str>,
     columns: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
     after: &'static str,
     kind: PhantomData<K>,
 }
 
 impl<'a, K> Statement<'a, K> {
-    fn new(before: &'static str, after: &'static str) -> Self {
-        Statement { before, columns: Vec::new(), after, kind: PhantomData }
+    pub(super) fn new(before: impl Into<Cow<'static, str>>, after: &'static str) -> Self {
+        Statement { before: before.into(), columns: Vec::new(), after, kind: PhantomData }
     }
 
-    fn column<ST, T>(mut self, values: impl Iterator<Item = T>) -> Self
+    pub(super) fn column<ST, T>(mut self, values: impl Iterator<Item = T>) -> Self
     where
         ST: Send + 'static,
         T: Send + 'a,
@@ -125,7 +126,7 @@ impl<'a, K> Statement<'a, K> {
 
 impl<K> QueryFragment<Pg> for Statement<'_, K> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(self.before);
+        out.push_sql(&self.before);
         for (ix, column) in self.columns.iter().enumerate() {
             out.push_sql(if ix == 0 { "(" } else { ", " });
             column.walk_ast(out.reborrow())?;
@@ -144,7 +145,7 @@ impl<K: 'static> QueryId for Statement<'_, K> {
 impl<K, C> RunQueryDsl<C> for Statement<'_, K> {}
 
 /// Values of one column.
-struct Column<ST, T> {
+pub(super) struct Column<ST, T> {
     values: Vec<T>,
     kind: PhantomData<ST>,
 }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 
 use crate::domain::coverage::Run;
@@ -30,6 +31,7 @@ mod backend;
 mod bars;
 mod breaks;
 mod commit;
+mod copying;
 mod correction;
 mod error;
 mod feeds;
@@ -54,6 +56,7 @@ pub use allowance::{AllowanceKey, AllowanceSeen, AllowanceState, Refusals, Spend
 pub use attempts::{AttemptKey, AttemptRow};
 pub use breaks::{BREAKS_MAX, StreamBreak};
 pub use commit::CommitReport;
+pub use copying::TableSum;
 pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
@@ -372,6 +375,9 @@ impl Store {
     /// [`StoreError::OtherEnvironment`] if it is bound to another.
     pub fn bind_environment(&mut self, environment: &str, accept_change: bool) -> Result<(), StoreError> {
         self.writing(|store| match store.setting(ENVIRONMENT)? {
+            _ if store.setting(copying::UNFINISHED)?.is_some() => {
+                Err(StoreError::HalfCopied { from: store.setting(copying::UNFINISHED)?.unwrap_or_default() })
+            }
             Some(bound) if bound == environment => Ok(()),
             Some(bound) if !accept_change => {
                 Err(StoreError::OtherEnvironment { bound, asked: environment.to_owned() })
@@ -803,6 +809,37 @@ impl Store {
         allowance::state(&mut self.connection, account, now)
     }
 
+    /// Copies every table into `target`, whose lease is held, as they are at one instant, but for the lease
+    /// itself; reads the copy, and answers what each table has. `told` hears of each table and how many of
+    /// its rows are written. `from` is what this database is called to people.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`] where the target holds anything but an unfinished copy;
+    /// [`StoreError::CopyDiffers`]; those of reading and writing. What is half written then is marked so:
+    /// nobody collects into it, and the next copy removes it.
+    pub fn copy_to(
+        &mut self,
+        target: &mut Store,
+        lease: &Lease,
+        from: &str,
+        now: Timestamp,
+        told: &mut dyn FnMut(&'static str, u64),
+    ) -> Result<Vec<TableSum>, StoreError> {
+        target.writing(|target| copying::prepare(&mut target.connection, from))?;
+        let sums = self.consistently(|source| {
+            let mut copy = Copying { target, lease, now, sums: copying::Sums::default(), told };
+            copying::walk(&mut source.connection, &mut copy)?;
+            Ok(copy.sums.0)
+        })?;
+        let mut found = copying::Sums::default();
+        target.consistently(|target| copying::walk(&mut target.connection, &mut found))?;
+        if let Some((table, _)) = sums.iter().zip(&found.0).find(|(source, target)| source != target) {
+            return Err(StoreError::CopyDiffers { table: table.table });
+        }
+        target.writing(|target| copying::finish(&mut target.connection))?;
+        Ok(sums)
+    }
+
     /// Folds SQLite's write-ahead log into the file, as far as readers allow, so that after an
     /// orderly stop the file alone holds everything.
     ///
@@ -868,5 +905,35 @@ impl Store {
     /// Undoes what a panic has left open.
     fn roll_back(&mut self) {
         self.connection.roll_back();
+    }
+}
+
+/// Writes what it is shown.
+struct Copying<'a> {
+    target: &'a mut Store,
+    lease: &'a Lease,
+    now: Timestamp,
+    sums: copying::Sums,
+    told: &'a mut dyn FnMut(&'static str, u64),
+}
+
+impl copying::Visitor for Copying<'_> {
+    fn table(&mut self, table: &'static str) {
+        self.sums.begin(table);
+        (self.told)(table, 0);
+    }
+
+    fn page(
+        &mut self,
+        rows: usize,
+        sum: u128,
+        write: &dyn Fn(&mut Connection) -> QueryResult<()>,
+    ) -> Result<(), StoreError> {
+        self.target.renew_lease(self.lease, self.now)?;
+        self.target.writing(|target| Ok(write(&mut target.connection)?))?;
+        self.sums.add(rows, sum);
+        let table = self.sums.0.last().expect("a table has begun");
+        (self.told)(table.table, table.rows);
+        Ok(())
     }
 }

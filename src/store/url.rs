@@ -49,6 +49,11 @@ impl DatabaseUrl {
         }
     }
 
+    /// Whether it holds a password.
+    pub fn has_password(&self) -> bool {
+        matches!(self.place(), Whereabouts::Server(target) if target.config.get_password().is_some())
+    }
+
     /// What to connect to.
     pub(super) fn place(&self) -> Whereabouts<'_> {
         match &self.0 {

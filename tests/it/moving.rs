@@ -10,6 +10,7 @@ use candlekeep::simulator::faults::Script;
 use candlekeep::simulator::{Options, Speed};
 use rusqlite::Connection;
 
+use super::postgres;
 use super::world::{Database, Holes, START, STEP, World, market, row_of};
 
 /// A command that has to end with this code; answers what it printed, on stdout or else on stderr.
@@ -261,4 +262,89 @@ fn old_bars_are_deleted_while_the_service_runs_and_are_no_holes() {
     told(&world, "gaps --verify", &[], 0);
     let explained = told(&world, &format!("explain EUR_USD {old}"), &[], 0);
     assert!(explained.contains("older than what retention.days keeps"), "{explained}");
+}
+
+#[test]
+fn a_copy_to_a_server_and_back_is_the_same_and_goes_on_there() {
+    let Some(server) = postgres::shared() else { return };
+    // Slowly enough that the market lasts longer than the copy.
+    let world = World::new(Options { speed: Speed::Times(600.0), ..market(6) });
+    let mut service = world.run();
+    world.wait(&mut service, "bars", |world| world.stored() > 1_000);
+    let (file, away) = (format!("sqlite:///{}", world.database().display()), server.place());
+    let copied = told(&world, &format!("copy {file} {away}"), &[], 0);
+    assert!(copied.contains("every table read back and compared"), "{copied}");
+    let not_empty = told(&world, &format!("copy {file} {away}"), &[], 1);
+    assert!(not_empty.contains("is not empty: settings has "), "{not_empty}");
+    service.stop();
+    assert!(!world.simulator().has_ended());
+
+    let world = world.on_server(away.clone());
+    let before = world.number("SELECT max(seq) FROM candles");
+    let verified = world.output("gaps --verify", &[]);
+    assert!(verified.status.success(), "{verified:?}");
+    // The service goes on with the copy: what came since is healed, and new numbers follow the copied ones.
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    // History was asked for while the market flew by.
+    world.verify_from(START.plus(7_200), Holes::None);
+    service.stop();
+    assert!(world.number("SELECT max(seq) FROM candles") > before);
+
+    let back = world.folder().join("back.db");
+    let json = told(&world, &format!("copy {away} sqlite:///{} --format json", back.display()), &[], 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let rows = |table: &str| {
+        let sums = json["tables"].as_array().unwrap();
+        sums.iter().find(|sum| sum["table"] == table).unwrap()["rows"].as_i64().unwrap()
+    };
+    let copy = Database::open(&back).unwrap();
+    for table in ["candles", "coverage", "allowance", "feeds", "stream_breaks"] {
+        let count = format!("SELECT count(*) FROM {table}");
+        assert_eq!(copy.number(&count), Some(world.number(&count)), "{table}");
+        assert_eq!(rows(table), world.number(&count), "{table}");
+    }
+    for timeframe in ["5", "15"] {
+        assert_eq!(copy.bars(timeframe), Database::Server(away.clone()).bars(timeframe));
+    }
+    assert_eq!(copy.number("SELECT count(*) FROM lease WHERE command = 'copy'"), Some(1));
+}
+
+#[test]
+fn half_a_copy_is_collected_into_by_nobody_and_begun_anew() {
+    let world = World::new(market(3));
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let half = world.folder().join("half.db");
+    let (from, to) =
+        (format!("sqlite:///{}", world.database().display()), format!("sqlite:///{}", half.display()));
+    told(&world, &format!("copy {from} {to}"), &[], 0);
+    // As if it had been killed: some rows are missing, and the mark is there.
+    let broken = Connection::open(&half).unwrap();
+    broken
+        .execute_batch("DELETE FROM coverage; INSERT INTO settings VALUES ('copy.unfinished', 'x')")
+        .unwrap();
+    drop(broken);
+    let refused = told(&world, "run", &[("DATABASE_URL", &to)], 78);
+    assert!(refused.contains("a copy of x into this database was not finished"), "{refused}");
+    told(&world, &format!("copy {from} {to}"), &[], 0);
+    let count = "SELECT count(*) FROM coverage";
+    assert_eq!(Database::open(&half).unwrap().number(count), Some(world.number(count)));
+    told(&world, "gaps --verify", &[("DATABASE_URL", &to)], 0);
+}
+
+#[test]
+fn no_password_is_taken_from_an_argument() {
+    let world = World::new(market(1));
+    for line in [
+        "copy postgres://me:secret@host/a sqlite://b.db",
+        "copy sqlite://a.db postgres://me:secret@host/b",
+        "status --database postgres://me:secret@host/a",
+    ] {
+        let refused = world.output(line, &[("DATABASE_URL", "")]);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains("~/.pgpass") && !said.contains("secret"), "{line}: {said}");
+        assert!(matches!(refused.status.code(), Some(2 | 78)), "{line}: {said}");
+    }
 }

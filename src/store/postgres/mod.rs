@@ -24,6 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::error::{StoreError, cut};
 use super::migrate::{number, refuse_newer, refuse_older, versions_known};
 
+mod passfile;
 mod target;
 mod tls;
 
@@ -137,12 +138,17 @@ impl Refused {
 }
 
 fn connect(target: &Target) -> Result<(Wire, Arc<AtomicBool>), Refused> {
-    let config = tls::client_config(target).map_err(|why| Refused { why, may_pass: false })?;
-    let (target, within) = (target.config.clone(), target.config.get_connect_timeout().copied());
+    let tls = tls::client_config(target).map_err(|why| Refused { why, may_pass: false })?;
+    let (mut config, within) = (target.config.clone(), target.config.get_connect_timeout().copied());
+    if config.get_password().is_none()
+        && let Some(password) = passfile::password(&config, target.pass_file.as_deref())
+    {
+        config.password(password);
+    }
     // Spawned, not blocked on: the calling thread may be one that runs actors.
     let connecting = driver().spawn(async move {
         let within = within.unwrap_or_default() + SHAKE_HANDS_WITHIN;
-        let shaking = shake_hands(target, MakeRustlsConnect::new(config));
+        let shaking = shake_hands(config, MakeRustlsConnect::new(tls));
         tokio::time::timeout(within, shaking).await.unwrap_or_else(|_| {
             Err(Refused { why: format!("no answer within {} s", within.as_secs()), may_pass: true })
         })

@@ -49,6 +49,8 @@ pub(in crate::store) struct Target {
     pub(in crate::store) tls: Tls,
     /// Authorities to believe (`sslrootcert`); none: those of the web.
     pub(in crate::store) root_file: Option<PathBuf>,
+    /// Where the password stands, if not in the address (`passfile`).
+    pub(in crate::store) pass_file: Option<PathBuf>,
     /// Certificate and key by which we prove ourselves (`sslcert`, `sslkey`).
     pub(in crate::store) own_files: Option<(PathBuf, PathBuf)>,
 }
@@ -103,7 +105,7 @@ impl Target {
             (None, None) => None,
             _ => return Err("sslcert and sslkey go together".to_owned()),
         };
-        Ok(Target { config, tls, root_file: ours.root_file, own_files })
+        Ok(Target { config, tls, root_file: ours.root_file, pass_file: ours.pass_file, own_files })
     }
 }
 
@@ -112,6 +114,7 @@ impl Target {
 struct Ours {
     tls: Option<Tls>,
     root_file: Option<PathBuf>,
+    pass_file: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
 }
@@ -140,6 +143,7 @@ impl Ours {
             // libpq's word for the authorities that the machine believes; here they are built in.
             "sslrootcert" if value == "system" => {}
             "sslrootcert" => self.root_file = Some(text()?.into()),
+            "passfile" => self.pass_file = Some(text()?.into()),
             "sslcert" => self.cert = Some(text()?.into()),
             "sslkey" => self.key = Some(text()?.into()),
             _ => return Ok(false),
