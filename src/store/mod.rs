@@ -7,6 +7,7 @@
 //! | `backend` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
+//! | `identity` | which database it is |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `commit`, `correction` | one transaction of facts; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
@@ -15,11 +16,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::result::QueryResult;
 
 use crate::domain::coverage::Run;
 use crate::domain::{BarKey, FactBatch, Pair, State, Timeframe, Timestamp};
+use crate::failpoint;
 
 mod allowance;
 mod attempts;
@@ -31,6 +34,7 @@ mod correction;
 mod error;
 mod feeds;
 mod handle;
+mod identity;
 mod lease;
 mod ledger;
 mod requests;
@@ -114,6 +118,16 @@ impl Store {
         self.longer = timeframes.iter().copied().filter(|timeframe| *timeframe != Timeframe::M5).collect();
         self.longer.sort();
         self.longer.dedup();
+    }
+
+    /// Says how long a write waits for another process's lock from now on, 5 seconds if never said.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn wait_for_others(&mut self, patience: Duration) -> Result<(), StoreError> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::wait_for_others(connection, patience),
+        }
     }
 
     /// Takes the lease for a new holder, which is this process doing `command`, at wall time
@@ -304,10 +318,15 @@ impl Store {
     /// # Panics
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
-        self.writing(|store| {
+        let report = self.writing(|store| {
+            failpoint::reach("commit.begun");
             let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
-            commit::apply(&mut store.connection, &terms, batches)
-        })
+            let report = commit::apply(&mut store.connection, &terms, batches)?;
+            failpoint::reach("commit.applied");
+            Ok(report)
+        })?;
+        failpoint::reach("commit.done");
+        Ok(report)
     }
 
     /// Bars of one pair and timeframe, ascending.

@@ -11,6 +11,9 @@ use crate::store::{Lease, StoreError, StoreHandle};
 /// A third of what a lease lasts, so that one failed write does not cost it.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 
+/// How long giving the lease back waits for a database that is away.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(1);
+
 /// A lease that renews itself until it ends or is dropped.
 #[derive(Debug)]
 pub struct Tenure {
@@ -30,8 +33,13 @@ impl Tenure {
     pub async fn end(&self, store: &StoreHandle, clock: &Clock) {
         self.renewing.abort();
         let (lease, now) = (self.lease.clone(), clock.wall());
-        if let Err(error) = store.run(move |store| store.release_lease(&lease, now)).await {
-            log::warn!(error:% = error; "the lease could not be given back; the next start takes it");
+        let given_back = store.run(move |store| store.release_lease(&lease, now));
+        match tokio::time::timeout(GIVE_BACK_WITHIN, given_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                log::warn!(error:% = error; "the lease could not be given back; the next start takes it");
+            }
+            Err(_) => log::warn!("the lease could not be given back in time; the next start takes it"),
         }
     }
 }

@@ -40,8 +40,11 @@ use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
 use crate::transcript::Recorder;
-use crate::writer::actor::WriterActor;
+use crate::writer::actor::{Hurry, WriterActor};
 use crate::writer::batch::Batch;
+use crate::writer::journal::{Journal, JournalHandle};
+use crate::writer::modes::{FLUSH_PATIENCE, Modes};
+use crate::writer::recovery::recover;
 
 /// Pauses between attempts to learn at start what the house is built from.
 const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
@@ -51,6 +54,11 @@ const MAILBOX: usize = 256;
 /// Messages that may wait in front of the writer: as many as the aggregator lets out, so that
 /// none ever finds the mailbox full and is overtaken.
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
+
+/// Time for making durable what is held at the end, in the spool if need be.
+const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time for folding the database's log, which the next start does as well.
+const FOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The longest time in dispute, a holiday's, is looked at as a whole, seconds.
 const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
@@ -99,6 +107,7 @@ pub struct House {
     stream: Option<Addr<StreamActor>>,
     history: Addr<HistoryActor>,
     event_clock: EventClock,
+    writer: Addr<WriterActor>,
     aggregator: Addr<AggregatorActor>,
     healer: Addr<HealerActor>,
     alerts: UnboundedReceiver<Alert>,
@@ -119,10 +128,16 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let (store, lease) = open_store(config, &flags, &clock)?;
+        let (store, lease, journal) = open_store(config, &flags, &clock)?;
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
-        let ground =
-            Ground { clock: clock.clone(), store: store.clone(), tenure: tenure.clone(), alarm, alerts };
+        let ground = Ground {
+            clock: clock.clone(),
+            store: store.clone(),
+            journal,
+            tenure: tenure.clone(),
+            alarm,
+            alerts,
+        };
         let built = House::build(config, flags, login, ground, recorder, stop).await;
         if !matches!(built, Ok(Some(_))) {
             tenure.end(&store, &clock).await;
@@ -138,7 +153,7 @@ impl House {
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, tenure, alarm, mut alerts } = ground;
+        let Ground { clock, store, journal, tenure, alarm, mut alerts } = ground;
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
         let client = http_client();
@@ -175,15 +190,16 @@ impl House {
         let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
 
-        let batch = Batch::new(config.store.flush);
-        let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
+        let modes = Modes::new(Batch::new(config.store.flush), journal.is_some(), FLUSH_PATIENCE);
+        let (to_store, to_stats) = (store.clone(), stats.clone());
+        let writer = WriterActor::new(modes, to_store, journal, clock.clone(), alarm.clone(), to_stats)
             .start_with(WRITER_MAILBOX);
         let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
         let core = Aggregation::new(&feeds, depth(config), stale_s, matched);
         let aggregator = AggregatorActor::new(
             core,
             event_clock.clone(),
-            writer.recipient(),
+            writer.clone().recipient(),
             store.clone(),
             record,
             stats.clone(),
@@ -254,6 +270,7 @@ impl House {
             aggregator.clone().recipient(),
             (clock.clone(), event_clock.clone()),
             settings,
+            stats.clone(),
             alarm.lifeline("healer"),
         )
         .start();
@@ -271,6 +288,7 @@ impl House {
             stream,
             history,
             event_clock,
+            writer,
             aggregator,
             healer,
             alerts,
@@ -310,17 +328,32 @@ impl House {
         self.tenure.end(&self.store, &self.clock).await;
     }
 
-    /// Stops streaming, makes durable what is held, logs out, gives the lease back.
-    pub async fn stop(self) {
+    /// Stops streaming, makes durable what is held, logs out, gives the lease back. None of it waits
+    /// for long for a database that is away.
+    ///
+    /// # Errors
+    /// Where what is held could not be made durable.
+    pub async fn stop(self) -> Result<(), Failure> {
         if let Some(stream) = &self.stream {
             let _ = stream.send(StopStreaming).await;
         }
-        let _ = self.aggregator.send(Drain).await;
+        self.writer.do_send(Hurry);
+        let drained = tokio::time::timeout(DRAIN_WITHIN, self.aggregator.send(Drain)).await;
+        let spooled = self.stats.facts_spooled.get();
+        if spooled > 0 {
+            log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
+        }
         let _ = self.session.send(LogOut).await;
         self.give_back_lease().await;
-        if let Err(error) = self.store.run(Store::fold_log).await {
-            log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+        match tokio::time::timeout(FOLD_WITHIN, self.store.run(Store::fold_log)).await {
+            Ok(Err(error)) => {
+                log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+            }
+            Ok(Ok(())) | Err(_) => {}
         }
+        drained.map(drop).map_err(|_| {
+            Failure::failed("what was held could not be stored; the next start heals what is missing")
+        })
     }
 }
 
@@ -328,6 +361,7 @@ impl House {
 struct Ground {
     clock: Clock,
     store: StoreHandle,
+    journal: Option<JournalHandle>,
     tenure: Arc<Tenure>,
     alarm: Alarm,
     alerts: UnboundedReceiver<Alert>,
@@ -369,20 +403,40 @@ fn failure(alert: Option<Alert>) -> Failure {
     }
 }
 
-/// Opens the database and takes its lease, before anything else is done with it.
-fn open_store(config: &Config, flags: &RunFlags, clock: &Clock) -> Result<(StoreHandle, Lease), Failure> {
+/// Opens the database and takes its lease, before anything else is done with it; then the spool,
+/// whose facts are stored before anything reads the ledger.
+fn open_store(
+    config: &Config,
+    flags: &RunFlags,
+    clock: &Clock,
+) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
     let mut store = Store::open(&config.database)?;
     let lease = store.acquire_lease(flags.command, clock.wall())?;
-    let bound = store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change);
-    if let Err(error) = bound {
-        // Why it ends is told by the error, not by whether this works.
-        let _ = store.release_lease(&lease, clock.wall());
-        return Err(error.into());
-    }
+    let journal = match prepare(&mut store, config, flags, clock) {
+        Ok(journal) => journal,
+        Err(failure) => {
+            // Why it ends is told by the failure, not by whether this works.
+            let _ = store.release_lease(&lease, clock.wall());
+            return Err(failure);
+        }
+    };
+    let no_thread = |error| Failure::failed(format!("no thread for the database: {error}"));
+    let (handle, _thread) = StoreHandle::spawn("candlekeep-store", store).map_err(no_thread)?;
+    let journal = journal.map(|journal| JournalHandle::spawn("candlekeep-spool", journal));
+    let journal = journal.transpose().map_err(no_thread)?;
+    Ok((handle, lease, journal.map(|(journal, _thread)| journal)))
+}
+
+/// What is done with the database before it has a thread of its own.
+fn prepare(
+    store: &mut Store,
+    config: &Config,
+    flags: &RunFlags,
+    clock: &Clock,
+) -> Result<Option<Journal>, Failure> {
+    store.bind_environment(config.ig.environment.as_str(), flags.accept_feed_change)?;
     store.set_timeframes(&config.timeframes);
-    let (handle, _thread) = StoreHandle::spawn("candlekeep-store", store)
-        .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-    Ok((handle, lease))
+    Ok(recover(store, &config.database, config.store.spool_dir.as_deref(), clock.wall())?)
 }
 
 fn session_settings(config: &Config, login: &Login, flags: &RunFlags) -> SessionSettings {
