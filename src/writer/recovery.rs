@@ -1,7 +1,7 @@
 //! At start: what an earlier process left in the journal goes to the database before anything
 //! reads the ledger. Blocks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::batch::FACTS_PER_COMMIT_MAX;
 use super::journal::{self, Journal, JournalError, Tail};
@@ -31,9 +31,7 @@ pub fn recover(
     folder: Option<&Path>,
     now: Timestamp,
 ) -> Result<Option<Journal>, RecoveryError> {
-    // Two names of one database have one spool.
-    let canonical = database.sqlite_path().and_then(|path| path.canonicalize().ok());
-    let path = journal::path(&canonical.map_or(database.clone(), DatabaseUrl::sqlite), folder);
+    let path = spool_path(database, folder);
     let was_there = path.exists();
     let mut journal = match Journal::open(&path, &store.database_id()?) {
         Ok(journal) => journal,
@@ -67,6 +65,12 @@ pub fn recover(
         journal.empty()?;
     }
     Ok(Some(journal))
+}
+
+/// Where the journal of a database is. Two names of one SQLite file have one.
+pub fn spool_path(database: &DatabaseUrl, folder: Option<&Path>) -> PathBuf {
+    let canonical = database.sqlite_path().and_then(|path| path.canonicalize().ok());
+    journal::path(&canonical.map_or(database.clone(), DatabaseUrl::sqlite), folder)
 }
 
 /// Commits everything, a bounded part at a time.

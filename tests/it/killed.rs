@@ -43,10 +43,13 @@ const POINT: &str = "CANDLEKEEP_TEST_KILLED_POINT";
 
 /// Rounds on one database, and messages in it, before another is begun.
 const ROUNDS_PER_DATABASE: u32 = 20;
-const MESSAGES_PER_DATABASE: i64 = 1_500;
+const MESSAGES_PER_DATABASE: i64 = 2_000;
 /// Messages that a child sends at most, and how many wait for an answer.
-const MESSAGES_PER_CHILD: i64 = 400;
+const MESSAGES_PER_CHILD: i64 = 1_500;
 const OUTSTANDING: usize = 8;
+/// So many messages at once, then a pause: so that locks come and go meanwhile.
+const MESSAGES_AT_ONCE: i64 = 3;
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long the child waits for a lock, and for an answer to a flush.
 const LOCK_PATIENCE: Duration = Duration::from_millis(4);
 const FLUSH_PATIENCE: Duration = Duration::from_millis(10);
@@ -146,6 +149,9 @@ fn child_that_writes_until_killed() {
         for number in first..first + MESSAGES_PER_CHILD {
             let answer = writer.send(StoreFacts(message(number)));
             waiting.push_back(async move { (number, answer.await.unwrap()) });
+            if number % MESSAGES_AT_ONCE == 0 {
+                actix_rt::time::sleep(PAUSE).await;
+            }
             if waiting.len() >= OUTSTANDING {
                 acknowledged(waiting.next().await);
             }
@@ -178,7 +184,7 @@ impl Locker {
                 let Ok(connection) = Connection::open(&path) else { continue };
                 // The child may be at it, which is as good.
                 if connection.execute_batch("BEGIN EXCLUSIVE").is_ok() {
-                    thread::sleep(Duration::from_millis(random.u64(1..30)));
+                    thread::sleep(Duration::from_millis(random.u64(1..40)));
                     connection.execute_batch("ROLLBACK").unwrap();
                 }
             }
@@ -263,8 +269,9 @@ impl House {
         };
         // The restarted process learns some of it again.
         let first = (self.acknowledged + 1 - self.random.i64(0..3)).max(0);
-        let locker = (self.random.u8(..5) > 0 && self.database().exists())
-            .then(|| Locker::start(self.database(), self.random.fork()));
+        let needs_lock = point.is_some_and(|point| !point.starts_with("commit"));
+        let is_locked = self.database().exists() && (needs_lock || self.random.u8(..3) > 0);
+        let locker = is_locked.then(|| Locker::start(self.database(), self.random.fork()));
         let mut child = self.child(point, first, count);
         let stdout = child.stdout.take().unwrap();
         let told = thread::spawn(move || {
