@@ -206,12 +206,12 @@ fn a_full_disk_costs_no_bar() {
 #[test]
 fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
     // As fast as the client takes it: the market outruns what may wait, so reading slows down.
-    let world = World::new(Options { rows_per_bar: Some(2), ..market(230) });
+    let world = World::new(Options { rows_per_bar: Some(2), ..market(420) });
     let mut service = world.start("run", &[("CANDLEKEEP_STORE_SPOOL_DIR", "/nowhere/at/all")]);
     service.wait_said("no spool can be made", 1);
     world.wait(&mut service, "bars", |world| world.stored() > 28 * 40);
     let lock = Lock::take(&world);
-    service.wait_said("the database is away, bars wait", 1);
+    service.wait_said("writer::actor: the database is away, bars wait", 1);
     // Market time stands still once as many findings wait as may.
     let mut last = world.simulator().now();
     let mut since = candlekeep::clock::Clock::system().monotonic();

@@ -180,7 +180,7 @@ impl Locker {
         let over = is_over.clone();
         let thread = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(random.u64(0..12)));
+                thread::sleep(Duration::from_millis(random.u64(2..80)));
                 let Ok(connection) = Connection::open(&path) else { continue };
                 // The child may be at it, which is as good.
                 if connection.execute_batch("BEGIN EXCLUSIVE").is_ok() {
