@@ -206,8 +206,18 @@ fn a_full_disk_costs_no_bar() {
 #[test]
 fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
     // As fast as the client takes it: the market outruns what may wait, so reading slows down.
-    let world = World::new(Options { rows_per_bar: Some(2), ..market(420) });
-    let mut service = world.start("run", &[("CANDLEKEEP_STORE_SPOOL_DIR", "/nowhere/at/all")]);
+    let world = World::new(Options { rows_per_bar: Some(2), ..market(650) });
+    let mut service = world.start(
+        "run",
+        &[
+            ("CANDLEKEEP_STORE_SPOOL_DIR", "/nowhere/at/all"),
+            // Who is not read for long is taken for dead, and so is who says nothing.
+            ("CANDLEKEEP_STREAM_KEEPALIVE_MS", "1000"),
+            ("CANDLEKEEP_STREAM_STALLED_MS", "500"),
+            ("CANDLEKEEP_STREAM_RECONNECT_MS", "1000"),
+            ("CANDLEKEEP_STREAM_INACTIVITY_MS", "1000"),
+        ],
+    );
     service.wait_said("no spool can be made", 1);
     world.wait(&mut service, "bars", |world| world.stored() > 28 * 40);
     let lock = Lock::take(&world);
@@ -220,12 +230,13 @@ fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
         if world.simulator().now() != last {
             (last, since) = (world.simulator().now(), now);
         }
-        now - since > std::time::Duration::from_secs(3)
+        now - since > std::time::Duration::from_secs(6)
     });
     assert!(!world.simulator().has_ended(), "it took everything in");
     lock.give_back();
     world.wait_complete(&mut service);
     let log = service.stop();
-    assert_eq!(world.simulator().stats().sessions, 1, "{log:#?}");
+    assert_eq!(said(&log, "stream interrupted"), 0, "{log:#?}");
+    assert_eq!(world.simulator().stats().sessions, 1);
     world.verify(Holes::None);
 }
