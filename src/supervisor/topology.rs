@@ -345,11 +345,9 @@ impl House {
         }
         let _ = self.session.send(LogOut).await;
         self.give_back_lease().await;
-        match tokio::time::timeout(FOLD_WITHIN, self.store.run(Store::fold_log)).await {
-            Ok(Err(error)) => {
-                log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
-            }
-            Ok(Ok(())) | Err(_) => {}
+        let folded = tokio::time::timeout(FOLD_WITHIN, self.store.run(Store::fold_log)).await;
+        if let Ok(Err(error)) = folded {
+            log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
         drained.map(drop).map_err(|_| {
             Failure::failed("what was held could not be stored; the next start heals what is missing")

@@ -327,9 +327,7 @@ fn verify(store: &mut Store, acknowledged: i64) {
     let [first, second] = pairs();
     let mut stored = |pair, timeframe| -> BTreeMap<i64, (Bar, u32)> {
         let bars = store.bars(pair, timeframe, &BarQuery::default()).unwrap();
-        bars.iter()
-            .map(|row| (row.bar.key.start.since(START) / STEP, (row.bar, row.revision as u32)))
-            .collect()
+        bars.iter().map(|row| (row.bar.key.start.since(START) / STEP, (row.bar, row.revision))).collect()
     };
     let (fives, seconds) = (stored(first, Timeframe::M5), stored(second, Timeframe::M5));
     let quarters = [stored(first, Timeframe::M15), stored(second, Timeframe::M15)];

@@ -15,7 +15,7 @@ use crate::failpoint;
 pub const PREALLOCATED: u64 = 8 << 20;
 /// How far the file grows while there is room.
 pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Files that may be moved aside under one name; the last is written over.
+/// Files that may be moved aside under one name; then somebody has to look.
 const ASIDE_MAX: u32 = 100;
 
 /// Why the journal could not do what was asked.
@@ -411,9 +411,8 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 /// Gives the file another name, `<path>.<why>-N`.
 fn move_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let names = (1..=ASIDE_MAX).map(|number| with_ending(path, &format!("{why}-{number}")));
-    let free = names.clone().find(|name| !name.exists()).or_else(|| names.last());
-    let aside = free.expect("at least one name is tried");
+    let mut names = (1..=ASIDE_MAX).map(|number| with_ending(path, &format!("{why}-{number}")));
+    let aside = names.find(|name| !name.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
     fs::rename(path, &aside)?;
     sync_folder(path)?;
     Ok(aside)

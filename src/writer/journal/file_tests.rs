@@ -132,7 +132,7 @@ fn room_is_made_beforehand_and_more_is_given_back() {
     assert!(metadata().blocks() * 512 >= PREALLOCATED, "zeros are written, not left out");
     let many = facts(0, 1_000);
     while metadata().len() == PREALLOCATED {
-        journal.append(&[many.clone()]).unwrap();
+        journal.append(std::slice::from_ref(&many)).unwrap();
     }
     drain(&mut journal);
     journal.empty().unwrap();
@@ -145,7 +145,7 @@ fn it_grows_to_its_bound_and_no_further() {
     let mut journal = folder.open();
     let many = facts(0, 1_000);
     let error = loop {
-        match journal.append(&[many.clone()]) {
+        match journal.append(std::slice::from_ref(&many)) {
             Ok(_) => {}
             Err(error) => break error,
         }
