@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::form::{self, FACTS_PER_RECORD_MAX, Found, HEAD_BYTES, Header, RECORDS_AT, Slots};
+use super::form::{self, FACTS_PER_RECORD_MAX, Found, HEAD_BYTES, HEADER_BYTES, Header, RECORDS_AT, Slots};
 use crate::domain::{Fact, FactBatch};
 use crate::failpoint;
 
@@ -217,7 +217,7 @@ impl Journal {
         if at + bytes.len() as u64 > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { path: self.path.clone() });
         }
-        self.write(&bytes, at, "journal.half")?;
+        self.write(&bytes, at, "journal.half", bytes.len() / 2)?;
         failpoint::reach("journal.written");
         self.sync()?;
         failpoint::reach("journal.synced");
@@ -262,7 +262,7 @@ impl Journal {
     pub fn empty(&mut self) -> Result<(), JournalError> {
         assert_eq!(self.facts, 0, "a journal is emptied when all of it is committed");
         let header = Header { generation: self.header.generation + 1, ..self.header.clone() };
-        self.write(&header.to_slot()[..], header.slot_at(), "empty.half")?;
+        self.write(&header.to_slot(), header.slot_at(), "empty.half", HEADER_BYTES / 2)?;
         failpoint::reach("empty.written");
         self.sync()?;
         self.header = header;
@@ -311,8 +311,8 @@ impl Journal {
     }
 
     /// Writes in one go, or in two where somebody is to die between them.
-    fn write(&self, bytes: &[u8], at: u64, halfway: &'static str) -> Result<(), JournalError> {
-        let first = if failpoint::is_armed(halfway) { bytes.len() / 2 } else { 0 };
+    fn write(&self, bytes: &[u8], at: u64, halfway: &'static str, cut: usize) -> Result<(), JournalError> {
+        let first = if failpoint::is_armed(halfway) { cut } else { 0 };
         let written = self.file.write_all_at(&bytes[..first], at).and_then(|()| {
             failpoint::reach(halfway);
             self.file.write_all_at(&bytes[first..], at + first as u64)

@@ -32,6 +32,8 @@ const VERSION: u32 = 1;
 const ID_BYTES: usize = 64;
 /// Where a header's checksum stands, behind what it is of.
 const CHECKSUM_AT: usize = 24 + ID_BYTES;
+/// Bytes of a header; the rest of its slot is zeros.
+pub(super) const HEADER_BYTES: usize = CHECKSUM_AT + 4;
 
 /// Whose the file is, and which filling of it is the present one.
 #[derive(Clone, Debug, PartialEq, Eq)]
