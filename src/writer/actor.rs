@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use super::journal::{JournalError, JournalHandle};
 use super::modes::{Modes, News, Step};
 use crate::clock::Clock;
-use crate::domain::FactBatch;
+use crate::domain::{FactBatch, Timestamp};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::messages::StoreFacts;
@@ -41,7 +42,8 @@ pub struct WriterActor {
     waiting: VecDeque<Waiting>,
     /// What found no room in the core. Its senders hold it too, and each is bounded.
     overflow: VecDeque<(Arc<FactBatch>, Waiting)>,
-    timer: Option<SpawnHandle>,
+    /// When it is to look again by itself, unless something happens earlier.
+    timer: Option<(Instant, SpawnHandle)>,
     alarm: Alarm,
     stats: Arc<Stats>,
     _lifeline: Lifeline,
@@ -89,16 +91,24 @@ impl WriterActor {
                 None => break,
             }
         }
-        if let Some(timer) = self.timer.take() {
-            ctx.cancel_future(timer);
+        self.arm_timer(ctx);
+    }
+
+    /// A timer that goes off too early finds nothing to do and is armed anew.
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let Some(due) = self.core.next_timeout() else { return };
+        if self.timer.is_some_and(|(armed, _)| armed <= due) {
+            return;
         }
-        self.timer = self.core.next_timeout().map(|at| {
-            let wait = at.saturating_duration_since(self.clock.monotonic());
-            ctx.run_later(wait, |act, ctx| {
-                act.timer = None;
-                act.drive(ctx);
-            })
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        let wait = due.saturating_duration_since(self.clock.monotonic());
+        let handle = ctx.run_later(wait, |act, ctx| {
+            act.timer = None;
+            act.drive(ctx);
         });
+        self.timer = Some((due, handle));
     }
 
     fn take(&mut self, step: Step, ctx: &mut Context<Self>) {
@@ -153,7 +163,7 @@ impl WriterActor {
         &mut self,
         outcome: Result<T, Fatal>,
         ctx: &mut Context<Self>,
-        tell: impl FnOnce(&mut Modes, Result<T, String>, std::time::Instant),
+        tell: impl FnOnce(&mut Modes, Result<T, String>, Instant),
     ) {
         let outcome = match outcome {
             Ok(done) => Ok(done),
@@ -231,7 +241,7 @@ async fn drain(
     store: StoreHandle,
     journal: JournalHandle,
     facts_max: usize,
-    now: crate::domain::Timestamp,
+    now: Timestamp,
 ) -> Result<(u64, CommitReport), Fatal> {
     let chunk = journal.run(move |journal| journal.next_chunk(facts_max)).await.map_err(Fatal::Journal)?;
     let Some(chunk) = chunk else { return Ok((0, CommitReport::default())) };

@@ -98,3 +98,139 @@ fn tell_aside(journal: &Journal) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, State, Timeframe};
+    use crate::store::{BarQuery, Feed};
+
+    const NOW: Timestamp = Timestamp(1_705_490_000);
+    const START: Timestamp = Timestamp(1_705_485_600);
+
+    fn pair() -> Pair {
+        "EURUSD".parse().unwrap()
+    }
+
+    fn bar(slot: i64) -> Arc<FactBatch> {
+        let price = Price::from_units(100_000_000 + slot).unwrap();
+        let side = Ohlc { open: price, high: price, low: price, close: price };
+        let key = BarKey { pair: pair(), timeframe: Timeframe::M5, start: START.plus(slot * 300) };
+        let bar = Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream };
+        Arc::new(FactBatch { evidence: "ls:1".into(), facts: vec![Fact::Settled(bar)] })
+    }
+
+    struct Place {
+        folder: tempfile::TempDir,
+        url: DatabaseUrl,
+    }
+
+    impl Place {
+        /// A database whose spool holds the bars of so many slots, a record each.
+        fn new(slots: i64) -> Place {
+            let folder = tempfile::tempdir().unwrap();
+            let url = DatabaseUrl::sqlite(folder.path().join("c.db"));
+            let place = Place { folder, url };
+            let mut journal = place.recover(&mut place.store()).unwrap();
+            for slot in 0..slots {
+                journal.append(&[bar(slot)]).unwrap();
+            }
+            place
+        }
+
+        fn store(&self) -> Store {
+            Store::open(&self.url).unwrap()
+        }
+
+        fn recover(&self, store: &mut Store) -> Option<Journal> {
+            recover(store, &self.url, None, NOW).unwrap()
+        }
+
+        fn spool(&self) -> PathBuf {
+            self.folder.path().join("c.db.spool")
+        }
+    }
+
+    fn stored(store: &mut Store) -> Vec<i64> {
+        let bars = store.bars(pair(), Timeframe::M5, &BarQuery::default()).unwrap();
+        bars.iter().map(|row| row.bar.key.start.since(START) / 300).collect()
+    }
+
+    #[test]
+    fn what_is_in_the_spool_is_stored_with_the_feed_it_came_from() {
+        let place = Place::new(3);
+        let feed = Feed {
+            pair: pair(),
+            epic: "CS.D.EURUSD.CFD.IP".to_owned(),
+            environment: "demo".to_owned(),
+            account_type: "CFD".to_owned(),
+            scale: "1".to_owned(),
+            calendar: "forex".to_owned(),
+        };
+        let ids = place.store().watch_feeds(&[feed], START).unwrap();
+        let mut store = place.store();
+        let journal = place.recover(&mut store).unwrap();
+        assert!(journal.is_empty() && journal.aside().is_none());
+        assert_eq!(stored(&mut store), [0, 1, 2]);
+        let row = &store.bars(pair(), Timeframe::M5, &BarQuery::default()).unwrap()[0];
+        assert_eq!(row.feed_id, Some(ids[0]));
+        drop(journal);
+        place.recover(&mut store).unwrap();
+        assert_eq!(stored(&mut store), [0, 1, 2], "once");
+    }
+
+    #[test]
+    fn behind_damage_nothing_is_stored_so_that_the_ledger_ends_before_it() {
+        let place = Place::new(4);
+        let mut bytes = fs::read(place.spool()).unwrap();
+        let second = memchr::memmem::find_iter(&bytes, b"E ls:1").nth(1).unwrap();
+        bytes[second + 30] ^= 1;
+        fs::write(place.spool(), &bytes).unwrap();
+        let mut store = place.store();
+        let journal = place.recover(&mut store).unwrap();
+        assert_eq!(stored(&mut store), [0]);
+        assert_eq!(store.covered_to(Timeframe::M5).unwrap()[&pair()], START.plus(300));
+        let runs = store.coverage(pair(), Timeframe::M5, START..START.plus(3_000)).unwrap();
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].state, State::Stored);
+        let aside = journal.aside().unwrap();
+        assert_eq!(fs::read(aside).unwrap(), bytes, "kept as it was");
+        assert!(journal.is_empty());
+    }
+
+    #[test]
+    fn a_new_database_does_not_take_over_an_old_one_s_bars() {
+        let place = Place::new(2);
+        for ending in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(place.folder.path().join(format!("c.db{ending}")));
+        }
+        let mut store = place.store();
+        let journal = place.recover(&mut store).unwrap();
+        assert_eq!(stored(&mut store), [0; 0]);
+        assert!(journal.aside().is_some());
+    }
+
+    #[test]
+    fn a_spool_that_cannot_be_made_is_no_reason_not_to_collect_but_one_that_cannot_be_read_is() {
+        let place = Place::new(1);
+        let mut store = place.store();
+        let nowhere = place.folder.path().join("nowhere");
+        assert!(recover(&mut store, &place.url, Some(&nowhere), NOW).unwrap().is_none());
+        fs::remove_file(place.spool()).unwrap();
+        fs::create_dir(place.spool()).unwrap();
+        let refused = recover(&mut store, &place.url, None, NOW);
+        assert!(matches!(refused, Err(RecoveryError::Journal(JournalError::Io { .. }))));
+    }
+
+    #[test]
+    fn two_names_of_a_database_have_one_spool() {
+        let place = Place::new(1);
+        let link = place.folder.path().join("link.db");
+        std::os::unix::fs::symlink(place.folder.path().join("c.db"), &link).unwrap();
+        let paths = [&place.url, &DatabaseUrl::sqlite(link)].map(|url| spool_path(url, None));
+        assert_eq!(paths[0], paths[1]);
+    }
+}
