@@ -4,4 +4,6 @@ pub mod actor;
 pub mod batch;
 pub mod journal;
 pub mod modes;
+#[cfg(test)]
+mod modes_tests;
 pub mod recovery;

@@ -26,7 +26,7 @@ pub const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
 pub const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses between attempts while the database, or the journal, is away.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(10);
+pub(super) const RETRY_LAST: Duration = Duration::from_secs(10);
 
 /// What is to be done next. Each is answered by the method of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,7 +332,3 @@ impl Modes {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "modes_tests.rs"]
-mod tests;

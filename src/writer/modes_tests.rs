@@ -1,9 +1,13 @@
 //! The writer's course, step by step, and against a model that fails as it likes.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
-use super::*;
-use crate::domain::{Fact, Mark, Reason, State, Timeframe, Timestamp};
+use super::batch::Batch;
+use super::modes::{Modes, News, RETRY_LAST, STOP_PATIENCE, Step};
+use crate::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 

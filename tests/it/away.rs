@@ -111,6 +111,21 @@ fn killed_while_the_database_is_away_it_stores_what_was_spooled() {
 }
 
 #[test]
+fn killed_between_a_commit_and_the_note_of_it_it_stores_nothing_twice() {
+    let world = world();
+    let mut service = world.start("run --failpoint drain.committed", &[]);
+    lock_out(&world, &mut service, 3).give_back();
+    assert_eq!(service.ended().code, None, "it killed itself");
+    assert!(spooled(&world) > 0);
+    let mut service = world.run();
+    service.wait_said("stored what was in the spool", 1);
+    world.wait_complete(&mut service);
+    service.stop();
+    // Neither superseded nor refused, which this looks at too.
+    world.verify(Holes::None);
+}
+
+#[test]
 fn stopped_while_the_database_is_away_it_ends_in_time_and_loses_nothing() {
     let world = world();
     let mut service = world.run();
