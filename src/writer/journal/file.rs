@@ -143,7 +143,7 @@ impl Journal {
         if !is_foreign {
             return Ok(journal);
         }
-        if journal.is_empty() {
+        if journal.is_empty() && journal.tail == Tail::Whole {
             // It was another database's and holds nothing.
             journal.header.database_id = database_id.to_owned();
             journal.empty()?;
@@ -158,12 +158,16 @@ impl Journal {
         let failed = |error| JournalError::Io { path: path.to_owned(), error };
         let half_made = with_ending(path, "new");
         let header = Header { generation: 1, database_id: database_id.to_owned() };
-        let file = preallocate(&half_made, &header).inspect_err(|_| {
+        // Emptied only when it is locked: another process may be making one of this name.
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&half_made).map_err(failed)?;
+        lock(&file, path)?;
+        preallocate(&file, &header).map_err(|error| {
             // Where the disk is full, this is what filled it.
             let _ = fs::remove_file(&half_made);
-        });
-        let file = file.map_err(failed)?;
-        lock(&file, path)?;
+            failed(error)
+        })?;
         failpoint::reach("spool.created");
         fs::rename(&half_made, path).and_then(|()| sync_folder(path)).map_err(failed)?;
         let (drained, end, tail) = (BEGINNING, BEGINNING, Tail::Whole);
@@ -373,19 +377,17 @@ fn records_of(batches: &[Arc<FactBatch>]) -> Vec<Vec<(&str, &[Fact])>> {
     records
 }
 
-/// A file of zeros with a header. Written and not only reserved: some file systems keep no promise
+/// Fills a file with zeros and a header. Written and not only reserved: some file systems keep no promise
 /// of space, and none has to find blocks for what is there.
-fn preallocate(path: &Path, header: &Header) -> io::Result<File> {
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn preallocate(file: &File, header: &Header) -> io::Result<()> {
+    file.set_len(0)?;
     let zeros = vec![0; 1 << 20];
     for at in (0..PREALLOCATED).step_by(zeros.len()) {
         file.write_all_at(&zeros, at)?;
         failpoint::reach("spool.zeroed");
     }
     file.write_all_at(&header.to_slot(), header.slot_at())?;
-    file.sync_all()?;
-    Ok(file)
+    file.sync_all()
 }
 
 /// A name in a folder is durable once the folder is.

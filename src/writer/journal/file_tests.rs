@@ -214,9 +214,14 @@ fn another_database_s_facts_are_never_replayed() {
     assert_eq!(drain(&mut journal), [0; 0]);
     assert_eq!(journal.aside(), Some(&*with_ending(&folder.path(), "foreign-1")));
     drop(journal);
+    // Nor is one wiped whose first record cannot be read.
+    let mut bytes = fs::read(with_ending(&folder.path(), "foreign-1")).unwrap();
+    bytes[RECORDS_AT as usize + 30] ^= 1;
+    fs::write(folder.path(), bytes).unwrap();
+    assert_eq!(other(&folder).aside(), Some(&*with_ending(&folder.path(), "foreign-2")));
     // An empty one is simply taken over.
     assert_eq!(folder.open().aside(), None);
-    assert_eq!(folder.names(), ["c.db.spool", "c.db.spool.foreign-1"]);
+    assert_eq!(folder.names(), ["c.db.spool", "c.db.spool.foreign-1", "c.db.spool.foreign-2"]);
     fs::rename(with_ending(&folder.path(), "foreign-1"), folder.path()).unwrap();
     assert_eq!(folder.slots(), [0, 1], "it is all there");
 }

@@ -38,7 +38,7 @@ pub(super) fn write(evidence: &str, facts: &[Fact], out: &mut String) {
     }
 }
 
-/// Reads what [`write`] has written, once or more often; none where anything in it is not so.
+/// Reads what [`write()`] has written, once or more often; none where anything in it is not so.
 pub(super) fn read(text: &str) -> Option<Vec<FactBatch>> {
     let mut batches: Vec<FactBatch> = Vec::new();
     for line in text.lines() {
