@@ -496,6 +496,9 @@ pub struct Run {
     /// Write what is said over REST and stream to a new file, without secrets, tokens and account ids
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// For tests: be killed at this place
+    #[arg(long, value_name = "NAME[:N]", hide = true)]
+    pub failpoint: Option<String>,
 }
 
 /// Arguments of `demo`.

@@ -18,6 +18,7 @@ pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod exit;
+pub mod failpoint;
 pub mod healer;
 pub mod ig;
 pub mod logging;

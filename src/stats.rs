@@ -20,6 +20,22 @@ impl Counter {
     }
 }
 
+/// A number that comes and goes.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What the house has done since it started.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -51,6 +67,9 @@ pub struct Stats {
     pub stream_loops: Counter,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
+    /// Facts that are durable in the spool and not in the database: while there are any, the ledger
+    /// lags behind what is known.
+    pub facts_spooled: Gauge,
 }
 
 impl Stats {

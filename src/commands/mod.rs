@@ -29,6 +29,8 @@ use crate::config::{self, Config, Flags};
 use crate::domain::{Calendar, Pair, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::store::{Store, StoreError};
+use crate::writer::journal::JournalError;
+use crate::writer::recovery::RecoveryError;
 
 /// How often a count is drawn.
 const COUNTS_A_SECOND: u8 = 4;
@@ -83,6 +85,19 @@ impl From<StoreError> for Failure {
             | StoreError::CopyDiffers { .. }
             | StoreError::NoRandomness
             | StoreError::Closed => Failure::failed(error),
+        }
+    }
+}
+
+impl From<RecoveryError> for Failure {
+    /// Another process's spool, or a newer program's, stays so until somebody changes something.
+    fn from(error: RecoveryError) -> Failure {
+        match error {
+            RecoveryError::Store(error) => error.into(),
+            RecoveryError::Journal(JournalError::InUse { .. } | JournalError::Newer { .. }) => {
+                Failure::configuration(error)
+            }
+            RecoveryError::Journal(_) => Failure::failed(error),
         }
     }
 }

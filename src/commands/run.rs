@@ -11,6 +11,7 @@ use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
 use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
+use crate::failpoint;
 use crate::supervisor::topology::{House, Purpose, RunFlags};
 use crate::transcript::secrets::Kind;
 use crate::transcript::{Recorder, Recording};
@@ -32,6 +33,9 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         accept_feed_change: args.accept_feed_change,
         purpose: Purpose::Collect,
     };
+    if let Some(point) = &args.failpoint {
+        failpoint::arm(point).map_err(Failure::usage)?;
+    }
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
     let outcome = super::on_actix(collect(config, flags, recorder));
@@ -56,9 +60,10 @@ async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<
         }
         () = &mut told_to_stop => {
             log::info!("told to stop");
-            if tokio::time::timeout(STOP_WITHIN, house.stop()).await.is_err() {
+            let Ok(stopped) = tokio::time::timeout(STOP_WITHIN, house.stop()).await else {
                 return Err(Failure::failed("could not stop in time; the next start heals what is missing"));
-            }
+            };
+            stopped?;
             log::info!("stopped");
             Ok(Exit::Done)
         }

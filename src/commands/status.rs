@@ -19,6 +19,8 @@ use crate::healer::book::Scope;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
+use crate::writer::journal;
+use crate::writer::recovery::spool_path;
 
 /// Breaks of the stream that are shown.
 const BREAKS_SHOWN: u32 = 5;
@@ -27,6 +29,8 @@ const BREAKS_SHOWN: u32 = 5;
 struct Findings {
     now: Timestamp,
     database: String,
+    /// Facts that wait for the database; none where there is no spool, or it cannot be read.
+    spooled: Option<u64>,
     lease: Option<LeaseState>,
     /// Who would collect next.
     standbys: Vec<LeaseState>,
@@ -87,6 +91,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     Ok(Findings {
         now,
         database: config.database.to_string(),
+        spooled: journal::facts_waiting(&spool_path(&config.database, config.store.spool_dir.as_deref())),
         lease,
         standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),
@@ -110,6 +115,11 @@ fn text(findings: &Findings) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("a String takes any text");
     line(format!("database  {}", findings.database));
+    if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
+        line(format!(
+            "spool     {facts} facts wait until the database takes them; the ledger lacks them so far"
+        ));
+    }
     line(format!("service   {}", service_line(findings.lease.as_ref())));
     for standby in &findings.standbys {
         line(format!("standby   {} since {}", standby.who(), standby.acquired_at));
@@ -250,6 +260,7 @@ fn json(findings: &Findings) -> String {
     json!({
         "now": findings.now.0,
         "database": findings.database,
+        "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
         "market": findings.market.json(),
@@ -352,6 +363,7 @@ mod tests {
         Findings {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
+            spooled: Some(56),
             lease: Some(lease()),
             standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
@@ -382,7 +394,8 @@ mod tests {
     fn people_read_what_stands_and_what_is_missing() {
         let text = text(&findings());
         for expected in [
-            "database  sqlite://c.db\nservice   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
+            "database  sqlite://c.db\nspool     56 facts wait until the database takes them; the ledger lacks them so far\n\
+             service   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
              standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
@@ -406,6 +419,7 @@ mod tests {
     fn programs_read_the_same() {
         let told: serde_json::Value = serde_json::from_str(&json(&findings())).unwrap();
         assert_eq!(told["stream"]["phase"], "interrupted");
+        assert_eq!(told["spool"]["facts"], 56);
         assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
         assert_eq!(told["standbys"][0]["host"], "tower");
         assert_eq!(told["market"]["state"], "open");

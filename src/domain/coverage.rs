@@ -360,6 +360,33 @@ mod tests {
         assert_eq!(overlay(&parse(known), &new[0]), parse(expected), "{known} under {new:?}");
     }
 
+    /// What a crash between a commit and the note of it comes to: the same findings once more. A bucket
+    /// is closed for one reason, its calendar's; and nothing is given up and reopened in so short a time.
+    #[test]
+    fn findings_laid_once_more_in_their_order_change_nothing() {
+        use Reason as R;
+        let others = [
+            (State::Stored, R::Settled),
+            (State::Quiet, R::LaterRow),
+            (State::Missing, R::FirstStart),
+            (State::Missing, R::Offline),
+            (State::Missing, R::Silent),
+            (State::Missing, R::UnconfirmedClose),
+            (State::Missing, R::NullLeg),
+        ];
+        let lay = |old, new| if replaces(new, old) { new } else { old };
+        for closed in [R::Calendar, R::PossiblyOpen] {
+            let words: Vec<_> = others.into_iter().chain([(State::Closed, closed)]).collect();
+            for number in 0..words.len().pow(4) {
+                let word = |place: u32| words[number / words.len().pow(place) % words.len()];
+                let (before, findings) = (word(3), [word(0), word(1), word(2)]);
+                let once = findings.into_iter().fold(before, lay);
+                let twice = findings.into_iter().fold(once, lay);
+                assert_eq!(twice, once, "{findings:?} over {before:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_finding_fills_what_is_unknown() {
         check("", "..ss", "..ss");

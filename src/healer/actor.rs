@@ -29,6 +29,7 @@ use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistoryActor;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
+use crate::stats::Stats;
 use crate::store::{AllowanceKey, AttemptKey, AttemptRow, Store, StoreError, StoreHandle};
 use crate::supervisor::Lifeline;
 
@@ -89,6 +90,7 @@ struct Healer {
     clock: Clock,
     event_clock: EventClock,
     settings: HealerSettings,
+    stats: Arc<Stats>,
     /// Called again while at work.
     called: Cell<bool>,
     work: Mutex<Work>,
@@ -116,6 +118,7 @@ impl HealerActor {
         aggregator: Recipient<HistoryTold>,
         (clock, event_clock): (Clock, EventClock),
         settings: HealerSettings,
+        stats: Arc<Stats>,
         lifeline: Lifeline,
     ) -> HealerActor {
         let work = Work {
@@ -127,7 +130,7 @@ impl HealerActor {
             said: None,
         };
         let (called, work) = (Cell::new(false), Mutex::new(work));
-        let healer = Healer { store, history, aggregator, clock, event_clock, settings, called, work };
+        let healer = Healer { store, history, aggregator, clock, event_clock, settings, stats, called, work };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
     }
 
@@ -179,7 +182,7 @@ impl Healer {
         while self.called.replace(false) {
             let outcome = async {
                 self.remember(&mut work).await?;
-                loop {
+                while !self.ledger_lags() {
                     self.take_wishes().await?;
                     let goes_on = self.heal_one(&mut work).await?;
                     self.end_wishes().await?;
@@ -194,6 +197,12 @@ impl Healer {
                 return;
             }
         }
+    }
+
+    /// Whether the ledger lacks what waits in the spool: a plan that goes by it would buy bars that
+    /// are there. The next look finds it complete.
+    fn ledger_lags(&self) -> bool {
+        self.stats.facts_spooled.get() > 0
     }
 
     /// Whether a pause has ended and nobody is at work.

@@ -5,6 +5,8 @@
 //! function each. To add a database: a variant here, its arm in the macro and in these
 //! functions, a folder in `migrations/`.
 
+use std::time::Duration;
+
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -47,11 +49,17 @@ pub(super) use on_backend;
 /// cannot change hands halfway; but not for ever, should the other be stuck. A process that is paused
 /// in the middle loses its transaction, and with it the row. And a commit is on the disk when it
 /// returns, even where the server is set not to wait for that.
-const BEGIN_WRITE: &str = "BEGIN; \
-    SET LOCAL lock_timeout = '5s'; \
-    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
-    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
-    SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE";
+fn begin_write_on_server(lock_timeout: Duration) -> String {
+    let (lock_ms, idle_ms) = (lock_timeout.as_millis().max(1), IDLE_TIMEOUT.as_millis());
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = {lock_ms}; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}; \
+         SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
+         SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE"
+    )
+}
+
+/// A process that says nothing for so long in the middle of a transaction has lost it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connection {
     /// Begins a transaction that may write: SQLite's write lock is taken now, so that a
@@ -60,7 +68,11 @@ impl Connection {
         if matches!(self, Connection::Postgres(server) if server.is_read_only) {
             return Err(StoreError::Unwritable { why: "it was opened for reading only".to_owned() });
         }
-        self.begin("BEGIN IMMEDIATE", BEGIN_WRITE)
+        let on_server = match self {
+            Connection::Sqlite(_) => String::new(),
+            Connection::Postgres(server) => begin_write_on_server(server.lock_timeout),
+        };
+        self.begin("BEGIN IMMEDIATE", &on_server)
     }
 
     /// Begins a transaction whose reads all see the same state.

@@ -17,6 +17,7 @@ use super::shelf::Shelf;
 use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
 use crate::domain::{Bar, BarKey, Fact, FactBatch, Mark, Pair, Reason, Source, State, Timeframe, Timestamp};
+use crate::failpoint;
 
 /// `coverage.evidence` of a derived bar: its parts.
 const FOLD_EVIDENCE: &str = "fold";
@@ -77,6 +78,7 @@ pub(super) fn apply(
             }
         }
     }
+    failpoint::reach("commit.bars");
     commit.finish()
 }
 
@@ -247,13 +249,12 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Keeps a refused value, once however often it is offered.
+    /// Keeps a refused value, once however often it is offered. One that was stored here before is
+    /// known as such: a batch that is committed again, since nobody knew whether it was, tells nothing new.
     fn keep_refused(&mut self, offered: &Bar, stored: &StoredBar) -> Result<(), StoreError> {
         let BarKey { pair, timeframe, start } = offered.key;
         let known = bars::revisions(self.connection, pair, timeframe, start..start.plus(1))?;
-        let is_known =
-            |revision: &Revision| revision.kind == RevisionKind::Refused && revision.bar == *offered;
-        if known.iter().any(is_known) {
+        if known.iter().any(|revision| revision.bar == *offered) {
             return Ok(());
         }
         let seq = self.report.last_seq + 1;

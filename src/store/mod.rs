@@ -7,6 +7,7 @@
 //! | `backend`, `many` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
+//! | `identity` | which database it is |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
 //! | `retention` | deleting what is old |
@@ -17,12 +18,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 
 use crate::domain::coverage::Run;
 use crate::domain::{Bar, BarKey, FactBatch, Mark, Pair, State, Timeframe, Timestamp};
+use crate::failpoint;
 
 mod allowance;
 mod as_of;
@@ -36,6 +39,7 @@ mod correction;
 mod error;
 mod feeds;
 mod handle;
+mod identity;
 mod import;
 mod lease;
 mod ledger;
@@ -179,6 +183,20 @@ impl Store {
         self.longer = timeframes.iter().copied().filter(|timeframe| *timeframe != Timeframe::M5).collect();
         self.longer.sort();
         self.longer.dedup();
+    }
+
+    /// Says how long a write waits for another process's lock from now on, 5 seconds if never said.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn wait_for_others(&mut self, patience: Duration) -> Result<(), StoreError> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::wait_for_others(connection, patience),
+            Connection::Postgres(server) => {
+                server.lock_timeout = patience;
+                Ok(())
+            }
+        }
     }
 
     /// Takes the lease for a new holder, which is this process doing `command`, at wall time
@@ -435,9 +453,13 @@ impl Store {
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
         let report = self.writing(|store| {
+            failpoint::reach("commit.begun");
             let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
-            commit::apply(&mut store.connection, &terms, batches)
+            let report = commit::apply(&mut store.connection, &terms, batches)?;
+            failpoint::reach("commit.applied");
+            Ok(report)
         })?;
+        failpoint::reach("commit.done");
         if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log) {
             log.keep_bounded(connection)?;
         }

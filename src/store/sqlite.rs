@@ -117,6 +117,14 @@ pub(super) fn fold_log(connection: &mut SqliteConnection) -> Result<(), StoreErr
     Ok(connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
 }
 
+/// Has statements wait so long for another process's write lock.
+pub(super) fn wait_for_others(
+    connection: &mut SqliteConnection,
+    patience: Duration,
+) -> Result<(), StoreError> {
+    Ok(connection.batch_execute(&format!("PRAGMA busy_timeout = {}", patience.as_millis()))?)
+}
+
 /// The file whose lock says that a process collects into this database. Not the database itself:
 /// closing any handle on that would give up the locks that SQLite has on it. Two names of one
 /// database have one lock. It is never deleted, else two processes could each lock one.

@@ -120,6 +120,9 @@ impl Turn {
     }
 }
 
+/// How long giving the lease back waits for a database that is away.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(1);
+
 /// A lease that renews itself until it ends or is dropped.
 #[derive(Debug)]
 pub struct Tenure {
@@ -139,8 +142,13 @@ impl Tenure {
     pub async fn end(&self, store: &StoreHandle, clock: &Clock) {
         self.renewing.abort();
         let (lease, now) = (self.lease.clone(), clock.wall());
-        if let Err(error) = store.run(move |store| store.release_lease(&lease, now)).await {
-            log::warn!(error:% = error; "the lease could not be given back; the next start takes it");
+        let given_back = store.run(move |store| store.release_lease(&lease, now));
+        match tokio::time::timeout(GIVE_BACK_WITHIN, given_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                log::warn!(error:% = error; "the lease could not be given back; the next start takes it");
+            }
+            Err(_) => log::warn!("the lease could not be given back in time; the next start takes it"),
         }
     }
 }

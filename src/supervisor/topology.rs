@@ -18,7 +18,7 @@ use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login, Retention};
 use crate::domain::coverage::Run;
 use crate::domain::scale::Verdict;
-use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::{HealerActor, HealerSettings};
 use crate::healer::book::{Scope, Watched};
@@ -41,8 +41,11 @@ use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
 use crate::transcript::Recorder;
-use crate::writer::actor::WriterActor;
+use crate::writer::actor::{Hurry, WriterActor};
 use crate::writer::batch::Batch;
+use crate::writer::journal::{Journal, JournalHandle};
+use crate::writer::modes::{FLUSH_PATIENCE, Modes};
+use crate::writer::recovery::recover;
 
 /// Pauses between attempts to learn at start what the house is built from.
 const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
@@ -52,6 +55,11 @@ const MAILBOX: usize = 256;
 /// Messages that may wait in front of the writer: as many as the aggregator lets out, so that
 /// none ever finds the mailbox full and is overtaken.
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
+
+/// Time for making durable what is held at the end, in the spool if need be.
+const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time for folding the database's log, which the next start does as well.
+const FOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The longest time in dispute, a holiday's, is looked at as a whole, seconds.
 const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
@@ -100,6 +108,7 @@ pub struct House {
     stream: Option<Addr<StreamActor>>,
     history: Addr<HistoryActor>,
     event_clock: EventClock,
+    writer: Addr<WriterActor>,
     aggregator: Addr<AggregatorActor>,
     healer: Addr<HealerActor>,
     /// None where everything is kept, or only history is fetched. It lives as long as its address.
@@ -123,13 +132,19 @@ impl House {
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
         let mut stop = std::pin::pin!(stop);
-        let (store, lease) = tokio::select! {
+        let (store, lease, journal) = tokio::select! {
             opened = open_store(config, &flags, &clock) => opened?,
             () = &mut stop => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
-        let ground =
-            Ground { clock: clock.clone(), store: store.clone(), tenure: tenure.clone(), alarm, alerts };
+        let ground = Ground {
+            clock: clock.clone(),
+            store: store.clone(),
+            journal,
+            tenure: tenure.clone(),
+            alarm,
+            alerts,
+        };
         let built = House::build(config, flags, login, ground, recorder, stop).await;
         if !matches!(built, Ok(Some(_))) {
             tenure.end(&store, &clock).await;
@@ -145,7 +160,7 @@ impl House {
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, tenure, alarm, mut alerts } = ground;
+        let Ground { clock, store, journal, tenure, alarm, mut alerts } = ground;
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
         let client = http_client();
@@ -182,15 +197,16 @@ impl House {
         let matched = read_matched(&store, &record).await?;
         let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
 
-        let batch = Batch::new(config.store.flush);
-        let writer = WriterActor::new(store.clone(), clock.clone(), batch, alarm.clone(), stats.clone())
+        let modes = Modes::new(Batch::new(config.store.flush), journal.is_some(), FLUSH_PATIENCE);
+        let (to_store, to_stats) = (store.clone(), stats.clone());
+        let writer = WriterActor::new(modes, to_store, journal, clock.clone(), alarm.clone(), to_stats)
             .start_with(WRITER_MAILBOX);
         let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
         let core = Aggregation::new(&feeds, depth(config), stale_s, matched);
         let aggregator = AggregatorActor::new(
             core,
             event_clock.clone(),
-            writer.recipient(),
+            writer.clone().recipient(),
             store.clone(),
             record,
             stats.clone(),
@@ -267,6 +283,7 @@ impl House {
             aggregator.clone().recipient(),
             (clock.clone(), event_clock.clone()),
             settings,
+            stats.clone(),
             alarm.lifeline("healer"),
         )
         .start();
@@ -284,6 +301,7 @@ impl House {
             stream,
             history,
             event_clock,
+            writer,
             aggregator,
             healer,
             _retention: retention,
@@ -324,17 +342,30 @@ impl House {
         self.tenure.end(&self.store, &self.clock).await;
     }
 
-    /// Stops streaming, makes durable what is held, logs out, gives the lease back.
-    pub async fn stop(self) {
+    /// Stops streaming, makes durable what is held, logs out, gives the lease back. None of it waits
+    /// for long for a database that is away.
+    ///
+    /// # Errors
+    /// Where what is held could not be made durable.
+    pub async fn stop(self) -> Result<(), Failure> {
         if let Some(stream) = &self.stream {
             let _ = stream.send(StopStreaming).await;
         }
-        let _ = self.aggregator.send(Drain).await;
+        self.writer.do_send(Hurry);
+        let drained = tokio::time::timeout(DRAIN_WITHIN, self.aggregator.send(Drain)).await;
+        let spooled = self.stats.facts_spooled.get();
+        if spooled > 0 {
+            log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
+        }
         let _ = self.session.send(LogOut).await;
         self.give_back_lease().await;
-        if let Err(error) = self.store.run(Store::fold_log).await {
+        let folded = tokio::time::timeout(FOLD_WITHIN, self.store.run(Store::fold_log)).await;
+        if let Ok(Err(error)) = folded {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
+        drained.map(drop).map_err(|_| {
+            Failure::failed("what was held could not be stored; the next start heals what is missing")
+        })
     }
 }
 
@@ -342,6 +373,7 @@ impl House {
 struct Ground {
     clock: Clock,
     store: StoreHandle,
+    journal: Option<JournalHandle>,
     tenure: Arc<Tenure>,
     alarm: Alarm,
     alerts: UnboundedReceiver<Alert>,
@@ -383,31 +415,43 @@ fn failure(alert: Option<Alert>) -> Failure {
     }
 }
 
-/// Opens the database and takes its lease, before anything else is done with it.
+/// Opens the database and takes its lease, before anything else is done with it; then the spool,
+/// whose facts are stored before anything reads the ledger.
 async fn open_store(
     config: &Config,
     flags: &RunFlags,
     clock: &Clock,
-) -> Result<(StoreHandle, Lease), Failure> {
+) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
     let store = tenure::open(&config.database).await?;
     let waits = flags.purpose == Purpose::Collect;
     let lease = tenure::acquire(&store, flags.command, waits, clock).await?;
-    let (environment, accepts) = (config.ig.environment.as_str(), flags.accept_feed_change);
-    let (timeframes, now) = (config.timeframes.clone(), clock.wall());
-    let lease = store
-        .run(move |store| {
-            store.set_timeframes(&timeframes);
-            match store.bind_environment(environment, accepts) {
-                Ok(()) => Ok(lease),
-                Err(error) => {
-                    // Why it ends is told by the error, not by whether this works.
-                    let _ = store.release_lease(&lease, now);
-                    Err(error)
-                }
-            }
-        })
-        .await?;
-    Ok((store, lease))
+    let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
+    let prepared = store.run(move |store| {
+        let prepared = prepare(store, &config, accepts, &lease, now);
+        if prepared.is_err() {
+            // Why it ends is told by the failure, not by whether this works.
+            let _ = store.release_lease(&lease, now);
+        }
+        Ok((prepared, lease))
+    });
+    let (prepared, lease) = prepared.await?;
+    let journal = prepared?.map(|journal| JournalHandle::spawn("candlekeep-spool", journal));
+    let journal = journal.transpose();
+    let journal = journal.map_err(|error| Failure::failed(format!("no thread for the spool: {error}")))?;
+    Ok((store, lease, journal.map(|(journal, _thread)| journal)))
+}
+
+/// What is done with the database before anybody else has it.
+fn prepare(
+    store: &mut Store,
+    config: &Config,
+    accepts_change: bool,
+    lease: &Lease,
+    now: Timestamp,
+) -> Result<Option<Journal>, Failure> {
+    store.bind_environment(config.ig.environment.as_str(), accepts_change)?;
+    store.set_timeframes(&config.timeframes);
+    Ok(recover(store, lease, &config.database, config.store.spool_dir.as_deref(), now)?)
 }
 
 fn session_settings(config: &Config, login: &Login, flags: &RunFlags) -> SessionSettings {

@@ -10,6 +10,7 @@
 //! | `unsubscribe 7`, `resubscribe 7` | by tag |
 //! | `S: WSOK⏎CONOK,S1,50000,5000,*` | one message from the server; `⏎` is CR-LF, and stands for itself at the end unless `…` does |
 //! | `+5s`, `+1500ms` | time passes, with every timeout on the way |
+//! | `unread` | the connection was not read until now |
 //! | `count` | answered by `= data 15, skipped 0` |
 //! | `H: …` | bytes of an HTTP stream; `⏎` is CR-LF |
 //! | `A: …` | the answer to a request over HTTP |
@@ -96,6 +97,7 @@ impl Stage {
             ["options", ..] => {}
             ["connecting"] => self.session.handle_connecting(self.now),
             ["open"] => self.session.handle_open(self.now),
+            ["unread"] => self.session.excuse_silence(self.now),
             ["closed", how @ ..] => {
                 let lost = match how {
                     [] => Lost::Closed,
@@ -1090,6 +1092,21 @@ fn any_line_keeps_it_alive_even_a_bad_one() {
          E: skipped, unknown tag: WHAT
          +9s
          S: ⏎
+         +1s
+         E: interrupted, silent for 10s (after 1s)
+         W: recover over websocket (after 1s)",
+    ));
+}
+
+#[test]
+fn what_is_not_read_is_no_silence() {
+    check(&active(
+        &[7],
+        "+9s
+         unread
+         +9999ms
+         unread
+         +9s
          +1s
          E: interrupted, silent for 10s (after 1s)
          W: recover over websocket (after 1s)",

@@ -470,6 +470,17 @@ impl TlcpSession {
         }
     }
 
+    /// Says that the connection was not read until `now`, for want of room: what is not read is
+    /// not silence, and an answer may lie in it.
+    pub fn excuse_silence(&mut self, now: Instant) {
+        if let Phase::Bound { last_heard, .. } = &mut self.phase {
+            *last_heard = now;
+        }
+        let later = now.checked_add(self.options.retry);
+        self.answer_deadline =
+            self.answer_deadline.and_then(|deadline| later.map(|later| deadline.max(later)));
+    }
+
     /// Does what is due by `now`. Harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Instant, on_event: OnEvent<'_>) {
         match self.phase {

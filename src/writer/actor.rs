@@ -1,137 +1,255 @@
 //! WriterActor: makes findings durable, in batches, one transaction a flush.
 //!
 //! Fed by the AggregatorActor, which holds everything until it is answered; feeds the database's
-//! thread. Never more than one flush is in flight: what comes meanwhile joins the next. Holds
-//! nothing that its sender does not hold too.
+//! thread, and the journal's while the database is away. Never more than one flush is in flight:
+//! what comes meanwhile joins the next. Holds nothing that its sender, or the journal, does not
+//! hold too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::batch::Batch;
-use crate::backoff::Backoff;
+use super::journal::{JournalError, JournalHandle};
+use super::modes::{Modes, News, Step};
 use crate::clock::Clock;
-use crate::domain::FactBatch;
+use crate::domain::{FactBatch, Timestamp};
 use crate::exit::Exit;
+use crate::failpoint;
 use crate::messages::StoreFacts;
 use crate::stats::Stats;
 use crate::store::{CommitReport, StoreError, StoreHandle};
 use crate::supervisor::{Alarm, Lifeline};
 
-/// Pauses between attempts while the database is away.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(10);
-
 type Waiting = oneshot::Sender<Result<(), Arc<StoreError>>>;
+
+/// Topology → WriterActor: the process is to end, so what the database does not take soon is to
+/// go to the journal.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Hurry;
 
 /// Writes.
 pub struct WriterActor {
+    core: Modes,
     store: StoreHandle,
+    /// Where the facts go while the database is away, if there is such a place.
+    journal: Option<JournalHandle>,
     clock: Clock,
-    batch: Batch,
+    /// Who waits for each batch that the core has and has not called durable, in order.
     waiting: VecDeque<Waiting>,
-    /// What found no room in the batch. Its senders hold it too, and each is bounded.
+    /// What found no room in the core. Its senders hold it too, and each is bounded.
     overflow: VecDeque<(Arc<FactBatch>, Waiting)>,
-    flushing: bool,
+    /// When it is to look again by itself, unless something happens earlier.
+    timer: Option<(Instant, SpawnHandle)>,
     alarm: Alarm,
     stats: Arc<Stats>,
     _lifeline: Lifeline,
 }
 
+/// Why the process cannot go on.
+enum Fatal {
+    Store(StoreError),
+    Journal(JournalError),
+}
+
 impl WriterActor {
-    /// A writer that flushes as `batch` says.
+    /// A writer around its core. The journal, which is empty, is there if the core believes so.
     pub fn new(
+        core: Modes,
         store: StoreHandle,
+        journal: Option<JournalHandle>,
         clock: Clock,
-        batch: Batch,
         alarm: Alarm,
         stats: Arc<Stats>,
     ) -> WriterActor {
         let lifeline = alarm.lifeline("writer");
         WriterActor {
+            core,
             store,
+            journal,
             clock,
-            batch,
             waiting: VecDeque::new(),
             overflow: VecDeque::new(),
-            flushing: false,
+            timer: None,
             alarm,
             stats,
             _lifeline: lifeline,
         }
     }
 
-    fn flush_if_due(&mut self, ctx: &mut Context<Self>) {
-        let now = self.clock.monotonic();
-        if self.flushing || self.batch.is_empty() {
-            return;
-        }
-        if let Some(due) = self.batch.due_at().filter(|due| *due > now) {
-            ctx.run_later(due - now, Self::flush_if_due);
-            return;
-        }
-        self.flushing = true;
-        let batches = self.batch.take();
-        let waiting: Vec<Waiting> = self.waiting.drain(..batches.len()).collect();
-        self.refill();
-        let (store, clock) = (self.store.clone(), self.clock.clone());
-        let flush = async move { commit(&store, &clock, batches).await };
-        ctx.spawn(flush.into_actor(self).map(move |result, act, ctx| {
-            act.flushing = false;
-            let answer = match result {
-                Ok(report) => {
-                    act.stats
-                        .rows_stored
-                        .add((report.inserted + report.revised + report.derived + report.rederived) as u64);
-                    Ok(())
-                }
-                Err(error) => {
-                    // Nothing that comes later is stored before this, so going on makes no sense.
-                    act.alarm.exit(Exit::Failed, error.to_string());
-                    Err(Arc::new(error))
-                }
-            };
-            for waiting in waiting {
-                let _ = waiting.send(answer.clone());
+    /// Does whatever is to be done now, and comes back when there is more.
+    fn drive(&mut self, ctx: &mut Context<Self>) {
+        loop {
+            let step = self.core.poll(self.clock.monotonic());
+            self.refill();
+            self.tell();
+            match step {
+                Some(step) => self.take(step, ctx),
+                None => break,
             }
-            act.flush_if_due(ctx);
-        }));
+        }
+        self.arm_timer(ctx);
     }
-}
 
-impl WriterActor {
-    /// Moves what found no room into the batch, in order.
+    /// A timer that goes off too early finds nothing to do and is armed anew.
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let Some(due) = self.core.next_timeout() else { return };
+        if self.timer.is_some_and(|(armed, _)| armed <= due) {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        let wait = due.saturating_duration_since(self.clock.monotonic());
+        let handle = ctx.run_later(wait, |act, ctx| {
+            act.timer = None;
+            act.drive(ctx);
+        });
+        self.timer = Some((due, handle));
+    }
+
+    fn take(&mut self, step: Step, ctx: &mut Context<Self>) {
+        let (store, now) = (self.store.clone(), self.clock.wall());
+        match step {
+            Step::Flush(batches) => {
+                let flush = store.run(move |store| store.commit(&batches, now));
+                ctx.spawn(flush.into_actor(self).map(|outcome, act, ctx| {
+                    let outcome = outcome.map(|report| act.count(&report));
+                    act.after(outcome.map_err(Fatal::Store), ctx, Modes::flushed);
+                }));
+            }
+            Step::Append(batches) => {
+                let append = self.journal().run(move |journal| journal.append(&batches));
+                ctx.spawn(append.into_actor(self).map(|outcome, act, ctx| {
+                    // Whatever is the matter with the file, its facts are held here still.
+                    let outcome = outcome.map(drop).map_err(|error| error.to_string());
+                    act.core.appended(outcome, act.clock.monotonic());
+                    act.settle(ctx);
+                }));
+            }
+            Step::Drain(facts_max) => {
+                let drain = drain(store, self.journal(), facts_max, now);
+                ctx.spawn(drain.into_actor(self).map(|outcome, act, ctx| {
+                    let outcome = outcome.map(|(facts, report)| {
+                        act.count(&report);
+                        facts
+                    });
+                    act.after(outcome, ctx, Modes::drained);
+                }));
+            }
+            Step::Empty => {
+                let empty = self.journal().run(|journal| journal.empty());
+                ctx.spawn(empty.into_actor(self).map(|outcome, act, ctx| match outcome {
+                    Ok(()) => {
+                        act.core.emptied(act.clock.monotonic());
+                        act.settle(ctx);
+                    }
+                    // What is in it is stored, and would be stored again over what comes next.
+                    Err(error) => act.end(Fatal::Journal(error)),
+                }));
+            }
+        }
+    }
+
+    fn journal(&self) -> JournalHandle {
+        self.journal.clone().expect("the core was told whether there is a journal")
+    }
+
+    /// Tells the core how the database has answered, where going on makes sense.
+    fn after<T>(
+        &mut self,
+        outcome: Result<T, Fatal>,
+        ctx: &mut Context<Self>,
+        tell: impl FnOnce(&mut Modes, Result<T, String>, Instant),
+    ) {
+        let outcome = match outcome {
+            Ok(done) => Ok(done),
+            Err(Fatal::Store(error)) if error.is_retryable() => Err(error.to_string()),
+            Err(fatal) => return self.end(fatal),
+        };
+        tell(&mut self.core, outcome, self.clock.monotonic());
+        self.settle(ctx);
+    }
+
+    /// Answers those whose findings are durable, and goes on.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        // Before anybody is answered: who reads the ledger then must know that it lags.
+        self.stats.facts_spooled.set(self.core.spooled());
+        let durable = self.core.take_durable();
+        for waiting in self.waiting.drain(..durable) {
+            let _ = waiting.send(Ok(()));
+        }
+        self.drive(ctx);
+    }
+
+    /// Nothing that comes later is stored before what has failed, so going on makes no sense. What
+    /// is in the journal stays there for the next process.
+    fn end(&mut self, fatal: Fatal) {
+        let error = match fatal {
+            Fatal::Store(error) => error,
+            Fatal::Journal(error) => {
+                self.alarm.exit(Exit::Failed, error.to_string());
+                StoreError::Closed
+            }
+        };
+        self.alarm.exit(Exit::Failed, error.to_string());
+        let error = Arc::new(error);
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(Err(error.clone()));
+        }
+    }
+
+    /// Moves what found no room into the core, in order.
     fn refill(&mut self) {
         while let Some((facts, answer)) = self.overflow.pop_front() {
-            match self.batch.offer(facts, self.clock.monotonic()) {
+            match self.core.offer(facts, self.clock.monotonic()) {
                 Ok(()) => self.waiting.push_back(answer),
                 Err(facts) => return self.overflow.push_front((facts, answer)),
             }
         }
     }
-}
 
-/// Commits, again and again while the database is away.
-async fn commit(
-    store: &StoreHandle,
-    clock: &Clock,
-    batches: Vec<Arc<FactBatch>>,
-) -> Result<CommitReport, StoreError> {
-    let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
-    loop {
-        let (now, these) = (clock.wall(), batches.clone());
-        match store.run(move |store| store.commit(&these, now)).await {
-            Err(error) if error.is_retryable() => {
-                let wait = backoff.next_delay(fastrand::f64());
-                log::warn!(error:% = error, retry_ms = wait.as_millis() as u64; "the database is away, bars wait");
-                actix_rt::time::sleep(wait).await;
+    fn count(&self, report: &CommitReport) {
+        let rows = report.inserted + report.revised + report.derived + report.rederived;
+        self.stats.rows_stored.add(rows as u64);
+    }
+
+    fn tell(&mut self) {
+        while let Some(news) = self.core.take_news() {
+            match news {
+                News::Away(why) if self.journal.is_some() => {
+                    log::warn!(error = why.as_str(); "the database is away, bars go to the spool");
+                }
+                News::Away(why) => log::warn!(error = why.as_str(); "the database is away, bars wait"),
+                News::Back { kept, after } => {
+                    let away_ms = after.as_millis() as u64;
+                    log::info!(facts_kept = kept, away_ms; "the database is back, everything is stored");
+                }
+                News::NoJournal(why) => {
+                    log::error!(error = why.as_str(); "bars wait in memory, and a crash would lose them");
+                }
             }
-            other => return other,
         }
     }
+}
+
+/// Commits the journal's oldest facts; answers how many, and what the commit did.
+async fn drain(
+    store: StoreHandle,
+    journal: JournalHandle,
+    facts_max: usize,
+    now: Timestamp,
+) -> Result<(u64, CommitReport), Fatal> {
+    let chunk = journal.run(move |journal| journal.next_chunk(facts_max)).await.map_err(Fatal::Journal)?;
+    let Some(chunk) = chunk else { return Ok((0, CommitReport::default())) };
+    let batches = chunk.batches.clone();
+    let report = store.run(move |store| store.commit(&batches, now)).await.map_err(Fatal::Store)?;
+    failpoint::reach("drain.committed");
+    let facts = journal.run(move |journal| Ok(journal.committed(&chunk))).await.map_err(Fatal::Journal)?;
+    Ok((facts, report))
 }
 
 impl Actor for WriterActor {
@@ -145,7 +263,16 @@ impl Handler<StoreFacts> for WriterActor {
         let (answer, waiting) = oneshot::channel();
         self.overflow.push_back((facts, answer));
         self.refill();
-        self.flush_if_due(ctx);
+        self.drive(ctx);
         Box::pin(async move { waiting.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed))) })
+    }
+}
+
+impl Handler<Hurry> for WriterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Hurry, ctx: &mut Self::Context) {
+        self.core.hurry();
+        self.drive(ctx);
     }
 }

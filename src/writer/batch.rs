@@ -44,6 +44,11 @@ impl Batch {
         Ok(())
     }
 
+    /// Has whatever waits, now and later, be due at once.
+    pub fn hurry(&mut self) {
+        self.flush_after = Duration::ZERO;
+    }
+
     /// When the batch is to be written, if it is not empty.
     pub fn due_at(&self) -> Option<Instant> {
         let (_, oldest) = self.waiting.front()?;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod away;
+#[cfg(test)]
 mod backfill;
 #[cfg(test)]
 mod calendar;
@@ -16,6 +18,8 @@ mod command_line;
 mod faults;
 #[cfg(test)]
 mod healing;
+#[cfg(test)]
+mod killed;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]

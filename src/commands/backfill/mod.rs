@@ -228,8 +228,8 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         }
     };
     let outcome = outcome.await;
-    house.stop().await;
-    outcome
+    let stopped = house.stop().await;
+    outcome.and_then(|followed| stopped.map(|()| followed))
 }
 
 /// Has a running service fetch, and looks on.

@@ -75,9 +75,9 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
                 () = &mut stop => {}
             }
         }
-        show.house.stop().await;
+        let stopped = show.house.stop().await;
         simulator.stop().await;
-        Ok(exit)
+        stopped.map(|()| exit)
     })
 }
 

@@ -274,7 +274,10 @@ impl Session {
             _ => self.log_in_v2(generation).await,
         };
         match &result {
-            Ok(_) => self.save(SETTING_REFUSED, String::new()).await?,
+            Ok(_) => self.save(SETTING_REFUSED, String::new()).await.unwrap_or_else(|error| {
+                // The login is made, and is not thrown away for a note.
+                log::warn!(error:% = error; "that these credentials work now could not be noted");
+            }),
             Err(IgError::CredentialsRefused(_)) => {
                 self.retry_refused.set(false);
                 self.save(SETTING_REFUSED, fingerprint).await.unwrap_or_else(|error| {

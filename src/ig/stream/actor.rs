@@ -113,6 +113,10 @@ pub struct StreamActor {
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
     next_request_id: u64,
+    /// News that the aggregator has not taken yet, and since when there are any. Meanwhile the
+    /// connection is not read.
+    untaken: u32,
+    untaken_since: Instant,
     stopping: bool,
     _lifeline: Lifeline,
 }
@@ -145,6 +149,7 @@ impl StreamActor {
             first_retry_max: FIRST_RETRY_MAX,
             websocket_again: options.websocket_again,
         };
+        let now = clock.monotonic();
         StreamActor {
             client,
             rest,
@@ -170,6 +175,8 @@ impl StreamActor {
             links: 0,
             socket: 0,
             next_request_id: 1,
+            untaken: 0,
+            untaken_since: now,
             stopping: false,
             _lifeline: alarm.lifeline("stream"),
             alarm,

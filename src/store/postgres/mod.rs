@@ -38,6 +38,9 @@ const MIGRATING: i64 = 0x6361_6e64_6c65; // "candle"
 /// How long the handshake may take beyond the time to connect.
 const SHAKE_HANDS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a write waits for another that has begun, unless told otherwise.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What diesel's queries go through.
 pub(super) type Wire = AsyncConnectionWrapper<AsyncPgConnection, Waiting>;
 
@@ -46,6 +49,8 @@ pub(super) struct Server {
     pub(super) wire: Wire,
     lost: Arc<AtomicBool>,
     target: Target,
+    /// How long a write waits for another that has begun.
+    pub(super) lock_timeout: Duration,
     /// It was opened for reading only.
     pub(super) is_read_only: bool,
 }
@@ -117,7 +122,7 @@ pub(super) fn open_read_only(target: Target, place: &str) -> Result<Server, Stor
 
 fn reach(target: Target, place: &str) -> Result<Server, StoreError> {
     let (wire, lost) = connect(&target).map_err(|refused| refused.at_first(place))?;
-    Ok(Server { wire, lost, target, is_read_only: false })
+    Ok(Server { wire, lost, target, lock_timeout: LOCK_TIMEOUT, is_read_only: false })
 }
 
 /// Why there is no connection.

@@ -1,6 +1,7 @@
 //! What a connection brings: frames into messages, messages into the session.
 
 use std::str;
+use std::time::Duration;
 
 use actix::prelude::*;
 use awc::ws::Frame;
@@ -15,8 +16,11 @@ use crate::messages::StreamTold;
 use crate::tlcp::session::Purpose;
 use crate::tlcp::{Lost, Transport};
 
+/// The aggregator takes what it is told at once, unless too much waits for the database.
+const UNREAD_LONG: Duration = Duration::from_millis(500);
+
 impl Handler<Arrived> for StreamActor {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
         let mut told = Vec::new();
@@ -36,16 +40,36 @@ impl Handler<Arrived> for StreamActor {
         // belongs behind what it has still brought.
         let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));
         self.pump(ctx);
-        Box::pin(async move {
-            if let Some(sending) = sending {
-                // A dead aggregator takes the process down; nothing to do here.
-                let _ = sending.await;
-            }
-        })
+        let Some(sending) = sending else { return Box::pin(fut::ready(())) };
+        if self.untaken == 0 {
+            self.untaken_since = self.clock.monotonic();
+        }
+        self.untaken += 1;
+        // A dead aggregator takes the process down; nothing to do about that here.
+        Box::pin(sending.into_actor(self).map(|_, act, _| {
+            act.excuse_unread();
+            act.untaken -= 1;
+        }))
     }
 }
 
 impl StreamActor {
+    /// Whether the connection has not been read for a while, because what was read last has not been
+    /// taken.
+    pub(super) fn is_unread(&self) -> bool {
+        self.untaken > 0 && self.clock.monotonic() - self.untaken_since >= UNREAD_LONG
+    }
+
+    /// What was not read cannot have been missed.
+    pub(super) fn excuse_unread(&mut self) {
+        let now = self.clock.monotonic();
+        if self.is_unread()
+            && let Some(link) = &mut self.link
+        {
+            link.session.excuse_silence(now);
+        }
+    }
+
     fn piece(&mut self, piece: Piece, told: &mut Vec<StreamEvent>, ctx: &mut Context<Self>) {
         match piece {
             Piece::Frame(frame) => self.frame(frame, told, ctx),

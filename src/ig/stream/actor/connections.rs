@@ -143,6 +143,7 @@ impl StreamActor {
             if let Some(link) = &mut act.link {
                 link.timer = None;
             }
+            act.excuse_unread();
             let mut told = Vec::new();
             act.drive(&mut told, |session, now, on_event| session.handle_timeout(now, on_event), ctx);
             act.tell(told, ctx);

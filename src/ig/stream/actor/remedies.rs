@@ -38,10 +38,12 @@ impl Handler<Resubscribe> for StreamActor {
 impl StreamActor {
     pub(super) fn look_for_silence(&mut self, ctx: &mut Context<Self>) {
         let (now, event_now) = (self.clock.monotonic(), self.event_clock.now());
+        // Without a connection it is the attempts to make one that count, and nothing comes of one that
+        // is not read.
+        let may_come = self.link.is_some() && !self.is_unread();
         let (Some(silence), Some(event_now)) = (&mut self.silence, event_now) else { return };
         let market = self.known.market(event_now);
-        // Without a connection it is the attempts to make one that count.
-        let market = if self.link.is_some() { market } else { Market::Closed };
+        let market = if may_come { market } else { Market::Closed };
         let fruitless = silence.fruitless();
         let Some((remedy, silent)) = silence.look(now, market) else { return };
         log::warn!(silent_s = silent.as_secs(), remedy:? = remedy; "nothing comes although the market is open");
