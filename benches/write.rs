@@ -71,6 +71,11 @@ fn main() {
     println!("  floor  {}", quantiles(&mut floor_live));
     println!("  store  {}", quantiles(&mut store_live));
     println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+    drop(store);
+    println!("what it costs that a commit is on the disk, 28 rows a transaction:");
+    for synchronous in ["FULL", "NORMAL", "OFF"] {
+        println!("  {synchronous:<6} {}", quantiles(&mut sides.price_of(synchronous)));
+    }
 }
 
 /// Two databases that get the same rows in the same transactions, by turns.
@@ -105,6 +110,25 @@ impl Sides {
         let (store, floor) = (dir.join("store.db"), dir.join("floor.db"));
         drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
         Sides { store: DatabaseUrl::sqlite(store), floor, seq: 0 }
+    }
+
+    /// How long bare transactions of a bucket take at this setting of `synchronous`.
+    fn price_of(&mut self, synchronous: &str) -> Vec<Duration> {
+        let floor = Floor::open(&self.floor);
+        floor.0.pragma_update(None, "synchronous", synchronous).expect("a pragma");
+        let mut floor = floor;
+        (0..LIVE_COMMITS)
+            .map(|ix| {
+                self.seq += 1_000;
+                let bucket = BUCKETS * 2 + self.seq + ix;
+                let rows: Vec<StoredBar> = MAJOR_PAIRS
+                    .into_iter()
+                    .zip(0..)
+                    .map(|(pair, n)| stored(bar(pair, n, bucket), self.seq + n))
+                    .collect();
+                time(|| floor.upsert(&rows))
+            })
+            .collect()
     }
 
     fn store(&self) -> Store {
@@ -173,6 +197,10 @@ fn bar(pair: Pair, n: i64, bucket: i64) -> Bar {
     };
     let key = BarKey { pair, timeframe: Timeframe::M5, start: START.plus(bucket * 300) };
     Bar { key, bid: side(0), ask: side(9_000), volume: 300 + (bucket % 97) as u32, source: Source::Stream }
+}
+
+fn stored(bar: Bar, seq: i64) -> StoredBar {
+    StoredBar { bar, created_at: START, updated_at: START, revision: 0, seq, feed_id: None }
 }
 
 struct Floor(rusqlite::Connection);

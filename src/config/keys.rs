@@ -129,7 +129,7 @@ pub const KEYS: &[Key] = &[
         Default(r#""sqlite://candlekeep.db""#),
         &[
             "Where the bars go: sqlite://relative.db or sqlite:////absolute/path.db.",
-            "This version is not built for PostgreSQL yet.",
+            "Or postgres://user@host/name?sslmode=verify-full; its password belongs into ~/.pgpass.",
         ],
     )
     .short("DATABASE_URL"),

@@ -4,6 +4,7 @@
 //! The lease stays behind, being a process's and not the data's, and so does the database's own id. While
 //! rows are missing the target says so ([`UNFINISHED`]), so that nobody collects into half a database.
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text};
 use ring::digest::{Context, SHA256};
@@ -11,9 +12,10 @@ use ring::digest::{Context, SHA256};
 use super::backend::{Connection, on_backend};
 use super::error::StoreError;
 use super::many::Statement;
+use super::postgres::number_on;
 use super::schema::{
-    allowance, candle_revisions, candles, coverage, feeds, fetch_requests, heal_attempts, settings,
-    stream_breaks,
+    NUMBERED_TABLES, allowance, candle_revisions, candles, coverage, feeds, fetch_requests, heal_attempts,
+    settings, stream_breaks,
 };
 use super::settings as words;
 
@@ -310,12 +312,8 @@ fn clear(target: &mut Connection) -> QueryResult<()> {
 /// Ends a copy: new rows get numbers after those that were copied.
 pub(super) fn finish(target: &mut Connection) -> Result<(), StoreError> {
     if let Connection::Postgres(server) = target {
-        for table in ["feeds", "allowance", "fetch_requests", "stream_breaks"] {
-            diesel::sql_query(format!(
-                "SELECT setval(pg_get_serial_sequence('{table}', 'id'), \
-                 (SELECT coalesce(max(id), 0) + 1 FROM {table}), false)"
-            ))
-            .execute(&mut server.wire)?;
+        for table in NUMBERED_TABLES {
+            server.wire.batch_execute(&number_on(table))?;
         }
     }
     on_backend!(target, connection => {

@@ -124,7 +124,7 @@ pub struct Store {
 impl Store {
     /// Opens the database for reading and writing. An SQLite file is created where absent, for
     /// the owner to write and the group to read; on a server the tables are. A schema that is behind is
-    /// migrated, after a copy to `<file>.schema-N.bak`, or to a schema `candlekeep_schema_N`. Where that
+    /// migrated, after a copy to `<file>.schema-N.bak`, or to a schema of its own. Where that
     /// fails, nothing half-made stays behind. Blocks, a server's answer included.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ pub(super) const TABLES: [&str; 10] = [
     "heal_attempts",
 ];
 
+/// Those whose `id` the database gives.
+pub(super) const NUMBERED_TABLES: [&str; 4] = ["feeds", "allowance", "stream_breaks", "fetch_requests"];
+
 diesel::table! {
     candles (pair, timeframe, timestamp) {
         pair -> Text,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
-use candlekeep::store::{BarQuery, CommitReport, DatabaseUrl, Store, StoreError};
+use candlekeep::store::{BarQuery, CommitReport, DatabaseUrl, Feed, Store, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
@@ -150,21 +150,42 @@ fn migrate_to(address: &str, last: &str) {
     postgres::query(address, &script).unwrap();
 }
 
+fn feed(epic: &str) -> Feed {
+    Feed {
+        pair: "EURUSD".parse().unwrap(),
+        epic: epic.to_owned(),
+        environment: "demo".to_owned(),
+        account_type: "CFD".to_owned(),
+        scale: "1".to_owned(),
+        calendar: "forex".to_owned(),
+    }
+}
+
 #[test]
 fn an_older_schema_is_copied_and_migrated_and_a_newer_one_refused() {
     let Some(server) = postgres::shared() else { return };
     let address = server.place();
     let url: DatabaseUrl = address.parse().unwrap();
     migrate_to(&address, "0002");
-    postgres::query(&address, "INSERT INTO settings VALUES ('key', 'value')").unwrap();
+    let rows = "INSERT INTO settings VALUES ('key', 'value'); \
+                INSERT INTO feeds (pair, epic, environment, account_type, scale, calendar, watched_from) \
+                SELECT 'EUR_USD', epic, 'demo', 'CFD', '1', 'forex', 0 FROM (VALUES ('1'), ('2')) AS of (epic)";
+    postgres::query(&address, rows).unwrap();
     let older = Store::open_read_only(&url).map(drop).unwrap_err();
     assert!(matches!(older, StoreError::OlderSchema { .. }), "{older:?}");
     let mut store = Store::open(&url).unwrap();
     assert_eq!(store.setting("key").unwrap().as_deref(), Some("value"));
     commit(&mut store, 0).unwrap();
     assert_eq!(store.lease(NOW).unwrap(), None, "a table of the newer schema");
-    let kept = postgres::query(&address, "SELECT value FROM candlekeep_schema_2.settings").unwrap();
-    assert_eq!(kept, [["value"]]);
+    // The copy is a database of its own: an older program would go on with it.
+    let schema = address.rsplit("%3D").next().unwrap();
+    let copy = format!("{}?options=-csearch_path%3Dcandlekeep_{schema}_schema_2", server.address("postgres"));
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()";
+    assert_eq!(postgres::query(&copy, tables).unwrap(), [["8"]], "those of then");
+    let mut copied = Store::open(&copy.parse().unwrap()).unwrap();
+    assert_eq!(copied.setting("key").unwrap().as_deref(), Some("value"));
+    assert_eq!(copied.watch_feeds(&[feed("3")], NOW).unwrap(), [3], "numbered on");
+    commit(&mut copied, 0).unwrap();
     postgres::query(&address, "INSERT INTO __diesel_schema_migrations VALUES ('9999')").unwrap();
     for opened in [Store::open(&url), Store::open_read_only(&url)] {
         let newer = opened.map(drop).unwrap_err();

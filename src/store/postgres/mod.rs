@@ -204,7 +204,7 @@ fn refused(error: &tokio_postgres::Error) -> Refused {
 }
 
 /// Brings the schema up to date in one transaction, after a copy of what is there to a schema of its
-/// own, `candlekeep_schema_N`. Nothing is changed before the tables are known to be ours.
+/// own. Nothing is changed before the tables are known to be ours.
 fn migrate<M: MigrationSource<Pg>>(wire: &mut Wire, place: &str, migrations: &M) -> Result<(), StoreError> {
     let known = versions_known::<Pg>(migrations).map_err(|why| unopenable(place, why))?;
     let applied = versions_applied(wire)?;
@@ -292,20 +292,33 @@ fn versions_applied(wire: &mut Wire) -> Result<Vec<String>, StoreError> {
     Ok(versions.iter().map(ToString::to_string).collect())
 }
 
-/// Copies every table of ours to the schema `candlekeep_schema_N`, in the place of an older copy.
-fn copy_to_schema(wire: &mut Wire, schema: &str) -> QueryResult<()> {
-    let copies = super::schema::TABLES
-        .iter()
-        .chain(&["__diesel_schema_migrations"])
-        .map(|table| Ok((has_table(wire, table)?, table)))
-        .collect::<QueryResult<Vec<_>>>()?;
-    let mut script = format!(
-        "DROP SCHEMA IF EXISTS candlekeep_schema_{schema} CASCADE; CREATE SCHEMA candlekeep_schema_{schema};"
-    );
-    for (_, table) in copies.iter().filter(|(exists, _)| *exists) {
-        script += &format!("CREATE TABLE candlekeep_schema_{schema}.{table} AS TABLE {table};");
+/// Copies every table of ours, keys and numbering too, to a schema of its own, in the place of an older copy:
+/// `candlekeep_S_schema_N`, where S is the schema that the tables are in.
+fn copy_to_schema(wire: &mut Wire, version: &str) -> QueryResult<()> {
+    let schema = sql::<Text>("quote_ident('candlekeep_' || current_schema() || '_schema_' || ");
+    let schema: String = diesel::select(schema.bind::<Text, _>(version).sql(")")).get_result(wire)?;
+    let mut script = format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema};");
+    for table in super::schema::TABLES.iter().chain(&["__diesel_schema_migrations"]) {
+        // One that a later migration makes is not there yet.
+        if !has_table(wire, table)? {
+            continue;
+        }
+        script += &format!(
+            "CREATE TABLE {schema}.{table} (LIKE {table} INCLUDING ALL); \
+             INSERT INTO {schema}.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {table};"
+        );
+        if super::schema::NUMBERED_TABLES.contains(table) {
+            script += &number_on(&format!("{schema}.{table}"));
+        }
     }
     wire.batch_execute(&script)
+}
+
+/// A statement after which a table whose rows came with their numbers goes on behind them.
+pub(super) fn number_on(table: &str) -> String {
+    format!(
+        "SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT coalesce(max(id), 0) + 1 FROM {table}), false);"
+    )
 }
 
 fn unopenable(place: &str, why: impl ToString) -> StoreError {

@@ -1,0 +1,209 @@
+//! What the store costs on PostgreSQL over a bare client, measured in one run on a server of its own:
+//! `cargo bench --bench postgres`. Needs PostgreSQL's binaries.
+//!
+//! The floor copies the same rows, binary, to a temporary table and inserts them from there where there is
+//! no conflict, in the same transactions and nothing else: no ledger, no derivation, no lease.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+use candlekeep::store::{BarQuery, Store, StoredBar};
+use tokio::runtime::Runtime;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, NoTls};
+
+#[expect(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/it/postgres.rs"]
+mod postgres;
+
+/// 2020-01-05 22:00:00 UTC, a Sunday.
+const START: Timestamp = Timestamp(1_578_261_600);
+/// Buckets of one transaction of the bulk load: some 1,000 bars of 28 pairs.
+const BULK: i64 = 36;
+/// Transactions of the bulk load, and of one bucket each.
+const BULK_COMMITS: i64 = 100;
+const LIVE_COMMITS: i64 = 600;
+/// Transactions on one side before it is the other's turn.
+const PER_TURN: usize = 20;
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--test") {
+        return println!("not run: it takes a server");
+    }
+    let Some(server) = postgres::Server::start(&["shared_buffers = 256MB", "max_wal_size = 4GB"]) else {
+        return;
+    };
+    let mut sides = Sides::new(&server);
+    for (what, first, buckets, commits) in
+        [("bulk", 0, BULK, BULK_COMMITS), ("one bucket", BULK * BULK_COMMITS, 1, LIVE_COMMITS)]
+    {
+        let batches: Vec<_> = (0..commits).map(|ix| bars_of(first + ix * buckets, buckets)).collect();
+        let (mut by_store, mut by_floor, mut rows) = (Vec::new(), Vec::new(), 0);
+        for batches in batches.chunks(PER_TURN) {
+            for batch in batches {
+                by_store.push(time(|| {
+                    sides.store.commit(std::slice::from_ref(batch), START).map(drop).expect("a commit");
+                }));
+            }
+            let written = sides.store.bars_after(sides.seq, usize::MAX).expect("its rows");
+            sides.seq += written.len() as i64;
+            rows += written.len();
+            let mut rest = &written[..];
+            for batch in batches {
+                let Some(Fact::Settled(last)) = batch.facts.last() else { unreachable!("bars only") };
+                let of_batch = rest.iter().take_while(|row| row.bar.key.start <= last.key.start).count();
+                let (these, later) = rest.split_at(of_batch);
+                rest = later;
+                by_floor.push(time(|| sides.copy(these)));
+            }
+        }
+        let per_second = |times: &[Duration]| rows as f64 / times.iter().sum::<Duration>().as_secs_f64();
+        let (store, floor) = (per_second(&by_store), per_second(&by_floor));
+        println!("{what}, {} rows a transaction:", rows / by_store.len());
+        println!("  floor  {floor:>9.0} rows/s, {}", quantiles(&mut by_floor));
+        println!(
+            "  store  {store:>9.0} rows/s, {}; {:.0} % of the floor",
+            quantiles(&mut by_store),
+            100.0 * store / floor
+        );
+    }
+    let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
+    let mut reads: Vec<Duration> = (0..1_000)
+        .map(|ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            time(|| drop(sides.store.bars(pair, Timeframe::M5, &last_hundred).expect("bars")))
+        })
+        .collect();
+    println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+}
+
+struct Sides {
+    store: Store,
+    runtime: Runtime,
+    floor: Client,
+    seq: i64,
+}
+
+impl Sides {
+    fn new(server: &postgres::Server) -> Sides {
+        let store = Store::open(&server.url()).expect("a store");
+        let address = server.place();
+        drop(Store::open(&address.parse().expect("an address")).expect("its tables"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let floor = runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&address, NoTls).await.expect("a connection");
+            tokio::spawn(connection);
+            let table = "CREATE TEMPORARY TABLE arriving (LIKE candles) ON COMMIT DELETE ROWS";
+            client.batch_execute(table).await.expect("a table");
+            client
+        });
+        Sides { store, runtime, floor, seq: 0 }
+    }
+
+    /// The floor.
+    fn copy(&mut self, rows: &[StoredBar]) {
+        const TYPES: [Type; 22] = [
+            Type::TEXT,
+            Type::TEXT,
+            Type::INT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::INT8,
+            Type::TEXT,
+            Type::INT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::FLOAT8,
+            Type::INT4,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
+        ];
+        let Sides { runtime, floor, .. } = self;
+        runtime.block_on(async {
+            let transaction = floor.transaction().await.expect("a transaction");
+            let sink = transaction.copy_in("COPY arriving FROM STDIN BINARY").await.expect("a copy");
+            let writer = BinaryCopyInWriter::new(sink, &TYPES);
+            let mut writer = std::pin::pin!(writer);
+            for row in rows {
+                let bar = &row.bar;
+                let mid = bar.mid().map(|mid| mid.to_f64());
+                let bid = bar.bid.prices().map(Price::to_f64);
+                let ask = bar.ask.prices().map(Price::to_f64);
+                let pair = bar.key.pair.to_string();
+                writer
+                    .as_mut()
+                    .write(&[
+                        &pair,
+                        &bar.key.timeframe.as_str(),
+                        &bar.key.start.0,
+                        &mid[0],
+                        &mid[1],
+                        &mid[2],
+                        &mid[3],
+                        &i64::from(bar.volume),
+                        &bar.source.as_str(),
+                        &row.created_at.0,
+                        &bid[0],
+                        &bid[1],
+                        &bid[2],
+                        &bid[3],
+                        &ask[0],
+                        &ask[1],
+                        &ask[2],
+                        &ask[3],
+                        &0_i32,
+                        &row.updated_at.0,
+                        &row.seq,
+                        &row.feed_id,
+                    ])
+                    .await
+                    .expect("a row");
+            }
+            writer.finish().await.expect("the rows");
+            let insert = "INSERT INTO candles SELECT * FROM arriving ON CONFLICT DO NOTHING";
+            transaction.batch_execute(insert).await.expect("an insert");
+            transaction.commit().await.expect("a commit");
+        });
+    }
+}
+
+fn bars_of(first: i64, buckets: i64) -> Arc<FactBatch> {
+    let bar = |n: i64, pair, bucket: i64| {
+        let open = 110_000_000 + n * 1_000_000 + (bucket * 7_919 + n * 104_729) % 700_000;
+        let side = |spread: i64| {
+            let price =
+                |offset: i64| Price::from_units((open + offset + spread) / 1_000 * 1_000).expect("a price");
+            Ohlc { open: price(0), high: price(41_000), low: price(-37_000), close: price(12_000) }
+        };
+        let key = BarKey { pair, timeframe: Timeframe::M5, start: START.plus(bucket * 300) };
+        Fact::Settled(Bar { key, bid: side(0), ask: side(9_000), volume: 300, source: Source::Stream })
+    };
+    let facts = (first..first + buckets)
+        .flat_map(|bucket| (0..).zip(MAJOR_PAIRS).map(move |(n, pair)| bar(n, pair, bucket)))
+        .collect();
+    Arc::new(FactBatch { evidence: "session 1".into(), facts })
+}
+
+fn quantiles(times: &mut [Duration]) -> String {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    format!("median {:?}, p99 {:?}", at(0.5), at(0.99))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
