@@ -831,6 +831,17 @@ impl Store {
         allowance::state(&mut self.connection, account, now)
     }
 
+    /// How many rows each table has that a copy would hold, and what they sum up to: the same where they say the
+    /// same, in every kind of database. Reads everything.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn table_sums(&mut self) -> Result<Vec<TableSum>, StoreError> {
+        let mut sums = copying::Sums::default();
+        self.consistently(|store| copying::walk(&mut store.connection, &mut sums))?;
+        Ok(sums.0)
+    }
+
     /// Copies every table into `target`, whose lease is held, as they are at one instant, but for the lease
     /// itself; reads the copy, and answers what each table has. `told` hears of each table and how many of
     /// its rows are written. `from` is what this database is called to people.
@@ -853,9 +864,8 @@ impl Store {
             copying::walk(&mut source.connection, &mut copy)?;
             Ok(copy.sums.0)
         })?;
-        let mut found = copying::Sums::default();
-        target.consistently(|target| copying::walk(&mut target.connection, &mut found))?;
-        if let Some((table, _)) = sums.iter().zip(&found.0).find(|(source, target)| source != target) {
+        let found = target.table_sums()?;
+        if let Some((table, _)) = sums.iter().zip(&found).find(|(source, target)| source != target) {
             return Err(StoreError::CopyDiffers { table: table.table });
         }
         target.writing(|target| copying::finish(&mut target.connection))?;

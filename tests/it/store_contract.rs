@@ -18,7 +18,7 @@ use candlekeep::domain::{
 use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, AttemptRow, BarQuery, CommitReport, DatabaseUrl, Feed,
     OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision, RevisionKind, SpendOn, Standby, Store,
-    StoreError, StoredBar, Verdict, judge,
+    StoreError, StoredBar, StreamBreak, Verdict, judge,
 };
 use proptest::prelude::*;
 
@@ -1403,6 +1403,100 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     prop_oneof![6 => part, 1 => longer, 3 => mark]
 }
 
+/// Something that may be done to a store.
+#[derive(Clone, Debug)]
+enum Deed {
+    Commit(Vec<Fact>),
+    Import(Vec<(i64, i64)>),
+    DeleteBefore(i64),
+    Set(usize, i64),
+    Watch(Vec<usize>),
+    Spend(u32, usize),
+    Ask(Range<i64>),
+    Answer(usize),
+    Attempt(Range<i64>, u32),
+    Forget(Range<i64>),
+    Break(i64),
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    let range = || (0..6i64, 1..4i64).prop_map(|(from, length)| from..from + length);
+    prop_oneof![
+        4 => proptest::collection::vec(any_fact(), 0..8).prop_map(Deed::Commit),
+        1 => proptest::collection::btree_map(0..SLOTS, 0..3i64, 0..5)
+            .prop_map(|bars| Deed::Import(bars.into_iter().collect())),
+        1 => (0..SLOTS).prop_map(Deed::DeleteBefore),
+        1 => (0..3usize, 0..3i64).prop_map(|(key, value)| Deed::Set(key, value)),
+        1 => proptest::collection::btree_set(0..4usize, 0..3).prop_map(|set| Deed::Watch(set.into_iter().collect())),
+        2 => (1..50u32, 0..5usize).prop_map(|(points, end)| Deed::Spend(points, end)),
+        1 => range().prop_map(Deed::Ask),
+        1 => (0..4usize).prop_map(Deed::Answer),
+        1 => (range(), 1..4u32).prop_map(|(range, times)| Deed::Attempt(range, times)),
+        1 => range().prop_map(Deed::Forget),
+        1 => (0..9i64).prop_map(Deed::Break),
+    ]
+}
+
+impl Deed {
+    fn done(&self, store: &mut Store, now: Timestamp) {
+        match self {
+            Deed::Commit(facts) => drop(store.commit(&[batch("a", facts.clone())], now).unwrap()),
+            Deed::Import(bars) => {
+                let import =
+                    |(slot, pips): &(i64, i64)| Bar { source: Source::Import, ..streamed(*slot, *pips, 7) };
+                let bars: Vec<Bar> = bars.iter().map(import).collect();
+                let report = store.import(&bars, "import:x", &|_, _| Vec::new(), now).unwrap();
+                assert_eq!(report.inserted + report.unchanged + report.revised + report.refused, bars.len());
+            }
+            Deed::DeleteBefore(slot) => {
+                store.delete_before(Timeframe::M5, NOON.plus(slot * 300), 5).map(|_| ()).unwrap();
+            }
+            Deed::Set(key, value) => store.set_setting(&format!("key/{key}"), &value.to_string()).unwrap(),
+            Deed::Watch(feeds) => {
+                let feeds: Vec<Feed> =
+                    feeds.iter().map(|ix| feed(pairs()[ix % 2], ["1", "100"][ix / 2])).collect();
+                drop(store.watch_feeds(&feeds, now).unwrap());
+            }
+            Deed::Spend(points, end) => {
+                let incident = (points % 2 == 0).then(|| NOON..NOON.plus(300));
+                let id = store.book_spend(&allowance_key(), *points, &on(incident), now).unwrap();
+                let seen = AllowanceSeen { remaining: 9_000, total: 10_000, expires_at: now.plus(50) };
+                match end {
+                    0 => store.settle_spend(id, points - 1, Some(seen), now).unwrap(),
+                    1 => store.settle_spend(id, *points, None, now).unwrap(),
+                    2 => store.refuse_spend(id, "exceeded", now).unwrap(),
+                    3 => store.give_up_spend(id, "timed out", now).unwrap(),
+                    _ => {}
+                }
+            }
+            Deed::Ask(range) => {
+                drop(store.ask_fetch(&[(eur(), Timeframe::M5, slots(range.clone()))], now).unwrap())
+            }
+            Deed::Answer(which) => {
+                if let Some(open) = store.open_requests().unwrap().get(*which) {
+                    store.set_request(open.id, RequestState::ALL[*which], "note", now).unwrap();
+                }
+            }
+            Deed::Attempt(range, times) => {
+                let span = slots(range.clone());
+                let attempt =
+                    AttemptRow { pair: eur(), timeframe: Timeframe::M5, span, times: *times, next_at: now };
+                store.put_attempt(&attempt).unwrap();
+            }
+            Deed::Forget(range) => {
+                store.forget_attempts(&[(eur(), Timeframe::M5, slots(range.clone()))]).unwrap()
+            }
+            Deed::Break(from) => {
+                let pair = (from % 2 == 0).then(|| "EUR_USD".to_owned());
+                let to = NOON.plus(from * 10);
+                store
+                    .record_break(&StreamBreak { pair, from: NOON, to, cause: "test".to_owned() }, now)
+                    .unwrap();
+            }
+        }
+    }
+}
+
 /// All that a database says of two pairs: the same in every kind of database.
 #[derive(Debug, PartialEq)]
 struct Tables {
@@ -1620,6 +1714,22 @@ proptest! {
             assert_eq!(store.deleted_before(timeframe).unwrap(), (total > 0).then_some(limit));
             store.commit(&[batch("f", later.iter().cloned())], NOW).unwrap();
         });
+    }
+
+    /// Whatever is done, in whatever order, every table says the same in every kind of database.
+    #[test]
+    fn every_table_is_the_same_in_each(deeds in proptest::collection::vec(any_deed(), 1..25)) {
+        let sums = RefCell::new(Vec::new());
+        on_each_database(|url| {
+            let mut store = Store::open(url).unwrap();
+            for (ix, deed) in deeds.iter().enumerate() {
+                deed.done(&mut store, NOW.plus(ix as i64));
+            }
+            let told: (_, _) = (store.allowance(&allowance_key(), NOW.plus(99)), store.last_spend());
+            sums.borrow_mut().push((store.table_sums().unwrap(), told.0.unwrap(), told.1.unwrap()));
+        });
+        let sums = sums.into_inner();
+        prop_assert!(sums.windows(2).all(|two| two[0] == two[1]), "{sums:#?}");
     }
 
     /// A price that went in comes out, to the last digit.
