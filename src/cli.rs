@@ -243,7 +243,7 @@ Writes a compact copy of the SQLite database, as it is at one instant, and check
 table has as many rows as the database had then. `run` goes on writing meanwhile. The file takes its place once all of \
 it is on the disk. Of PostgreSQL take pg_dump.
 
-To restore: stop the service, move the database and its -wal, -shm and .spool files away, copy the backup to the place \
+To restore: stop the service, move the database and its -wal and -shm files away, copy the backup to the place \
 of the database, start the service. What came since is a hole that it heals, as far as IG's allowance goes.",
         after_help = "\
 Examples:

@@ -46,7 +46,7 @@ pub fn execute(args: &Backup, config: &Config) -> Result<Exit, Failure> {
             let size = indicatif::HumanBytes(bytes);
             say(format_args!("backed up {from} to {to}: {bars} bars, {size}, checked"));
             say(format_args!(
-                "to restore: stop the service; move {from} and its -wal, -shm and .spool files away; \
+                "to restore: stop the service; move {from} and its -wal and -shm files away; \
                  copy {to} to {from}; start the service"
             ));
         }

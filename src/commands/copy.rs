@@ -1,5 +1,7 @@
 //! `candlekeep copy`: every table from one database to another, and the proof that it is all there.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,10 +11,13 @@ use crate::cli::{Copy, Report};
 use crate::clock::Clock;
 use crate::config::PASSWORD_IN_ARGUMENT;
 use crate::exit::{Exit, Failure};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseUrl, Lease, Store};
+use crate::writer::recovery;
 
 /// How often somebody who waits sees that it goes on.
 const TICK: Duration = Duration::from_millis(250);
+/// A third of what a lease lasts.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// Copies.
 ///
@@ -24,13 +29,20 @@ pub fn execute(args: &Copy) -> Result<Exit, Failure> {
     if from == to {
         return Err(Failure::usage("this is one database twice"));
     }
+    if let Some(facts) = recovery::facts_waiting(&from, None).filter(|facts| *facts > 0) {
+        return Err(Failure::failed(format_args!(
+            "{facts} facts of {from} wait in its spool: start `candlekeep run` on it once, which stores them, then copy"
+        )));
+    }
     let clock = Clock::system();
     let mut source = Store::open_read_only(&from)?;
     let mut target = Store::open(&to)?;
     let lease = target.acquire_lease("copy", clock.wall())?;
     let progress = ticking("copying", TICK);
-    let copied = source.copy_to(&mut target, &lease, &from.to_string(), clock.wall(), &mut |table, rows| {
-        progress.set_message(format!("{table}: {rows} rows"));
+    let copied = while_renewed(&to, &lease, &clock, || {
+        source.copy_to(&mut target, &from.to_string(), &mut |table, rows| {
+            progress.set_message(format!("{table}: {rows} rows"));
+        })
     });
     progress.finish_and_clear();
     // The copy stands or falls without this.
@@ -67,4 +79,27 @@ fn address(text: &str) -> Result<DatabaseUrl, Failure> {
         return Err(Failure::usage(format_args!("{url}: {PASSWORD_IN_ARGUMENT}")));
     }
     Ok(url)
+}
+
+/// Does something that may last while another connection renews the lease, where it expires.
+fn while_renewed<R>(database: &DatabaseUrl, lease: &Lease, clock: &Clock, work: impl FnOnce() -> R) -> R {
+    if database.sqlite_path().is_some() {
+        return work();
+    }
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut renewing = Store::open(database);
+            while is_done.recv_timeout(RENEW_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // Where this fails, the next write tells.
+                match &mut renewing {
+                    Ok(store) => drop(store.renew_lease(lease, clock.wall())),
+                    Err(_) => renewing = Store::open(database),
+                }
+            }
+        });
+        let answer = work();
+        drop(done);
+        answer
+    })
 }

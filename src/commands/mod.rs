@@ -82,6 +82,7 @@ impl From<StoreError> for Failure {
             | StoreError::LeaseLost { .. }
             | StoreError::TooManyRequests { .. }
             | StoreError::NotEmpty { .. }
+            | StoreError::WentBack { .. }
             | StoreError::CopyDiffers { .. }
             | StoreError::NoRandomness
             | StoreError::Closed => Failure::failed(error),

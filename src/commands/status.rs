@@ -19,8 +19,7 @@ use crate::healer::book::Scope;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
-use crate::writer::journal;
-use crate::writer::recovery::spool_path;
+use crate::writer::recovery;
 
 /// Breaks of the stream that are shown.
 const BREAKS_SHOWN: u32 = 5;
@@ -91,7 +90,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     Ok(Findings {
         now,
         database: config.database.to_string(),
-        spooled: journal::facts_waiting(&spool_path(&config.database, config.store.spool_dir.as_deref())),
+        spooled: recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref()),
         lease,
         standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),

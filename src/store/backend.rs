@@ -47,13 +47,15 @@ pub(super) use on_backend;
 ///
 /// It waits for the one row that all writers lock, so that commit order is `seq` order and the lease
 /// cannot change hands halfway; but not for ever, should the other be stuck. A process that is paused
-/// in the middle loses its transaction, and with it the row. And a commit is on the disk when it
+/// in the middle loses its transaction, and with it the row. What it reads after that is read anew: under a
+/// stricter isolation, which a role may have by default, the lease would be read as before the wait. And a commit is on the disk when it
 /// returns, even where the server is set not to wait for that.
 fn begin_write_on_server(lock_timeout: Duration) -> String {
     let (lock_ms, idle_ms) = (lock_timeout.as_millis().max(1), IDLE_TIMEOUT.as_millis());
     format!(
-        "BEGIN; SET LOCAL lock_timeout = {lock_ms}; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {lock_ms}; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}; \
          SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
+         INSERT INTO lease VALUES ('writers', '', '', '', 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING; \
          SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE"
     )
 }

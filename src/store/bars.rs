@@ -1,8 +1,9 @@
 //! Queries on `candles` and `candle_revisions`. Each text stands here once, for both databases.
 //!
-//! None has a `LIMIT`, nor diesel's `first`, which adds one: SQLite 3.47 and later prepares a
+//! On SQLite none has a `LIMIT`, nor diesel's `first`, which adds one: SQLite 3.47 and later prepares a
 //! statement anew whenever a bound limit is bound again, which costs more than the query. Rows
-//! come one by one, in the order of an index, so reading stops where enough are read.
+//! come one by one, in the order of an index, so reading stops where enough are read. A server sends
+//! all that it was not told to leave out.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +15,7 @@ use diesel::result::QueryResult;
 use super::backend::{Connection, insert_candle_or_ignore, on_backend};
 use super::error::StoreError;
 use super::ledger::ONE_READ_SPAN_MAX_S;
-use super::many::insert_candles;
+use super::many::{ROWS_MAX, insert_candles, replace_candles};
 use super::postgres::Wire;
 use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
 use super::schema::{candle_revisions, candles};
@@ -28,10 +29,31 @@ pub(super) fn insert_or_ignore(connection: &mut Connection, bar: &StoredBar) -> 
 
 /// Inserts bars, none of which may be there, on a server.
 pub(super) fn insert_many(wire: &mut Wire, bars: &[StoredBar]) -> QueryResult<()> {
+    with_rows(bars, |rows| insert_candles(wire, rows))
+}
+
+/// Writes bars over those of their keys, on a server.
+pub(super) fn replace_many(wire: &mut Wire, bars: &[StoredBar]) -> QueryResult<()> {
+    with_rows(bars, |rows| replace_candles(wire, rows))
+}
+
+fn with_rows(bars: &[StoredBar], write: impl FnOnce(&[CandleRow<'_>]) -> QueryResult<()>) -> QueryResult<()> {
     let pairs: Vec<PairText> = bars.iter().map(|stored| PairText::new(stored.bar.key.pair)).collect();
     let rows: Vec<CandleRow<'_>> =
         pairs.iter().zip(bars).map(|(pair, stored)| CandleRow::new(pair, stored)).collect();
-    insert_candles(wire, &rows)
+    write(&rows)
+}
+
+/// Keeps values that are not, or no longer, in `candles`, on a server.
+pub(super) fn insert_revisions(wire: &mut Wire, revisions: &[Revision]) -> QueryResult<()> {
+    for revisions in revisions.chunks(ROWS_MAX) {
+        let pairs: Vec<PairText> =
+            revisions.iter().map(|revision| PairText::new(revision.bar.key.pair)).collect();
+        let rows: Vec<RevisionRow<'_>> =
+            pairs.iter().zip(revisions).map(|(pair, revision)| RevisionRow::new(pair, revision)).collect();
+        diesel::insert_into(candle_revisions::table).values(&rows).execute(wire)?;
+    }
+    Ok(())
 }
 
 /// Writes a corrected bar over the stored one.
@@ -69,19 +91,60 @@ pub(super) fn newest(
     count_max: usize,
 ) -> Result<Vec<StoredBar>, StoreError> {
     let text = PairText::new(pair);
-    let rows = on_backend!(connection, connection => {
-        candles::table
-            .filter(candles::pair.eq(text.as_str()))
-            .filter(candles::timeframe.eq(timeframe.as_str()))
-            .filter(candles::timestamp.ge(span.start.0))
-            .filter(candles::timestamp.lt(span.end.0))
-            .order(candles::timestamp.desc())
+    let wanted = candles::table
+        .filter(candles::pair.eq(text.as_str()))
+        .filter(candles::timeframe.eq(timeframe.as_str()))
+        .filter(candles::timestamp.ge(span.start.0))
+        .filter(candles::timestamp.lt(span.end.0))
+        .order(candles::timestamp.desc());
+    let rows = match connection {
+        Connection::Sqlite(connection) => wanted
             .select(ReadCandle::as_select())
             .load_iter::<ReadCandle, _>(connection)?
             .take(count_max)
-            .collect::<QueryResult<Vec<_>>>()
-    })?;
+            .collect::<QueryResult<Vec<_>>>(),
+        Connection::Postgres(server) => {
+            wanted.select(ReadCandle::as_select()).limit(limit(count_max)).load(&mut server.wire)
+        }
+    }?;
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
+}
+
+/// The spans as few reads ask for them: the day's bars of all pairs are few.
+fn groups(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
+    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+    match hull {
+        Some(hull) if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
+            vec![(spans.keys().copied().collect(), hull)]
+        }
+        _ => spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect(),
+    }
+}
+
+/// What bars that start within the span of their pair were before, and what was refused for them, ascending by
+/// `seq`; maybe more.
+pub(super) fn revisions_within(
+    connection: &mut Connection,
+    spans: &BTreeMap<Pair, Range<Timestamp>>,
+) -> Result<Vec<Revision>, StoreError> {
+    let mut found = Vec::new();
+    for (pairs, span) in groups(spans) {
+        let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
+        let rows: Vec<(String, String, ReadRevision)> = on_backend!(connection, connection => {
+            candle_revisions::table
+                .filter(candle_revisions::pair.eq_any(texts.iter().map(PairText::as_str)))
+                .filter(candle_revisions::timeframe.eq_any(Timeframe::ALL.map(Timeframe::as_str)))
+                .filter(candle_revisions::timestamp.ge(span.start.0))
+                .filter(candle_revisions::timestamp.lt(span.end.0))
+                .order(candle_revisions::seq.asc())
+                .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
+                .load(connection)
+        })?;
+        for (pair, timeframe, row) in rows {
+            found.push(row.revision(rows::pair(&pair)?, rows::timeframe(&timeframe)?)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The bars of all timeframes that start within the span of their pair; maybe more.
@@ -89,16 +152,8 @@ pub(super) fn within(
     connection: &mut Connection,
     spans: &BTreeMap<Pair, Range<Timestamp>>,
 ) -> Result<Vec<StoredBar>, StoreError> {
-    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-    let Some(hull) = hull else { return Ok(Vec::new()) };
-    // The day's bars of all pairs are few.
-    let groups: Vec<(Vec<Pair>, Range<Timestamp>)> = if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S {
-        vec![(spans.keys().copied().collect(), hull)]
-    } else {
-        spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect()
-    };
     let mut found = Vec::new();
-    for (pairs, span) in groups {
+    for (pairs, span) in groups(spans) {
         let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
         let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
             candles::table
@@ -122,18 +177,25 @@ pub(super) fn after(
     seq: i64,
     count_max: usize,
 ) -> Result<Vec<StoredBar>, StoreError> {
-    let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
-        candles::table
-            .filter(candles::seq.gt(seq))
-            .order(candles::seq.asc())
+    let wanted = candles::table.filter(candles::seq.gt(seq)).order(candles::seq.asc());
+    let rows: Vec<(String, String, ReadCandle)> = match connection {
+        Connection::Sqlite(connection) => wanted
             .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
             .load_iter::<(String, String, ReadCandle), _>(connection)?
             .take(count_max)
-            .collect::<QueryResult<Vec<_>>>()
-    })?;
+            .collect::<QueryResult<Vec<_>>>(),
+        Connection::Postgres(server) => wanted
+            .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
+            .limit(limit(count_max))
+            .load(&mut server.wire),
+    }?;
     rows.iter()
         .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
         .collect()
+}
+
+fn limit(count_max: usize) -> i64 {
+    i64::try_from(count_max).unwrap_or(i64::MAX)
 }
 
 /// Start of the newest bar.

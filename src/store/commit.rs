@@ -49,6 +49,8 @@ pub(super) struct Terms<'a> {
     pub(super) longer: &'a [Timeframe],
     /// Ids of the feeds that are watched.
     pub(super) feed_ids: &'a HashMap<Pair, i64>,
+    /// The highest `seq` that this process has committed.
+    pub(super) last_seq: i64,
     /// Wall time.
     pub(super) now: Timestamp,
 }
@@ -60,6 +62,9 @@ pub(super) fn apply(
     batches: &[Arc<FactBatch>],
 ) -> Result<CommitReport, StoreError> {
     let last_seq = bars::last_seq(connection)?;
+    if last_seq < terms.last_seq {
+        return Err(StoreError::WentBack { known: terms.last_seq, found: last_seq });
+    }
     let shelf = Shelf::look(connection, settled_spans(terms, batches))?;
     let mut commit = Commit {
         connection,
@@ -220,11 +225,24 @@ impl Commit<'_> {
                 self.keep_refused(bar, &stored)?;
                 Ok(Placed::Kept(stored.bar, Verdict::Refuse))
             }
+            Verdict::Supersede if self.was_superseded(bar, &stored)? => {
+                Ok(Placed::Kept(stored.bar, Verdict::Unchanged))
+            }
             Verdict::Supersede => {
                 self.supersede(&stored, &new)?;
                 Ok(Placed::Revised)
             }
         }
+    }
+
+    /// Whether the broker has corrected this very value of the bar before, with as many ticks. Then it comes
+    /// again from where nobody knew whether it was stored, and is no correction of its correction.
+    fn was_superseded(&mut self, offered: &Bar, stored: &StoredBar) -> Result<bool, StoreError> {
+        if offered.source != Source::Stream || stored.revision == 0 || offered.volume != stored.bar.volume {
+            return Ok(false);
+        }
+        let known = self.shelf.revisions(self.connection, offered.key)?;
+        Ok(known.iter().any(|known| known.kind == RevisionKind::Superseded && known.bar == *offered))
     }
 
     fn supersede(&mut self, old: &StoredBar, new: &StoredBar) -> Result<(), StoreError> {
@@ -237,7 +255,7 @@ impl Commit<'_> {
             // The wall clock may have been set back.
             valid_to: self.terms.now.max(old.updated_at),
         };
-        bars::insert_revision(self.connection, &revision)?;
+        self.shelf.keep(self.connection, &revision)?;
         let new = StoredBar {
             created_at: old.created_at,
             updated_at: revision.valid_to,
@@ -252,8 +270,7 @@ impl Commit<'_> {
     /// Keeps a refused value, once however often it is offered. One that was stored here before is
     /// known as such: a batch that is committed again, since nobody knew whether it was, tells nothing new.
     fn keep_refused(&mut self, offered: &Bar, stored: &StoredBar) -> Result<(), StoreError> {
-        let BarKey { pair, timeframe, start } = offered.key;
-        let known = bars::revisions(self.connection, pair, timeframe, start..start.plus(1))?;
+        let known = self.shelf.revisions(self.connection, offered.key)?;
         if known.iter().any(|revision| revision.bar == *offered) {
             return Ok(());
         }
@@ -266,7 +283,7 @@ impl Commit<'_> {
             valid_from: self.terms.now,
             valid_to: self.terms.now,
         };
-        bars::insert_revision(self.connection, &revision)?;
+        self.shelf.keep(self.connection, &revision)?;
         self.report.last_seq = seq;
         Ok(())
     }
@@ -274,7 +291,8 @@ impl Commit<'_> {
     /// Brings the ledger up to date, and the longer bars with it.
     fn finish(mut self) -> Result<CommitReport, StoreError> {
         if self.findings.is_empty() {
-            // Nothing was inserted either.
+            // What was refused may have been kept.
+            self.shelf.flush(self.connection)?;
             return Ok(self.report);
         }
         let mut ledger = Ledger::load(self.connection, &self.spans())?;

@@ -9,6 +9,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text};
 use ring::digest::{Context, SHA256};
 
+use super::Store;
 use super::backend::{Connection, on_backend};
 use super::error::StoreError;
 use super::many::Statement;
@@ -320,4 +321,31 @@ pub(super) fn finish(target: &mut Connection) -> Result<(), StoreError> {
         diesel::delete(settings::table.find(UNFINISHED)).execute(connection)?;
     });
     Ok(())
+}
+
+/// Writes what it is shown.
+pub(super) struct Copying<'a> {
+    pub(super) target: &'a mut Store,
+    pub(super) sums: Sums,
+    pub(super) told: &'a mut dyn FnMut(&'static str, u64),
+}
+
+impl Visitor for Copying<'_> {
+    fn table(&mut self, table: &'static str) {
+        self.sums.begin(table);
+        (self.told)(table, 0);
+    }
+
+    fn page(
+        &mut self,
+        rows: usize,
+        sum: u128,
+        write: &dyn Fn(&mut Connection) -> QueryResult<()>,
+    ) -> Result<(), StoreError> {
+        self.target.writing(|target| Ok(write(&mut target.connection)?))?;
+        self.sums.add(rows, sum);
+        let table = self.sums.0.last().expect("a table has begun");
+        (self.told)(table.table, table.rows);
+        Ok(())
+    }
 }

@@ -98,6 +98,17 @@ pub enum StoreError {
         /// Where.
         table: &'static str,
     },
+    /// What was committed is not there any more: another has taken its place that was behind, or a backup.
+    #[error(
+        "the database has gone back to an earlier state: commit {known} is not there, its last is {found}; \
+         the next start goes on from there"
+    )]
+    WentBack {
+        /// The last `seq` that was committed.
+        known: i64,
+        /// The last that is there.
+        found: i64,
+    },
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,

@@ -229,11 +229,15 @@ pub(super) fn take(
     Ok(lease)
 }
 
-/// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile.
+/// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile. On a server
+/// nobody has it while its row is gone: whoever had it writes it anew with the next renewal.
 pub(super) fn check(connection: &mut Connection, fence: &Fence) -> Result<(), StoreError> {
     match find(connection)? {
         Some(row) if row.holder != fence.holder => {
             Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
+        }
+        None if connection.is_remote() => {
+            Err(StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() })
         }
         _ => Ok(()),
     }
@@ -283,7 +287,9 @@ pub(super) fn leased(row: Option<LeaseRow>) -> StoreError {
 
 /// Makes the lease last from `now` on. A row that is gone is written anew.
 pub(super) fn renew(connection: &mut Connection, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-    check(connection, &lease.fence())?;
+    if let Some(row) = find(connection)?.filter(|row| row.holder != lease.process.holder) {
+        return Err(StoreError::LeaseLost { to: Box::new(row.state(true)) });
+    }
     Ok(put_lease(connection, &LeaseRow::new(lease, now, LEASE_S)).map(drop)?)
 }
 

@@ -17,15 +17,38 @@ use super::rows::{CandleRow, CoverageRow};
 /// Rows in one statement; more hardly makes it cheaper, and the arrays are held in memory.
 pub(super) const ROWS_MAX: usize = 1_000;
 
+/// What becomes of a bar that is there: every column of it is written over.
+const REPLACE_CANDLE: &str = " ON CONFLICT (pair, timeframe, timestamp) DO UPDATE SET open = excluded.open, \
+    high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume, \
+    source = excluded.source, created_at = excluded.created_at, bid_open = excluded.bid_open, \
+    bid_high = excluded.bid_high, bid_low = excluded.bid_low, bid_close = excluded.bid_close, \
+    ask_open = excluded.ask_open, ask_high = excluded.ask_high, ask_low = excluded.ask_low, \
+    ask_close = excluded.ask_close, revision = excluded.revision, updated_at = excluded.updated_at, \
+    seq = excluded.seq, feed_id = excluded.feed_id";
+
 /// Inserts bars, none of which may be there.
 pub(super) fn insert_candles(wire: &mut Wire, rows: &[CandleRow<'_>]) -> QueryResult<()> {
     struct InsertCandles;
+    write_candles::<InsertCandles>(wire, rows, "")
+}
+
+/// Writes bars over those of their keys.
+pub(super) fn replace_candles(wire: &mut Wire, rows: &[CandleRow<'_>]) -> QueryResult<()> {
+    struct ReplaceCandles;
+    write_candles::<ReplaceCandles>(wire, rows, REPLACE_CANDLE)
+}
+
+fn write_candles<K: 'static>(
+    wire: &mut Wire,
+    rows: &[CandleRow<'_>],
+    after: &'static str,
+) -> QueryResult<()> {
     for rows in rows.chunks(ROWS_MAX) {
-        let statement = Statement::<InsertCandles>::new(
+        let statement = Statement::<K>::new(
             "INSERT INTO candles (pair, timeframe, timestamp, open, high, low, close, volume, source, \
              created_at, bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close, \
              revision, updated_at, seq, feed_id) SELECT * FROM unnest",
-            "",
+            after,
         );
         let statement = statement
             .column::<Text, _>(rows.iter().map(|row| row.pair))

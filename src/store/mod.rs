@@ -10,6 +10,7 @@
 //! | `identity` | which database it is |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
+//! | `copying` | every table into another database |
 //! | `retention` | deleting what is old |
 //! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
@@ -20,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 
 use crate::domain::coverage::Run;
@@ -119,6 +119,8 @@ pub struct Store {
     feed_ids: HashMap<Pair, i64>,
     /// Whose lease it must be for a write to be let in, once this one has taken it.
     fence: Option<Fence>,
+    /// The highest `seq` that this connection has committed.
+    last_seq: i64,
 }
 
 impl Store {
@@ -174,6 +176,7 @@ impl Store {
             longer: vec![Timeframe::M15],
             feed_ids: HashMap::new(),
             fence: None,
+            last_seq: 0,
         }
     }
 
@@ -278,7 +281,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.writing(|store| {
+        self.within(Connection::begin_write, |store| {
             let now = lease_time(&mut store.connection, now)?;
             lease::renew(&mut store.connection, lease, now)
         })
@@ -392,16 +395,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherEnvironment`] if it is bound to another.
     pub fn bind_environment(&mut self, environment: &str, accept_change: bool) -> Result<(), StoreError> {
-        self.writing(|store| match store.setting(ENVIRONMENT)? {
-            _ if store.setting(copying::UNFINISHED)?.is_some() => {
-                Err(StoreError::HalfCopied { from: store.setting(copying::UNFINISHED)?.unwrap_or_default() })
+        self.writing(|store| {
+            store.check_whole()?;
+            match store.setting(ENVIRONMENT)? {
+                Some(bound) if bound == environment => Ok(()),
+                Some(bound) if !accept_change => {
+                    Err(StoreError::OtherEnvironment { bound, asked: environment.to_owned() })
+                }
+                _ => settings::set(&mut store.connection, ENVIRONMENT, environment),
             }
-            Some(bound) if bound == environment => Ok(()),
-            Some(bound) if !accept_change => {
-                Err(StoreError::OtherEnvironment { bound, asked: environment.to_owned() })
-            }
-            _ => settings::set(&mut store.connection, ENVIRONMENT, environment),
         })
+    }
+
+    /// Refuses a database that a copy has left half full.
+    fn check_whole(&mut self) -> Result<(), StoreError> {
+        match self.setting(copying::UNFINISHED)? {
+            None => Ok(()),
+            Some(from) => Err(StoreError::HalfCopied { from }),
+        }
     }
 
     /// Makes `feeds` what is watched from `now` on; answers their ids in the same order. A feed
@@ -454,14 +465,23 @@ impl Store {
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
         let report = self.writing(|store| {
             failpoint::reach("commit.begun");
-            let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
+            let terms = commit::Terms {
+                longer: &store.longer,
+                feed_ids: &store.feed_ids,
+                last_seq: store.last_seq,
+                now,
+            };
             let report = commit::apply(&mut store.connection, &terms, batches)?;
             failpoint::reach("commit.applied");
             Ok(report)
         })?;
         failpoint::reach("commit.done");
-        if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log) {
-            log.keep_bounded(connection)?;
+        self.last_seq = report.last_seq;
+        if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log)
+            && let Err(error) = log.keep_bounded(connection)
+        {
+            // What was to be stored is.
+            log::warn!(error:% = error; "the database's log could not be folded in");
         }
         Ok(report)
     }
@@ -482,9 +502,15 @@ impl Store {
         now: Timestamp,
     ) -> Result<CommitReport, StoreError> {
         self.writing(|store| {
+            store.check_whole()?;
             let facts = import::facts(&mut store.connection, bars, unseen)?;
             let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
-            let terms = commit::Terms { longer: &store.longer, feed_ids: &store.feed_ids, now };
+            let terms = commit::Terms {
+                longer: &store.longer,
+                feed_ids: &store.feed_ids,
+                last_seq: store.last_seq,
+                now,
+            };
             commit::apply(&mut store.connection, &terms, &[batch])
         })
     }
@@ -853,14 +879,12 @@ impl Store {
     pub fn copy_to(
         &mut self,
         target: &mut Store,
-        lease: &Lease,
         from: &str,
-        now: Timestamp,
         told: &mut dyn FnMut(&'static str, u64),
     ) -> Result<Vec<TableSum>, StoreError> {
         target.writing(|target| copying::prepare(&mut target.connection, from))?;
         let sums = self.consistently(|source| {
-            let mut copy = Copying { target, lease, now, sums: copying::Sums::default(), told };
+            let mut copy = copying::Copying { target, sums: copying::Sums::default(), told };
             copying::walk(&mut source.connection, &mut copy)?;
             Ok(copy.sums.0)
         })?;
@@ -937,35 +961,5 @@ impl Store {
     /// Undoes what a panic has left open.
     fn roll_back(&mut self) {
         self.connection.roll_back();
-    }
-}
-
-/// Writes what it is shown.
-struct Copying<'a> {
-    target: &'a mut Store,
-    lease: &'a Lease,
-    now: Timestamp,
-    sums: copying::Sums,
-    told: &'a mut dyn FnMut(&'static str, u64),
-}
-
-impl copying::Visitor for Copying<'_> {
-    fn table(&mut self, table: &'static str) {
-        self.sums.begin(table);
-        (self.told)(table, 0);
-    }
-
-    fn page(
-        &mut self,
-        rows: usize,
-        sum: u128,
-        write: &dyn Fn(&mut Connection) -> QueryResult<()>,
-    ) -> Result<(), StoreError> {
-        self.target.renew_lease(self.lease, self.now)?;
-        self.target.writing(|target| Ok(write(&mut target.connection)?))?;
-        self.sums.add(rows, sum);
-        let table = self.sums.0.last().expect("a table has begun");
-        (self.told)(table.table, table.rows);
-        Ok(())
     }
 }

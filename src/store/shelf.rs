@@ -3,14 +3,18 @@
 //! On SQLite each is a statement of its own, since those are cheap there. On a server each is a journey:
 //! what may be met is read at once, and what is new is written at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::backend::Connection;
 use super::bars;
 use super::error::StoreError;
-use super::rows::StoredBar;
+use super::rows::{Revision, StoredBar};
 use crate::domain::{Bar, BarKey, Pair, Timeframe, Timestamp};
+
+/// A pair's time is read at once as long as it is no longer: two weeks of its bars are some 6,000. Where a
+/// transaction has bars of last year and of today, each is looked up.
+const LOOK_SPAN_MAX_S: i64 = 14 * 86_400;
 
 /// See the module.
 #[derive(Default)]
@@ -19,22 +23,30 @@ pub(super) struct Shelf {
     looked: BTreeMap<Pair, Range<Timestamp>>,
     /// Of a server: what is stored in that time, and what will be.
     known: HashMap<BarKey, StoredBar>,
-    /// Of a server: what is to be inserted, in the order of `seq`.
-    new: Vec<StoredBar>,
+    /// Of a server: what was, or was refused, in that time.
+    revisions: Vec<Revision>,
+    /// Of a server: keys of bars to be inserted, and of bars to be written over.
+    new: BTreeSet<BarKey>,
+    changed: BTreeSet<BarKey>,
+    /// Of a server: how many of `revisions` are stored.
+    kept: usize,
 }
 
 impl Shelf {
     /// Reads what is stored of each pair within its span, if that is better done at once.
     pub(super) fn look(
         connection: &mut Connection,
-        spans: BTreeMap<Pair, Range<Timestamp>>,
+        mut spans: BTreeMap<Pair, Range<Timestamp>>,
     ) -> Result<Shelf, StoreError> {
+        spans.retain(|_, span| span.end.since(span.start) <= LOOK_SPAN_MAX_S);
         if !connection.is_remote() || spans.is_empty() {
             return Ok(Shelf::default());
         }
         let stored = bars::within(connection, &spans)?;
         let known = stored.into_iter().map(|stored| (stored.bar.key, stored)).collect();
-        Ok(Shelf { looked: spans, known, new: Vec::new() })
+        let revisions = bars::revisions_within(connection, &spans)?;
+        let kept = revisions.len();
+        Ok(Shelf { looked: spans, known, revisions, kept, ..Shelf::default() })
     }
 
     /// Stores a bar unless there is one of its key, which is what is answered then.
@@ -63,24 +75,58 @@ impl Shelf {
         };
         if stored.is_none() {
             self.known.insert(key, *bar);
-            self.new.push(*bar);
+            self.new.insert(key);
         }
         Ok(stored)
     }
 
     /// Writes a bar over the stored one of its key.
     pub(super) fn replace(&mut self, connection: &mut Connection, bar: &StoredBar) -> Result<(), StoreError> {
-        if connection.is_remote() {
-            // The stored one may be among the new.
-            self.flush(connection)?;
-            self.known.insert(bar.bar.key, *bar);
+        if !connection.is_remote() {
+            return Ok(bars::replace(connection, bar)?);
         }
-        Ok(bars::replace(connection, bar)?)
+        let key = bar.bar.key;
+        self.known.insert(key, *bar);
+        // One that is new itself is only inserted otherwise.
+        if !self.new.contains(&key) {
+            self.changed.insert(key);
+        }
+        Ok(())
+    }
+
+    /// What a bar was before, and what was refused for it.
+    pub(super) fn revisions(
+        &mut self,
+        connection: &mut Connection,
+        key: BarKey,
+    ) -> Result<Vec<Revision>, StoreError> {
+        let span = key.start..key.start.plus(1);
+        let has_looked = self.has_looked(key.pair, &span);
+        let is_of_key = |revision: &&Revision| revision.bar.key == key;
+        if has_looked {
+            return Ok(self.revisions.iter().filter(is_of_key).copied().collect());
+        }
+        let mut found = bars::revisions(connection, key.pair, key.timeframe, span)?;
+        found.extend(self.revisions[self.kept..].iter().filter(is_of_key));
+        Ok(found)
+    }
+
+    /// Keeps a value that is not, or no longer, in `candles`.
+    pub(super) fn keep(
+        &mut self,
+        connection: &mut Connection,
+        revision: &Revision,
+    ) -> Result<(), StoreError> {
+        if connection.is_remote() {
+            self.revisions.push(*revision);
+            return Ok(());
+        }
+        Ok(bars::insert_revision(connection, revision)?)
     }
 
     /// The 5-minute bars that start within `span`.
     pub(super) fn parts(
-        &self,
+        &mut self,
         connection: &mut Connection,
         pair: Pair,
         span: Range<Timestamp>,
@@ -95,16 +141,23 @@ impl Shelf {
                 .map(|stored| stored.bar)
                 .collect());
         }
+        // What is read below is what was written.
+        self.flush(connection)?;
         let stored = bars::newest(connection, pair, Timeframe::M5, span, usize::MAX)?;
         Ok(stored.into_iter().map(|stored| stored.bar).collect())
     }
 
-    /// Inserts what waits for it.
+    /// Writes what waits for it.
     pub(super) fn flush(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-        if let Connection::Postgres(server) = connection {
-            bars::insert_many(&mut server.wire, &self.new)?;
-            self.new.clear();
-        }
+        let Connection::Postgres(server) = connection else { return Ok(()) };
+        let [new, changed] = [&mut self.new, &mut self.changed].map(|keys| {
+            let bars = std::mem::take(keys).into_iter().map(|key| self.known[&key]);
+            bars.collect::<Vec<StoredBar>>()
+        });
+        bars::insert_many(&mut server.wire, &new)?;
+        bars::replace_many(&mut server.wire, &changed)?;
+        bars::insert_revisions(&mut server.wire, &self.revisions[self.kept..])?;
+        self.kept = self.revisions.len();
         Ok(())
     }
 

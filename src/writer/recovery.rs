@@ -22,8 +22,9 @@ pub enum RecoveryError {
     Journal(#[from] JournalError),
 }
 
-/// Opens the journal of a database, whose lease is this, and commits what is in it. None where a
-/// journal cannot be made: that is told, and no reason not to collect.
+/// Opens the journal of a database, whose lease is this, and commits what is in it. Of a server there may
+/// be several, since a process that is paused keeps its own: all that nobody has are committed, and the first is
+/// this one's. None where a journal cannot be made: that is told, and no reason not to collect.
 ///
 /// # Errors
 /// Where going on would be wrong.
@@ -34,9 +35,31 @@ pub fn recover(
     folder: Option<&Path>,
     now: Timestamp,
 ) -> Result<Option<Journal>, RecoveryError> {
-    let path = spool_path(database, folder);
+    let paths = spool_paths(database, folder);
+    let mut own = None;
+    for path in &paths {
+        if own.is_some() && !path.exists() {
+            continue;
+        }
+        match recover_one(store, lease, path, now) {
+            Ok(journal) => own = own.or(journal),
+            Err(RecoveryError::Journal(JournalError::InUse { path })) if paths.len() > 1 => {
+                log::warn!(file:% = path.display(); "another process has this spool, perhaps a paused one; it is left to it");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(own)
+}
+
+fn recover_one(
+    store: &mut Store,
+    lease: &Lease,
+    path: &Path,
+    now: Timestamp,
+) -> Result<Option<Journal>, RecoveryError> {
     let was_there = path.exists();
-    let mut journal = match Journal::open(&path, &store.database_id()?) {
+    let mut journal = match Journal::open(path, &store.database_id()?) {
         Ok(journal) => journal,
         Err(JournalError::Io { error, .. }) if !was_there => {
             log::error!(
@@ -70,10 +93,16 @@ pub fn recover(
     Ok(Some(journal))
 }
 
-/// Where the journal of a database is. Two names of one SQLite file have one.
-pub fn spool_path(database: &DatabaseUrl, folder: Option<&Path>) -> PathBuf {
+/// Where the journals of a database are, or may be. Two names of one SQLite file have one.
+pub fn spool_paths(database: &DatabaseUrl, folder: Option<&Path>) -> Vec<PathBuf> {
     let canonical = database.sqlite_path().and_then(|path| path.canonicalize().ok());
-    journal::path(&canonical.map_or(database.clone(), DatabaseUrl::sqlite), folder)
+    journal::paths(&canonical.map_or(database.clone(), DatabaseUrl::sqlite), folder)
+}
+
+/// How many facts wait in the journals of a database; none where there is no journal.
+pub fn facts_waiting(database: &DatabaseUrl, folder: Option<&Path>) -> Option<u64> {
+    let waiting = spool_paths(database, folder).into_iter().filter_map(|path| journal::facts_waiting(&path));
+    waiting.reduce(|all, more| all + more)
 }
 
 /// Commits everything, a bounded part at a time.
@@ -291,7 +320,7 @@ mod tests {
         let place = Place::new(1);
         let link = place.folder.path().join("link.db");
         std::os::unix::fs::symlink(place.folder.path().join("c.db"), &link).unwrap();
-        let paths = [&place.url, &DatabaseUrl::sqlite(link)].map(|url| spool_path(url, None));
+        let paths = [&place.url, &DatabaseUrl::sqlite(link)].map(|url| spool_paths(url, None));
         assert_eq!(paths[0], paths[1]);
     }
 }

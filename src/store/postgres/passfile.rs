@@ -28,7 +28,9 @@ pub(super) fn password(config: &tokio_postgres::Config, named: Option<&Path>) ->
         Host::Tcp(name) => name,
         Host::Unix(_) => "localhost",
     });
-    let user = config.get_user()?;
+    // As the driver, and libpq, have it.
+    let own_name = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
+    let user = &config.get_user().map(str::to_owned).or_else(own_name)?;
     let port = config.get_ports().first().copied().unwrap_or(5432).to_string();
     find(&text, [host, &port, config.get_dbname().unwrap_or(user), user])
 }

@@ -205,11 +205,18 @@ impl Journal {
     /// [`JournalError::Full`] and [`JournalError::Io`]. Then none of them is in it.
     pub fn append(&mut self, batches: &[Arc<FactBatch>]) -> Result<u64, JournalError> {
         let (end, facts) = (self.end, self.facts);
-        let outcome = records_of(batches).iter().try_for_each(|facts| self.append_record(facts));
+        let mut begun = Vec::new();
+        let outcome = records_of(batches).iter().try_for_each(|facts| {
+            begun.push(self.end.at);
+            self.append_record(facts)
+        });
         if let Err(error) = outcome {
             (self.end, self.facts) = (end, facts);
-            // Best effort: what is left there is true, and would be committed after a crash.
-            let _ = self.file.write_all_at(&[0; HEAD_BYTES], end.at);
+            // Best effort: what is left there is true, and would be committed after a crash. From behind, so that
+            // none that is whole is left behind one that is not.
+            for at in begun.into_iter().rev() {
+                let _ = self.file.write_all_at(&[0; HEAD_BYTES], at);
+            }
             return Err(error);
         }
         Ok(self.facts - facts)

@@ -16,4 +16,4 @@ mod text;
 
 pub use file::{Chunk, JOURNAL_BYTES_MAX, Journal, JournalError, PREALLOCATED, Tail, facts_waiting};
 pub use handle::JournalHandle;
-pub use place::path;
+pub use place::paths;

@@ -9,13 +9,30 @@ const NAME_CHARS_MAX: usize = 80;
 /// What every spool's name ends in.
 const ENDING: &str = ".spool";
 
+/// Processes that stand by for each other in one folder at most; each has a spool of its own.
+const SPOOLS_MAX: usize = 8;
+
+/// The journals that a database may have: one beside an SQLite file, which one process collects into; of a
+/// server one for each of those that stand by for each other here.
+pub fn paths(database: &DatabaseUrl, folder: Option<&Path>) -> Vec<PathBuf> {
+    let first = path(database, folder);
+    if database.sqlite_path().is_some() {
+        return vec![first];
+    }
+    let numbered = |number: usize| PathBuf::from(format!("{}-{number}", first.display()));
+    [first.clone()].into_iter().chain((2..=SPOOLS_MAX).map(numbered)).collect()
+}
+
 /// The journal of a database: in `folder`, else beside an SQLite file, else in the working
-/// directory. The name is the file's, or a server's address without user and password.
-pub fn path(database: &DatabaseUrl, folder: Option<&Path>) -> PathBuf {
+/// directory. The name is the file's, or a server's address without user and password; in a folder that
+/// several databases may share, with a sum of the file's path.
+fn path(database: &DatabaseUrl, folder: Option<&Path>) -> PathBuf {
     let (beside, name) = match database.sqlite_path() {
         Some(file) => {
-            let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
-            (file.parent().map(Path::to_owned), name.unwrap_or_default())
+            let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let sum = crc32fast::hash(file.as_os_str().as_encoded_bytes());
+            let name = if folder.is_some() { format!("{name}-{sum:08x}") } else { name };
+            (file.parent().map(Path::to_owned), name)
         }
         None => (None, server_name(&database.to_string())),
     };
@@ -44,12 +61,19 @@ mod tests {
     fn a_file_s_spool_lies_beside_it() {
         check("sqlite://candlekeep.db", None, "candlekeep.db.spool");
         check("sqlite:////var/lib/c.db", None, "/var/lib/c.db.spool");
-        check("sqlite:////var/lib/c.db", Some("/spool"), "/spool/c.db.spool");
+        check("sqlite:////var/lib/c.db", Some("/spool"), "/spool/c.db-6b0b5ff7.spool");
+        let [one, other] = ["sqlite:////a/c.db", "sqlite:////b/c.db"]
+            .map(|url| path(&url.parse().unwrap(), Some(Path::new("/spool"))));
+        assert_ne!(one, other);
+        assert_eq!(paths(&"sqlite://c.db".parse().unwrap(), None).len(), 1);
     }
 
     #[test]
     fn a_server_s_spool_has_a_name_of_its_own_and_no_secret() {
         let of = |url: &str| path(&url.parse().unwrap(), None).to_string_lossy().into_owned();
+        let several = paths(&"postgres://h/a".parse().unwrap(), None);
+        assert_eq!(several.len(), SPOOLS_MAX);
+        assert!(several[1].to_string_lossy().ends_with(".spool-2"));
         let name = of("postgres://me:secret@db.example.org:5432/candles");
         assert!(name.starts_with("postgres-db.example.org_5432_candles-"), "{name}");
         assert!(!name.contains("secret") && !name.contains("me@"));
