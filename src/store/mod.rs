@@ -886,6 +886,14 @@ impl Store {
         self.within(Connection::begin_read, reads)
     }
 
+    /// Has a server's connection given up from now on where an answer takes too long: for those who would
+    /// wait for ever. A statement fails then with [`StoreError::Unreachable`], and may have been done.
+    pub(super) fn bound_answers(&mut self) {
+        if let Connection::Postgres(server) = &mut self.connection {
+            server.wait_for(Some(postgres::ANSWER_WITHIN));
+        }
+    }
+
     /// Connects anew to a server that the connection to is lost.
     ///
     /// # Errors

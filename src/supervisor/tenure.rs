@@ -1,6 +1,7 @@
 //! Opens the database, waits for its lease, and keeps it while the house stands.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Alarm;
@@ -8,10 +9,12 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
-use crate::store::{DatabaseUrl, Lease, LeaseState, Standby, Store, StoreError, StoreHandle};
+use crate::store::{DatabaseUrl, LEASE_S, Lease, LeaseState, Standby, Store, StoreError, StoreHandle};
 
 /// A third of what a lease lasts, so that one failed write does not cost it.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How long a lease lasts.
+const LEASE: Duration = Duration::from_secs(LEASE_S.cast_unsigned());
 /// How often one that waits looks whether it is its turn.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often one that waits says that it does.
@@ -27,9 +30,7 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 pub async fn open(url: &DatabaseUrl) -> Result<StoreHandle, Failure> {
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
     loop {
-        let wanted = url.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&wanted)).await;
-        match opened.map_err(|error| Failure::failed(format!("opening the database ended: {error}")))? {
+        match open_once(url).await? {
             Ok(store) => {
                 let spawned = StoreHandle::spawn("candlekeep-store", store);
                 let (handle, _thread) = spawned
@@ -46,6 +47,18 @@ pub async fn open(url: &DatabaseUrl) -> Result<StoreHandle, Failure> {
     }
 }
 
+/// On a thread of its own, and none of the runtime's, which would wait at its end for a server that answers
+/// nothing.
+async fn open_once(url: &DatabaseUrl) -> Result<Result<Store, StoreError>, Failure> {
+    let (opened, opening) = tokio::sync::oneshot::channel();
+    let url = url.clone();
+    let thread = thread::Builder::new().name("candlekeep-open".to_owned());
+    // Whoever asked may have been told to stop.
+    let spawned = thread.spawn(move || drop(opened.send(Store::open(&url))));
+    spawned.map_err(|error| Failure::failed(format!("no thread for opening the database: {error}")))?;
+    opening.await.map_err(|_| Failure::failed("opening the database panicked"))
+}
+
 /// Takes the lease for `command`. Where several processes may wait for it, and this one wants to, it
 /// waits until it is its turn.
 ///
@@ -58,7 +71,9 @@ pub async fn acquire(
     clock: &Clock,
 ) -> Result<Lease, StoreError> {
     let standby = Standby::new(command, clock.wall())?;
-    let mut turn = Turn { standby, store: store.clone(), clock: clock.clone(), seen: None, told_at: None };
+    let (store_too, clock_too, answers_since) = (store.clone(), clock.clone(), clock.monotonic());
+    let mut turn =
+        Turn { standby, store: store_too, clock: clock_too, seen: None, answers_since, told_at: None };
     loop {
         match turn.ask().await {
             Ok(lease) => {
@@ -67,8 +82,9 @@ pub async fn acquire(
                 }
                 return Ok(lease);
             }
+            // None but a server fails to answer that.
             Err(StoreError::Leased { by })
-                if waits && store.run(|store| Ok(store.has_standbys())).await? =>
+                if waits && store.run(|store| Ok(store.has_standbys())).await.unwrap_or(true) =>
             {
                 turn.wait(by.as_deref()).await;
             }
@@ -86,26 +102,58 @@ struct Turn {
     clock: Clock,
     /// The holder's last sign of life, and since when there has been no other.
     seen: Option<((i64, Timestamp), Instant)>,
+    /// Since when the database answers this one.
+    answers_since: Instant,
     told_at: Option<Instant>,
 }
 
 impl Turn {
     /// Takes the lease if it is to be had.
     async fn ask(&mut self) -> Result<Lease, StoreError> {
+        if self.told_at.is_some() {
+            self.look().await?;
+        }
         let (standby, now) = (self.standby.clone(), self.clock.wall());
-        let unchanged = self.seen.map(|(_, since)| self.clock.monotonic().saturating_duration_since(since));
-        let unchanged_s = unchanged.map_or(0, |unchanged| unchanged.as_secs().cast_signed());
+        let unchanged_s = self.unchanged_s(self.clock.monotonic());
         self.store.run(move |store| store.take_turn(&standby, unchanged_s, now)).await
+    }
+
+    /// Refuses while the holder lives, or may. Where the database was away it was so for the holder too,
+    /// which goes first once it is back: what it has kept meanwhile is with it.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let (asked_at, wall) = (self.clock.monotonic(), self.clock.wall());
+        let looked = self.store.run(move |store| store.consistently(|store| store.lease(wall))).await;
+        let now = self.clock.monotonic();
+        if looked.is_err() || now.saturating_duration_since(asked_at) >= RENEW_EVERY {
+            self.answers_since = now;
+        }
+        let Some(holder) = looked?.filter(|holder| !holder.released) else { return Ok(()) };
+        self.note(&holder, now);
+        let is_back_long = now.saturating_duration_since(self.answers_since) >= LEASE;
+        if is_back_long && (!holder.alive || self.unchanged_s(now) >= LEASE_S) {
+            return Ok(());
+        }
+        Err(StoreError::Leased { by: Some(Box::new(holder)) })
+    }
+
+    /// Notes when the holder has last shown that it lives.
+    fn note(&mut self, holder: &LeaseState, now: Instant) {
+        let sign = (holder.epoch, holder.renewed_at);
+        if self.seen.is_none_or(|(seen, _)| seen != sign) {
+            self.seen = Some((sign, now));
+        }
+    }
+
+    /// For how long the holder has shown no sign of life, seconds.
+    fn unchanged_s(&self, now: Instant) -> i64 {
+        self.seen.map_or(0, |(_, since)| now.saturating_duration_since(since).as_secs().cast_signed())
     }
 
     /// Notes whether the holder lives, says so once, says that this one waits, and pauses.
     async fn wait(&mut self, holder: Option<&LeaseState>) {
         let now = self.clock.monotonic();
         if let Some(holder) = holder {
-            let sign = (holder.epoch, holder.renewed_at);
-            if self.seen.is_none_or(|(seen, _)| seen != sign) {
-                self.seen = Some((sign, now));
-            }
+            self.note(holder, now);
             if self.told_at.is_none() {
                 log::info!(leader:% = holder.who(); "another process collects into this database, standing by");
             }
