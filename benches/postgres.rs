@@ -15,7 +15,7 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
-#[expect(dead_code, reason = "the tests use the rest")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
 

@@ -26,12 +26,14 @@ pub struct StoreHandle {
 }
 
 impl StoreHandle {
-    /// Moves a store to a thread of its own, of this name.
+    /// Moves a store to a thread of its own, of this name. From now on it does not wait for ever for an
+    /// answer of a server's.
     ///
     /// # Errors
     /// Where the system gives no thread.
     pub fn spawn(name: &str, mut store: Store) -> io::Result<(StoreHandle, JoinHandle<()>)> {
         let (queue, mut waiting) = mpsc::channel::<Work>(QUEUED_MAX);
+        store.bound_answers();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Some(work) = waiting.blocking_recv() {
                 work(&mut store);

@@ -78,6 +78,15 @@ pub(super) struct Fence {
     holder: String,
 }
 
+/// The last sign of life of a holder, and for how long there has been no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unchanged {
+    /// Its epoch, and when it last renewed the lease.
+    pub sign: (i64, Timestamp),
+    /// Seconds of the asker's monotonic time.
+    pub seconds: i64,
+}
+
 /// A process that waits for its turn to collect.
 #[derive(Clone, Debug)]
 pub struct Standby {
@@ -215,9 +224,14 @@ pub(super) fn take(
     asker: &Standby,
     lock: Option<File>,
     now: Timestamp,
-    unchanged_s: i64,
+    unchanged: Option<Unchanged>,
 ) -> Result<Lease, StoreError> {
     let row = find(connection)?;
+    let unchanged_s = match (&row, unchanged) {
+        (Some(row), Some(seen)) if seen.sign == (row.epoch, Timestamp(row.renewed_at)) => seen.seconds,
+        // It has shown a sign of life meanwhile.
+        _ => 0,
+    };
     let standing = standing(row.as_ref(), &asker.process.holder, now, unchanged_s);
     if lock.is_none() && standing == Standing::Held {
         return Err(leased(row));

@@ -66,7 +66,7 @@ pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
 pub use handle::{QUEUED_MAX, StoreHandle};
 pub use import::IMPORT_EVIDENCE;
-pub use lease::{LEASE_S, Lease, LeaseState, Standby};
+pub use lease::{LEASE_S, Lease, LeaseState, Standby, Unchanged};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
@@ -213,19 +213,18 @@ impl Store {
     /// looks at the lock may be in the way; [`StoreError::Unopenable`] where there is no
     /// locking; those of any write.
     pub fn acquire_lease(&mut self, command: &str, now: Timestamp) -> Result<Lease, StoreError> {
-        self.take_turn(&Standby::new(command, now)?, 0, now)
+        self.take_turn(&Standby::new(command, now)?, None, now)
     }
 
     /// Takes the lease for one that may have waited for it, as [`Store::acquire_lease`] does. The lease
-    /// of one that has shown no sign of life for `unchanged_s` seconds, a whole lease's length, has expired
-    /// whatever the clocks say.
+    /// of one that has shown no sign of life for a whole lease's length has expired whatever the clocks say.
     ///
     /// # Errors
     /// Those of [`Store::acquire_lease`].
     pub fn take_turn(
         &mut self,
         standby: &Standby,
-        unchanged_s: i64,
+        unchanged: Option<Unchanged>,
         now: Timestamp,
     ) -> Result<Lease, StoreError> {
         let lock = match &self.lock_path {
@@ -237,7 +236,7 @@ impl Store {
         };
         let lease = self.within(Connection::begin_write, |store| {
             let now = lease_time(&mut store.connection, now)?;
-            lease::take(&mut store.connection, standby, lock, now, unchanged_s)
+            lease::take(&mut store.connection, standby, lock, now, unchanged)
         })?;
         self.fence = Some(lease.fence());
         Ok(lease)
@@ -918,6 +917,14 @@ impl Store {
         reads: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         self.within(Connection::begin_read, reads)
+    }
+
+    /// Has a server's connection given up from now on where an answer takes too long: for those who would
+    /// wait for ever. A statement fails then with [`StoreError::Unreachable`], and may have been done.
+    pub(super) fn bound_answers(&mut self) {
+        if let Connection::Postgres(server) = &mut self.connection {
+            server.wait_for(Some(postgres::ANSWER_WITHIN));
+        }
     }
 
     /// Connects anew to a server that the connection to is lost.

@@ -1,6 +1,7 @@
 //! Opens the database, waits for its lease, and keeps it while the house stands.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Alarm;
@@ -8,10 +9,14 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
-use crate::store::{DatabaseUrl, Lease, LeaseState, Standby, Store, StoreError, StoreHandle};
+use crate::store::{
+    DatabaseUrl, LEASE_S, Lease, LeaseState, Standby, Store, StoreError, StoreHandle, Unchanged,
+};
 
 /// A third of what a lease lasts, so that one failed write does not cost it.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How long a lease lasts.
+const LEASE: Duration = Duration::from_secs(LEASE_S.cast_unsigned());
 /// How often one that waits looks whether it is its turn.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often one that waits says that it does.
@@ -20,45 +25,89 @@ const TELL_EVERY: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
+/// A database that is open, and whether it had to be waited for.
+pub struct Opened {
+    /// Its thread.
+    pub store: StoreHandle,
+    /// It was away at first.
+    pub was_away: bool,
+}
+
 /// Opens the database on a thread of its own, again and again while it is away.
 ///
 /// # Errors
 /// Where trying again makes no sense.
-pub async fn open(url: &DatabaseUrl) -> Result<StoreHandle, Failure> {
-    let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
+pub async fn open(url: &DatabaseUrl) -> Result<Opened, Failure> {
+    let mut waiting = Waiting::begin();
     loop {
-        let wanted = url.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&wanted)).await;
-        match opened.map_err(|error| Failure::failed(format!("opening the database ended: {error}")))? {
+        match open_once(url).await? {
             Ok(store) => {
                 let spawned = StoreHandle::spawn("candlekeep-store", store);
-                let (handle, _thread) = spawned
+                let (store, _thread) = spawned
                     .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-                return Ok(handle);
+                return Ok(Opened { store, was_away: waiting.has_waited });
             }
-            Err(error) if error.is_retryable() => {
-                let pause = backoff.next_delay(fastrand::f64());
-                log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "the database is away, waiting for it");
-                actix_rt::time::sleep(pause).await;
-            }
+            Err(error) if error.is_retryable() => waiting.wait(&error).await,
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Takes the lease for `command`. Where several processes may wait for it, and this one wants to, it
-/// waits until it is its turn.
+/// On a thread of its own, and none of the runtime's, which would wait at its end for a server that answers
+/// nothing.
+async fn open_once(url: &DatabaseUrl) -> Result<Result<Store, StoreError>, Failure> {
+    let (opened, opening) = tokio::sync::oneshot::channel();
+    let url = url.clone();
+    let thread = thread::Builder::new().name("candlekeep-open".to_owned());
+    // Whoever asked may have been told to stop.
+    let spawned = thread.spawn(move || drop(opened.send(Store::open(&url))));
+    spawned.map_err(|error| Failure::failed(format!("no thread for opening the database: {error}")))?;
+    opening.await.map_err(|_| Failure::failed("opening the database panicked"))
+}
+
+/// Waiting for a database that is away at the start.
+pub struct Waiting {
+    backoff: Backoff,
+    has_waited: bool,
+}
+
+impl Waiting {
+    /// Nothing was waited for yet.
+    pub fn begin() -> Waiting {
+        Waiting { backoff: Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST), has_waited: false }
+    }
+
+    /// Says why, and waits a little.
+    pub async fn wait(&mut self, error: &StoreError) {
+        self.has_waited = true;
+        let pause = self.backoff.next_delay(fastrand::f64());
+        log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "the database is away, waiting for it");
+        actix_rt::time::sleep(pause).await;
+    }
+}
+
+/// Takes the lease for `command`. One that `waits` does so where it could be its turn later, and for a
+/// database that is away.
 ///
 /// # Errors
 /// [`StoreError::Leased`] where another has it and nobody waits; those of any write.
 pub async fn acquire(
-    store: &StoreHandle,
+    opened: &Opened,
     command: &'static str,
     waits: bool,
     clock: &Clock,
 ) -> Result<Lease, StoreError> {
-    let standby = Standby::new(command, clock.wall())?;
-    let mut turn = Turn { standby, store: store.clone(), clock: clock.clone(), seen: None, told_at: None };
+    let (store, answers_since) = (opened.store.clone(), clock.monotonic());
+    let mut turn = Turn {
+        standby: Standby::new(command, clock.wall())?,
+        store: store.clone(),
+        clock: clock.clone(),
+        seen: None,
+        answers_since,
+        looks: opened.was_away,
+        told_at: None,
+    };
+    let mut waiting = Waiting::begin();
     loop {
         match turn.ask().await {
             Ok(lease) => {
@@ -67,13 +116,20 @@ pub async fn acquire(
                 }
                 return Ok(lease);
             }
+            // None but a server fails to answer that.
             Err(StoreError::Leased { by })
-                if waits && store.run(|store| Ok(store.has_standbys())).await? =>
+                if waits && store.run(|store| Ok(store.has_standbys())).await.unwrap_or(true) =>
             {
                 turn.wait(by.as_deref()).await;
             }
             // It is away, and so it is for the one that collects.
-            Err(error) if turn.told_at.is_some() && error.is_retryable() => turn.wait(None).await,
+            Err(error) if waits && error.is_retryable() => {
+                turn.looks = true;
+                match turn.told_at {
+                    Some(_) => turn.wait(None).await,
+                    None => waiting.wait(&error).await,
+                }
+            }
             Err(error) => return Err(error),
         }
     }
@@ -86,26 +142,71 @@ struct Turn {
     clock: Clock,
     /// The holder's last sign of life, and since when there has been no other.
     seen: Option<((i64, Timestamp), Instant)>,
+    /// Since when the database answers this one.
+    answers_since: Instant,
+    /// It looks at the lease before it takes it: it has waited, or the database was away.
+    looks: bool,
     told_at: Option<Instant>,
+}
+
+impl Drop for Turn {
+    /// Says that this one waits no more; done by the store's thread, whoever is gone by then.
+    fn drop(&mut self) {
+        if self.told_at.is_some() {
+            let (standby, now) = (self.standby.clone(), self.clock.wall());
+            drop(self.store.run(move |store| store.leave_standby(&standby, now)));
+        }
+    }
 }
 
 impl Turn {
     /// Takes the lease if it is to be had.
     async fn ask(&mut self) -> Result<Lease, StoreError> {
+        if self.looks {
+            self.look().await?;
+        }
         let (standby, now) = (self.standby.clone(), self.clock.wall());
-        let unchanged = self.seen.map(|(_, since)| self.clock.monotonic().saturating_duration_since(since));
-        let unchanged_s = unchanged.map_or(0, |unchanged| unchanged.as_secs().cast_signed());
-        self.store.run(move |store| store.take_turn(&standby, unchanged_s, now)).await
+        let seconds = self.unchanged_s(self.clock.monotonic());
+        let unchanged = self.seen.map(|(sign, _)| Unchanged { sign, seconds });
+        self.store.run(move |store| store.take_turn(&standby, unchanged, now)).await
+    }
+
+    /// Refuses while the holder lives, or may. Where the database was away it was so for the holder too,
+    /// which goes first once it is back: what it has kept meanwhile is with it.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let (asked_at, wall) = (self.clock.monotonic(), self.clock.wall());
+        let looked = self.store.run(move |store| store.consistently(|store| store.lease(wall))).await;
+        let now = self.clock.monotonic();
+        if looked.is_err() || now.saturating_duration_since(asked_at) >= RENEW_EVERY {
+            self.answers_since = now;
+        }
+        let Some(holder) = looked?.filter(|holder| !holder.released) else { return Ok(()) };
+        self.note(&holder, now);
+        let is_back_long = now.saturating_duration_since(self.answers_since) >= LEASE;
+        if is_back_long && (!holder.alive || self.unchanged_s(now) >= LEASE_S) {
+            return Ok(());
+        }
+        Err(StoreError::Leased { by: Some(Box::new(holder)) })
+    }
+
+    /// Notes when the holder has last shown that it lives.
+    fn note(&mut self, holder: &LeaseState, now: Instant) {
+        let sign = (holder.epoch, holder.renewed_at);
+        if self.seen.is_none_or(|(seen, _)| seen != sign) {
+            self.seen = Some((sign, now));
+        }
+    }
+
+    /// For how long the holder has shown no sign of life, seconds.
+    fn unchanged_s(&self, now: Instant) -> i64 {
+        self.seen.map_or(0, |(_, since)| now.saturating_duration_since(since).as_secs().cast_signed())
     }
 
     /// Notes whether the holder lives, says so once, says that this one waits, and pauses.
     async fn wait(&mut self, holder: Option<&LeaseState>) {
         let now = self.clock.monotonic();
         if let Some(holder) = holder {
-            let sign = (holder.epoch, holder.renewed_at);
-            if self.seen.is_none_or(|(seen, _)| seen != sign) {
-                self.seen = Some((sign, now));
-            }
+            self.note(holder, now);
             if self.told_at.is_none() {
                 log::info!(leader:% = holder.who(); "another process collects into this database, standing by");
             }

@@ -45,7 +45,7 @@ use crate::writer::actor::{Hurry, WriterActor};
 use crate::writer::batch::Batch;
 use crate::writer::journal::{Journal, JournalHandle};
 use crate::writer::modes::{FLUSH_PATIENCE, Modes};
-use crate::writer::recovery::recover;
+use crate::writer::recovery::{RecoveryError, recover};
 
 /// Pauses between attempts to learn at start what the house is built from.
 const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
@@ -422,19 +422,26 @@ async fn open_store(
     flags: &RunFlags,
     clock: &Clock,
 ) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
-    let store = tenure::open(&config.database).await?;
+    let opened = tenure::open(&config.database).await?;
     let waits = flags.purpose == Purpose::Collect;
-    let lease = tenure::acquire(&store, flags.command, waits, clock).await?;
-    let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
-    let prepared = store.run(move |store| {
-        let prepared = prepare(store, &config, accepts, &lease, now);
-        if prepared.is_err() {
-            // Why it ends is told by the failure, not by whether this works.
-            let _ = store.release_lease(&lease, now);
+    let mut lease = tenure::acquire(&opened, flags.command, waits, clock).await?;
+    let (store, mut waiting) = (opened.store, tenure::Waiting::begin());
+    let prepared = loop {
+        let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
+        let prepared = store.run(move |store| Ok((prepare(store, &config, accepts, &lease, now), lease)));
+        let (prepared, same) = prepared.await?;
+        lease = same;
+        match prepared {
+            Err(RecoveryError::Store(error)) if waits && error.is_retryable() => waiting.wait(&error).await,
+            prepared => break prepared,
         }
-        Ok((prepared, lease))
-    });
-    let (prepared, lease) = prepared.await?;
+    };
+    if prepared.is_err() {
+        let now = clock.wall();
+        // Why it ends is told by the failure, not by whether this works.
+        let _ = store.run(move |store| store.release_lease(&lease, now)).await;
+        return Err(prepared.map(|_| ()).map_err(Failure::from).expect_err("it failed"));
+    }
     let journal = prepared?.map(|journal| JournalHandle::spawn("candlekeep-spool", journal));
     let journal = journal.transpose();
     let journal = journal.map_err(|error| Failure::failed(format!("no thread for the spool: {error}")))?;
@@ -448,10 +455,10 @@ fn prepare(
     accepts_change: bool,
     lease: &Lease,
     now: Timestamp,
-) -> Result<Option<Journal>, Failure> {
+) -> Result<Option<Journal>, RecoveryError> {
     store.bind_environment(config.ig.environment.as_str(), accepts_change)?;
     store.set_timeframes(&config.timeframes);
-    Ok(recover(store, lease, &config.database, config.store.spool_dir.as_deref(), now)?)
+    recover(store, lease, &config.database, config.store.spool_dir.as_deref(), now)
 }
 
 fn session_settings(config: &Config, login: &Login, flags: &RunFlags) -> SessionSettings {

@@ -314,7 +314,7 @@ fn a_locked_database_is_waited_for() {
     });
     let held = rusqlite::Connection::open(world.database()).unwrap();
     held.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    service.wait_said("the database is away, bars wait", 1);
+    service.wait_said("the database is away, bars go to the spool", 1);
     held.execute_batch("ROLLBACK").unwrap();
     drop(held);
     world.wait_complete(&mut service);

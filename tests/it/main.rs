@@ -5,6 +5,8 @@ mod architecture;
 #[cfg(test)]
 mod away;
 #[cfg(test)]
+mod away_server;
+#[cfg(test)]
 mod backfill;
 #[cfg(test)]
 mod calendar;
@@ -30,6 +32,8 @@ mod outages;
 mod pipeline;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod proxy;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]

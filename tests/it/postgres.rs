@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use candlekeep::store::DatabaseUrl;
+use rustix::process::Signal;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// How long a server may take to start, stop or answer.
@@ -192,8 +193,16 @@ impl Server {
         keeper.wait().unwrap();
     }
 
+    /// Kills all of it at once, which leaves a crash to recover from.
+    pub fn crash(&mut self) {
+        // None of them is to do anything about the end of another.
+        self.signal(Signal::STOP);
+        self.signal(Signal::KILL);
+        self.stop("KILL");
+    }
+
     /// Sends a signal to the server's processes, that is stops or continues them.
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: Signal) {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         let postmaster = text.lines().next().unwrap().to_owned();
         let children = fs::read_dir("/proc").unwrap().filter_map(|entry| {

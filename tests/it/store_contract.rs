@@ -995,10 +995,10 @@ fn who_waits_for_the_lease_is_known_until_it_has_it() {
         let standbys = leader.standbys(NOW).unwrap();
         assert_eq!(standbys.len(), 1, "{standbys:?}");
         assert_eq!(standbys[0].pid, i64::from(std::process::id()));
-        assert!(matches!(store.take_turn(&waiting, 0, NOW), Err(StoreError::Leased { .. })));
+        assert!(matches!(store.take_turn(&waiting, None, NOW), Err(StoreError::Leased { .. })));
         leader.release_lease(&lease, NOW).unwrap();
         drop(lease);
-        let lease = store.take_turn(&waiting, 0, NOW).unwrap();
+        let lease = store.take_turn(&waiting, None, NOW).unwrap();
         assert_eq!(lease.epoch(), 2);
         assert_eq!(store.standbys(NOW).unwrap(), []);
     });

@@ -4,8 +4,8 @@
 //! connections; whoever asks something blocks until it is answered, which is the store's thread or a
 //! command's, never that of the actors.
 
+use std::cell::RefCell;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{StoreError, cut};
 use super::migrate::{number, refuse_newer, refuse_older, versions_known};
+use line::Line;
 
+mod line;
 mod passfile;
 mod target;
 mod tls;
@@ -38,6 +40,11 @@ const MIGRATING: i64 = 0x6361_6e64_6c65; // "candle"
 /// How long the handshake may take beyond the time to connect.
 const SHAKE_HANDS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long one answer may take before the connection is given up, where somebody waits who cannot
+/// press Ctrl-C. The kernel notices a machine that is gone; a server that hangs, or something between that
+/// swallows what is sent, it takes for alive. Longer than the server itself lets a write wait for another.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a write waits for another that has begun, unless told otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,8 +54,10 @@ pub(super) type Wire = AsyncConnectionWrapper<AsyncPgConnection, Waiting>;
 /// A connection, and what it takes to make it anew.
 pub(super) struct Server {
     pub(super) wire: Wire,
-    lost: Arc<AtomicBool>,
+    line: Arc<Line>,
     target: Target,
+    /// How long an answer may take; none: as long as it takes.
+    patience: Option<Duration>,
     /// How long a write waits for another that has begun.
     pub(super) lock_timeout: Duration,
     /// It was opened for reading only.
@@ -57,16 +66,26 @@ pub(super) struct Server {
 
 /// Blocks the calling thread until the one that drives the sockets has an answer. Not tokio's own
 /// way, which panics on a thread that runs actors.
-pub(super) struct Waiting;
+pub(super) struct Waiting(Arc<Line>);
+
+thread_local! {
+    /// Of the connection that this thread is about to wrap, since the wrapper makes its [`Waiting`] itself.
+    static ABOUT_TO_WRAP: RefCell<Option<Arc<Line>>> = const { RefCell::new(None) };
+}
 
 impl BlockOn for Waiting {
     fn block_on<F: Future>(&self, future: F) -> F::Output {
-        futures_executor::block_on(future)
+        futures_executor::block_on(self.0.wait(future))
     }
 
     fn get_runtime() -> Waiting {
-        Waiting
+        Waiting(ABOUT_TO_WRAP.take().expect("whoever wraps a connection has said which"))
     }
+}
+
+fn wrap(connection: AsyncPgConnection, line: &Arc<Line>) -> Wire {
+    ABOUT_TO_WRAP.set(Some(line.clone()));
+    Wire::from(connection)
 }
 
 /// What drives the sockets.
@@ -89,20 +108,27 @@ impl Server {
     /// # Errors
     /// [`StoreError::Unreachable`], whatever the reason: it was right once.
     pub(super) fn revive(&mut self) -> Result<(), StoreError> {
-        if !self.lost.load(Ordering::Acquire) {
+        if !self.line.is_lost() {
             return Ok(());
         }
-        let (wire, lost) = connect(&self.target).map_err(|refused| refused.for_now())?;
-        self.wire = wire;
-        self.lost = lost;
+        (self.wire, self.line) = connect(&self.target).map_err(|refused| refused.for_now())?;
+        self.line.wait_for(self.patience);
         Ok(())
+    }
+
+    /// Says how long an answer may take from now on before the connection is given up; none: as long as it
+    /// takes.
+    pub(super) fn wait_for(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+        self.line.wait_for(patience);
     }
 }
 
 /// Opens the database for reading and writing, and migrates it. `place` is its address for people.
 pub(super) fn open(target: Target, place: &str) -> Result<Server, StoreError> {
     let mut server = reach(target, place)?;
-    migrate(&mut server.wire, place, &MIGRATIONS)?;
+    migrate(&mut server, place, &MIGRATIONS)?;
+    server.wait_for(None);
     Ok(server)
 }
 
@@ -117,12 +143,16 @@ pub(super) fn open_read_only(target: Target, place: &str) -> Result<Server, Stor
     refuse_newer(place, &applied, &known)?;
     refuse_older(place, &applied, &known)?;
     server.is_read_only = true;
+    server.wait_for(None);
     Ok(server)
 }
 
 fn reach(target: Target, place: &str) -> Result<Server, StoreError> {
-    let (wire, lost) = connect(&target).map_err(|refused| refused.at_first(place))?;
-    Ok(Server { wire, lost, target, lock_timeout: LOCK_TIMEOUT, is_read_only: false })
+    let (wire, line) = connect(&target).map_err(|refused| refused.at_first(place))?;
+    let lock_timeout = LOCK_TIMEOUT;
+    let mut server = Server { wire, line, target, patience: None, lock_timeout, is_read_only: false };
+    server.wait_for(Some(ANSWER_WITHIN));
+    Ok(server)
 }
 
 /// Why there is no connection.
@@ -142,7 +172,7 @@ impl Refused {
     }
 }
 
-fn connect(target: &Target) -> Result<(Wire, Arc<AtomicBool>), Refused> {
+fn connect(target: &Target) -> Result<(Wire, Arc<Line>), Refused> {
     let tls = tls::client_config(target).map_err(|why| Refused { why, may_pass: false })?;
     let (mut config, within) = (target.config.clone(), target.config.get_connect_timeout().copied());
     if config.get_password().is_none()
@@ -159,26 +189,23 @@ fn connect(target: &Target) -> Result<(Wire, Arc<AtomicBool>), Refused> {
         })
     });
     let connected = futures_executor::block_on(connecting);
-    let (connection, lost) =
+    let (connection, line) =
         connected.map_err(|error| Refused { why: error.to_string(), may_pass: false })??;
-    Ok((Wire::from(connection), lost))
+    Ok((wrap(connection, &line), line))
 }
 
 async fn shake_hands(
     target: tokio_postgres::Config,
     tls: MakeRustlsConnect,
-) -> Result<(AsyncPgConnection, Arc<AtomicBool>), Refused> {
+) -> Result<(AsyncPgConnection, Arc<Line>), Refused> {
     let (client, connection) = target.connect(tls).await.map_err(|error| refused(&error))?;
-    let lost = Arc::new(AtomicBool::new(false));
-    let told = lost.clone();
-    tokio::spawn(async move {
+    let line = Line::drive(async move {
         if let Err(error) = connection.await {
             log::debug!(error:% = error; "the connection to the database has ended");
         }
-        told.store(true, Ordering::Release);
     });
     let connection = AsyncPgConnection::try_from(client).await;
-    Ok((connection.map_err(|error| Refused { why: cut(&error.to_string()), may_pass: true })?, lost))
+    Ok((connection.map_err(|error| Refused { why: cut(&error.to_string()), may_pass: true })?, line))
 }
 
 /// A server that refuses who asks, or proves not to be the one that is meant, goes on doing so until
@@ -205,16 +232,27 @@ fn refused(error: &tokio_postgres::Error) -> Refused {
 
 /// Brings the schema up to date in one transaction, after a copy of what is there to a schema of its
 /// own. Nothing is changed before the tables are known to be ours.
-fn migrate<M: MigrationSource<Pg>>(wire: &mut Wire, place: &str, migrations: &M) -> Result<(), StoreError> {
+fn migrate<M: MigrationSource<Pg>>(
+    server: &mut Server,
+    place: &str,
+    migrations: &M,
+) -> Result<(), StoreError> {
+    let wire = &mut server.wire;
     let known = versions_known::<Pg>(migrations).map_err(|why| unopenable(place, why))?;
     let applied = versions_applied(wire)?;
     refuse_newer(place, &applied, &known)?;
     if applied.len() == known.len() {
         return Ok(());
     }
+    // How long it takes to copy and change all that is there, nobody knows.
+    server.line.wait_for(None);
     let outcome = wire.transaction(|wire| {
-        // Another process may be at it, or have done it by the time that it lets this one.
+        // Another process may be at it, or have done it by the time that it lets this one; and nobody writes
+        // while tables are copied one after the other.
         diesel::select(advisory_lock(MIGRATING)).execute(wire)?;
+        if has_table(wire, "lease")? {
+            wire.batch_execute("SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE")?;
+        }
         let applied = versions_applied(wire)?;
         refuse_newer(place, &applied, &known)?;
         match applied.last() {
@@ -227,7 +265,14 @@ fn migrate<M: MigrationSource<Pg>>(wire: &mut Wire, place: &str, migrations: &M)
             None => {}
         }
         let migrated = wire.run_pending_migrations(ByRef(migrations));
-        migrated.map(drop).map_err(|why| Undone(unopenable(place, format!("its migration failed: {why}"))))
+        migrated.map(drop).map_err(|why| {
+            // Whoever has lost the connection meanwhile may have it migrated the next time.
+            let is_lost = wire.batch_execute("SELECT 1").map_err(StoreError::from);
+            Undone(match is_lost {
+                Err(lost @ StoreError::Unreachable { .. }) => lost,
+                _ => unopenable(place, format!("its migration failed: {why}")),
+            })
+        })
     });
     outcome.map_err(|Undone(error)| match error {
         StoreError::Statement(error) => unopenable(place, error),
