@@ -229,7 +229,12 @@ impl Finalizer {
         self.account_to(start, proof, around);
         self.shown.remove(&start);
         if candle.closed {
-            around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+            if self.forming.is_some_and(|forming| candle.ticks < forming.ticks) {
+                // A candle's last row has counted them all: this one is not what it says it is.
+                self.mark(start..start.plus(STEP), State::Missing, Reason::UnconfirmedClose, around.facts);
+            } else {
+                around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+            }
             self.forming = None;
             self.frontier = Some(start.plus(STEP));
             self.tainted = false;
@@ -754,6 +759,8 @@ mod tests {
         assert_eq!(earned("sub@0 unf r0:5 r0:4 r1"), "missing unconfirmed_close 0..1");
         assert_eq!(earned("sub@0 unf r0:5 r0:4 r0:6 r1"), "bar 0");
         assert_eq!(earned("sub@0 unf r0:5 r0:4 c0:6 r1"), "bar 0");
+        assert_eq!(earned("sub@0 unf r0:5 c0:4 r1"), "missing unconfirmed_close 0..1");
+        assert_eq!(earned("sub@0 unf r0:5 c0:0 c0:6 c1"), "missing unconfirmed_close 0..1, bar 0, bar 1");
     }
 
     #[test]
