@@ -61,7 +61,7 @@ mod tests {
     fn a_file_s_spool_lies_beside_it() {
         check("sqlite://candlekeep.db", None, "candlekeep.db.spool");
         check("sqlite:////var/lib/c.db", None, "/var/lib/c.db.spool");
-        check("sqlite:////var/lib/c.db", Some("/spool"), "/spool/c.db-6b0b5ff7.spool");
+        check("sqlite:////var/lib/c.db", Some("/spool"), "/spool/c.db-48099aef.spool");
         let [one, other] = ["sqlite:////a/c.db", "sqlite:////b/c.db"]
             .map(|url| path(&url.parse().unwrap(), Some(Path::new("/spool"))));
         assert_ne!(one, other);
