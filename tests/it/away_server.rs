@@ -230,15 +230,22 @@ fn stopped_while_the_server_is_away_it_ends_in_time_and_the_next_start_stores_th
     service.wait_said("the database is away, waiting for it", 1);
     server.resume();
     service.wait_said("stored what was in the spool", 1);
-    scene.collects(&mut service);
+    service.wait_said("collecting", 1);
+    pass_time(&mut service, Duration::from_secs(2));
     // One that hangs has told nobody yet that it is away.
     server.signal(Signal::STOP);
-    pass_time(&mut service, Duration::from_secs(1));
+    pass_time(&mut service, Duration::from_secs(2));
     service.stop();
     assert!(scene.spooled() > 0);
     server.signal(Signal::CONT);
     let mut service = scene.run();
     service.wait_said("stored what was in the spool", 1);
+    // And in the middle of a start.
+    server.signal(Signal::STOP);
+    pass_time(&mut service, Duration::from_secs(1));
+    service.stop();
+    server.signal(Signal::CONT);
+    let mut service = scene.run();
     scene.world.wait_complete(&mut service);
     service.stop();
     scene.world.verify_from(START.plus(3_600), Holes::None);

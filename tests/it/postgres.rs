@@ -188,6 +188,8 @@ impl Server {
     /// Stops it with a signal: `INT` ends connections, `QUIT` and `KILL` leave a crash to recover from.
     pub fn stop(&mut self, signal: &str) {
         let Some(mut keeper) = self.keeper.take() else { return };
+        // A process that is stopped ends by nothing but the last of these.
+        self.signal(Signal::CONT);
         // A shell that is gone has nothing to stop.
         let _ = keeper.stdin.take().map(|mut input| writeln!(input, "{signal}"));
         keeper.wait().unwrap();
@@ -203,7 +205,8 @@ impl Server {
 
     /// Sends a signal to the server's processes, that is stops or continues them.
     pub fn signal(&self, signal: Signal) {
-        let text = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        // It may have ended by itself.
+        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else { return };
         let postmaster = text.lines().next().unwrap().to_owned();
         let children = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;

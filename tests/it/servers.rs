@@ -200,6 +200,20 @@ fn two_that_start_at_once_make_one_schema() {
 }
 
 #[test]
+fn a_thread_that_runs_actors_may_ask_much() {
+    let Some(server) = postgres::shared() else { return };
+    let url = server.url();
+    // All of it in one turn of one task.
+    actix::System::new().block_on(async {
+        let mut store = Store::open(&url).unwrap();
+        for slot in 0..100 {
+            commit(&mut store, slot).unwrap();
+        }
+        assert_eq!(stored(&mut store), 100);
+    });
+}
+
+#[test]
 fn a_connection_that_is_lost_is_made_anew() {
     let Some(mut server) = Server::start(&[]) else { return };
     let url: DatabaseUrl = server.address("postgres").parse().unwrap();
