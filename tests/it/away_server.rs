@@ -8,7 +8,8 @@ use candlekeep::simulator::{Options, Speed};
 use candlekeep::writer::journal;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::postgres::Server;
+use super::away::SmallDisk;
+use super::postgres::{self, Server};
 use super::proxy::{Passing, Proxy};
 use super::world::{DEPTH, Holes, START, STEP, STOP_WITHIN, Service, World, market};
 
@@ -211,6 +212,35 @@ fn a_commit_whose_answer_is_lost_is_stored_once() {
         "SELECT count(*) FROM (SELECT seq FROM candles GROUP BY seq HAVING count(*) > 1) AS doubles";
     assert_eq!(scene.world.number(doubles), 0);
     assert_eq!(scene.world.number("SELECT count(*) FROM candle_revisions"), 0);
+}
+
+#[test]
+fn a_full_disk_of_the_server_s_costs_no_bar() {
+    let Some(server) = Server::start(&[]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 48 << 20) else {
+        return println!("skipped: no file system can be mounted here");
+    };
+    let space = folder.path().join("disk/space");
+    std::fs::create_dir(&space).unwrap();
+    postgres::own(&space);
+    postgres::own(folder.path());
+    server.run(&format!("CREATE TABLESPACE small LOCATION '{}'", space.display()));
+    server.run("CREATE DATABASE small TABLESPACE small");
+    let scene = Scene::new(4, 400.0, server.address("small"));
+    let mut service = scene.run();
+    scene.collects(&mut service);
+    let filler = disk.fill();
+    service.wait_said(AWAY, 1);
+    scene.spools(&mut service, "", 4);
+    std::fs::remove_file(filler).unwrap();
+    service.wait_said(BACK, 1);
+    scene.world.wait_complete(&mut service);
+    let log = service.stop();
+    assert!(log.iter().any(|line| line.contains("No space left on device")), "{log:#?}");
+    scene.expect_streamed(6);
+    drop(server);
+    drop(disk);
 }
 
 #[test]

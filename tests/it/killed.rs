@@ -83,10 +83,10 @@ const WITH_FILE: Pace = Pace {
 const WITH_SERVER: Pace = Pace {
     messages: 300,
     lock_patience: Duration::from_millis(20),
-    flush_patience: Duration::from_millis(60),
+    flush_patience: Duration::from_millis(25),
     point_patience: Duration::from_millis(2_500),
-    instant_ms: 50..1_200,
-    trouble_ms: 20..500,
+    instant_ms: 50..900,
+    trouble_ms: 10..200,
 };
 
 impl Pace {

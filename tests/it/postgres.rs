@@ -80,7 +80,7 @@ fn unprivileged() -> (u32, u32) {
 }
 
 /// Gives a folder and what lies in it to the server's user.
-fn own(folder: &Path) {
+pub fn own(folder: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
     }
