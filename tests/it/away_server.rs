@@ -126,7 +126,7 @@ fn a_server_that_is_stopped_for_long_costs_no_bar() {
 #[test]
 fn a_server_that_hangs_costs_no_bar() {
     let Some(server) = Server::start(&[]) else { return };
-    let scene = Scene::new(3, 120.0, server.place());
+    let scene = Scene::new(2, 110.0, server.place());
     let mut service = scene.run();
     scene.collects(&mut service);
     server.signal(Signal::STOP);
@@ -169,7 +169,7 @@ fn what_a_network_holds_back_and_delivers_late_is_stored_once() {
 fn a_network_that_swallows_everything_costs_no_bar() {
     let Some(server) = Server::start(&[]) else { return };
     let proxy = Proxy::start(server.port());
-    let scene = Scene::new(3, 120.0, server.place()).through(&proxy);
+    let scene = Scene::new(3, 150.0, server.place()).through(&proxy);
     let mut service = scene.run();
     scene.collects(&mut service);
     proxy.pass(Passing::Nothing);
@@ -319,7 +319,7 @@ fn killed_while_the_server_is_away_it_stores_what_was_spooled() {
 #[test]
 fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
     let Some(mut server) = Server::start(&[]) else { return };
-    let scene = Scene::new(4, 120.0, server.place());
+    let scene = Scene::new(3, 150.0, server.place());
     for folder in ["a", "b"] {
         std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
     }
@@ -360,7 +360,7 @@ fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
 #[test]
 fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     let Some(mut server) = Server::start(&[]) else { return };
-    let scene = Scene::new(3, 120.0, server.place());
+    let scene = Scene::new(3, 130.0, server.place());
     for folder in ["a", "b"] {
         std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
     }
