@@ -23,21 +23,23 @@ const TELL_EVERY: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
-/// Opens the database on a thread of its own, again and again while it is away.
+/// Opens the database on a thread of its own, again and again while it is away; answers too whether it was.
 ///
 /// # Errors
 /// Where trying again makes no sense.
-pub async fn open(url: &DatabaseUrl) -> Result<StoreHandle, Failure> {
+pub async fn open(url: &DatabaseUrl) -> Result<(StoreHandle, bool), Failure> {
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
+    let mut was_away = false;
     loop {
         match open_once(url).await? {
             Ok(store) => {
                 let spawned = StoreHandle::spawn("candlekeep-store", store);
                 let (handle, _thread) = spawned
                     .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-                return Ok(handle);
+                return Ok((handle, was_away));
             }
             Err(error) if error.is_retryable() => {
+                was_away = true;
                 let pause = backoff.next_delay(fastrand::f64());
                 log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "the database is away, waiting for it");
                 actix_rt::time::sleep(pause).await;
@@ -60,7 +62,7 @@ async fn open_once(url: &DatabaseUrl) -> Result<Result<Store, StoreError>, Failu
 }
 
 /// Takes the lease for `command`. Where several processes may wait for it, and this one wants to, it
-/// waits until it is its turn.
+/// waits until it is its turn. `was_away` says whether the database was away until now.
 ///
 /// # Errors
 /// [`StoreError::Leased`] where another has it and nobody waits; those of any write.
@@ -68,12 +70,19 @@ pub async fn acquire(
     store: &StoreHandle,
     command: &'static str,
     waits: bool,
+    was_away: bool,
     clock: &Clock,
 ) -> Result<Lease, StoreError> {
     let standby = Standby::new(command, clock.wall())?;
-    let (store_too, clock_too, answers_since) = (store.clone(), clock.clone(), clock.monotonic());
-    let mut turn =
-        Turn { standby, store: store_too, clock: clock_too, seen: None, answers_since, told_at: None };
+    let mut turn = Turn {
+        standby,
+        store: store.clone(),
+        clock: clock.clone(),
+        seen: None,
+        answers_since: clock.monotonic(),
+        looks: waits && was_away,
+        told_at: None,
+    };
     loop {
         match turn.ask().await {
             Ok(lease) => {
@@ -104,13 +113,15 @@ struct Turn {
     seen: Option<((i64, Timestamp), Instant)>,
     /// Since when the database answers this one.
     answers_since: Instant,
+    /// Whether it looks before it takes what is to be had.
+    looks: bool,
     told_at: Option<Instant>,
 }
 
 impl Turn {
     /// Takes the lease if it is to be had.
     async fn ask(&mut self) -> Result<Lease, StoreError> {
-        if self.told_at.is_some() {
+        if self.looks {
             self.look().await?;
         }
         let (standby, now) = (self.standby.clone(), self.clock.wall());
@@ -152,6 +163,7 @@ impl Turn {
     /// Notes whether the holder lives, says so once, says that this one waits, and pauses.
     async fn wait(&mut self, holder: Option<&LeaseState>) {
         let now = self.clock.monotonic();
+        self.looks = true;
         if let Some(holder) = holder {
             self.note(holder, now);
             if self.told_at.is_none() {

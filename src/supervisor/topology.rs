@@ -435,9 +435,9 @@ async fn open_store(
     flags: &RunFlags,
     clock: &Clock,
 ) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
-    let store = tenure::open(&config.database).await?;
+    let (store, was_away) = tenure::open(&config.database).await?;
     let waits = flags.purpose == Purpose::Collect;
-    let lease = tenure::acquire(&store, flags.command, waits, clock).await?;
+    let lease = tenure::acquire(&store, flags.command, waits, was_away, clock).await?;
     let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
     let prepared = store.run(move |store| {
         let prepared = prepare(store, &config, accepts, &lease, now);

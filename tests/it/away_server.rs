@@ -202,7 +202,7 @@ fn a_commit_whose_answer_is_lost_is_stored_once() {
     let scene = Scene::new(4, 400.0, server.place()).through(&proxy);
     let mut service = scene.run();
     scene.collects(&mut service);
-    proxy.cut_commits(40);
+    proxy.cut_commits(20);
     service.wait("commits to be cut", || proxy.commits_to_cut() == 0);
     scene.world.wait_complete(&mut service);
     let log = service.stop();
@@ -361,7 +361,7 @@ fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
 fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     let Some(mut server) = Server::start(&[]) else { return };
     let scene = Scene::new(3, 130.0, server.place());
-    for folder in ["a", "b"] {
+    for folder in ["a", "b", "c"] {
         std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
     }
     let start = |folder: &str| {
@@ -374,9 +374,14 @@ fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     second.wait_said("standing by", 1);
     // Its lease has long expired when the server answers again, once stopped, once hanging.
     server.stop("INT");
-    service_spools_beyond_lease(&scene, &mut first);
+    let begun = now();
+    let mut third = start("c");
+    scene.spools(&mut first, "a", 3);
+    third.wait_said("the database is away, waiting for it", 1);
+    pass_time(&mut first, (LEASE + Duration::from_secs(1)).saturating_sub(begun.elapsed()));
     server.resume();
     first.wait_said(BACK, 1);
+    third.wait_said("standing by", 1);
     pass_time(&mut first, LEASE + Duration::from_secs(2));
     server.signal(Signal::STOP);
     pass_time(&mut first, LEASE + Duration::from_secs(2));
@@ -389,14 +394,9 @@ fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     pass_time(&mut first, Duration::from_secs(3));
     scene.world.wait_complete(&mut first);
     assert_eq!(scene.world.number("SELECT epoch FROM lease WHERE name = 'collector'"), 1);
+    third.stop();
     first.stop();
     second.wait_said("it is this one's turn to collect", 1);
     second.stop();
     scene.world.verify_from(START.plus(3_600), Holes::None);
-}
-
-fn service_spools_beyond_lease(scene: &Scene, service: &mut Service) {
-    let begun = now();
-    scene.spools(service, "a", 3);
-    service.wait("the lease to expire", || begun.elapsed() > LEASE + Duration::from_secs(1));
 }
