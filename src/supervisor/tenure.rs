@@ -104,7 +104,7 @@ pub async fn acquire(
         clock: clock.clone(),
         seen: None,
         answers_since,
-        looks: opened.was_away,
+        looks: waits && opened.was_away,
         told_at: None,
     };
     let mut waiting = Waiting::begin();
@@ -205,6 +205,7 @@ impl Turn {
     /// Notes whether the holder lives, says so once, says that this one waits, and pauses.
     async fn wait(&mut self, holder: Option<&LeaseState>) {
         let now = self.clock.monotonic();
+        self.looks = true;
         if let Some(holder) = holder {
             self.note(holder, now);
             if self.told_at.is_none() {

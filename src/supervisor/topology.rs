@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::tenure::{self, Tenure};
@@ -58,6 +59,8 @@ const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
 /// Time for making durable what is held at the end, in the spool if need be.
 const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time for a start that is told to stop to log out.
+const HEED_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 /// Time for folding the database's log, which the next start does as well.
 const FOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -131,10 +134,10 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let mut stop = std::pin::pin!(stop);
+        let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
             opened = open_store(config, &flags, &clock) => opened?,
-            () = &mut stop => return Ok(None),
+            () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
         let ground = Ground {
@@ -145,7 +148,10 @@ impl House {
             alarm,
             alerts,
         };
-        let built = House::build(config, flags, login, ground, recorder, stop).await;
+        let built = tokio::select! {
+            built = House::build(config, flags, login, ground, recorder, stop.clone()) => built,
+            () = told_for_long(stop) => Ok(None),
+        };
         if !matches!(built, Ok(Some(_))) {
             tenure.end(&store, &clock).await;
         }
@@ -367,6 +373,13 @@ impl House {
             Failure::failed("what was held could not be stored; the next start heals what is missing")
         })
     }
+}
+
+/// Resolves once `stop` has been for so long that whoever is to heed it does not: it waits for a database
+/// that does not answer.
+async fn told_for_long(stop: impl Future<Output = ()>) {
+    stop.await;
+    actix_rt::time::sleep(HEED_WITHIN).await;
 }
 
 /// What the rooms are built on.

@@ -159,10 +159,11 @@ fn stopped_within_the_first_moments_of_a_lock_it_ends_in_time() {
 }
 
 /// A file system of its own, of so many bytes, if that is allowed here.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path, bytes: u64) -> Option<SmallDisk> {
+    /// Mounts one on a folder that is not there yet.
+    pub fn mount(path: &Path, bytes: u64) -> Option<SmallDisk> {
         fs::create_dir(path).unwrap();
         let size = format!("size={bytes}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output();
@@ -170,7 +171,7 @@ impl SmallDisk {
     }
 
     /// Takes all the room that is left; what is answered gives it back.
-    fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let filler = self.0.join("filler");
         let to = format!("of={}", filler.display());
         let full = Command::new("dd").args(["if=/dev/zero", "bs=4k", &to]).output().unwrap();

@@ -8,7 +8,8 @@ use candlekeep::simulator::{Options, Speed};
 use candlekeep::writer::journal;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::postgres::Server;
+use super::away::SmallDisk;
+use super::postgres::{self, Server};
 use super::proxy::{Passing, Proxy};
 use super::world::{DEPTH, Holes, START, STEP, STOP_WITHIN, Service, World, market};
 
@@ -125,7 +126,7 @@ fn a_server_that_is_stopped_for_long_costs_no_bar() {
 #[test]
 fn a_server_that_hangs_costs_no_bar() {
     let Some(server) = Server::start(&[]) else { return };
-    let scene = Scene::new(3, 120.0, server.place());
+    let scene = Scene::new(2, 110.0, server.place());
     let mut service = scene.run();
     scene.collects(&mut service);
     server.signal(Signal::STOP);
@@ -168,7 +169,7 @@ fn what_a_network_holds_back_and_delivers_late_is_stored_once() {
 fn a_network_that_swallows_everything_costs_no_bar() {
     let Some(server) = Server::start(&[]) else { return };
     let proxy = Proxy::start(server.port());
-    let scene = Scene::new(3, 120.0, server.place()).through(&proxy);
+    let scene = Scene::new(3, 150.0, server.place()).through(&proxy);
     let mut service = scene.run();
     scene.collects(&mut service);
     proxy.pass(Passing::Nothing);
@@ -201,7 +202,7 @@ fn a_commit_whose_answer_is_lost_is_stored_once() {
     let scene = Scene::new(4, 400.0, server.place()).through(&proxy);
     let mut service = scene.run();
     scene.collects(&mut service);
-    proxy.cut_commits(40);
+    proxy.cut_commits(20);
     service.wait("commits to be cut", || proxy.commits_to_cut() == 0);
     scene.world.wait_complete(&mut service);
     let log = service.stop();
@@ -211,6 +212,35 @@ fn a_commit_whose_answer_is_lost_is_stored_once() {
         "SELECT count(*) FROM (SELECT seq FROM candles GROUP BY seq HAVING count(*) > 1) AS doubles";
     assert_eq!(scene.world.number(doubles), 0);
     assert_eq!(scene.world.number("SELECT count(*) FROM candle_revisions"), 0);
+}
+
+#[test]
+fn a_full_disk_of_the_server_s_costs_no_bar() {
+    let Some(server) = Server::start(&[]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 48 << 20) else {
+        return println!("skipped: no file system can be mounted here");
+    };
+    let space = folder.path().join("disk/space");
+    std::fs::create_dir(&space).unwrap();
+    postgres::own(&space);
+    postgres::own(folder.path());
+    server.run(&format!("CREATE TABLESPACE small LOCATION '{}'", space.display()));
+    server.run("CREATE DATABASE small TABLESPACE small");
+    let scene = Scene::new(4, 400.0, server.address("small"));
+    let mut service = scene.run();
+    scene.collects(&mut service);
+    let filler = disk.fill();
+    service.wait_said(AWAY, 1);
+    scene.spools(&mut service, "", 4);
+    std::fs::remove_file(filler).unwrap();
+    service.wait_said(BACK, 1);
+    scene.world.wait_complete(&mut service);
+    let log = service.stop();
+    assert!(log.iter().any(|line| line.contains("No space left on device")), "{log:#?}");
+    scene.expect_streamed(6);
+    drop(server);
+    drop(disk);
 }
 
 #[test]
@@ -230,15 +260,22 @@ fn stopped_while_the_server_is_away_it_ends_in_time_and_the_next_start_stores_th
     service.wait_said("the database is away, waiting for it", 1);
     server.resume();
     service.wait_said("stored what was in the spool", 1);
-    scene.collects(&mut service);
+    service.wait_said("collecting", 1);
+    pass_time(&mut service, Duration::from_secs(2));
     // One that hangs has told nobody yet that it is away.
     server.signal(Signal::STOP);
-    pass_time(&mut service, Duration::from_secs(1));
+    pass_time(&mut service, Duration::from_secs(2));
     service.stop();
     assert!(scene.spooled() > 0);
     server.signal(Signal::CONT);
     let mut service = scene.run();
     service.wait_said("stored what was in the spool", 1);
+    // And in the middle of a start.
+    server.signal(Signal::STOP);
+    pass_time(&mut service, Duration::from_secs(1));
+    service.stop();
+    server.signal(Signal::CONT);
+    let mut service = scene.run();
     scene.world.wait_complete(&mut service);
     service.stop();
     scene.world.verify_from(START.plus(3_600), Holes::None);
@@ -282,7 +319,7 @@ fn killed_while_the_server_is_away_it_stores_what_was_spooled() {
 #[test]
 fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
     let Some(mut server) = Server::start(&[]) else { return };
-    let scene = Scene::new(4, 120.0, server.place());
+    let scene = Scene::new(3, 150.0, server.place());
     for folder in ["a", "b"] {
         std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
     }
@@ -323,8 +360,8 @@ fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
 #[test]
 fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     let Some(mut server) = Server::start(&[]) else { return };
-    let scene = Scene::new(3, 120.0, server.place());
-    for folder in ["a", "b"] {
+    let scene = Scene::new(3, 130.0, server.place());
+    for folder in ["a", "b", "c"] {
         std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
     }
     let start = |folder: &str| {
@@ -337,9 +374,14 @@ fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     second.wait_said("standing by", 1);
     // Its lease has long expired when the server answers again, once stopped, once hanging.
     server.stop("INT");
-    service_spools_beyond_lease(&scene, &mut first);
+    let begun = now();
+    let mut third = start("c");
+    scene.spools(&mut first, "a", 3);
+    third.wait_said("the database is away, waiting for it", 1);
+    pass_time(&mut first, (LEASE + Duration::from_secs(1)).saturating_sub(begun.elapsed()));
     server.resume();
     first.wait_said(BACK, 1);
+    third.wait_said("standing by", 1);
     pass_time(&mut first, LEASE + Duration::from_secs(2));
     server.signal(Signal::STOP);
     pass_time(&mut first, LEASE + Duration::from_secs(2));
@@ -352,14 +394,9 @@ fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     pass_time(&mut first, Duration::from_secs(3));
     scene.world.wait_complete(&mut first);
     assert_eq!(scene.world.number("SELECT epoch FROM lease WHERE name = 'collector'"), 1);
+    third.stop();
     first.stop();
     second.wait_said("it is this one's turn to collect", 1);
     second.stop();
     scene.world.verify_from(START.plus(3_600), Holes::None);
-}
-
-fn service_spools_beyond_lease(scene: &Scene, service: &mut Service) {
-    let begun = now();
-    scene.spools(service, "a", 3);
-    service.wait("the lease to expire", || begun.elapsed() > LEASE + Duration::from_secs(1));
 }

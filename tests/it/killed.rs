@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -50,17 +51,50 @@ const POINT: &str = "CANDLEKEEP_TEST_KILLED_POINT";
 /// Rounds on one database, and messages in it, before another is begun.
 const ROUNDS_PER_DATABASE: u32 = 20;
 const MESSAGES_PER_DATABASE: i64 = 2_000;
-/// Messages that a child sends at most, and how many wait for an answer.
-const MESSAGES_PER_CHILD: i64 = 1_500;
+/// Messages that wait for an answer at most.
 const OUTSTANDING: usize = 8;
 /// So many messages at once, then a pause: so that locks come and go meanwhile.
 const MESSAGES_AT_ONCE: i64 = 3;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long the child waits for a lock, and for an answer to a flush.
-const LOCK_PATIENCE: Duration = Duration::from_millis(4);
-const FLUSH_PATIENCE: Duration = Duration::from_millis(10);
-/// How long a place to die at may be waited for.
-const POINT_PATIENCE: Duration = Duration::from_millis(700);
+/// How things go with a file, and with a server, to which each statement is a journey.
+struct Pace {
+    /// Messages that a child sends at most.
+    messages: i64,
+    /// How long the child waits for a lock, and for an answer to a flush.
+    lock_patience: Duration,
+    flush_patience: Duration,
+    /// How long a place to die at may be waited for.
+    point_patience: Duration,
+    /// When it dies at no place, milliseconds.
+    instant_ms: Range<u64>,
+    /// Pauses between troubles, milliseconds.
+    trouble_ms: Range<u64>,
+}
+
+const WITH_FILE: Pace = Pace {
+    messages: 1_500,
+    lock_patience: Duration::from_millis(4),
+    flush_patience: Duration::from_millis(10),
+    point_patience: Duration::from_millis(700),
+    instant_ms: 5..150,
+    trouble_ms: 2..80,
+};
+
+const WITH_SERVER: Pace = Pace {
+    messages: 300,
+    lock_patience: Duration::from_millis(20),
+    flush_patience: Duration::from_millis(25),
+    point_patience: Duration::from_millis(2_500),
+    instant_ms: 50..900,
+    trouble_ms: 10..200,
+};
+
+impl Pace {
+    fn with(url: &DatabaseUrl) -> &'static Pace {
+        if url.sqlite_path().is_some() { &WITH_FILE } else { &WITH_SERVER }
+    }
+}
+
 /// Of so many rounds on a server, one kills the server.
 const ROUNDS_PER_CRASH: u8 = 5;
 const NOW: Timestamp = Timestamp(START.0 + 86_400);
@@ -125,7 +159,7 @@ fn start(url: &DatabaseUrl, folder: &Path) -> (Store, journal::Journal) {
     let standby = Standby::new("run", NOW).unwrap();
     loop {
         let started = Store::open(url).map_err(RecoveryError::from).and_then(|mut store| {
-            store.wait_for_others(LOCK_PATIENCE)?;
+            store.wait_for_others(Pace::with(url).lock_patience)?;
             let lease = store.take_turn(&standby, None, NOW)?;
             let journal = recover(&mut store, &lease, url, Some(folder), NOW)?.expect("a spool can be made");
             Ok((store, journal))
@@ -145,7 +179,8 @@ fn start(url: &DatabaseUrl, folder: &Path) -> (Store, journal::Journal) {
 #[ignore = "run as a child process by the tests below"]
 fn child_that_writes_until_killed() {
     let Ok(url) = std::env::var(DATABASE) else { return };
-    let (url, folder) = (url.parse().unwrap(), PathBuf::from(std::env::var_os(FOLDER).unwrap()));
+    let url: DatabaseUrl = url.parse().unwrap();
+    let (pace, folder) = (Pace::with(&url), PathBuf::from(std::env::var_os(FOLDER).unwrap()));
     let first: i64 = std::env::var(FIRST).unwrap().parse().unwrap();
     if let Ok(point) = std::env::var(POINT) {
         failpoint::arm(&point).unwrap();
@@ -155,11 +190,11 @@ fn child_that_writes_until_killed() {
         let (store, _) = StoreHandle::spawn("store", store).unwrap();
         let (journal, _) = JournalHandle::spawn("spool", journal).unwrap();
         let (alarm, _alerts) = Alarm::new();
-        let modes = Modes::new(Batch::new(Duration::ZERO), true, FLUSH_PATIENCE);
+        let modes = Modes::new(Batch::new(Duration::ZERO), true, pace.flush_patience);
         let stats = Arc::new(Stats::default());
         let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), alarm, stats).start();
         let mut waiting = FuturesOrdered::new();
-        for number in first..first + MESSAGES_PER_CHILD {
+        for number in first..first + pace.messages {
             let answer = writer.send(StoreFacts(message(number)));
             waiting.push_back(async move { (number, answer.await.unwrap()) });
             if number % MESSAGES_AT_ONCE == 0 {
@@ -263,9 +298,9 @@ struct Trouble {
 }
 
 impl Trouble {
-    fn start(place: Place, mut random: fastrand::Rng) -> Trouble {
+    fn start(place: Place, pace: &'static Pace, mut random: fastrand::Rng) -> Trouble {
         Trouble::of(move || {
-            thread::sleep(Duration::from_millis(random.u64(2..80)));
+            thread::sleep(Duration::from_millis(random.u64(pace.trouble_ms.clone())));
             place.disturb(&mut random);
             true
         })
@@ -316,6 +351,13 @@ impl House {
         let (random, folder) = (random.fork(), tempfile::tempdir().unwrap());
         let place = ground.new_place(folder.path(), None);
         House { ground: ground.clone(), place, folder, rounds: 0, acknowledged: -1, random }
+    }
+
+    fn pace(&self) -> &'static Pace {
+        match self.ground {
+            Ground::Files => &WITH_FILE,
+            Ground::Server(_) => &WITH_SERVER,
+        }
     }
 
     fn is_made(&self) -> bool {
@@ -375,7 +417,8 @@ impl House {
         let first = (self.acknowledged + 1 - self.random.i64(0..3)).max(0);
         let needs_lock = point.is_some_and(|point| !point.starts_with("commit"));
         let is_disturbed = self.is_made() && (needs_lock || self.random.u8(..3) > 0);
-        let trouble = is_disturbed.then(|| Trouble::start(self.place.clone(), self.random.fork()));
+        let trouble =
+            is_disturbed.then(|| Trouble::start(self.place.clone(), self.pace(), self.random.fork()));
         let crash = match &self.ground {
             Ground::Server(server) if self.random.u8(..ROUNDS_PER_CRASH) == 0 => {
                 let after = Duration::from_millis(self.random.u64(1..400));
@@ -389,12 +432,8 @@ impl House {
             let lines = BufReader::new(stdout).lines().map_while(Result::ok);
             lines.filter_map(|line| line.strip_prefix("stored ")?.parse::<i64>().ok()).last()
         });
-        let (slow, instant_ms) = match self.ground {
-            Ground::Files => (1, 5..150),
-            Ground::Server(_) => (3, 30..500),
-        };
-        let instant = Duration::from_millis(self.random.u64(instant_ms));
-        let patience = point.map_or(instant, |_| POINT_PATIENCE * slow);
+        let instant = Duration::from_millis(self.random.u64(self.pace().instant_ms.clone()));
+        let patience = point.map_or(instant, |_| self.pace().point_patience);
         let (clock, mut ended) = (Clock::system(), None);
         let until = clock.monotonic() + patience;
         while ended.is_none() && clock.monotonic() < until {

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use candlekeep::store::DatabaseUrl;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// How long a server may take to start, stop or answer.
@@ -80,7 +80,7 @@ fn unprivileged() -> (u32, u32) {
 }
 
 /// Gives a folder and what lies in it to the server's user.
-fn own(folder: &Path) {
+pub fn own(folder: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -188,6 +188,8 @@ impl Server {
     /// Stops it with a signal: `INT` ends connections, `QUIT` and `KILL` leave a crash to recover from.
     pub fn stop(&mut self, signal: &str) {
         let Some(mut keeper) = self.keeper.take() else { return };
+        // A process that is stopped ends by nothing but the last of these.
+        self.signal(Signal::CONT);
         // A shell that is gone has nothing to stop.
         let _ = keeper.stdin.take().map(|mut input| writeln!(input, "{signal}"));
         keeper.wait().unwrap();
@@ -195,26 +197,41 @@ impl Server {
 
     /// Kills all of it at once, which leaves a crash to recover from.
     pub fn crash(&mut self) {
-        // None of them is to do anything about the end of another.
+        // None of them is to do anything about the end of another, or to make a new one.
         self.signal(Signal::STOP);
+        let processes = self.processes();
         self.signal(Signal::KILL);
         self.stop("KILL");
+        // A new server does not start beside any of them.
+        let lives = |pid: &Pid| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+        };
+        while processes.iter().any(lives) {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Sends a signal to the server's processes, that is stops or continues them.
     pub fn signal(&self, signal: Signal) {
-        let text = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        for pid in self.processes() {
+            // One may have just ended.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// The server's processes, the first one last; none where it has ended by itself.
+    fn processes(&self) -> Vec<Pid> {
+        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else { return Vec::new() };
         let postmaster = text.lines().next().unwrap().to_owned();
         let children = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let stat = fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
             (stat.rsplit(')').next()?.split_whitespace().nth(1)? == postmaster).then_some(name)
         });
-        for pid in children.chain([postmaster.clone()]) {
-            let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-            // One may have just ended.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
+        children.chain([postmaster.clone()]).filter_map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
     }
 
     /// An address of an empty place in the database, as text.

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
 use candlekeep::store::{BarQuery, CommitReport, DatabaseUrl, Feed, Store, StoreError};
@@ -218,6 +219,24 @@ fn two_that_start_at_once_make_one_schema() {
             scope.spawn(|| Store::open(&url).unwrap());
         }
     });
+}
+
+#[test]
+fn a_thread_that_runs_actors_may_ask_much() {
+    let Some(server) = postgres::shared() else { return };
+    let url = server.url();
+    let (done, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // All of it in one turn of one task.
+        actix::System::new().block_on(async {
+            let mut store = Store::open(&url).unwrap();
+            for slot in 0..100 {
+                commit(&mut store, slot).unwrap();
+            }
+            done.send(stored(&mut store)).unwrap();
+        });
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(100));
 }
 
 #[test]

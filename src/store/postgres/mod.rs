@@ -75,12 +75,19 @@ thread_local! {
 
 impl BlockOn for Waiting {
     fn block_on<F: Future>(&self, future: F) -> F::Output {
-        futures_executor::block_on(self.0.wait(future))
+        block_on(self.0.wait(future))
     }
 
     fn get_runtime() -> Waiting {
         Waiting(ABOUT_TO_WRAP.take().expect("whoever wraps a connection has said which"))
     }
+}
+
+/// Blocks until the future is done. Where the thread runs actors, tokio counts what a task of theirs awaits
+/// and, once that is much, has it wait for its next turn, which never comes while this blocks: so nothing is
+/// counted here.
+fn block_on<F: Future>(future: F) -> F::Output {
+    futures_executor::block_on(tokio::task::unconstrained(future))
 }
 
 fn wrap(connection: AsyncPgConnection, line: &Arc<Line>) -> Wire {
@@ -188,7 +195,7 @@ fn connect(target: &Target) -> Result<(Wire, Arc<Line>), Refused> {
             Err(Refused { why: format!("no answer within {} s", within.as_secs()), may_pass: true })
         })
     });
-    let connected = futures_executor::block_on(connecting);
+    let connected = block_on(connecting);
     let (connection, line) =
         connected.map_err(|error| Refused { why: error.to_string(), may_pass: false })??;
     Ok((wrap(connection, &line), line))
