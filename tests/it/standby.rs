@@ -11,14 +11,14 @@ use super::world::{Holes, START, Service, World, market};
 /// A lease is another's so long after its holder has shown its last sign of life.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(15);
 
-/// Two hours of market time in a minute and a half, in which leaders come and go.
+/// Two hours of market time in a minute, in which leaders come and go.
 fn world(server: &Server) -> World {
-    World::new(Options { speed: Speed::Times(80.0), ..market(2) }).on_server(server.place())
+    World::new(Options { speed: Speed::Times(120.0), ..market(2) }).on_server(server.place())
 }
 
 /// Compares all with what happened, from when the first history was asked for while the market flew by.
 fn verify(world: &World) {
-    world.verify_from(START.plus(2_700), Holes::None);
+    world.verify_from(START.plus(3_600), Holes::None);
 }
 
 fn leader(world: &World) -> i64 {
