@@ -23,7 +23,8 @@ pub enum RecoveryError {
 }
 
 /// Opens the journal of a database, whose lease is this, and commits what is in it. None where a
-/// journal cannot be made: that is told, and no reason not to collect.
+/// journal cannot be made, or is that of a leader before this one which lives: that is told, and no reason not to
+/// collect.
 ///
 /// # Errors
 /// Where going on would be wrong.
@@ -43,6 +44,12 @@ pub fn recover(
                 file:% = path.display(), error:% = error;
                 "no spool can be made: while the database is away, bars wait in memory alone"
             );
+            return Ok(None);
+        }
+        // A leader that is paused has lost the lease but not its file. What is in that it stores itself,
+        // once it leads again.
+        Err(error @ JournalError::InUse { .. }) if store.has_standbys() => {
+            log::error!(error:% = error; "while the database is away, bars wait in memory alone");
             return Ok(None);
         }
         Err(error) => return Err(error.into()),
