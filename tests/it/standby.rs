@@ -107,6 +107,8 @@ fn a_paused_leader_is_followed_and_writes_nothing_when_it_wakes() {
     let took = wait_leading(&world, &mut second);
     assert!(took <= TAKEN_OVER_WITHIN, "{took:?}");
     second.wait_said("collecting", 1);
+    // They share a folder, and who is paused has its spool still.
+    second.wait_said("another process has this spool, perhaps a paused one; it is left to it", 1);
     signal(&first, Signal::CONT);
     let ended = first.ended();
     assert_eq!(ended.code, Some(1), "{:#?}", ended.log);
