@@ -264,7 +264,8 @@ PGPASSWORD or from ~/.pgpass (PGPASSFILE names another file).",
         after_help = "\
 Examples:
   candlekeep copy sqlite://candlekeep.db postgres://me@host/candles
-  candlekeep copy 'postgres://me@host/candles?sslmode=verify-full' sqlite://candles.db"
+  candlekeep copy 'postgres://me@host/candles?sslmode=verify-full' sqlite://candles.db
+  candlekeep copy sqlite://candlekeep.db postgres://me@host/candles --replace     # once more, from anew"
     )]
     Copy(Copy),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
@@ -445,6 +446,9 @@ pub struct Copy {
     /// The empty database to fill
     #[arg(value_name = "TO_URL")]
     pub to: String,
+    /// Empty the target first, whatever it holds
+    #[arg(long)]
+    pub replace: bool,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,

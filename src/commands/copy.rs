@@ -40,7 +40,7 @@ pub fn execute(args: &Copy) -> Result<Exit, Failure> {
     let lease = target.acquire_lease("copy", clock.wall())?;
     let progress = ticking("copying", TICK);
     let copied = while_renewed(&to, &lease, &clock, || {
-        source.copy_to(&mut target, &from.to_string(), &mut |table, rows| {
+        source.copy_to(&mut target, &from.to_string(), args.replace, &mut |table, rows| {
             progress.set_message(format!("{table}: {rows} rows"));
         })
     });
@@ -56,7 +56,7 @@ pub fn execute(args: &Copy) -> Result<Exit, Failure> {
                 say(format_args!("  {:<17} {:>9} rows  {:032x}", sum.table, sum.rows, sum.sum));
             }
             say(format_args!(
-                "to use it: stop the service, copy once more if it has run meanwhile, and set database.url"
+                "to use it: stop the service, copy once more with --replace if it has written meanwhile, set database.url"
             ));
         }
         Report::Json => {

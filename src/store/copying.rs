@@ -282,9 +282,10 @@ impl Visitor for Sums {
     }
 }
 
-/// Makes a target ready: refuses one that holds anything but what an unfinished copy has left, and removes that.
-pub(super) fn prepare(target: &mut Connection, from: &str) -> Result<(), StoreError> {
-    if words::get(target, UNFINISHED)?.is_some() {
+/// Makes a target ready: refuses one that holds anything but what an unfinished copy has left, which it removes,
+/// unless all that it holds may go.
+pub(super) fn prepare(target: &mut Connection, from: &str, replaces: bool) -> Result<(), StoreError> {
+    if replaces || words::get(target, UNFINISHED)?.is_some() {
         clear(target)?;
     }
     let mut found = Sums::default();

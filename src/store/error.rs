@@ -77,7 +77,9 @@ pub enum StoreError {
         most: usize,
     },
     /// Something is to be copied into it, and it is not empty.
-    #[error("the database that is to be copied into is not empty: {table} has {rows} rows")]
+    #[error(
+        "the database that is to be copied into is not empty: {table} has {rows} rows (--replace empties it)"
+    )]
     NotEmpty {
         /// Where there is something.
         table: &'static str,

@@ -869,7 +869,8 @@ impl Store {
 
     /// Copies every table into `target`, whose lease is held, as they are at one instant, but for the lease
     /// itself; reads the copy, and answers what each table has. `told` hears of each table and how many of
-    /// its rows are written. `from` is what this database is called to people.
+    /// its rows are written. `from` is what this database is called to people; `replaces` says that all that
+    /// the target holds may go.
     ///
     /// # Errors
     /// [`StoreError::NotEmpty`] where the target holds anything but an unfinished copy;
@@ -879,9 +880,10 @@ impl Store {
         &mut self,
         target: &mut Store,
         from: &str,
+        replaces: bool,
         told: &mut dyn FnMut(&'static str, u64),
     ) -> Result<Vec<TableSum>, StoreError> {
-        target.writing(|target| copying::prepare(&mut target.connection, from))?;
+        target.writing(|target| copying::prepare(&mut target.connection, from, replaces))?;
         let sums = self.consistently(|source| {
             let mut copy = copying::Copying { target, sums: copying::Sums::default(), told };
             copying::walk(&mut source.connection, &mut copy)?;

@@ -278,6 +278,7 @@ fn a_copy_to_a_server_and_back_is_the_same_and_goes_on_there() {
     assert!(not_empty.contains("is not empty: settings has "), "{not_empty}");
     service.stop();
     assert!(!world.simulator().has_ended());
+    told(&world, &format!("copy {file} {away} --replace"), &[], 0);
 
     let world = world.on_server(away.clone());
     let before = world.number("SELECT max(seq) FROM candles");
