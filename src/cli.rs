@@ -14,7 +14,7 @@ const ABOUT: &str = "Collects IG's 5-minute forex candles, heals every hole, and
 
 const LONG_ABOUT: &str = "\
 candlekeep logs in to IG, streams 5-minute candles for 28 forex pairs, fetches what is missing over \
-REST inside IG's weekly allowance, derives longer bars, and keeps all of it in SQLite, \
+REST inside IG's weekly allowance, derives longer bars, and keeps all of it in SQLite or PostgreSQL, \
 so that trading bots query a database and never the API. It places no orders.";
 
 const EXAMPLES: &str = "\

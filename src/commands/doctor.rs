@@ -10,6 +10,7 @@ use crate::config::{self, Flags};
 use crate::exit::{Exit, Failure};
 use crate::ig::stream::probes::{self, Probes};
 use crate::store::{Store, StoreError};
+use crate::writer::recovery;
 
 /// One thing that was looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +88,11 @@ fn examine(flags: &Flags) -> (Vec<Check>, Probes) {
         }
         Err(error) => Err(error),
     };
+    let spooled = recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref());
+    if let Some(facts) = spooled.filter(|facts| *facts > 0) {
+        let why = "end what holds its lock, make room on its disk, or bring its server back";
+        checks.push(check("spool", Err(format!("{facts} facts wait, the database takes nothing: {why}"))));
+    }
     checks.push(check("database", database.map_err(|error| error.to_string())));
     checks.extend(service.map(|service| check("service", Ok(service))));
     (checks, probes)

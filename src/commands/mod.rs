@@ -25,8 +25,9 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
+use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
-use crate::domain::{Calendar, Pair, Timestamp};
+use crate::domain::{Calendar, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::store::{Store, StoreError};
 use crate::writer::journal::JournalError;
@@ -71,8 +72,10 @@ impl From<StoreError> for Failure {
             | StoreError::NewerSchema { .. }
             | StoreError::HalfCopied { .. }
             | StoreError::OtherEnvironment { .. } => Failure::configuration(error),
+            StoreError::Busy { .. } => Failure::failed(format_args!(
+                "{error}; another process writes to it: try again once that is done"
+            )),
             StoreError::OlderSchema { .. }
-            | StoreError::Busy { .. }
             | StoreError::Unwritable { .. }
             | StoreError::Unreachable { .. }
             | StoreError::Corrupt { .. }
@@ -108,6 +111,20 @@ pub fn on_actix<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<
     // Fails only where a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     actix::System::new().block_on(command)
+}
+
+/// From when on bars of a timeframe are kept: by the configuration, where time is the system's, and by what has been
+/// deleted already.
+fn kept_from(config: &Config, timeframe: Timeframe) -> Option<Timestamp> {
+    let by_age = match config.clock {
+        ClockKind::System => config.retention.limit(timeframe, Clock::system().wall()),
+        // By a market's own time only the service can tell what is old.
+        ClockKind::Stream => None,
+    };
+    // One that cannot be read is told of by who goes on to read or write it.
+    let store = Store::open_read_only(&config.database).ok();
+    let deleted = store.and_then(|mut store| store.deleted_before(timeframe).ok().flatten());
+    by_age.max(deleted)
 }
 
 /// The calendar by which a pair is judged: the configuration's for it, else that of the last time it

@@ -65,7 +65,13 @@ pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
 }
 
 fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
-    let mut store = Store::open_read_only(&config.database)?;
+    let spooled = recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref());
+    let mut store = Store::open_read_only(&config.database).map_err(|error| match spooled {
+        Some(facts) if facts > 0 && error.is_retryable() => {
+            Failure::failed(format_args!("{error}; {facts} facts wait for it in the spool"))
+        }
+        _ => error.into(),
+    })?;
     let mut pairs: BTreeMap<Pair, PairState> =
         config.pairs().map(|pair| (pair, PairState::default())).collect();
     for (pair, timeframe, start) in store.last_bars()? {
@@ -90,7 +96,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     Ok(Findings {
         now,
         database: config.database.to_string(),
-        spooled: recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref()),
+        spooled,
         lease,
         standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),

@@ -31,6 +31,8 @@ pub struct Opened {
     pub store: StoreHandle,
     /// It was away at first.
     pub was_away: bool,
+    /// Several processes may wait for its lease.
+    pub has_standbys: bool,
 }
 
 /// Opens the database on a thread of its own, again and again while it is away.
@@ -42,10 +44,11 @@ pub async fn open(url: &DatabaseUrl) -> Result<Opened, Failure> {
     loop {
         match open_once(url).await? {
             Ok(store) => {
+                let has_standbys = store.has_standbys();
                 let spawned = StoreHandle::spawn("candlekeep-store", store);
                 let (store, _thread) = spawned
                     .map_err(|error| Failure::failed(format!("no thread for the database: {error}")))?;
-                return Ok(Opened { store, was_away: waiting.has_waited });
+                return Ok(Opened { store, was_away: waiting.has_waited, has_standbys });
             }
             Err(error) if error.is_retryable() => waiting.wait(&error).await,
             Err(error) => return Err(error.into()),
@@ -104,7 +107,7 @@ pub async fn acquire(
         clock: clock.clone(),
         seen: None,
         answers_since,
-        looks: waits && opened.was_away,
+        looks: waits && opened.has_standbys && opened.was_away,
         told_at: None,
     };
     let mut waiting = Waiting::begin();
@@ -116,15 +119,13 @@ pub async fn acquire(
                 }
                 return Ok(lease);
             }
-            // None but a server fails to answer that.
-            Err(StoreError::Leased { by })
-                if waits && store.run(|store| Ok(store.has_standbys())).await.unwrap_or(true) =>
-            {
+            Err(StoreError::Leased { by }) if waits && opened.has_standbys => {
                 turn.wait(by.as_deref()).await;
             }
             // It is away, and so it is for the one that collects.
             Err(error) if waits && error.is_retryable() => {
-                turn.looks = true;
+                // Where a lock decides there is nothing to look at.
+                turn.looks = opened.has_standbys;
                 match turn.told_at {
                     Some(_) => turn.wait(None).await,
                     None => waiting.wait(&error).await,

@@ -250,10 +250,12 @@ fn old_bars_are_deleted_while_the_service_runs_and_are_no_holes() {
     let mut service = world.start("run", &[("CANDLEKEEP_RETENTION_DAYS", "{ 5 = 100 }")]);
     service.wait_said("old bars deleted timeframe=5 bars=2503 ", 1);
     let line = format!("backfill --pairs EUR_USD --from {} --to {}", old, old.plus(3_600));
-    let refused = world.output(&line, &[]);
-    assert_eq!(refused.status.code(), Some(3));
-    let told_why = String::from_utf8(refused.stdout).unwrap();
+    // Before anything is asked of the service or of IG, and an import likewise.
+    let told_why = told(&world, &line, &[], 2);
     assert!(told_why.contains("retention.days keeps only what is from"), "{told_why}");
+    told(&world, "import old.csv", &[], 1);
+    let complete = format!("gaps --complete EUR_USD 5 {} {}", old, old.plus(3_600));
+    assert!(told(&world, &complete, &[], 3).contains("older than what retention.days keeps"));
     world.wait_complete(&mut service);
     service.stop();
     assert_eq!((count("5"), count("15")), (0, longer), "15-minute bars are kept for ever");

@@ -148,12 +148,7 @@ fn stretch(
     let longest = timeframes.last().or(config.timeframes.last()).copied().unwrap_or(Timeframe::M5);
     let whole = span.start.floor(longest.seconds())..span.end.ceil(longest.seconds());
     let quarters = config.timeframes.contains(&Timeframe::M15);
-    // By a market's own time only whoever fetches can tell what is old.
-    let kept_from = match config.clock {
-        ClockKind::System => config.retention.limit(timeframe, Clock::system().wall()),
-        ClockKind::Stream => None,
-    };
-    let too_old = || wishes::too_old(&whole, kept_from?);
+    let too_old = || wishes::too_old(&whole, super::kept_from(config, timeframe)?);
     match wishes::refusal(&whole, timeframe, quarters).or_else(too_old) {
         Some(why) => Err(Failure::usage(format_args!("nothing can be fetched of that time: {why}"))),
         None => Ok((timeframe, whole)),

@@ -23,6 +23,8 @@ use crate::store::Store;
 const SETTLING_S: i64 = 60;
 /// Why a bucket that the ledger does not reach has no bar.
 const NOT_REACHED: &str = "not_reached";
+/// Why one has none that was deleted for its age.
+const DELETED: &str = "deleted";
 
 /// A run of buckets without bars.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,9 @@ impl Gap {
     /// The reason in words.
     fn why(&self) -> &'static str {
         const BEYOND: &str = "the ledger does not reach it: the service is not running, or behind";
+        if self.reason == DELETED {
+            return "older than what retention.days keeps";
+        }
         self.reason.parse().map_or(BEYOND, Reason::in_words)
     }
 }
@@ -178,6 +183,7 @@ fn incomplete(
             reason: NOT_REACHED,
         })
     };
+    let kept_from = store.deleted_before(Timeframe::M5)?;
     let (mut gaps, mut from) = (Vec::new(), whole.start);
     for run in &runs {
         gaps.extend(unknown(from..run.span.start));
@@ -188,6 +194,11 @@ fn incomplete(
     }
     // What is still to come is not there either.
     gaps.extend(unknown(from..whole.end));
+    for gap in gaps.iter_mut().filter(|gap| gap.reason == NOT_REACHED) {
+        if kept_from.is_some_and(|kept_from| gap.span.start < kept_from) {
+            gap.reason = DELETED;
+        }
+    }
     if timeframe != Timeframe::M5 {
         // A longer bar is folded from proof alone: not where a part is only possibly without a bar.
         for run in runs.iter().filter(|run| run.reason == Reason::PossiblyOpen) {

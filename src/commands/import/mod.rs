@@ -17,7 +17,7 @@ use self::rows::{Layout, Order, RowError, Terms};
 use super::{calendar_of, counter, say};
 use crate::aggregator::absent::unseen;
 use crate::cli::{Import, Report};
-use crate::clock::{Clock, ClockKind};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{Bar, Calendar, Mark, Pair, Reason, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure, one_line};
@@ -53,11 +53,11 @@ pub fn execute(args: &Import, config: &Config) -> Result<Exit, Failure> {
     let unreadable = |error: io::Error| Failure::failed(format_args!("cannot read {name}: {error}"));
     let mut file = open(&args.file).map_err(unreadable)?;
     let now = Clock::system().wall();
-    // By a market's own time only the service can tell what is old.
-    let oldest = |timeframe| match config.clock {
-        ClockKind::System => config.retention.limit(timeframe, now),
-        ClockKind::Stream => None,
-    };
+    let kept_from: std::collections::HashMap<Timeframe, Timestamp> = Timeframe::ALL
+        .into_iter()
+        .filter_map(|timeframe| Some((timeframe, super::kept_from(config, timeframe)?)))
+        .collect();
+    let oldest = |timeframe| kept_from.get(&timeframe).copied();
     let terms = Terms { now, kept: &config.timeframes, oldest: &oldest };
     let checked = check(&file, &name, &terms)?;
     let report = if args.dry_run {

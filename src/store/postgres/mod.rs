@@ -220,7 +220,7 @@ async fn shake_hands(
 fn refused(error: &tokio_postgres::Error) -> Refused {
     let mut why = error.to_string();
     let mut cause = std::error::Error::source(error);
-    let mut is_wrong_server = false;
+    let mut is_wrong_server = why.starts_with("invalid configuration");
     while let Some(deeper) = cause {
         let said = deeper.to_string();
         let wrong = ["invalid peer certificate", "server does not support TLS"];
@@ -229,6 +229,9 @@ fn refused(error: &tokio_postgres::Error) -> Refused {
             why = format!("{why}: {said}");
         }
         cause = deeper.source();
+    }
+    if why.contains("password missing") {
+        why += ": put it into ~/.pgpass, which nobody else may read, or into PGPASSWORD";
     }
     // Classes of PostgreSQL's error codes (manual, appendix A): authorization, no such database, no privilege.
     let is_refusal = error

@@ -18,7 +18,15 @@ pub(super) fn password(config: &tokio_postgres::Config, named: Option<&Path>) ->
     }
     let file = named.map(Path::to_owned).or_else(|| std::env::var_os("PGPASSFILE").map(PathBuf::from));
     let file = file.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pgpass")))?;
-    let about = fs::metadata(&file).ok()?;
+    let about = match fs::metadata(&file) {
+        Ok(about) => about,
+        Err(error) => {
+            if named.is_some() {
+                log::warn!(file:% = file.display(), error:% = error; "the password file that was named cannot be read");
+            }
+            return None;
+        }
+    };
     if about.permissions().mode() & 0o077 != 0 || about.len() > FILE_BYTES_MAX {
         log::warn!(file:% = file.display(); "others can read this password file, or it is none: it is not used");
         return None;
