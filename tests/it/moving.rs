@@ -338,6 +338,18 @@ fn half_a_copy_is_collected_into_by_nobody_and_begun_anew() {
 }
 
 #[test]
+fn an_import_of_a_pair_that_is_not_collected_says_so() {
+    let world = World::new(market(1));
+    let file = format!(
+        "pair,timeframe,timestamp,open,high,low,close\nEUR_XXX,5,{0},1,1,1,1\nEUR_USD,5,{0},1,1,1,1\n",
+        START.0
+    );
+    std::fs::write(world.folder().join("typo.csv"), file).unwrap();
+    let checked = told(&world, "import --dry-run typo.csv", &[], 0);
+    assert!(checked.contains("not among the pairs that are collected: EUR_XXX\n"), "{checked}");
+}
+
+#[test]
 fn no_password_is_taken_from_an_argument() {
     let world = World::new(market(1));
     for line in [

@@ -4,6 +4,7 @@
 mod lines;
 mod rows;
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Seek};
 use std::path::Path;
@@ -14,6 +15,7 @@ use serde_json::json;
 
 use self::lines::Lines;
 use self::rows::{Layout, Order, RowError, Terms};
+use super::outlook::words::counted;
 use super::{calendar_of, counter, say};
 use crate::aggregator::absent::unseen;
 use crate::cli::{Import, Report};
@@ -39,6 +41,8 @@ struct Checked {
     layout: Layout,
     rows: u64,
     pairs: usize,
+    /// Those that are not collected.
+    unwatched: Vec<String>,
     /// First start and last.
     times: Option<(Timestamp, Timestamp)>,
 }
@@ -53,13 +57,13 @@ pub fn execute(args: &Import, config: &Config) -> Result<Exit, Failure> {
     let unreadable = |error: io::Error| Failure::failed(format_args!("cannot read {name}: {error}"));
     let mut file = open(&args.file).map_err(unreadable)?;
     let now = Clock::system().wall();
-    let kept_from: std::collections::HashMap<Timeframe, Timestamp> = Timeframe::ALL
+    let kept_from: HashMap<Timeframe, Timestamp> = Timeframe::ALL
         .into_iter()
         .filter_map(|timeframe| Some((timeframe, super::kept_from(config, timeframe)?)))
         .collect();
     let oldest = |timeframe| kept_from.get(&timeframe).copied();
     let terms = Terms { now, kept: &config.timeframes, oldest: &oldest };
-    let checked = check(&file, &name, &terms)?;
+    let checked = check(&file, &name, &terms, &config.pairs().collect())?;
     let report = if args.dry_run {
         None
     } else {
@@ -74,7 +78,7 @@ pub fn execute(args: &Import, config: &Config) -> Result<Exit, Failure> {
 }
 
 /// Reads the file once.
-fn check(file: &File, name: &str, terms: &Terms<'_>) -> Result<Checked, Failure> {
+fn check(file: &File, name: &str, terms: &Terms<'_>, watched: &HashSet<Pair>) -> Result<Checked, Failure> {
     let (mut order, mut rows, mut times) = (Order::default(), 0, None);
     let progress = counter("lines checked");
     let read = walk(file, name, terms, &mut order, |bar| {
@@ -88,7 +92,9 @@ fn check(file: &File, name: &str, terms: &Terms<'_>) -> Result<Checked, Failure>
         Ok(())
     });
     progress.finish_and_clear();
-    Ok(Checked { layout: read?, rows, pairs: order.pairs(), times })
+    let pairs = order.pairs();
+    let unwatched = pairs.iter().filter(|pair| !watched.contains(pair)).map(ToString::to_string).collect();
+    Ok(Checked { layout: read?, rows, pairs: pairs.len(), unwatched, times })
 }
 
 /// Opens the file, or puts standard input aside, which cannot be read twice.
@@ -241,12 +247,16 @@ fn shown(path: &Path) -> String {
 }
 
 fn text(name: &str, checked: &Checked, report: Option<&CommitReport>) -> String {
-    let Checked { layout, rows, pairs, times } = checked;
+    let Checked { layout, rows, pairs, unwatched, times } = checked;
     let when = match times {
         Some((first, last)) => format!(", from {first} to {last}"),
         None => String::new(),
     };
-    let mut lines = vec![format!("{name}: {rows} bars of {pairs} pairs{when}")];
+    let (bars, pairs) = (counted(*rows as usize, "bar"), counted(*pairs, "pair"));
+    let mut lines = vec![format!("{name}: {bars} of {pairs}{when}")];
+    if !unwatched.is_empty() {
+        lines.push(format!("not among the pairs that are collected: {}", unwatched.join(", ")));
+    }
     if layout.is_mid_alone() {
         lines.push("mid prices alone: they are taken as bid and as ask".to_owned());
     }
@@ -273,6 +283,7 @@ fn told(name: &str, checked: &Checked, report: Option<&CommitReport>) -> serde_j
         "file": name,
         "bars": checked.rows,
         "pairs": checked.pairs,
+        "unwatched": checked.unwatched,
         "from": checked.times.map(|(first, _)| first.0),
         "to": checked.times.map(|(_, last)| last.0),
         "mid_alone": checked.layout.is_mid_alone(),

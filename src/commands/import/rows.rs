@@ -1,6 +1,6 @@
 //! Lines of CSV to bars. Every line is hostile until it is a bar. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::cli::parse_time;
 use crate::domain::{Bar, BarKey, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
@@ -258,12 +258,9 @@ impl Order {
         Ok(())
     }
 
-    /// How many pairs there were.
-    pub fn pairs(&self) -> usize {
-        let mut pairs: Vec<Pair> = self.last.keys().map(|(pair, _)| *pair).collect();
-        pairs.sort();
-        pairs.dedup();
-        pairs.len()
+    /// Which pairs there were.
+    pub fn pairs(&self) -> BTreeSet<Pair> {
+        self.last.keys().map(|(pair, _)| *pair).collect()
     }
 }
 
