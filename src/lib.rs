@@ -19,6 +19,7 @@ pub mod config;
 pub mod domain;
 pub mod exit;
 pub mod failpoint;
+mod files;
 pub mod healer;
 pub mod ig;
 pub mod logging;

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::files::sync_folder;
+
 /// A file under way. Dropped before it is kept, it leaves nothing behind.
 #[derive(Debug)]
 pub struct WholeFile {
@@ -59,8 +61,7 @@ impl WholeFile {
         fs::rename(&self.fresh, &self.place)?;
         self.is_kept = true;
         // So that the name outlives a power cut too. A file system that cannot has renamed it all the same.
-        let folder = self.place.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let _ = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+        let _ = sync_folder(&self.place);
         Ok(bytes)
     }
 }

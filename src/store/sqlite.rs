@@ -17,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::{StoreError, cut};
 use super::migrate::{number, refuse_newer, refuse_older, versions_known};
+use crate::files::{beside, create_for_group, sync_folder};
 
 pub(super) mod backup;
 
@@ -87,9 +88,11 @@ impl Log {
         if grown_to < self.fold_at {
             return Ok(());
         }
+        let patience_ms: i64 = diesel::select(sql::<BigInt>("(SELECT timeout FROM pragma_busy_timeout)"))
+            .get_result(connection)?;
         connection.batch_execute(&format!("PRAGMA busy_timeout = {FOLD_TIMEOUT_MS}"))?;
         let folded = fold_log(connection);
-        connection.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))?;
+        connection.batch_execute(&format!("PRAGMA busy_timeout = {patience_ms}"))?;
         match folded {
             // A reader in the way is told by the length that stays.
             Ok(()) | Err(StoreError::Busy { .. }) => {}
@@ -208,13 +211,9 @@ pub(super) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError
     Ok(connection)
 }
 
-/// Makes an empty file for the owner to write and the group to read; answers whether it did.
+/// Makes an empty file where there is none; answers whether it did.
 fn create_if_absent(path: &Path) -> Result<bool, StoreError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-    match options.open(path) {
+    match create_for_group(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(unopenable(path, error)),
@@ -283,11 +282,14 @@ fn back_up(connection: &mut SqliteConnection, path: &Path, version: &str) -> Res
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
         _ => {}
     }
+    let file = create_for_group(&half_done).map_err(|error| failed(&error))?;
     diesel::sql_query("VACUUM INTO ?")
         .bind::<Text, _>(half_done.to_string_lossy())
         .execute(connection)
         .map_err(|error| failed(&error))?;
-    fs::rename(&half_done, &backup).map_err(|error| failed(&error))
+    // On the disk before anything is changed that it is a copy of.
+    let kept = file.sync_all().and_then(|()| fs::rename(&half_done, &backup));
+    kept.and_then(|()| sync_folder(&backup)).map_err(|error| failed(&error))
 }
 
 fn is_empty(connection: &mut SqliteConnection, path: &Path) -> Result<bool, StoreError> {
@@ -317,12 +319,6 @@ fn versions_applied(connection: &mut SqliteConnection, path: &Path) -> Result<Ve
         });
     }
     Ok(versions.iter().map(ToString::to_string).collect())
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn unopenable(path: &Path, why: impl ToString) -> StoreError {
@@ -413,6 +409,12 @@ mod tests {
         connection.batch_execute("SELECT * FROM later").unwrap();
 
         let backup = beside(&path, ".schema-3.bak");
+        #[cfg(unix)]
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&backup).unwrap().permissions()) & 0o137,
+            0,
+            "as private as the database"
+        );
         let mut old = open_read_only(&backup).unwrap();
         assert!(old.batch_execute("SELECT * FROM later").is_err());
         let value: String =

@@ -1,6 +1,5 @@
 //! The journal's file: preallocated, appended to, read back in order, emptied. Blocks.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -10,6 +9,7 @@ use std::sync::Arc;
 use super::form::{self, FACTS_PER_RECORD_MAX, Found, HEAD_BYTES, HEADER_BYTES, Header, RECORDS_AT, Slots};
 use crate::domain::{Fact, FactBatch};
 use crate::failpoint;
+use crate::files::{beside, sync_folder};
 
 /// Bytes written at start, so that a full disk still has room: days of bars of 28 pairs.
 pub const PREALLOCATED: u64 = 8 << 20;
@@ -156,7 +156,7 @@ impl Journal {
     /// Makes the file under another name first, so that under its own it is there as a whole.
     fn create(path: &Path, database_id: &str, aside: Option<PathBuf>) -> Result<Journal, JournalError> {
         let failed = |error| JournalError::Io { path: path.to_owned(), error };
-        let half_made = with_ending(path, "new");
+        let half_made = beside(path, ".new");
         let header = Header { generation: 1, database_id: database_id.to_owned() };
         // Emptied only when it is locked: another process may be making one of this name.
         let mut options = OpenOptions::new();
@@ -397,12 +397,6 @@ fn preallocate(file: &File, header: &Header) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A name in a folder is durable once the folder is.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
 fn lock(file: &File, path: &Path) -> Result<(), JournalError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
@@ -411,16 +405,9 @@ fn lock(file: &File, path: &Path) -> Result<(), JournalError> {
     }
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".");
-    name.push(ending);
-    PathBuf::from(name)
-}
-
 /// Gives the file another name, `<path>.<why>-N`.
 fn move_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let mut names = (1..=ASIDE_MAX).map(|number| with_ending(path, &format!("{why}-{number}")));
+    let mut names = (1..=ASIDE_MAX).map(|number| beside(path, &format!(".{why}-{number}")));
     let aside = names.find(|name| !name.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
     fs::rename(path, &aside)?;
     sync_folder(path)?;

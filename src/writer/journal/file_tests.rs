@@ -188,7 +188,7 @@ fn damage_in_the_midst_is_told_from_a_torn_tail() {
         assert_eq!((journal.facts(), journal.tail()), (1, Tail::Damaged { lost: 2 }));
     }
     let mut journal = folder.open().replace().unwrap();
-    assert_eq!(journal.aside(), Some(&*with_ending(&folder.path(), "bad-1")));
+    assert_eq!(journal.aside(), Some(&*beside(&folder.path(), ".bad-1")));
     journal.append(&[facts(9, 1)]).unwrap();
     drop(journal);
     assert_eq!(folder.slots(), [9]);
@@ -202,7 +202,7 @@ fn what_is_no_journal_is_moved_aside() {
     let journal = folder.open();
     assert!(journal.is_empty() && journal.aside().is_some());
     drop(journal);
-    assert_eq!(fs::read(with_ending(&folder.path(), "bad-1")).unwrap(), b"dear diary");
+    assert_eq!(fs::read(beside(&folder.path(), ".bad-1")).unwrap(), b"dear diary");
 }
 
 #[test]
@@ -212,17 +212,17 @@ fn another_database_s_facts_are_never_replayed() {
     folder.open().append(&[facts(0, 2)]).unwrap();
     let mut journal = other(&folder);
     assert_eq!(drain(&mut journal), [0; 0]);
-    assert_eq!(journal.aside(), Some(&*with_ending(&folder.path(), "foreign-1")));
+    assert_eq!(journal.aside(), Some(&*beside(&folder.path(), ".foreign-1")));
     drop(journal);
     // Nor is one wiped whose first record cannot be read.
-    let mut bytes = fs::read(with_ending(&folder.path(), "foreign-1")).unwrap();
+    let mut bytes = fs::read(beside(&folder.path(), ".foreign-1")).unwrap();
     bytes[RECORDS_AT as usize + 30] ^= 1;
     fs::write(folder.path(), bytes).unwrap();
-    assert_eq!(other(&folder).aside(), Some(&*with_ending(&folder.path(), "foreign-2")));
+    assert_eq!(other(&folder).aside(), Some(&*beside(&folder.path(), ".foreign-2")));
     // An empty one is simply taken over.
     assert_eq!(folder.open().aside(), None);
     assert_eq!(folder.names(), ["c.db.spool", "c.db.spool.foreign-1", "c.db.spool.foreign-2"]);
-    fs::rename(with_ending(&folder.path(), "foreign-1"), folder.path()).unwrap();
+    fs::rename(beside(&folder.path(), ".foreign-1"), folder.path()).unwrap();
     assert_eq!(folder.slots(), [0, 1], "it is all there");
 }
 
