@@ -14,7 +14,7 @@ use diesel::result::QueryResult;
 
 use super::backend::{Connection, insert_candle_or_ignore, on_backend};
 use super::error::StoreError;
-use super::ledger::ONE_READ_SPAN_MAX_S;
+use super::ledger::few_reads;
 use super::many::{ROWS_MAX, insert_candles, replace_candles};
 use super::postgres::Wire;
 use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
@@ -110,17 +110,6 @@ pub(super) fn newest(
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
 }
 
-/// The spans as few reads ask for them: the day's bars of all pairs are few.
-fn groups(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
-    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-    match hull {
-        Some(hull) if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
-            vec![(spans.keys().copied().collect(), hull)]
-        }
-        _ => spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect(),
-    }
-}
-
 /// What bars that start within the span of their pair were before, and what was refused for them, ascending by
 /// `seq`; maybe more.
 pub(super) fn revisions_within(
@@ -128,7 +117,7 @@ pub(super) fn revisions_within(
     spans: &BTreeMap<Pair, Range<Timestamp>>,
 ) -> Result<Vec<Revision>, StoreError> {
     let mut found = Vec::new();
-    for (pairs, span) in groups(spans) {
+    for (pairs, span) in few_reads(spans) {
         let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
         let rows: Vec<(String, String, ReadRevision)> = on_backend!(connection, connection => {
             candle_revisions::table
@@ -153,7 +142,7 @@ pub(super) fn within(
     spans: &BTreeMap<Pair, Range<Timestamp>>,
 ) -> Result<Vec<StoredBar>, StoreError> {
     let mut found = Vec::new();
-    for (pairs, span) in groups(spans) {
+    for (pairs, span) in few_reads(spans) {
         let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
         let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
             candles::table

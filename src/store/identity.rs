@@ -18,9 +18,7 @@ impl Store {
             if let Some(id) = store.setting(DATABASE_ID)? {
                 return Ok(id);
             }
-            let mut bytes = [0; 16];
-            SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::NoRandomness)?;
-            let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let id = random_name()?;
             settings::set(&mut store.connection, DATABASE_ID, &id)?;
             Ok(id)
         })
@@ -36,4 +34,11 @@ impl Store {
         self.feed_ids = feeds.map(|known| (known.feed.pair, known.id)).collect();
         Ok(())
     }
+}
+
+/// A name that nothing else has: 128 random bits, as 32 hexadecimal digits.
+pub(super) fn random_name() -> Result<String, StoreError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::NoRandomness)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }

@@ -10,10 +10,10 @@
 use std::fs::File;
 
 use diesel::prelude::*;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::backend::{Connection, on_backend, put_lease};
 use super::error::{StoreError, cut};
+use super::identity::random_name;
 use super::schema::lease;
 use crate::domain::Timestamp;
 
@@ -42,7 +42,7 @@ impl Process {
     /// This process, doing `command`.
     fn new(command: &str) -> Result<Process, StoreError> {
         Ok(Process {
-            holder: new_holder()?,
+            holder: random_name()?,
             command: command.to_owned(),
             host: cut(&rustix::system::uname().nodename().to_string_lossy()),
             pid: i64::from(std::process::id()),
@@ -334,13 +334,6 @@ pub(super) fn find(connection: &mut Connection) -> Result<Option<LeaseRow>, Stor
     Ok(on_backend!(connection, connection => {
         lease::table.find(COLLECTOR).select(LeaseRow::as_select()).get_result(connection).optional()
     })?)
-}
-
-/// A name that no other process has: 128 random bits.
-fn new_holder() -> Result<String, StoreError> {
-    let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::NoRandomness)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 #[cfg(test)]

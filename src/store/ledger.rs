@@ -15,8 +15,19 @@ use crate::domain::coverage::{Run, overlay};
 use crate::domain::{Pair, Reason, State, Timeframe, Timestamp};
 
 /// Several pairs are read with one statement as long as what is asked of them lies within so
-/// many seconds: the day's runs of all pairs are few. Else each pair is read for itself.
-pub(super) const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
+/// many seconds: what is known of a day of all pairs is little. Else each pair is read for itself.
+const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
+
+/// What is asked of each pair, in as few reads as are sensible.
+pub(super) fn few_reads(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
+    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+    match hull {
+        Some(hull) if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
+            vec![(spans.keys().copied().collect(), hull)]
+        }
+        _ => spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect(),
+    }
+}
 
 /// The end of the latest bucket that anything is known of, by pair.
 pub(super) fn ends(
@@ -58,17 +69,11 @@ impl Ledger {
         spans: &BTreeMap<Pair, Range<Timestamp>>,
     ) -> Result<Ledger, StoreError> {
         let mut ledger = Ledger::default();
-        let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-        match hull {
-            None => {}
-            Some(hull) if spans.len() > 1 && hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
-                ledger.add(touching(connection, &hull)?)?;
-            }
-            Some(_) => {
-                for (pair, span) in spans {
-                    ledger.add(touching_of(connection, *pair, span)?)?;
-                }
-            }
+        for (pairs, span) in few_reads(spans) {
+            ledger.add(match pairs[..] {
+                [pair] => touching_of(connection, pair, &span)?,
+                _ => touching(connection, &span)?,
+            })?;
         }
         Ok(ledger)
     }
