@@ -5,7 +5,7 @@
 //! no conflict, in the same transactions and nothing else: no ledger, no derivation, no lease.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
@@ -18,6 +18,9 @@ use tokio_postgres::{Client, NoTls};
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
+
+mod timing;
+use timing::{quantiles, time};
 
 /// 2020-01-05 22:00:00 UTC, a Sunday.
 const START: Timestamp = Timestamp(1_578_261_600);
@@ -193,17 +196,4 @@ fn bars_of(first: i64, buckets: i64) -> Arc<FactBatch> {
         .flat_map(|bucket| (0..).zip(MAJOR_PAIRS).map(move |(n, pair)| bar(n, pair, bucket)))
         .collect();
     Arc::new(FactBatch { evidence: "session 1".into(), facts })
-}
-
-fn quantiles(times: &mut [Duration]) -> String {
-    times.sort();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    format!("median {:?}, p99 {:?}", at(0.5), at(0.99))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
-fn time(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
 }

@@ -5,12 +5,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
 use candlekeep::store::{BarQuery, DatabaseUrl, Store, StoredBar};
 use rustix::time::{ClockId, clock_gettime};
+
+mod timing;
+use timing::{quantiles, time};
 
 /// 2020-01-05 22:00:00 UTC, a Sunday.
 const START: Timestamp = Timestamp(1_578_261_600);
@@ -249,19 +252,6 @@ impl Floor {
         }
         transaction.commit().expect("a commit");
     }
-}
-
-fn quantiles(times: &mut [Duration]) -> String {
-    times.sort();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    format!("median {:?}, p99 {:?}", at(0.5), at(0.99))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
-fn time(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
 }
 
 fn cost(work: impl FnOnce()) -> Cost {

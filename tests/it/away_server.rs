@@ -28,6 +28,13 @@ struct Scene {
 }
 
 impl Scene {
+    /// Starts a service whose spool lies in a folder of its own, as on another machine.
+    fn run_in(&self, folder: &str) -> Service {
+        let folder = self.world.folder().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        self.world.start("run", &[("CANDLEKEEP_STORE_SPOOL_DIR", &folder.display().to_string())])
+    }
+
     fn new(hours: i64, times: f64, address: String) -> Scene {
         let options = Options { speed: Speed::Times(times), rows_per_bar: Some(8), ..market(hours) };
         Scene { world: World::new(options).on_server(address.clone()), address }
@@ -320,13 +327,7 @@ fn killed_while_the_server_is_away_it_stores_what_was_spooled() {
 fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
     let Some(mut server) = Server::start(&[]) else { return };
     let scene = Scene::new(3, 150.0, server.place());
-    for folder in ["a", "b"] {
-        std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
-    }
-    let start = |folder: &str| {
-        let folder = scene.world.folder().join(folder).display().to_string();
-        scene.world.start("run", &[("CANDLEKEEP_STORE_SPOOL_DIR", &folder)])
-    };
+    let start = |folder: &str| scene.run_in(folder);
     let mut first = start("a");
     scene.collects(&mut first);
     let mut second = start("b");
@@ -361,13 +362,7 @@ fn a_spool_that_others_have_overtaken_is_stored_without_harm() {
 fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     let Some(mut server) = Server::start(&[]) else { return };
     let scene = Scene::new(3, 130.0, server.place());
-    for folder in ["a", "b", "c"] {
-        std::fs::create_dir(scene.world.folder().join(folder)).unwrap();
-    }
-    let start = |folder: &str| {
-        let folder = scene.world.folder().join(folder).display().to_string();
-        scene.world.start("run", &[("CANDLEKEEP_STORE_SPOOL_DIR", &folder)])
-    };
+    let start = |folder: &str| scene.run_in(folder);
     let mut first = start("a");
     scene.collects(&mut first);
     let mut second = start("b");

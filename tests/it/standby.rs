@@ -29,6 +29,15 @@ fn signal(service: &Service, signal: Signal) {
     kill_process(Pid::from_raw(service.pid().cast_signed()).unwrap(), signal).unwrap();
 }
 
+/// One that collects, and one that waits for its turn.
+fn leader_and_standby(world: &World) -> (Service, Service) {
+    let mut first = world.run();
+    first.wait_said("collecting", 1);
+    let mut second = world.run();
+    second.wait_said("standing by", 1);
+    (first, second)
+}
+
 /// Waits until this one leads; answers how long that took.
 fn wait_leading(world: &World, service: &mut Service) -> Duration {
     let (begun, pid) = (now(), i64::from(service.pid()));
@@ -68,10 +77,7 @@ fn on_a_server_it_collects_and_reads_as_on_a_file() {
 fn a_killed_leader_is_followed_by_one_that_waited() {
     let Some(server) = postgres::shared() else { return };
     let world = world(server);
-    let mut first = world.run();
-    first.wait_said("collecting", 1);
-    let mut second = world.run();
-    second.wait_said("standing by", 1);
+    let (first, mut second) = leader_and_standby(&world);
     let status = printed(&world, "status");
     for (role, pid) in [("service", first.pid()), ("standby", second.pid())] {
         assert!(status.contains(&format!("{role}   run, pid {pid} on ")), "{status}");
@@ -99,10 +105,7 @@ fn a_killed_leader_is_followed_by_one_that_waited() {
 fn a_paused_leader_is_followed_and_writes_nothing_when_it_wakes() {
     let Some(server) = postgres::shared() else { return };
     let world = world(server);
-    let mut first = world.run();
-    first.wait_said("collecting", 1);
-    let mut second = world.run();
-    second.wait_said("standing by", 1);
+    let (first, mut second) = leader_and_standby(&world);
     signal(&first, Signal::STOP);
     let took = wait_leading(&world, &mut second);
     assert!(took <= TAKEN_OVER_WITHIN, "{took:?}");
@@ -122,10 +125,7 @@ fn a_paused_leader_is_followed_and_writes_nothing_when_it_wakes() {
 fn a_server_that_restarts_costs_no_bar_and_no_leader() {
     let Some(mut server) = Server::start(&[]) else { return };
     let world = world(&server);
-    let mut first = world.run();
-    first.wait_said("collecting", 1);
-    let mut second = world.run();
-    second.wait_said("standing by", 1);
+    let (mut first, mut second) = leader_and_standby(&world);
     let (mut stored, signals) = (0, ["INT", "QUIT", "KILL"]);
     for signal in signals {
         // Between two restarts it is at work again.
@@ -146,10 +146,7 @@ fn a_server_that_restarts_costs_no_bar_and_no_leader() {
 fn who_waits_stops_when_told_to() {
     let Some(server) = postgres::shared() else { return };
     let world = world(server);
-    let mut first = world.run();
-    first.wait_said("collecting", 1);
-    let mut second = world.run();
-    second.wait_said("standing by", 1);
+    let (first, second) = leader_and_standby(&world);
     second.stop();
     first.stop();
 }
