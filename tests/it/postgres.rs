@@ -284,6 +284,30 @@ pub fn query(address: &str, statements: &str) -> Result<Vec<Vec<String>>, tokio_
     })
 }
 
+/// A connection that stays, for a transaction that others meet.
+pub struct Session {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Session {
+    /// A new one to this address.
+    pub fn begin(address: &str) -> Session {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client
+        });
+        Session { runtime, client }
+    }
+
+    /// Runs statements in it.
+    pub fn run(&self, statements: &str) {
+        self.runtime.block_on(self.client.batch_execute(statements)).unwrap();
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop("QUIT");

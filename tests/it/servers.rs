@@ -12,7 +12,7 @@ use candlekeep::store::{BarQuery, CommitReport, DatabaseUrl, Feed, Store, StoreE
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
-use super::postgres::{self, Server};
+use super::postgres::{self, Server, Session};
 use super::world::{World, market};
 
 const NOON: Timestamp = Timestamp(1_583_755_200);
@@ -257,6 +257,32 @@ fn a_connection_that_is_lost_is_made_anew() {
         assert_eq!(stored(&mut store), round + 1);
         assert_eq!(reader.consistently(|reader| Ok(stored(reader))).unwrap(), round + 1);
     }
+}
+
+/// A role or a server may have a stricter isolation by default, under which what is read after a wait is as
+/// before it.
+#[test]
+fn who_waits_while_the_lease_changes_hands_writes_nothing() {
+    let Some(server) = Server::start(&["default_transaction_isolation = 'repeatable read'"]) else { return };
+    let address = server.address("postgres");
+    let mut store = Store::open(&address.parse().unwrap()).unwrap();
+    let _lease = store.acquire_lease("run", NOW).unwrap();
+    commit(&mut store, 0).unwrap();
+    let another = Session::begin(&address);
+    another.run("BEGIN; SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE");
+    another.run("UPDATE lease SET holder = 'another', epoch = 2 WHERE name = 'collector'");
+    let refused = std::thread::scope(|scope| {
+        let committing = scope.spawn(|| commit(&mut store, 1));
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE wait_event_type = 'Lock' AND application_name = 'candlekeep'";
+        while postgres::query(&address, waits).unwrap() != [["1"]] {
+            std::thread::yield_now();
+        }
+        another.run("COMMIT");
+        committing.join().unwrap().unwrap_err()
+    });
+    assert!(matches!(refused, StoreError::LeaseLost { .. }), "{refused:?}");
+    assert_eq!(stored(&mut store), 1);
 }
 
 #[test]

@@ -203,6 +203,51 @@ fn a_correction_keeps_the_old_value() {
 }
 
 #[test]
+fn a_corrected_value_that_comes_again_is_no_correction() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        // With as many ticks, as from a spool whose first attempt was stored though nobody said so.
+        let told = [streamed(0, 5, 7), streamed(0, 6, 7)];
+        commit(&mut store, settled(&told), NOW);
+        let stored = all(&mut store, Timeframe::M5);
+        assert_eq!((stored[0].bar, stored[0].revision), (told[1], 1));
+        for again in [&told[..], &told[..1], &told[1..]] {
+            commit(&mut store, settled(again), NOW.plus(60));
+            assert_eq!(all(&mut store, Timeframe::M5), stored, "{again:?}");
+        }
+        let span = NOON..NOON.plus(300);
+        assert_eq!(store.revisions(eur(), Timeframe::M5, span).unwrap().len(), 1);
+        let news = commit(&mut store, settled(&[streamed(0, 8, 7)]), NOW.plus(120));
+        assert_eq!(news.revised, 1, "another value with as many ticks is one");
+    });
+}
+
+#[test]
+fn a_database_that_has_gone_back_is_written_no_more_until_a_new_start() {
+    on_each_place(|place| {
+        let mut store = Store::open(&place.url).unwrap();
+        for slot in 0..3 {
+            commit(&mut store, settled(&[streamed(slot, 5, 7)]), NOW);
+        }
+        // As after a failover to a replica that lagged, or a backup that was put back.
+        let lost = format!(
+            "DELETE FROM candles WHERE timestamp >= {0} OR timeframe <> '5'; \
+             UPDATE coverage SET to_ts = {0} WHERE timeframe = '5'; DELETE FROM coverage WHERE timeframe <> '5'",
+            NOON.plus(300).0
+        );
+        place.run(&lost, &lost);
+        let refused = store.commit(&[settled(&[streamed(3, 5, 7)])], NOW).unwrap_err();
+        assert!(matches!(refused, StoreError::WentBack { known: 4, found: 1 }), "{refused:?}");
+        assert!(!refused.is_retryable());
+        assert_eq!(ledger(&mut store, Timeframe::M5, 4), "s");
+        // A new one goes on from where the ledger ends.
+        let mut store = Store::open(&place.url).unwrap();
+        commit(&mut store, settled(&[streamed(1, 5, 7)]), NOW);
+        assert_eq!(ledger(&mut store, Timeframe::M5, 4), "ss");
+    });
+}
+
+#[test]
 fn a_refused_value_is_kept_once() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
