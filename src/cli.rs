@@ -500,9 +500,12 @@ pub struct Run {
     /// Write what is said over REST and stream to a new file, without secrets, tokens and account ids
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// For tests: be killed at this place
-    #[arg(long, value_name = "NAME[:N]", hide = true)]
+    /// For tests: have something go wrong at these places
+    #[arg(long, value_name = "NAME[:N[+]][=ACTION],…", hide = true)]
     pub failpoint: Option<String>,
+    /// For tests: seconds after which a room counts as stuck, whatever it is at
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub patience: Option<u32>,
 }
 
 /// Arguments of `demo`.

@@ -12,6 +12,7 @@
 
 pub mod aggregator;
 pub mod backoff;
+pub mod busy;
 pub mod cli;
 pub mod clock;
 pub mod commands;

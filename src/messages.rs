@@ -13,6 +13,7 @@ use crate::ig::IgError;
 use crate::ig::history::answer::Unproven;
 use crate::ig::session::tokens::Tokens;
 use crate::store::StoreError;
+use crate::supervisor::Line;
 
 /// StreamActor → AggregatorActor: all that a batch of frames told. Answered once it is taken,
 /// which is how a slow database slows the reading of the socket.
@@ -62,6 +63,15 @@ pub struct TokensRefused {
     pub generation: u64,
     /// Whether they are dead for certain; else they are tested before they are replaced.
     pub certain: bool,
+}
+
+/// The way to the session, for those who speak to IG.
+#[derive(Clone, Debug, Default)]
+pub struct SessionLines {
+    /// For tokens.
+    pub tokens: Line<GetTokens>,
+    /// For complaints about them.
+    pub refused: Line<TokensRefused>,
 }
 
 /// Topology → SessionActor: end the session with IG. Answered when that is tried.

@@ -65,6 +65,10 @@ pub struct Stats {
     pub stream_recoveries: Counter,
     /// Times that the server asked for a new connection, which costs nothing.
     pub stream_loops: Counter,
+    /// Attempts to stream that came to nothing before there was a session.
+    pub stream_attempts_failed: Counter,
+    /// What the stream does: the number of its phase (`ig::stream::state::Phase`).
+    pub stream_phase: Gauge,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
     /// Facts that are durable in the spool and not in the database: while there are any, the ledger

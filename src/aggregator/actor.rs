@@ -1,33 +1,31 @@
 //! AggregatorActor: moves what the stream and REST tell through [`Aggregation`] to the writer.
 //!
-//! Fed by the StreamActor and the HealerActor, feeds the WriterActor. Findings stay here until
-//! the writer says that they are durable, so a writer that dies costs nothing. A restart of this
-//! actor loses the forming candles; the next rows bring them again, and the healer what was lost.
+//! Fed by the StreamActor and the HealerActor, feeds the WriterActor through [`Outbound`], which holds
+//! findings until the writer says that they are durable, and outlives this actor. A restart loses the
+//! forming candles; the next rows bring them again. The stream begins a new session then, since what a
+//! new aggregator knows of subscriptions it has to be told from the beginning.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::dev::RecipientRequest;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::inference::{Granted, RecordKeys};
+use super::outbound::Outbound;
 use super::{Aggregation, Stale};
 use crate::clock::EventClock;
 use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent, Timestamp};
-use crate::messages::{HistoryTold, HolesRecorded, Resubscribe, StoreFacts, StreamTold};
+use crate::failpoint;
+use crate::messages::{HistoryTold, Resubscribe, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Lifeline, Line, watched_over};
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// Findings that may wait for the writer before the stream is read no further.
-pub const UNSTORED_MAX: usize = 65_536;
-/// Pause before a batch that the writer could not take is offered again.
-const OFFER_AGAIN: Duration = Duration::from_millis(500);
+/// A tick that is so late does not come any more.
+const TICKS_WITHIN: Duration = Duration::from_secs(30);
 /// Where the record of guessed closes was kept when it did not say whose it was.
 pub const SETTING_MATCHED_OF_ANYONE: &str = "inference.matched";
 
@@ -47,39 +45,18 @@ pub struct AggregatorActor {
     core: Aggregation,
     event_clock: EventClock,
     evidence: Arc<str>,
-    writer: Recipient<StoreFacts>,
-    neighbours: Neighbours,
+    outbound: Outbound,
+    /// To the stream, which is told of stale items.
+    resubscribe: Line<Resubscribe>,
     store: StoreHandle,
     record: RecordKeys,
     granted: Option<Granted>,
     stats: Arc<Stats>,
-    queue: Rc<RefCell<Queue>>,
     /// Partings of the clocks that the core knows of.
     partings: u32,
     /// Nobody knows yet what the time is since the last one.
     uncertain: bool,
-    _lifeline: Lifeline,
-}
-
-/// Rooms that are told of things, where they exist yet: they are built after this one.
-#[derive(Clone, Default)]
-pub struct Neighbours {
-    /// Told of stale items.
-    pub stream: Option<Recipient<Resubscribe>>,
-    /// Told of holes.
-    pub healer: Option<Recipient<HolesRecorded>>,
-}
-
-/// Tells the aggregator who its later-built neighbours are.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Meet(pub Neighbours);
-
-/// Findings under way to the database, and who waits for them.
-#[derive(Default)]
-struct Queue {
-    unstored: usize,
-    waiting_for_room: Vec<oneshot::Sender<()>>,
+    lifeline: Lifeline,
 }
 
 impl AggregatorActor {
@@ -87,7 +64,7 @@ impl AggregatorActor {
     pub fn new(
         core: Aggregation,
         event_clock: EventClock,
-        writer: Recipient<StoreFacts>,
+        (outbound, resubscribe): (Outbound, Line<Resubscribe>),
         store: StoreHandle,
         record: RecordKeys,
         stats: Arc<Stats>,
@@ -95,18 +72,17 @@ impl AggregatorActor {
     ) -> AggregatorActor {
         AggregatorActor {
             core,
+            partings: event_clock.partings(),
             event_clock,
             evidence: "ls:none".into(),
-            writer,
-            neighbours: Neighbours::default(),
+            outbound,
+            resubscribe,
             store,
             record,
             granted: None,
             stats,
-            queue: Rc::default(),
-            partings: 0,
             uncertain: false,
-            _lifeline: lifeline,
+            lifeline,
         }
     }
 
@@ -116,40 +92,17 @@ impl AggregatorActor {
         for Stale { feed, in_vain } in self.core.take_stale() {
             self.stats.items_stale.add(1);
             log::warn!(pair:% = self.core.pair(feed), in_vain; "a pair has been silent for long, subscribing it again");
-            if let Some(stream) = &self.neighbours.stream {
-                stream.do_send(Resubscribe { feed, in_vain });
-            }
+            self.resubscribe.hint(Resubscribe { feed, in_vain });
         }
         self.keep_record();
-        if facts.is_empty() {
-            return None;
-        }
-        self.stats.found(&facts);
-        self.warn_out_of_hours(&facts);
-        let holes = has_holes(&facts);
-        let batch = Arc::new(FactBatch { evidence, facts });
-        let (durable, waiting) = oneshot::channel();
-        self.queue.borrow_mut().unstored += batch.facts.len();
-        let (writer, queue, healer) =
-            (self.writer.clone(), self.queue.clone(), self.neighbours.healer.clone());
-        // Queued here and not in the task, so that findings reach the writer in their order.
-        let first_offer = writer.send(StoreFacts(batch.clone()));
-        actix_rt::spawn(async move {
-            offer(first_offer, &writer, &batch).await;
-            let mut queue = queue.borrow_mut();
-            queue.unstored -= batch.facts.len();
-            if queue.unstored < UNSTORED_MAX {
-                for waiting in queue.waiting_for_room.drain(..) {
-                    // Whoever waited may have gone.
-                    let _ = waiting.send(());
-                }
-            }
-            if holes && let Some(healer) = healer {
-                healer.do_send(HolesRecorded);
-            }
-            let _ = durable.send(());
+        let durable = (!facts.is_empty()).then(|| {
+            self.stats.found(&facts);
+            self.warn_out_of_hours(&facts);
+            let holes = has_holes(&facts);
+            self.outbound.hand_out(Arc::new(FactBatch { evidence, facts }), holes)
         });
-        Some(waiting)
+        self.outbound.account(self.core.frontiers(), self.core.matched());
+        durable
     }
 
     /// The clock was set or the machine has slept: nothing is known to follow what was before.
@@ -210,30 +163,15 @@ fn has_holes(facts: &[Fact]) -> bool {
     })
 }
 
-/// Waits until a batch is durable, and offers it again where it could not be stored.
-async fn offer(
-    mut offered: RecipientRequest<StoreFacts>,
-    writer: &Recipient<StoreFacts>,
-    batch: &Arc<FactBatch>,
-) {
-    loop {
-        match offered.await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                log::error!(error:% = error, facts = batch.facts.len(); "the writer could not store, offering again")
-            }
-            Err(_) => log::error!(facts = batch.facts.len(); "the writer is gone, holding what it had"),
-        }
-        actix_rt::time::sleep(OFFER_AGAIN).await;
-        offered = writer.send(StoreFacts(batch.clone()));
-    }
-}
+watched_over!(AggregatorActor);
 
 impl Actor for AggregatorActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.pulse().step(TICKS_WITHIN);
         ctx.run_interval(TICK, |act, _| {
+            act.lifeline.pulse().step(TICKS_WITHIN);
             if let Some(now) = act.event_clock.now() {
                 act.notice_parting(now);
                 act.core.tick(now, act.event_clock.is_steady());
@@ -243,18 +181,10 @@ impl Actor for AggregatorActor {
     }
 }
 
-impl Handler<Meet> for AggregatorActor {
-    type Result = ();
-
-    fn handle(&mut self, Meet(neighbours): Meet, _: &mut Self::Context) {
-        self.neighbours = neighbours;
-    }
-}
-
 impl Handler<StreamTold> for AggregatorActor {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, StreamTold(events): StreamTold, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, StreamTold(events): StreamTold, ctx: &mut Self::Context) -> Self::Result {
         if let Some(now) = self.event_clock.now() {
             self.notice_parting(now);
         }
@@ -275,23 +205,23 @@ impl Handler<StreamTold> for AggregatorActor {
             }
             self.core.handle(event, self.event_clock.now(), self.event_clock.is_steady());
         }
+        // Where most is lost: taken in and not handed out.
+        failpoint::in_room("aggregator.told", ctx);
         self.forward(self.evidence.clone());
-        let mut queue = self.queue.borrow_mut();
-        if queue.unstored < UNSTORED_MAX {
-            return Box::pin(std::future::ready(()));
+        match self.outbound.room() {
+            None => Box::pin(std::future::ready(())),
+            Some(waiting) => Box::pin(async move { drop(waiting.await) }),
         }
-        let (room, waiting) = oneshot::channel();
-        queue.waiting_for_room.push(room);
-        Box::pin(async move { drop(waiting.await) })
     }
 }
 
 impl Handler<HistoryTold> for AggregatorActor {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, HistoryTold(batch): HistoryTold, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, HistoryTold(batch): HistoryTold, ctx: &mut Self::Context) -> Self::Result {
         self.forward(self.evidence.clone());
         self.core.handle_history(&batch.facts);
+        failpoint::in_room("aggregator.history", ctx);
         let healed = batch.facts.iter().filter(|fact| matches!(fact, Fact::Settled(_))).count();
         self.stats.bars_fetched.add(healed as u64);
         let durable = self.forward(batch.evidence);
@@ -323,9 +253,9 @@ impl Handler<Drain> for AggregatorActor {
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         self.forward(self.evidence.clone());
-        let queue = self.queue.clone();
+        let outbound = self.outbound.clone();
         Box::pin(async move {
-            while queue.borrow().unstored > 0 {
+            while !outbound.is_empty() {
                 actix_rt::time::sleep(Duration::from_millis(10)).await;
             }
         })

@@ -131,6 +131,11 @@ impl Finalizer {
         self.pair
     }
 
+    /// The first bucket that is not accounted for, if anything is known yet.
+    pub fn frontier(&self) -> Option<Timestamp> {
+        self.frontier
+    }
+
     /// The hours of its market.
     pub fn calendar(&self) -> &Calendar {
         &self.calendar

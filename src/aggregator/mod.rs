@@ -9,6 +9,8 @@ pub mod absent;
 pub mod actor;
 pub mod finalizer;
 pub mod inference;
+pub mod outbound;
+pub mod outbox;
 pub mod patience;
 pub mod rollup;
 
@@ -188,6 +190,16 @@ impl Aggregation {
     /// be kept across restarts.
     pub fn take_matched(&mut self) -> Option<u32> {
         self.inference.take_changed()
+    }
+
+    /// What the record of guessed closes has earned.
+    pub fn matched(&self) -> u32 {
+        self.inference.matched()
+    }
+
+    /// The first bucket of each feed that is not accounted for; none where nothing is known of the feed.
+    pub fn frontiers(&self) -> impl Iterator<Item = Option<Timestamp>> {
+        self.feeds.iter().map(Finalizer::frontier)
     }
 
     /// What the server granted the subscriptions that it has configured so far.

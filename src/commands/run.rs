@@ -13,6 +13,7 @@ use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
 use crate::supervisor::topology::{House, Purpose, RunFlags};
+use crate::supervisor::watchdog;
 use crate::transcript::secrets::Kind;
 use crate::transcript::{Recorder, Recording};
 
@@ -32,13 +33,19 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         retry_credentials: args.retry_credentials,
         accept_feed_change: args.accept_feed_change,
         purpose: Purpose::Collect,
+        patience: args.patience.map(|seconds| Duration::from_secs(seconds.into())),
     };
     if let Some(point) = &args.failpoint {
         failpoint::arm(point).map_err(Failure::usage)?;
     }
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
-    let outcome = super::on_actix(collect(config, flags, recorder));
+    let patience = args.patience;
+    let outcome = super::on_actix(async move {
+        watchdog::watch(patience)
+            .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
+        collect(config, flags, recorder).await
+    });
     if let Some(recording) = recording {
         recording.finish();
     }

@@ -19,6 +19,7 @@ use crate::healer::book::Scope;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
+use crate::supervisor::keeper::{Failures, SETTING_ROOMS};
 use crate::writer::recovery;
 
 /// Breaks of the stream that are shown.
@@ -40,6 +41,8 @@ struct Findings {
     breaks: Vec<StreamBreak>,
     records: Vec<Record>,
     outlook: Outlook,
+    /// Parts of the service that had to be built anew.
+    rooms: Failures,
     /// What keeps the healer from healing, and since when.
     trouble: Option<(Timestamp, String)>,
 }
@@ -108,6 +111,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_MATCHED)?,
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
+        rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
         trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {
             let (since, what) = text.split_once(' ')?;
             Some((Timestamp(since.parse().ok()?), what.to_owned()))
@@ -126,6 +130,11 @@ fn text(findings: &Findings) -> String {
         ));
     }
     line(format!("service   {}", service_line(findings.lease.as_ref())));
+    for (room, failures) in &findings.rooms.failed {
+        let (times, last_at) =
+            (words::counted(failures.restarts as usize, "time"), Timestamp(failures.last_at));
+        line(format!("          {room} restarted {times}, last {last_at}: {}", failures.why));
+    }
     for standby in &findings.standbys {
         line(format!("standby   {} since {}", standby.who(), standby.acquired_at));
     }
@@ -268,6 +277,7 @@ fn json(findings: &Findings) -> String {
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
+        "rooms": findings.rooms,
         "market": findings.market.json(),
         "stream": findings.stream,
         "pairs": pairs,

@@ -26,17 +26,23 @@ use crate::clock::{Clock, EventClock};
 use crate::config::Retention;
 use crate::domain::coverage::Run;
 use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
+use crate::failpoint;
 use crate::ig::IgError;
-use crate::ig::history::actor::HistoryActor;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, AttemptKey, AttemptRow, Store, StoreError, StoreHandle};
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Lifeline, Line, Pulse, watched_over};
 
 mod handing;
 
 /// How often the ledger is looked at without being called.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// From one step to the next: a request, which the history actor is watched over for, and the database.
+const STEP_WITHIN: Duration = Duration::from_secs(3_600);
+/// A look at a timer that is so late does not come any more.
+const LOOKS_WITHIN: Duration = Duration::from_secs(300);
+/// Pause before findings are told again to an aggregator that was not there.
+const TELL_AGAIN: Duration = Duration::from_millis(200);
 /// How often somebody's wishes are looked for, and the end of a pause.
 const WISHES_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a request of which nobody knows what became; doubles up to the last. Meanwhile single
@@ -85,12 +91,13 @@ pub struct HealerActor {
 
 struct Healer {
     store: StoreHandle,
-    history: Addr<HistoryActor>,
-    aggregator: Recipient<HistoryTold>,
+    history: Line<FetchBars>,
+    aggregator: Line<HistoryTold>,
     clock: Clock,
     event_clock: EventClock,
     settings: HealerSettings,
     stats: Arc<Stats>,
+    pulse: Pulse,
     /// Called again while at work.
     called: Cell<bool>,
     work: Mutex<Work>,
@@ -114,8 +121,8 @@ impl HealerActor {
     /// A healer that has looked at nothing yet.
     pub fn new(
         store: StoreHandle,
-        history: Addr<HistoryActor>,
-        aggregator: Recipient<HistoryTold>,
+        history: Line<FetchBars>,
+        aggregator: Line<HistoryTold>,
         (clock, event_clock): (Clock, EventClock),
         settings: HealerSettings,
         stats: Arc<Stats>,
@@ -130,7 +137,9 @@ impl HealerActor {
             said: None,
         };
         let (called, work) = (Cell::new(false), Mutex::new(work));
-        let healer = Healer { store, history, aggregator, clock, event_clock, settings, stats, called, work };
+        let pulse = lifeline.pulse().clone();
+        let healer =
+            Healer { store, history, aggregator, clock, event_clock, settings, stats, pulse, called, work };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
     }
 
@@ -141,6 +150,9 @@ impl HealerActor {
 
     fn look_for_wishes(&mut self, ctx: &mut Context<Self>) {
         let healer = self.healer.clone();
+        if healer.work.try_lock().is_ok() {
+            healer.pulse.step(LOOKS_WITHIN);
+        }
         let wishes = async move { healer.may_try_again() || healer.has_new_wishes().await };
         ctx.spawn(wishes.into_actor(self).map(|has_some, act, ctx| {
             if has_some {
@@ -159,6 +171,8 @@ impl Actor for HealerActor {
         ctx.run_interval(WISHES_EVERY, Self::look_for_wishes);
     }
 }
+
+watched_over!(HealerActor);
 
 impl Handler<HolesRecorded> for HealerActor {
     type Result = ();
@@ -179,10 +193,14 @@ impl Healer {
     async fn reconcile(&self) {
         self.called.set(true);
         let Ok(mut work) = self.work.try_lock() else { return };
+        // What is at work makes steps; with nothing at work the timer does.
+        self.pulse.step(STEP_WITHIN);
+        failpoint::in_task("healer.look").await;
         while self.called.replace(false) {
             let outcome = async {
                 self.remember(&mut work).await?;
                 while !self.ledger_lags() {
+                    self.pulse.step(STEP_WITHIN);
                     self.take_wishes().await?;
                     let goes_on = self.heal_one(&mut work).await?;
                     self.end_wishes().await?;
@@ -194,7 +212,7 @@ impl Healer {
             };
             if let Err(error) = outcome.await {
                 log::warn!(error:% = error, again_within_s = LOOK_EVERY.as_secs(); "healing waits for the database");
-                return;
+                break;
             }
         }
     }
@@ -458,9 +476,11 @@ impl Healer {
         if facts.is_empty() {
             return Ok(false);
         }
-        let told = HistoryTold(FactBatch { evidence, facts });
-        // Whoever rebuilds the aggregator rebuilds this room too.
-        self.aggregator.send(told).await.map_err(|_| StoreError::Closed)?;
+        let batch = FactBatch { evidence, facts };
+        // One that is being built anew hears of it in its turn: points were paid for it.
+        while self.aggregator.send(HistoryTold(batch.clone())).await.is_err() {
+            actix_rt::time::sleep(TELL_AGAIN).await;
+        }
         Ok(true)
     }
 

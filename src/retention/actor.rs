@@ -12,8 +12,9 @@ use super::due;
 use crate::clock::EventClock;
 use crate::config::Retention;
 use crate::domain::{Timeframe, Timestamp};
+use crate::failpoint;
 use crate::store::{Deleted, Store, StoreError, StoreHandle};
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Lifeline, watched_over};
 
 /// How often it is looked whether something has become old.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -21,15 +22,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const ROWS_MAX: u32 = 1_000;
 /// Pause between two transactions, and while other work waits.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Years of bars are deleted within this time, and the pause after a refusal is shorter.
+const SWEPT_WITHIN: Duration = Duration::from_secs(6 * 3_600);
 /// Pause after the database refused.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
+watched_over!(RetentionActor);
 
 /// Deletes what is old.
 pub struct RetentionActor {
     store: StoreHandle,
     event_clock: EventClock,
     retention: Retention,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 impl RetentionActor {
@@ -40,7 +45,7 @@ impl RetentionActor {
         retention: Retention,
         lifeline: Lifeline,
     ) -> RetentionActor {
-        RetentionActor { store, event_clock, retention, _lifeline: lifeline }
+        RetentionActor { store, event_clock, retention, lifeline }
     }
 }
 
@@ -50,10 +55,13 @@ impl Actor for RetentionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         let (store, event_clock, retention) =
             (self.store.clone(), self.event_clock.clone(), self.retention.clone());
+        let pulse = self.lifeline.pulse().clone();
         ctx.spawn(
             async move {
                 let mut done: Vec<(Timeframe, Timestamp)> = Vec::new();
                 loop {
+                    pulse.step(SWEPT_WITHIN);
+                    failpoint::in_task("retention.look").await;
                     if let Some(now) = event_clock.settled()
                         && let Err(error) = sweep(&store, &retention, now, &mut done).await
                     {

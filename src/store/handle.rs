@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Store;
 use super::error::{StoreError, cut};
+use crate::busy::Busy;
 
 /// Pieces of work that wait at most; whoever brings another waits for room.
 pub const QUEUED_MAX: usize = 64;
@@ -23,6 +24,7 @@ type Work = Box<dyn FnOnce(&mut Store) + Send>;
 #[derive(Clone)]
 pub struct StoreHandle {
     queue: mpsc::Sender<Work>,
+    busy: Busy,
 }
 
 impl StoreHandle {
@@ -34,12 +36,19 @@ impl StoreHandle {
     pub fn spawn(name: &str, mut store: Store) -> io::Result<(StoreHandle, JoinHandle<()>)> {
         let (queue, mut waiting) = mpsc::channel::<Work>(QUEUED_MAX);
         store.bound_answers();
+        let busy = Busy::default();
+        let at_work = busy.clone();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Some(work) = waiting.blocking_recv() {
-                work(&mut store);
+                at_work.during(|| work(&mut store));
             }
         })?;
-        Ok((StoreHandle { queue }, thread))
+        Ok((StoreHandle { queue, busy }, thread))
+    }
+
+    /// Whether the thread is at work.
+    pub fn busy(&self) -> &Busy {
+        &self.busy
     }
 
     /// Whether nothing waits to be done. What is being done does not wait.

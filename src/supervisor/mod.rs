@@ -1,63 +1,25 @@
-//! Who notices that a room has died, and what then.
+//! Who notices that a room has died, hangs, or blocks its thread, and what then.
 //!
-//! Every actor holds a [`Lifeline`]; dropping it, after a panic too, raises an alert. At this
-//! stage an alert ends the process with a failure, so that systemd starts it anew from what is
-//! durable.
+//! Every actor holds a [`Lifeline`]; dropping it, after a panic too, raises an alert. What each is at it
+//! tells on its [`Pulse`], so that one that makes no progress is found. [`care`] decides what is built
+//! anew, with whom and when; [`keeper`] does it; [`topology`] knows how each room is built. Rooms reach
+//! each other over [`Line`]s, which lead to whoever sits there now. What cannot be mended so ends the
+//! process, for systemd to start it anew from what is durable; [`watchdog`] sees to that where the
+//! thread of the rooms itself is blocked, and [`notify`] tells systemd how things stand.
 
+pub mod care;
+pub mod keeper;
+mod lifeline;
+mod line;
+pub mod notify;
+mod pulse;
+pub mod room;
 pub mod tenure;
 pub mod topology;
+pub mod watchdog;
 
-use tokio::sync::mpsc;
-
-use crate::exit::Exit;
-
-/// Something that the process must react to.
-#[derive(Debug)]
-pub enum Alert {
-    /// An actor is gone without having been asked.
-    Died(&'static str),
-    /// An actor asks for the process to end.
-    Exit {
-        /// With this code.
-        code: Exit,
-        /// And this reason, on one line.
-        why: String,
-    },
-}
-
-/// Where alerts are raised.
-#[derive(Clone, Debug)]
-pub struct Alarm(mpsc::UnboundedSender<Alert>);
-
-impl Alarm {
-    /// An alarm and where its alerts arrive. Alerts are few: at most one an actor, and requests
-    /// to exit.
-    pub fn new() -> (Alarm, mpsc::UnboundedReceiver<Alert>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Alarm(sender), receiver)
-    }
-
-    /// Asks for the process to end.
-    pub fn exit(&self, code: Exit, why: impl Into<String>) {
-        // Nobody listens any more only when the process is ending.
-        let _ = self.0.send(Alert::Exit { code, why: why.into() });
-    }
-
-    /// A lifeline for the actor of this name.
-    pub fn lifeline(&self, actor: &'static str) -> Lifeline {
-        Lifeline { actor, alarm: self.clone() }
-    }
-}
-
-/// Says "I am gone" when dropped.
-#[derive(Debug)]
-pub struct Lifeline {
-    actor: &'static str,
-    alarm: Alarm,
-}
-
-impl Drop for Lifeline {
-    fn drop(&mut self) {
-        let _ = self.alarm.0.send(Alert::Died(self.actor));
-    }
-}
+pub use lifeline::{Alarm, Alert, Lifeline};
+pub use line::Line;
+pub use pulse::{Pulse, Roster};
+pub use room::Room;
+pub(crate) use room::watched_over;

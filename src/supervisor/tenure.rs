@@ -5,10 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Alarm;
+use super::notify::Standing;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
+use crate::failpoint;
 use crate::store::{
     DatabaseUrl, LEASE_S, Lease, LeaseState, Standby, Store, StoreError, StoreHandle, Unchanged,
 };
@@ -21,6 +23,8 @@ const LEASE: Duration = Duration::from_secs(LEASE_S.cast_unsigned());
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often one that waits says that it does.
 const TELL_EVERY: Duration = Duration::from_secs(3);
+/// An attempt to open the database ends within this time, a migration of years of bars too.
+const OPENED_WITHIN: Duration = Duration::from_secs(600);
 /// Pauses between attempts to reach a database that is away.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
@@ -39,8 +43,9 @@ pub struct Opened {
 ///
 /// # Errors
 /// Where trying again makes no sense.
-pub async fn open(url: &DatabaseUrl) -> Result<Opened, Failure> {
-    let mut waiting = Waiting::begin();
+pub async fn open(url: &DatabaseUrl, standing: &Standing) -> Result<Opened, Failure> {
+    let mut waiting = Waiting::begin(standing);
+    standing.starts("opening the database", OPENED_WITHIN);
     loop {
         match open_once(url).await? {
             Ok(store) => {
@@ -72,12 +77,14 @@ async fn open_once(url: &DatabaseUrl) -> Result<Result<Store, StoreError>, Failu
 pub struct Waiting {
     backoff: Backoff,
     has_waited: bool,
+    standing: Standing,
 }
 
 impl Waiting {
     /// Nothing was waited for yet.
-    pub fn begin() -> Waiting {
-        Waiting { backoff: Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST), has_waited: false }
+    pub fn begin(standing: &Standing) -> Waiting {
+        let backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
+        Waiting { backoff, has_waited: false, standing: standing.clone() }
     }
 
     /// Says why, and waits a little.
@@ -85,6 +92,7 @@ impl Waiting {
         self.has_waited = true;
         let pause = self.backoff.next_delay(fastrand::f64());
         log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "the database is away, waiting for it");
+        self.standing.waits(format_args!("waiting for the database: {error}"), pause + OPENED_WITHIN);
         actix_rt::time::sleep(pause).await;
     }
 }
@@ -99,6 +107,7 @@ pub async fn acquire(
     command: &'static str,
     waits: bool,
     clock: &Clock,
+    standing: &Standing,
 ) -> Result<Lease, StoreError> {
     let (store, answers_since) = (opened.store.clone(), clock.monotonic());
     let mut turn = Turn {
@@ -109,8 +118,9 @@ pub async fn acquire(
         answers_since,
         looks: waits && opened.has_standbys && opened.was_away,
         told_at: None,
+        standing: standing.clone(),
     };
-    let mut waiting = Waiting::begin();
+    let mut waiting = Waiting::begin(standing);
     loop {
         match turn.ask().await {
             Ok(lease) => {
@@ -148,6 +158,7 @@ struct Turn {
     /// It looks at the lease before it takes it: it has waited, or the database was away.
     looks: bool,
     told_at: Option<Instant>,
+    standing: Standing,
 }
 
 impl Drop for Turn {
@@ -219,6 +230,7 @@ impl Turn {
             // For people: that it fails is told by what follows.
             let _ = self.store.run(move |store| store.stand_by(&standby, wall)).await;
         }
+        self.standing.waits("standing by: another process collects", LOOK_EVERY + OPENED_WITHIN);
         actix_rt::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -237,7 +249,8 @@ impl Tenure {
     /// Renews `lease` from now on, on the current arbiter. Raises an alarm once it is lost.
     pub fn begin(lease: Lease, store: StoreHandle, clock: Clock, alarm: Alarm) -> Tenure {
         let lease = Arc::new(lease);
-        let renewing = actix_rt::spawn(renew(lease.clone(), store, clock, alarm));
+        let (vital, renewing) = (alarm.clone(), renew(lease.clone(), store, clock, alarm));
+        let renewing = actix_rt::spawn(async move { vital.vital("renewing the lease", renewing).await });
         Tenure { lease, renewing }
     }
 
@@ -267,6 +280,7 @@ async fn renew(lease: Arc<Lease>, store: StoreHandle, clock: Clock, alarm: Alarm
     let mut fails = false;
     loop {
         actix_rt::time::sleep(RENEW_EVERY).await;
+        failpoint::in_task("lease.renew").await;
         let (lease, now) = (lease.clone(), clock.wall());
         match store.run(move |store| store.renew_lease(&lease, now)).await {
             Ok(()) if fails => {
@@ -275,7 +289,7 @@ async fn renew(lease: Arc<Lease>, store: StoreHandle, clock: Clock, alarm: Alarm
             }
             Ok(()) => {}
             Err(error @ StoreError::LeaseLost { .. }) => return alarm.exit(Exit::Failed, error.to_string()),
-            Err(StoreError::Closed) => return,
+            Err(error @ StoreError::Closed) => return alarm.exit(Exit::Failed, error.to_string()),
             Err(error) if !fails => {
                 fails = true;
                 log::warn!(error:% = error; "the lease could not be renewed, trying again");

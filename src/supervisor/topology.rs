@@ -1,25 +1,29 @@
 //! Who is built from what: the one place that knows all rooms.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::FutureExt;
-use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::keeper::{Builder, Handles, Keeper};
+use super::notify::{self, Standing};
 use super::tenure::{self, Tenure};
-use super::{Alarm, Alert};
-use crate::aggregator::actor::{
-    AccountTo, AggregatorActor, Drain, Meet, Neighbours, SETTING_MATCHED_OF_ANYONE, UNSTORED_MAX,
-};
+use super::{Alarm, Lifeline, Line, Room, Roster};
+use crate::aggregator::actor::{AccountTo, AggregatorActor, Drain, SETTING_MATCHED_OF_ANYONE};
 use crate::aggregator::finalizer::Depth;
 use crate::aggregator::inference::RecordKeys;
+use crate::aggregator::outbound::{Outbound, UNSTORED_MAX};
 use crate::aggregator::{Aggregation, FeedStart};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Environment, Login, Retention};
 use crate::domain::coverage::Run;
 use crate::domain::scale::Verdict;
-use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, StreamEvent, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::{HealerActor, HealerSettings};
 use crate::healer::book::{Scope, Watched};
@@ -29,14 +33,18 @@ use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::history::pace::allowed_per_minute;
 use crate::ig::markets::{self, Instrument};
 use crate::ig::rest::{RestClient, http_client};
-use crate::ig::session::actor::{SessionActor, SessionSettings};
+use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
 use crate::ig::session::fingerprint;
 use crate::ig::session::tokens::Tokens;
 use crate::ig::stream::actor::{
     Memory, SETTING_SILENT_EXITS, SETTING_VERSION, StopStreaming, StreamActor, StreamSettings,
 };
 use crate::ig::stream::probes::{self, Probes};
-use crate::messages::{GetTokens, HistoryError, HolesRecorded, LearnTime, LogOut};
+use crate::ig::stream::state::Phase;
+use crate::messages::{
+    FetchBars, GetTokens, HistoryError, HistoryTold, HolesRecorded, LearnTime, LogOut, Resubscribe,
+    SessionLines, StoreFacts, StreamTold,
+};
 use crate::retention::actor::RetentionActor;
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
@@ -49,8 +57,8 @@ use crate::writer::modes::{FLUSH_PATIENCE, Modes};
 use crate::writer::recovery::{RecoveryError, recover};
 
 /// Pauses between attempts to learn at start what the house is built from.
-const START_RETRY_FIRST: std::time::Duration = std::time::Duration::from_secs(2);
-const START_RETRY_LAST: std::time::Duration = std::time::Duration::from_secs(60);
+const START_RETRY_FIRST: Duration = Duration::from_secs(2);
+const START_RETRY_LAST: Duration = Duration::from_secs(60);
 /// Messages that may wait in front of the aggregator.
 const MAILBOX: usize = 256;
 /// Messages that may wait in front of the writer: as many as the aggregator lets out, so that
@@ -58,11 +66,22 @@ const MAILBOX: usize = 256;
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
 /// Time for making durable what is held at the end, in the spool if need be.
-const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Time for a start that is told to stop to log out.
-const HEED_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+const HEED_WITHIN: Duration = Duration::from_secs(3);
 /// Time for folding the database's log, which the next start does as well.
-const FOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+const FOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// An attempt to learn from IG what there is to build ends within this time.
+const LEARNT_WITHIN: Duration = Duration::from_secs(900);
+/// The rooms are built for the first time within this time.
+const BUILT_WITHIN: Duration = Duration::from_secs(300);
+/// How long what is known of the stream is waited for where the stream is built anew.
+const RECALL_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked what there is to tell of the stream.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// The evidence of what a start, of the process or of a room, cannot know any more.
+const RESTART: &str = "restart";
 
 /// The longest time in dispute, a holiday's, is looked at as a whole, seconds.
 const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
@@ -95,6 +114,8 @@ pub struct RunFlags {
     pub accept_feed_change: bool,
     /// What it is for.
     pub purpose: Purpose,
+    /// For tests: no step of any room is waited for longer.
+    pub patience: Option<Duration>,
 }
 
 /// The running house.
@@ -103,20 +124,10 @@ pub struct House {
     pub stats: Arc<Stats>,
     /// The watched instruments.
     pub instruments: Vec<Instrument>,
-    clock: Clock,
-    store: StoreHandle,
+    blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
-    session: Addr<SessionActor>,
-    /// None where only history is fetched.
-    stream: Option<Addr<StreamActor>>,
-    history: Addr<HistoryActor>,
-    event_clock: EventClock,
-    writer: Addr<WriterActor>,
-    aggregator: Addr<AggregatorActor>,
-    healer: Addr<HealerActor>,
-    /// None where everything is kept, or only history is fetched. It lives as long as its address.
-    _retention: Option<Addr<RetentionActor>>,
-    alerts: UnboundedReceiver<Alert>,
+    keeper: Keeper,
+    standing: Standing,
 }
 
 impl House {
@@ -134,22 +145,19 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
+        let roster = Roster::new(clock.clone(), flags.patience);
+        let standing = Standing::new(&roster);
+        notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
-            opened = open_store(config, &flags, &clock) => opened?,
+            opened = open_store(config, &flags, &clock, &standing) => opened?,
             () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
-        let ground = Ground {
-            clock: clock.clone(),
-            store: store.clone(),
-            journal,
-            tenure: tenure.clone(),
-            alarm,
-            alerts,
-        };
+        let keeper = Keeper::new(roster.clone(), clock.clone(), store.clone(), alerts);
+        let ground = Ground { clock: clock.clone(), store: store.clone(), journal, roster, alarm };
         let built = tokio::select! {
-            built = House::build(config, flags, login, ground, recorder, stop.clone()) => built,
+            built = House::build(config, flags, login, ground, (keeper, tenure.clone(), standing), recorder, stop.clone()) => built,
             () = told_for_long(stop) => Ok(None),
         };
         if !matches!(built, Ok(Some(_))) {
@@ -163,33 +171,36 @@ impl House {
         flags: RunFlags,
         login: Login,
         ground: Ground,
+        (mut keeper, tenure, standing): (Keeper, Arc<Tenure>, Standing),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, journal, tenure, alarm, mut alerts } = ground;
+        let Ground { clock, store, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
         let client = http_client();
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
             .with_clock(event_clock.clone());
-        let session = SessionActor::new(
-            rest.clone(),
-            store.clone(),
-            clock.clone(),
-            session_settings(config, &login, &flags),
-            alarm.clone(),
-        )
-        .start();
+        let entrance = Entrance {
+            ground: ground.clone(),
+            rest: rest.clone(),
+            desk: Desk::default(),
+            settings: session_settings(config, &login, &flags),
+            lines: Lines::default(),
+        };
+        keeper.stands(Room::Session, entrance.session());
+        let lines = entrance.lines.clone();
 
         let (tokens, instruments, per_minute) = tokio::select! {
-            learnt = learn(config, &login, &rest, &session) => learnt?,
-            alert = alerts.recv() => return Err(failure(alert)),
+            learnt = learn(config, &login, &rest, &lines.session, &standing) => learnt?,
+            failure = keeper.first_failure() => return Err(failure),
             () = stop => {
-                let _ = session.send(LogOut).await;
+                let _ = lines.log_out.send(LogOut).await;
                 return Ok(None);
             }
         };
+        standing.starts("building the rooms", BUILT_WITHIN);
         let pace = per_minute.to_string();
         store.run(move |store| store.set_setting(SETTING_PACE, &pace)).await?;
         let calendars = config.feed_calendars();
@@ -198,121 +209,87 @@ impl House {
             // Of others there is nothing to account for.
             feeds.retain(|feed| feed.resume.is_some());
         }
-        let accounted: Vec<Pair> = feeds.iter().map(|feed| feed.pair).collect();
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(&store, &record).await?;
-        let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
-
-        let modes = Modes::new(Batch::new(config.store.flush), journal.is_some(), FLUSH_PATIENCE);
-        let (to_store, to_stats) = (store.clone(), stats.clone());
-        let writer = WriterActor::new(modes, to_store, journal, clock.clone(), alarm.clone(), to_stats)
-            .start_with(WRITER_MAILBOX);
-        let stale_s = i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX);
-        let core = Aggregation::new(&feeds, depth(config), stale_s, matched);
-        let aggregator = AggregatorActor::new(
-            core,
-            event_clock.clone(),
-            writer.clone().recipient(),
-            store.clone(),
-            record,
-            stats.clone(),
-            alarm.lifeline("aggregator"),
-        )
-        .start_with(MAILBOX);
+        let frontiers = feeds.iter().map(|feed| feed.resume).collect();
+        let ways = (lines.facts.clone(), lines.holes.clone());
+        let outbound = Outbound::new(ways, ground.alarm.clone(), frontiers, matched);
         let stream = match flags.purpose {
             Purpose::Backfill { .. } => None,
-            Purpose::Collect => {
-                let settings = StreamSettings {
-                    rest: rest.clone(),
-                    instruments: instruments.clone(),
-                    version: Version::parse(&config.stream.tlcp_version)
-                        .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
-                    calendars: calendars.clone(),
-                    clock_kind: config.clock,
-                    options: config.stream.clone(),
-                    memory: recall(config, &store).await?,
-                    recorder,
-                };
-                let stream = StreamActor::new(
-                    client,
-                    session.clone(),
-                    aggregator.clone().recipient(),
-                    store.clone(),
-                    (clock.clone(), event_clock.clone()),
-                    settings,
-                    alarm.clone(),
-                    stats.clone(),
-                );
-                Some(stream.start())
-            }
+            Purpose::Collect => Some(StreamSettings {
+                rest: rest.clone(),
+                instruments: instruments.clone(),
+                version: Version::parse(&config.stream.tlcp_version)
+                    .ok_or_else(|| Failure::configuration("stream.tlcp_version is none we speak"))?,
+                calendars: calendars.clone(),
+                clock_kind: config.clock,
+                options: config.stream.clone(),
+                memory: recall(&config.stream.tlcp_version, &store).await?,
+                recorder,
+            }),
         };
         let allowance = allowance_key(config, &store, &login, &tokens, &clock).await?;
-        let settings = HistorySettings {
+        let history = HistorySettings {
             instruments: instruments.clone(),
             allowance: allowance.clone(),
             calendars: calendars.clone(),
             reserve: config.history.reserve,
             per_minute,
         };
-        let history = HistoryActor::new(
-            rest,
-            session.clone(),
-            store.clone(),
-            (clock.clone(), event_clock.clone()),
-            settings,
-            alarm.lifeline("history"),
-        )
-        .start();
-        let watched = pairs.into_iter().zip(calendars);
-        let retention = (stream.is_some() && config.retention != Retention::default()).then(|| {
-            let lifeline = alarm.lifeline("retention");
-            RetentionActor::new(store.clone(), event_clock.clone(), config.retention.clone(), lifeline)
-                .start()
-        });
-        let settings = HealerSettings {
+        let watched = instruments.iter().map(|instrument| instrument.pair).zip(calendars);
+        let healer = HealerSettings {
             feeds: watched.map(|(pair, calendar)| Watched { pair, calendar }).collect(),
             allowance,
             reserve: config.history.reserve,
             incident_cap: config.history.incident_cap,
             quarters: config.timeframes.contains(&Timeframe::M15),
             give_up: give_up(config),
-            accounted,
+            accounted: feeds.iter().map(|feed| feed.pair).collect(),
             retention: config.retention.clone(),
             scope: match flags.purpose {
                 Purpose::Collect => Scope::default(),
                 Purpose::Backfill { scope, .. } => scope,
             },
         };
-        let healer = HealerActor::new(
-            store.clone(),
-            history.clone(),
-            aggregator.clone().recipient(),
-            (clock.clone(), event_clock.clone()),
-            settings,
-            stats.clone(),
-            alarm.lifeline("healer"),
-        )
-        .start();
-        aggregator.do_send(Meet(Neighbours {
-            stream: stream.clone().map(Addr::recipient),
-            healer: Some(healer.clone().recipient()),
-        }));
-        Ok(Some(House {
-            stats,
-            instruments,
-            clock,
-            store,
-            tenure,
-            session,
+        let retention =
+            (stream.is_some() && config.retention != Retention::default()).then(|| config.retention.clone());
+        let blueprint = Rc::new(Blueprint {
+            entrance,
+            client,
+            event_clock,
+            stats: stats.clone(),
+            flush: config.store.flush,
+            tlcp_version: config.stream.tlcp_version.clone(),
+            aggregation: AggregationPlan {
+                feeds,
+                depth: depth(config),
+                stale_s: i64::try_from(config.stream.stale.as_secs()).unwrap_or(i64::MAX),
+                record,
+            },
+            outbound,
             stream,
             history,
-            event_clock,
-            writer,
-            aggregator,
             healer,
-            _retention: retention,
-            alerts,
-        }))
+            retention,
+        });
+        if let Some(journal) = &ground.journal {
+            keeper.watch_thread("spool", journal.busy().clone());
+        }
+        // The spool is empty: what was in it is stored.
+        keeper.stands(Room::Writer, blueprint.writer(blueprint.modes()));
+        keeper.stands(Room::Aggregator, blueprint.aggregator());
+        if let Some(settings) = blueprint.stream.clone() {
+            keeper.stands(Room::Stream, blueprint.stream(settings));
+        }
+        keeper.stands(Room::History, blueprint.history());
+        if let Some(retention) = blueprint.retention.clone() {
+            keeper.stands(Room::Retention, blueprint.retention(retention));
+        }
+        keeper.stands(Room::Healer, blueprint.healer());
+        keeper.keep_failures();
+        standing.has_started();
+        standing.is_at("connecting to the stream");
+        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, standing }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -322,55 +299,344 @@ impl House {
     /// Why the time cannot be learnt.
     pub async fn catch_up(&self) -> Result<(), HistoryError> {
         let gone = |_| IgError::Unreachable("a room is gone".to_owned());
-        self.history.send(LearnTime).await.map_err(gone)??;
-        let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
-        self.aggregator.send(AccountTo(now)).await.map_err(gone)?;
+        let lines = &self.blueprint.entrance.lines;
+        lines.learn_time.send(LearnTime).await.map_err(gone)??;
+        let now = self.blueprint.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
+        lines.account_to.send(AccountTo(now)).await.map_err(gone)?;
         Ok(())
     }
 
     /// Has the healer look at once.
     pub fn heal(&self) {
-        self.healer.do_send(HolesRecorded);
+        self.blueprint.entrance.lines.holes.hint(HolesRecorded);
     }
 
     /// Hands work to the thread of the database.
     pub fn store(&self) -> &StoreHandle {
-        &self.store
+        &self.blueprint.entrance.ground.store
     }
 
-    /// Waits until something ends the house; never returns while all is well.
+    /// Keeps the rooms standing, until something ends the house; never returns while all is well.
     pub async fn failed(&mut self) -> Failure {
-        failure(self.alerts.recv().await)
+        let House { stats, instruments, blueprint, keeper, standing, .. } = self;
+        tokio::select! {
+            failure = keeper.keep(blueprint) => failure,
+            never = show(stats, instruments.len(), standing) => match never {},
+        }
     }
 
     /// Gives the lease back where there is no more to be done in good order.
     pub async fn give_back_lease(&self) {
-        self.tenure.end(&self.store, &self.clock).await;
+        self.tenure.end(self.store(), &self.blueprint.entrance.ground.clock).await;
     }
 
     /// Stops streaming, makes durable what is held, logs out, gives the lease back. None of it waits
-    /// for long for a database that is away.
+    /// for long for a database that is away. A room that fails meanwhile is built anew.
     ///
     /// # Errors
     /// Where what is held could not be made durable.
-    pub async fn stop(self) -> Result<(), Failure> {
-        if let Some(stream) = &self.stream {
-            let _ = stream.send(StopStreaming).await;
-        }
-        self.writer.do_send(Hurry);
-        let drained = tokio::time::timeout(DRAIN_WITHIN, self.aggregator.send(Drain)).await;
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.standing.stops();
+        let lines = self.blueprint.entrance.lines.clone();
+        let _ = lines.stop_streaming.send(StopStreaming).await;
+        [Room::Stream, Room::Healer, Room::Retention].into_iter().for_each(|room| self.keeper.dismiss(room));
+        lines.hurry.hint(Hurry);
+        let drained = tokio::select! {
+            drained = tokio::time::timeout(DRAIN_WITHIN, lines.drain.send(Drain)) => drained.ok(),
+            failure = self.keeper.keep(&self.blueprint) => {
+                log::error!(failure:% = failure; "a failure while stopping");
+                None
+            }
+        };
+        // Where the aggregator was gone, what it had handed out may be durable all the same.
+        let is_drained = drained.is_some_and(|answer| answer.is_ok()) || self.blueprint.outbound.is_empty();
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
         }
-        let _ = self.session.send(LogOut).await;
+        let _ = lines.log_out.send(LogOut).await;
         self.give_back_lease().await;
-        let folded = tokio::time::timeout(FOLD_WITHIN, self.store.run(Store::fold_log)).await;
+        let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
         if let Ok(Err(error)) = folded {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
-        drained.map(drop).map_err(|_| {
-            Failure::failed("what was held could not be stored; the next start heals what is missing")
+        if is_drained {
+            return Ok(());
+        }
+        Err(Failure::failed("what was held could not be stored; the next start heals what is missing"))
+    }
+}
+
+/// Has systemd know what the stream is at. Ready is who streams, or has tried and knows why not.
+async fn show(stats: &Stats, pairs: usize, standing: &Standing) -> Infallible {
+    loop {
+        let phase = Phase::numbered(stats.stream_phase.get());
+        let mut line = match phase {
+            Phase::Streaming => format!("streaming {pairs} pairs"),
+            Phase::Connecting => "connecting to the stream".to_owned(),
+            Phase::Interrupted => "the stream is interrupted, taking it up again".to_owned(),
+            Phase::Stopped => "stopped".to_owned(),
+        };
+        let spooled = stats.facts_spooled.get();
+        if spooled > 0 {
+            line += &format!("; the database is away, {spooled} facts wait in the spool");
+        }
+        standing.is_at(line);
+        if phase == Phase::Streaming || stats.stream_attempts_failed.get() > 0 {
+            standing.ready();
+        }
+        actix_rt::time::sleep(SHOW_EVERY).await;
+    }
+}
+
+/// The ways to all rooms.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    session: SessionLines,
+    log_out: Line<LogOut>,
+    facts: Line<StoreFacts>,
+    hurry: Line<Hurry>,
+    told: Line<StreamTold>,
+    history_told: Line<HistoryTold>,
+    account_to: Line<AccountTo>,
+    drain: Line<Drain>,
+    resubscribe: Line<Resubscribe>,
+    stop_streaming: Line<StopStreaming>,
+    fetch: Line<FetchBars>,
+    learn_time: Line<LearnTime>,
+    holes: Line<HolesRecorded>,
+}
+
+/// What the rooms are built on.
+#[derive(Clone)]
+struct Ground {
+    clock: Clock,
+    store: StoreHandle,
+    journal: Option<JournalHandle>,
+    roster: Roster,
+    alarm: Alarm,
+}
+
+impl Ground {
+    fn lifeline(&self, room: Room) -> Lifeline {
+        Lifeline::begin(&self.roster, room, &self.alarm)
+    }
+}
+
+/// What the session is built from, which stands before it is known what else there is to build.
+struct Entrance {
+    ground: Ground,
+    rest: RestClient,
+    desk: Desk,
+    settings: SessionSettings,
+    lines: Lines,
+}
+
+impl Entrance {
+    fn session(&self) -> Handles {
+        let Ground { clock, store, .. } = self.ground.clone();
+        let (settings, desk) = (self.settings.clone(), self.desk.clone());
+        let lifeline = self.ground.lifeline(Room::Session);
+        let session = SessionActor::new(self.rest.clone(), store, clock, settings, desk, lifeline).start();
+        self.lines.session.tokens.lead(session.clone().recipient());
+        self.lines.session.refused.lead(session.clone().recipient());
+        self.lines.log_out.lead(session.clone().recipient());
+        Handles::of(&session)
+    }
+}
+
+/// What an aggregation begins with, but for how far it has come.
+struct AggregationPlan {
+    feeds: Vec<FeedStart>,
+    depth: Depth,
+    stale_s: i64,
+    record: RecordKeys,
+}
+
+/// From what each room is built, again and again.
+struct Blueprint {
+    entrance: Entrance,
+    client: awc::Client,
+    event_clock: EventClock,
+    stats: Arc<Stats>,
+    flush: Duration,
+    tlcp_version: String,
+    aggregation: AggregationPlan,
+    outbound: Outbound,
+    /// None where only history is fetched.
+    stream: Option<StreamSettings>,
+    history: HistorySettings,
+    healer: HealerSettings,
+    /// None where everything is kept, or only history is fetched.
+    retention: Option<Retention>,
+}
+
+impl Blueprint {
+    fn clocks(&self) -> (Clock, EventClock) {
+        (self.entrance.ground.clock.clone(), self.event_clock.clone())
+    }
+
+    /// Of a writer that finds nothing in the spool.
+    fn modes(&self) -> Modes {
+        Modes::new(Batch::new(self.flush), self.entrance.ground.journal.is_some(), FLUSH_PATIENCE)
+    }
+
+    fn writer(&self, modes: Modes) -> Handles {
+        let Ground { clock, store, journal, .. } = self.entrance.ground.clone();
+        let lifeline = self.entrance.ground.lifeline(Room::Writer);
+        let writer = WriterActor::new(modes, store, journal, clock, self.stats.clone(), lifeline)
+            .start_with(WRITER_MAILBOX);
+        self.entrance.lines.facts.lead(writer.clone().recipient());
+        self.entrance.lines.hurry.lead(writer.clone().recipient());
+        Handles::of(&writer)
+    }
+
+    /// One that goes on where what was handed out ends.
+    fn aggregator(&self) -> Handles {
+        let AggregationPlan { feeds, depth, stale_s, record } = &self.aggregation;
+        let come_to = feeds.iter().zip(self.outbound.frontiers());
+        let feeds: Vec<FeedStart> =
+            come_to.map(|(feed, resume)| FeedStart { resume, ..feed.clone() }).collect();
+        let core = Aggregation::new(&feeds, *depth, *stale_s, self.outbound.matched());
+        let lines = &self.entrance.lines;
+        let aggregator = AggregatorActor::new(
+            core,
+            self.event_clock.clone(),
+            (self.outbound.clone(), lines.resubscribe.clone()),
+            self.entrance.ground.store.clone(),
+            record.clone(),
+            self.stats.clone(),
+            self.entrance.ground.lifeline(Room::Aggregator),
+        )
+        .start_with(MAILBOX);
+        lines.told.lead(aggregator.clone().recipient());
+        lines.history_told.lead(aggregator.clone().recipient());
+        lines.account_to.lead(aggregator.clone().recipient());
+        lines.drain.lead(aggregator.clone().recipient());
+        Handles::of(&aggregator)
+    }
+
+    fn stream(&self, settings: StreamSettings) -> Handles {
+        let lines = &self.entrance.lines;
+        let stream = StreamActor::new(
+            self.client.clone(),
+            lines.session.clone(),
+            lines.told.clone(),
+            self.entrance.ground.store.clone(),
+            self.clocks(),
+            settings,
+            self.stats.clone(),
+            self.entrance.ground.lifeline(Room::Stream),
+        )
+        .start();
+        lines.resubscribe.lead(stream.clone().recipient());
+        lines.stop_streaming.lead(stream.clone().recipient());
+        Handles::of(&stream)
+    }
+
+    fn history(&self) -> Handles {
+        let lines = &self.entrance.lines;
+        let history = HistoryActor::new(
+            self.entrance.rest.clone(),
+            lines.session.clone(),
+            self.entrance.ground.store.clone(),
+            self.clocks(),
+            self.history.clone(),
+            self.entrance.ground.lifeline(Room::History),
+        )
+        .start();
+        lines.fetch.lead(history.clone().recipient());
+        lines.learn_time.lead(history.clone().recipient());
+        Handles::of(&history)
+    }
+
+    fn healer(&self) -> Handles {
+        let lines = &self.entrance.lines;
+        let healer = HealerActor::new(
+            self.entrance.ground.store.clone(),
+            lines.fetch.clone(),
+            lines.history_told.clone(),
+            self.clocks(),
+            self.healer.clone(),
+            self.stats.clone(),
+            self.entrance.ground.lifeline(Room::Healer),
+        )
+        .start();
+        lines.holes.lead(healer.clone().recipient());
+        Handles::of(&healer)
+    }
+
+    fn retention(&self, retention: Retention) -> Handles {
+        let (store, event_clock) = (self.entrance.ground.store.clone(), self.event_clock.clone());
+        let lifeline = self.entrance.ground.lifeline(Room::Retention);
+        Handles::of(&RetentionActor::new(store, event_clock, retention, lifeline).start())
+    }
+
+    /// A writer that goes on with what the one before it has left in the spool.
+    async fn writer_after_another(&self) -> Result<Handles, Failure> {
+        let Some(journal) = &self.entrance.ground.journal else { return Ok(self.writer(self.modes())) };
+        // Behind whatever that one has asked of the spool last.
+        let left = journal.run(|journal| Ok((journal.facts(), journal.is_empty()))).await;
+        let (facts, is_empty) = left.map_err(Failure::failed)?;
+        let now = self.entrance.ground.clock.monotonic();
+        Ok(self.writer(self.modes().after(facts, is_empty, now)))
+    }
+
+    /// An aggregator that goes on where the one before it has come to. That nothing came at last in hours in
+    /// dispute waited for a proof that has died with that one.
+    fn aggregator_after_another(&self) -> Handles {
+        let handles = self.aggregator();
+        let ends = self.aggregation.feeds.iter().map(|feed| feed.pair).zip(self.outbound.frontiers());
+        let ends: Vec<(Pair, Timestamp)> = ends.filter_map(|(pair, end)| Some((pair, end?))).collect();
+        let store = self.entrance.ground.store.clone();
+        let told = self.entrance.lines.history_told.clone();
+        actix_rt::spawn(async move {
+            match store.run(move |store| unproven(store, &ends)).await {
+                Ok(facts) if facts.is_empty() => {}
+                Ok(facts) => {
+                    let batch = FactBatch { evidence: RESTART.into(), facts };
+                    // One that is gone again has a successor that asks anew.
+                    let _ = told.send(HistoryTold(batch)).await;
+                }
+                // The next start of the process sees to it.
+                Err(error) => {
+                    log::warn!(error:% = error; "what waited for a proof could not be read, and waits on");
+                }
+            }
+        });
+        handles
+    }
+
+    /// A stream after one that could not tell any more that its session is over.
+    async fn stream_after_another(&self, mut settings: StreamSettings) -> Handles {
+        let broken = StreamEvent::Broken { feed: None, reason: Reason::Disconnected };
+        // Queued before anything that the new one tells; a dead aggregator has forgotten all anyway.
+        drop(self.entrance.lines.told.send(StreamTold(vec![broken])));
+        let recalled = recall(&self.tlcp_version, &self.entrance.ground.store);
+        match tokio::time::timeout(RECALL_WITHIN, recalled).await {
+            Ok(Ok(memory)) => settings.memory = memory,
+            Ok(Err(_)) | Err(_) => log::warn!("the database does not tell what is known of the stream"),
+        }
+        self.stream(settings)
+    }
+}
+
+impl Builder for Blueprint {
+    fn build(self: Rc<Self>, room: Room) -> Pin<Box<dyn Future<Output = Result<Handles, Failure>>>> {
+        Box::pin(async move {
+            let absent = || Failure::failed(format!("there is no {} room in this house", room.name()));
+            match room {
+                Room::Session => Ok(self.entrance.session()),
+                Room::Writer => self.writer_after_another().await,
+                Room::Aggregator => Ok(self.aggregator_after_another()),
+                Room::Stream => {
+                    let settings = self.stream.clone().ok_or_else(absent)?;
+                    Ok(self.stream_after_another(settings).await)
+                }
+                Room::History => Ok(self.history()),
+                Room::Healer => Ok(self.healer()),
+                Room::Retention => Ok(self.retention(self.retention.clone().ok_or_else(absent)?)),
+            }
         })
     }
 }
@@ -380,16 +646,6 @@ impl House {
 async fn told_for_long(stop: impl Future<Output = ()>) {
     stop.await;
     actix_rt::time::sleep(HEED_WITHIN).await;
-}
-
-/// What the rooms are built on.
-struct Ground {
-    clock: Clock,
-    store: StoreHandle,
-    journal: Option<JournalHandle>,
-    tenure: Arc<Tenure>,
-    alarm: Alarm,
-    alerts: UnboundedReceiver<Alert>,
 }
 
 /// Actors whose mailbox is bounded differently from actix's default of 16.
@@ -420,25 +676,18 @@ pub fn depth(config: &Config) -> Depth {
     Depth { m5: kept(Timeframe::M5), m15: kept(Timeframe::M15) }
 }
 
-fn failure(alert: Option<Alert>) -> Failure {
-    match alert {
-        Some(Alert::Exit { code, why }) => Failure::new(code, why),
-        Some(Alert::Died(actor)) => Failure::failed(format!("the {actor} room died")),
-        None => Failure::failed("every room died"),
-    }
-}
-
 /// Opens the database and takes its lease, before anything else is done with it; then the spool,
 /// whose facts are stored before anything reads the ledger.
 async fn open_store(
     config: &Config,
     flags: &RunFlags,
     clock: &Clock,
+    standing: &Standing,
 ) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
-    let opened = tenure::open(&config.database).await?;
+    let opened = tenure::open(&config.database, standing).await?;
     let waits = flags.purpose == Purpose::Collect;
-    let mut lease = tenure::acquire(&opened, flags.command, waits, clock).await?;
-    let (store, mut waiting) = (opened.store, tenure::Waiting::begin());
+    let mut lease = tenure::acquire(&opened, flags.command, waits, clock, standing).await?;
+    let (store, mut waiting) = (opened.store, tenure::Waiting::begin(standing));
     let prepared = loop {
         let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
         let prepared = store.run(move |store| Ok((prepare(store, &config, accepts, &lease, now), lease)));
@@ -490,10 +739,12 @@ async fn learn(
     config: &Config,
     login: &Login,
     rest: &RestClient,
-    session: &Addr<SessionActor>,
+    session: &SessionLines,
+    standing: &Standing,
 ) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), Failure> {
     let mut backoff = Backoff::new(START_RETRY_FIRST, 2.0, START_RETRY_LAST);
     loop {
+        standing.starts("logging in", LEARNT_WITHIN);
         match learn_once(config, login, rest, session).await {
             Ok(learnt) => return Ok(learnt),
             Err(error @ IgError::CredentialsRefused(_)) => {
@@ -503,6 +754,7 @@ async fn learn(
             Err(error) => {
                 let pause = backoff.next_delay(fastrand::f64());
                 log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "cannot start yet");
+                standing.waits(format_args!("waiting for IG: {error}"), pause);
                 actix_rt::time::sleep(pause).await;
             }
         }
@@ -513,9 +765,10 @@ async fn learn_once(
     config: &Config,
     login: &Login,
     rest: &RestClient,
-    session: &Addr<SessionActor>,
+    session: &SessionLines,
 ) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), IgError> {
     let tokens = session
+        .tokens
         .send(GetTokens { validate: false })
         .await
         .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;
@@ -579,16 +832,9 @@ async fn watch(
             resume.retain(|pair, _| {
                 before.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
             });
-            // That nothing came at last in hours in dispute waited for a proof that died with its process.
-            let mut facts = Vec::new();
-            for (pair, end) in &resume {
-                let last = store.coverage(*pair, Timeframe::M5, end.plus(-IN_DISPUTE_MAX_S)..*end)?.pop();
-                if let Some(Run { span, reason: Reason::PossiblyOpen, .. }) = last {
-                    let (pair, timeframe, state) = (*pair, Timeframe::M5, State::Missing);
-                    facts.push(Fact::Marked(Mark { pair, timeframe, span, state, reason: Reason::Offline }));
-                }
-            }
-            store.commit(&[Arc::new(FactBatch { evidence: "restart".into(), facts })], now)?;
+            let ends: Vec<(Pair, Timestamp)> = resume.iter().map(|(pair, end)| (*pair, *end)).collect();
+            let facts = unproven(store, &ends)?;
+            store.commit(&[Arc::new(FactBatch { evidence: RESTART.into(), facts })], now)?;
             Ok(resume)
         })
         .await?;
@@ -596,6 +842,20 @@ async fn watch(
     Ok(started
         .map(|(pair, calendar)| FeedStart { pair, resume: resume.get(&pair).copied(), calendar })
         .collect())
+}
+
+/// That nothing came at last in hours in dispute waits for a proof, which dies with who waited: of each
+/// pair that is accounted for up to here it is missing then.
+fn unproven(store: &mut Store, ends: &[(Pair, Timestamp)]) -> Result<Vec<Fact>, StoreError> {
+    let mut facts = Vec::new();
+    for (pair, end) in ends {
+        let last = store.coverage(*pair, Timeframe::M5, end.plus(-IN_DISPUTE_MAX_S)..*end)?.pop();
+        if let Some(Run { span, reason: Reason::PossiblyOpen, .. }) = last {
+            let (pair, timeframe, state) = (*pair, Timeframe::M5, State::Missing);
+            facts.push(Fact::Marked(Mark { pair, timeframe, span, state, reason: Reason::Offline }));
+        }
+    }
+    Ok(facts)
 }
 
 /// What this account's guessed closes have earned. A record from before it was kept by account goes
@@ -620,8 +880,8 @@ async fn read_matched(store: &StoreHandle, record: &RecordKeys) -> Result<u32, F
 }
 
 /// What earlier processes left for the stream.
-async fn recall(config: &Config, store: &StoreHandle) -> Result<Memory, Failure> {
-    let wanted = config.stream.tlcp_version.clone();
+async fn recall(tlcp_version: &str, store: &StoreHandle) -> Result<Memory, Failure> {
+    let wanted = tlcp_version.to_owned();
     let memory = store
         .run(move |store| {
             let mut setting = |key| Ok::<_, StoreError>(store.setting(key)?.unwrap_or_default());

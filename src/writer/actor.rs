@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -21,7 +21,11 @@ use crate::failpoint;
 use crate::messages::StoreFacts;
 use crate::stats::Stats;
 use crate::store::{CommitReport, StoreError, StoreHandle};
-use crate::supervisor::{Alarm, Lifeline};
+use crate::supervisor::{Lifeline, watched_over};
+
+/// Whoever asked the database's thread, or the journal's, has an answer within this time, be it that there is
+/// none: a flush that is not answered goes to the journal long before.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 
 type Waiting = oneshot::Sender<Result<(), Arc<StoreError>>>;
 
@@ -44,9 +48,8 @@ pub struct WriterActor {
     overflow: VecDeque<(Arc<FactBatch>, Waiting)>,
     /// When it is to look again by itself, unless something happens earlier.
     timer: Option<(Instant, SpawnHandle)>,
-    alarm: Alarm,
     stats: Arc<Stats>,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 /// Why the process cannot go on.
@@ -56,16 +59,15 @@ enum Fatal {
 }
 
 impl WriterActor {
-    /// A writer around its core. The journal, which is empty, is there if the core believes so.
+    /// A writer around its core, which knows of the journal what there is to know.
     pub fn new(
         core: Modes,
         store: StoreHandle,
         journal: Option<JournalHandle>,
         clock: Clock,
-        alarm: Alarm,
         stats: Arc<Stats>,
+        lifeline: Lifeline,
     ) -> WriterActor {
-        let lifeline = alarm.lifeline("writer");
         WriterActor {
             core,
             store,
@@ -74,9 +76,8 @@ impl WriterActor {
             waiting: VecDeque::new(),
             overflow: VecDeque::new(),
             timer: None,
-            alarm,
             stats,
-            _lifeline: lifeline,
+            lifeline,
         }
     }
 
@@ -90,6 +91,11 @@ impl WriterActor {
                 Some(step) => self.take(step, ctx),
                 None => break,
             }
+        }
+        if self.core.is_busy() {
+            self.lifeline.pulse().begin(ANSWERED_WITHIN);
+        } else {
+            self.lifeline.pulse().rest();
         }
         self.arm_timer(ctx);
     }
@@ -171,6 +177,7 @@ impl WriterActor {
             Err(fatal) => return self.end(fatal),
         };
         tell(&mut self.core, outcome, self.clock.monotonic());
+        failpoint::in_room("writer.flushed", ctx);
         self.settle(ctx);
     }
 
@@ -182,6 +189,7 @@ impl WriterActor {
         for waiting in self.waiting.drain(..durable) {
             let _ = waiting.send(Ok(()));
         }
+        self.lifeline.pulse().step(ANSWERED_WITHIN);
         self.drive(ctx);
     }
 
@@ -191,11 +199,11 @@ impl WriterActor {
         let error = match fatal {
             Fatal::Store(error) => error,
             Fatal::Journal(error) => {
-                self.alarm.exit(Exit::Failed, error.to_string());
+                self.lifeline.alarm().exit(Exit::Failed, error.to_string());
                 StoreError::Closed
             }
         };
-        self.alarm.exit(Exit::Failed, error.to_string());
+        self.lifeline.alarm().exit(Exit::Failed, error.to_string());
         let error = Arc::new(error);
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Err(error.clone()));
@@ -254,12 +262,21 @@ async fn drain(
 
 impl Actor for WriterActor {
     type Context = Context<Self>;
+
+    /// What a writer before this one has left in the journal waits for nobody's findings.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.stats.facts_spooled.set(self.core.spooled());
+        self.drive(ctx);
+    }
 }
+
+watched_over!(WriterActor);
 
 impl Handler<StoreFacts> for WriterActor {
     type Result = ResponseFuture<Result<(), Arc<StoreError>>>;
 
     fn handle(&mut self, StoreFacts(facts): StoreFacts, ctx: &mut Self::Context) -> Self::Result {
+        failpoint::in_room("writer.facts", ctx);
         let (answer, waiting) = oneshot::channel();
         self.overflow.push_back((facts, answer));
         self.refill();

@@ -126,6 +126,16 @@ impl Modes {
         }
     }
 
+    /// The same where a writer before this one has left so many facts in the journal; none, but not
+    /// emptied, is possible too. The database counts as away until they are stored.
+    pub fn after(mut self, spooled: u64, is_journal_empty: bool, now: Instant) -> Modes {
+        (self.spooled, self.is_journal_empty) = (spooled, is_journal_empty);
+        if !is_journal_empty {
+            self.away = Some(Away { since: now, kept: spooled, told_of_journal: false });
+        }
+        self
+    }
+
     /// Takes findings in.
     ///
     /// # Errors
@@ -244,6 +254,12 @@ impl Modes {
     /// What people are to know, in order.
     pub fn take_news(&mut self) -> Option<News> {
         self.news.pop_front()
+    }
+
+    /// Whether anything waits to become durable, or is on its way.
+    pub fn is_busy(&self) -> bool {
+        let in_database = matches!(self.database, Database::Flushing { .. } | Database::Draining);
+        in_database || self.journal == Journal::Busy || !self.held.is_empty() || !self.batch.is_empty()
     }
 
     /// Facts that are in the journal and not in the database.

@@ -29,7 +29,7 @@ use candlekeep::failpoint;
 use candlekeep::messages::StoreFacts;
 use candlekeep::stats::Stats;
 use candlekeep::store::{BarQuery, DatabaseUrl, RevisionKind, Standby, Store, StoreError, StoreHandle};
-use candlekeep::supervisor::Alarm;
+use candlekeep::supervisor::{Alarm, Lifeline, Room};
 use candlekeep::writer::actor::WriterActor;
 use candlekeep::writer::batch::Batch;
 use candlekeep::writer::journal::{self, JournalHandle};
@@ -196,7 +196,8 @@ fn child_that_writes_until_killed() {
         let (alarm, _alerts) = Alarm::new();
         let modes = Modes::new(Batch::new(Duration::ZERO), true, pace.flush_patience);
         let stats = Arc::new(Stats::default());
-        let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), alarm, stats).start();
+        let lifeline = Lifeline::alone(Room::Writer, &alarm);
+        let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), stats, lifeline).start();
         let mut waiting = FuturesOrdered::new();
         for number in first..first + pace.messages {
             let answer = writer.send(StoreFacts(message(number)));

@@ -40,6 +40,7 @@ mod readers;
 mod recorded_bars;
 #[cfg(test)]
 mod replay;
+mod rooms;
 mod rows;
 #[cfg(test)]
 mod servers;

@@ -196,6 +196,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         retry_credentials: order.retry_credentials,
         accept_feed_change: order.accept_feed_change,
         purpose: Purpose::Backfill { scope: order.scope.clone(), watches },
+        patience: None,
     };
     let started = House::start(&config, flags, Recorder::default(), &mut stop).await?;
     let Some(mut house) = started else {

@@ -133,6 +133,7 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         retry_credentials: false,
         accept_feed_change: false,
         purpose: Purpose::Collect,
+        patience: None,
     };
     let Some(mut house) = House::start(config, flags, Recorder::default(), std::future::pending()).await?
     else {

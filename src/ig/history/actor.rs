@@ -20,27 +20,31 @@ use super::zone::{self, Zone};
 use crate::clock::{Clock, EventClock};
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{Calendar, FeedIx, Fetched, FetchedBar, Price, Timeframe, Timestamp};
+use crate::failpoint;
 use crate::healer::holes::Kind;
 use crate::healer::plan::Request;
 use crate::ig::error::{IgError, RATE_LIMIT_PAUSE};
 use crate::ig::markets::{self, Confirmed, Instrument};
 use crate::ig::models::Prices;
 use crate::ig::rest::RestClient;
-use crate::ig::session::actor::SessionActor;
 use crate::ig::session::tokens::Tokens;
-use crate::messages::{FetchBars, GetTokens, HistoryError, LearnTime, TokensRefused};
+use crate::messages::{FetchBars, GetTokens, HistoryError, LearnTime, SessionLines, TokensRefused};
 use crate::store::{AllowanceKey, AllowanceSeen, SpendId, SpendOn, StoreError, StoreHandle};
-use crate::supervisor::Lifeline;
+use crate::supervisor::{Lifeline, Pulse, watched_over};
 
 /// How long one range that was read as meant speaks for others of its pair: no change of daylight saving, and
 /// no other account, comes unseen so fast.
 const RANGES_HOLD_FOR: Duration = Duration::from_secs(600);
 /// Bars of a range up to which the offset of its week is guessed where it is not known.
 const OFFSET_GUESSED_FOR_MAX: u32 = 12;
+/// From one request to the next: its turn at the slowest pace, tokens that may have to be got by a login, and
+/// IG's answer.
+const STEP_WITHIN: Duration = Duration::from_secs(1_500);
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
 
 /// What the history needs to know.
+#[derive(Clone)]
 pub struct HistorySettings {
     /// Instruments by [`FeedIx`].
     pub instruments: Vec<Instrument>,
@@ -62,11 +66,12 @@ pub struct HistoryActor {
 
 struct History {
     rest: RestClient,
-    session: Addr<SessionActor>,
+    session: SessionLines,
     store: StoreHandle,
     clock: Clock,
     event_clock: EventClock,
     settings: HistorySettings,
+    pulse: Pulse,
     state: Mutex<State>,
 }
 
@@ -89,7 +94,7 @@ impl HistoryActor {
     /// An actor that has asked nothing yet.
     pub fn new(
         rest: RestClient,
-        session: Addr<SessionActor>,
+        session: SessionLines,
         store: StoreHandle,
         (clock, event_clock): (Clock, EventClock),
         settings: HistorySettings,
@@ -105,7 +110,8 @@ impl HistoryActor {
             offsets: Offsets::default(),
             scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
         });
-        let history = History { rest, session, store, clock, event_clock, settings, state };
+        let pulse = lifeline.pulse().clone();
+        let history = History { rest, session, store, clock, event_clock, settings, pulse, state };
         HistoryActor { history: Rc::new(history), _lifeline: lifeline }
     }
 }
@@ -114,25 +120,36 @@ impl Actor for HistoryActor {
     type Context = Context<Self>;
 }
 
+watched_over!(HistoryActor);
+
 impl Handler<FetchBars> for HistoryActor {
-    type Result = ResponseFuture<Result<Fetched, HistoryError>>;
+    // Ends with the actor, so that a successor never asks beside it.
+    type Result = ResponseActFuture<Self, Result<Fetched, HistoryError>>;
 
     fn handle(&mut self, fetch: FetchBars, _: &mut Self::Context) -> Self::Result {
         let history = self.history.clone();
-        Box::pin(async move { history.fetch(&fetch).await })
+        Box::pin(async move { history.at_work(history.fetch(&fetch)).await }.into_actor(self))
     }
 }
 
 impl Handler<LearnTime> for HistoryActor {
-    type Result = ResponseFuture<Result<(), HistoryError>>;
+    type Result = ResponseActFuture<Self, Result<(), HistoryError>>;
 
     fn handle(&mut self, _: LearnTime, _: &mut Self::Context) -> Self::Result {
         let history = self.history.clone();
-        Box::pin(async move { history.learn_time().await })
+        Box::pin(async move { history.at_work(history.learn_time()).await }.into_actor(self))
     }
 }
 
 impl History {
+    /// Does this, as the work that a step is expected of.
+    async fn at_work<T>(&self, work: impl Future<Output = T>) -> T {
+        self.pulse.begin(STEP_WITHIN);
+        let done = work.await;
+        self.pulse.rest();
+        done
+    }
+
     /// Spends a point on the last bar of the first pair, to see what time it is in the market.
     async fn learn_time(&self) -> Result<(), HistoryError> {
         if self.event_clock.now().is_some() {
@@ -163,6 +180,7 @@ impl History {
         let mut state = self.state.lock().await;
         // What is complete by then is what counts, so the turn comes first.
         self.turn(&mut state).await;
+        failpoint::in_task("history.fetch").await;
         let Request { timeframe, .. } = fetch.request;
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
         let complete_to = timeframe.bucket(now);
@@ -392,6 +410,7 @@ impl History {
         }
         self.turn(state).await;
         state.has_turn = false;
+        self.pulse.step(STEP_WITHIN);
 
         let on = SpendOn {
             pair: instrument.pair,
@@ -422,11 +441,11 @@ impl History {
                 // Complained of twice in a row, they are dead whatever a cheap test of them says.
                 let generation = tokens.generation;
                 let certain = state.complained_of.replace(generation) == Some(generation);
-                self.session.do_send(TokensRefused { generation, certain });
+                self.session.refused.hint(TokensRefused { generation, certain });
             }
             // For good, says IG: the login decides that, and ends the process.
             (Err(IgError::CredentialsRefused(_)), Ok(tokens)) => {
-                self.session.do_send(TokensRefused { generation: tokens.generation, certain: true });
+                self.session.refused.hint(TokensRefused { generation: tokens.generation, certain: true });
             }
             (Err(IgError::RateLimited(_)), _) => {
                 state.pace.refused(self.clock.monotonic(), RATE_LIMIT_PAUSE);
@@ -487,7 +506,7 @@ impl History {
         actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
         let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await;
         if let Err(IgError::Unauthorized(_)) = &told {
-            self.session.do_send(TokensRefused { generation: tokens.generation, certain: false });
+            self.session.refused.hint(TokensRefused { generation: tokens.generation, certain: false });
         }
         let told = told?;
         let Some(Some(Confirmed { scale, .. })) = told.first() else {
@@ -513,6 +532,7 @@ impl History {
         let count = total(&pages[0]).min(PAGES_MAX);
         for number in 2..=count {
             actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
+            self.pulse.step(STEP_WITHIN);
             let query = format!("{query}&pageNumber={number}");
             let page = async { self.rest.prices(&*self.tokens().await?, &instrument.epic, &query).await };
             // The pages before were charged, so this is no refusal that cost nothing.
@@ -569,7 +589,7 @@ impl History {
     }
 
     async fn tokens(&self) -> Result<Arc<Tokens>, IgError> {
-        match self.session.send(GetTokens { validate: false }).await {
+        match self.session.tokens.send(GetTokens { validate: false }).await {
             Ok(result) => result,
             Err(_) => Err(IgError::Retryable("the session room is being rebuilt".to_owned())),
         }

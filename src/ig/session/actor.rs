@@ -3,7 +3,7 @@
 //! Everyone asks it for tokens; it logs in when there are none, switches to the wanted account,
 //! refreshes what expires, and ends the session at the end. Requests are served one after the
 //! other, so a storm of complaints about dead tokens leads to one login. A restart of this actor
-//! loses the tokens and costs one login, whose spacing is kept in the database.
+//! loses nothing: the tokens lie on a [`Desk`] outside, and are tested before they are used again.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,20 +19,25 @@ use crate::clock::Clock;
 use crate::config::Login;
 use crate::domain::Timestamp;
 use crate::exit::Exit;
+use crate::failpoint;
 use crate::ig::error::IgError;
 use crate::ig::models::OauthToken;
 use crate::ig::rest::RestClient;
 use crate::messages::{GetTokens, LogOut, TokensRefused};
 use crate::secret::Secret;
 use crate::store::StoreHandle;
-use crate::supervisor::{Alarm, Lifeline};
+use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 
+/// A login takes so long at most, beside the distance that it keeps from the last: a few calls to IG, each
+/// with its own limit.
+const LOGGED_IN_WITHIN: Duration = Duration::from_secs(240);
 /// How long a logout waits for a login or a test of tokens that is under way.
 const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
 const SETTING_LAST_LOGIN: &str = "session.last_login";
 const SETTING_REFUSED: &str = "session.refused_fingerprint";
 
 /// What the session needs to know.
+#[derive(Clone)]
 pub struct SessionSettings {
     /// API key, user name and password.
     pub credentials: Login,
@@ -60,9 +65,24 @@ struct Session {
     clock: Clock,
     settings: SessionSettings,
     alarm: Alarm,
+    pulse: Pulse,
     /// Refused credentials may be tried once more.
     retry_refused: Cell<bool>,
-    state: Mutex<State>,
+    state: Desk,
+}
+
+/// The tokens, which outlive the actor: one that is built anew tests them, which costs no login. Clones
+/// are one, and whoever speaks to IG holds it, so that two actors never log in side by side.
+#[derive(Clone, Default)]
+pub struct Desk(Rc<Mutex<State>>);
+
+impl Desk {
+    /// Has the tokens tested before they are used again. Where somebody holds them they are in use.
+    fn mistrust(&self) {
+        if let Ok(mut state) = self.0.try_lock() {
+            state.suspect = state.tokens.is_some();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -80,15 +100,14 @@ impl SessionActor {
         store: StoreHandle,
         clock: Clock,
         settings: SessionSettings,
-        alarm: Alarm,
+        state: Desk,
+        lifeline: Lifeline,
     ) -> SessionActor {
-        let lifeline = alarm.lifeline("session");
         let retry_refused = Cell::new(settings.retry_refused);
-        let state = Mutex::new(State::default());
-        SessionActor {
-            session: Rc::new(Session { rest, store, clock, settings, alarm, retry_refused, state }),
-            _lifeline: lifeline,
-        }
+        let (alarm, pulse) = (lifeline.alarm().clone(), lifeline.pulse().clone());
+        state.mistrust();
+        let session = Session { rest, store, clock, settings, alarm, pulse, retry_refused, state };
+        SessionActor { session: Rc::new(session), _lifeline: lifeline }
     }
 }
 
@@ -105,29 +124,33 @@ impl Actor for SessionActor {
     }
 }
 
+watched_over!(SessionActor);
+
 impl Handler<GetTokens> for SessionActor {
-    type Result = ResponseFuture<Result<Arc<Tokens>, IgError>>;
+    // Ends with the actor, so that nobody who hangs holds the desk for ever.
+    type Result = ResponseActFuture<Self, Result<Arc<Tokens>, IgError>>;
 
     fn handle(&mut self, GetTokens { validate }: GetTokens, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
-        Box::pin(async move { session.tokens(validate).await })
+        Box::pin(async move { session.tokens(validate).await }.into_actor(self))
     }
 }
 
 impl Handler<TokensRefused> for SessionActor {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, refused: TokensRefused, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
-        Box::pin(async move {
-            let mut state = session.state.lock().await;
+        let noting = async move {
+            let mut state = session.state.0.lock().await;
             if state.generation == refused.generation {
                 state.suspect = true;
                 if refused.certain {
                     state.tokens = None;
                 }
             }
-        })
+        };
+        Box::pin(noting.into_actor(self))
     }
 }
 
@@ -138,7 +161,7 @@ impl Handler<LogOut> for SessionActor {
         let session = self.session.clone();
         Box::pin(async move {
             // A login under way, which may be waiting for its turn, has no session to end yet.
-            let state = tokio::time::timeout(LOG_OUT_WAIT, session.state.lock()).await;
+            let state = tokio::time::timeout(LOG_OUT_WAIT, session.state.0.lock()).await;
             let tokens = state.ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
@@ -153,9 +176,17 @@ impl Handler<LogOut> for SessionActor {
 impl Session {
     /// Tokens that work, as far as is known without asking or, with `validate`, by asking.
     async fn tokens(&self, validate: bool) -> Result<Arc<Tokens>, IgError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state.0.lock().await;
+        self.pulse.step(LOGGED_IN_WITHIN + self.settings.login_spacing);
+        failpoint::in_task("session.tokens").await;
+        let tokens = self.tokens_of(&mut state, validate).await;
+        self.pulse.rest();
+        tokens
+    }
+
+    async fn tokens_of(&self, state: &mut State, validate: bool) -> Result<Arc<Tokens>, IgError> {
         if let Some(tokens) = state.tokens.clone() {
-            match self.still_good(&mut state, tokens, validate).await {
+            match self.still_good(state, tokens, validate).await {
                 Ok(tokens) => return Ok(tokens),
                 // Whether the credentials themselves are refused is for a login to say, which knows
                 // what follows then.
@@ -227,7 +258,7 @@ impl Session {
 
     /// Keeps a version 3 session alive while nobody asks for tokens.
     async fn keep_fresh(&self) {
-        let mut state = self.state.lock().await;
+        let mut state = self.state.0.lock().await;
         let Some(tokens) = state.tokens.clone() else { return };
         match self.refresh(&mut state, &tokens).await {
             Ok(_) => {}
@@ -425,7 +456,7 @@ mod tests {
     use super::*;
     use crate::ig::rest::{fake, http_client};
     use crate::store::{DatabaseUrl, Store};
-    use crate::supervisor::Alert;
+    use crate::supervisor::{Alert, Room};
 
     const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
     const SESSION: &str = r#"{"accountId":"ABC12"}"#;
@@ -451,7 +482,9 @@ mod tests {
         };
         let (alarm, mut alerts) = Alarm::new();
         let rest = RestClient::new(http_client(), &base, secret());
-        let session = SessionActor::new(rest, store, Clock::system(), settings, alarm).session.clone();
+        let lifeline = Lifeline::alone(Room::Session, &alarm);
+        let actor = SessionActor::new(rest, store, Clock::system(), settings, Desk::default(), lifeline);
+        let session = actor.session.clone();
         assert_eq!(session.tokens(true).await.unwrap().generation, 1);
         let told = session.tokens(true).await.map(|tokens| tokens.generation);
         if told.is_err() {

@@ -29,11 +29,10 @@ use crate::domain::{Calendar, FeedIx, StreamEvent};
 use crate::exit::Exit;
 use crate::ig::markets::Instrument;
 use crate::ig::rest::RestClient;
-use crate::ig::session::actor::SessionActor;
-use crate::messages::StreamTold;
+use crate::messages::{SessionLines, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
-use crate::supervisor::{Alarm, Lifeline};
+use crate::supervisor::{Lifeline, Line, watched_over};
 use crate::tlcp::reconnect::{Attempt, Plan, Reconnect};
 use crate::tlcp::{Event, TlcpSession, Verdict, Version};
 use crate::transcript::Recorder;
@@ -53,6 +52,7 @@ pub const SETTING_SILENT_EXITS: &str = "stream.silent_exits";
 pub const SETTING_VERSION: &str = "stream.version_worked";
 
 /// What the stream needs to know.
+#[derive(Clone)]
 pub struct StreamSettings {
     /// Asked at which price a feed trades whose scale is in doubt.
     pub rest: RestClient,
@@ -87,12 +87,11 @@ pub struct Memory {
 pub struct StreamActor {
     client: awc::Client,
     rest: RestClient,
-    session: Addr<SessionActor>,
-    aggregator: Recipient<StreamTold>,
+    session: SessionLines,
+    aggregator: Line<StreamTold>,
     store: StoreHandle,
     clock: Clock,
     event_clock: EventClock,
-    alarm: Alarm,
     stats: Arc<Stats>,
     version_wanted: Version,
     options: config::Stream,
@@ -118,7 +117,7 @@ pub struct StreamActor {
     untaken: u32,
     untaken_since: Instant,
     stopping: bool,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 /// Asks the actor to close the stream for good.
@@ -131,13 +130,13 @@ impl StreamActor {
     #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
         client: awc::Client,
-        session: Addr<SessionActor>,
-        aggregator: Recipient<StreamTold>,
+        session: SessionLines,
+        aggregator: Line<StreamTold>,
         store: StoreHandle,
         (clock, event_clock): (Clock, EventClock),
         settings: StreamSettings,
-        alarm: Alarm,
         stats: Arc<Stats>,
+        lifeline: Lifeline,
     ) -> StreamActor {
         let StreamSettings { rest, instruments, version, calendars, clock_kind, options, memory, recorder } =
             settings;
@@ -178,8 +177,7 @@ impl StreamActor {
             untaken: 0,
             untaken_since: now,
             stopping: false,
-            _lifeline: alarm.lifeline("stream"),
-            alarm,
+            lifeline,
         }
     }
 
@@ -244,7 +242,7 @@ impl StreamActor {
                 self.subscribe_later(feed, pause, ctx);
             }
             FollowUp::ClocksApart { stream, system } => {
-                self.alarm.exit(
+                self.lifeline.alarm().exit(
                     Exit::Configuration,
                     format!(
                         "the stream's clock says {stream} and the system's {system}: set the system's clock, or \
@@ -292,6 +290,8 @@ impl Actor for StreamActor {
     }
 }
 
+watched_over!(StreamActor);
+
 impl Handler<StopStreaming> for StreamActor {
     type Result = ();
 
@@ -305,5 +305,6 @@ impl Handler<StopStreaming> for StreamActor {
             link.session.destroy();
         }
         self.pump(ctx);
+        self.lifeline.pulse().rest();
     }
 }

@@ -24,6 +24,12 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The phase of this number, as in [`Stats::stream_phase`](crate::stats::Stats::stream_phase).
+    pub fn numbered(number: u64) -> Phase {
+        let all = [Phase::Connecting, Phase::Streaming, Phase::Interrupted, Phase::Stopped];
+        all.into_iter().find(|phase| *phase as u64 == number).unwrap_or_default()
+    }
+
     /// In words.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::file::{Journal, JournalError};
+use crate::busy::Busy;
 
 /// Pieces of work that wait at most. The writer has one append and one reading under way.
 const QUEUED_MAX: usize = 4;
@@ -18,6 +19,7 @@ type Work = Box<dyn FnOnce(&mut Journal) + Send>;
 #[derive(Clone)]
 pub struct JournalHandle {
     queue: mpsc::Sender<Work>,
+    busy: Busy,
 }
 
 impl JournalHandle {
@@ -27,12 +29,19 @@ impl JournalHandle {
     /// Where the system gives no thread.
     pub fn spawn(name: &str, mut journal: Journal) -> io::Result<(JournalHandle, JoinHandle<()>)> {
         let (queue, mut waiting) = mpsc::channel::<Work>(QUEUED_MAX);
+        let busy = Busy::default();
+        let at_work = busy.clone();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Some(work) = waiting.blocking_recv() {
-                work(&mut journal);
+                at_work.during(|| work(&mut journal));
             }
         })?;
-        Ok((JournalHandle { queue }, thread))
+        Ok((JournalHandle { queue, busy }, thread))
+    }
+
+    /// Whether the thread is at work.
+    pub fn busy(&self) -> &Busy {
+        &self.busy
     }
 
     /// Has `work` done and answers what it answers.

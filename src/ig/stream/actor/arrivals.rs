@@ -9,6 +9,7 @@ use awc::ws::Frame;
 use super::StreamActor;
 use super::connections::{Connecting, Link};
 use crate::domain::StreamEvent;
+use crate::failpoint;
 use crate::ig::error::cut;
 use crate::ig::stream::frames::Framed;
 use crate::ig::stream::socket::{Arrived, Piece};
@@ -23,6 +24,7 @@ impl Handler<Arrived> for StreamActor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
+        failpoint::in_room("stream.arrived", ctx);
         let mut told = Vec::new();
         if arrived.socket == self.socket {
             for piece in arrived.pieces {
@@ -45,7 +47,7 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
-        // A dead aggregator takes the process down; nothing to do about that here.
+        // A dead aggregator takes this room along; nothing to do about that here.
         Box::pin(sending.into_actor(self).map(|_, act, _| {
             act.excuse_unread();
             act.untaken -= 1;

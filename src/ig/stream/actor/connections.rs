@@ -1,7 +1,7 @@
 //! A session and its connections: brings the one that it wants, sends what it wants sent.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -12,6 +12,9 @@ use crate::ig::stream::frames::Frames;
 use crate::ig::stream::socket::{self, Arrived, Connection};
 use crate::tlcp::{Lost, Post, TlcpSession, Transmit, Transport, Version, address};
 use crate::transcript::{Recorder, SocketKind};
+
+/// A session's timer goes off, or its connection is made or given up, within this time of when that is due.
+const STEP_WITHIN: Duration = Duration::from_secs(180);
 
 /// A session, and what carries it at present.
 pub(super) struct Link {
@@ -127,6 +130,17 @@ impl StreamActor {
             self.bring_connection(ctx);
         }
         self.arm_timer(ctx);
+        self.expect_step();
+    }
+
+    /// Something happens before the session's timer goes off, or then; where it has none, a connection is
+    /// to be made.
+    fn expect_step(&self) {
+        let Some(link) = &self.link else { return };
+        let now = self.clock.monotonic();
+        let wanted = link.session.wanted().map(|wanted| wanted.not_before.unwrap_or(now));
+        let due = link.session.next_timeout().into_iter().chain(wanted).max().unwrap_or(now);
+        self.lifeline.pulse().step(due.saturating_duration_since(now) + STEP_WITHIN);
     }
 
     fn arm_timer(&mut self, ctx: &mut Context<Self>) {

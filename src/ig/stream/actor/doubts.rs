@@ -35,6 +35,7 @@ impl StreamActor {
             let (session, rest) = (act.session.clone(), act.rest.clone());
             let asking = async move {
                 let tokens = session
+                    .tokens
                     .send(GetTokens { validate: false })
                     .await
                     .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;

@@ -38,6 +38,7 @@ impl StreamActor {
     /// Keeps how the stream stands, if it has changed.
     pub(super) fn keep_state(&mut self) {
         let state = &mut self.known.state;
+        self.stats.stream_phase.set(state.phase as u64);
         if *state == self.kept_state {
             return;
         }
@@ -71,14 +72,14 @@ mod tests {
     use crate::domain::{Calendar, FeedIx, Timestamp};
     use crate::ig::markets::Instrument;
     use crate::ig::rest::{RestClient, http_client};
-    use crate::ig::session::actor::{SessionActor, SessionSettings};
+    use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
     use crate::ig::stream::translate::{Carried, Translation};
-    use crate::messages::StreamTold;
+    use crate::messages::{SessionLines, StreamTold};
     use crate::secret::Secret;
     use crate::stats::Stats;
     use crate::store::{DatabaseUrl, StoreHandle};
-    use crate::supervisor::{Alarm, Alert};
+    use crate::supervisor::{Alarm, Alert, Lifeline, Line, Room};
     use crate::tlcp::{Change, EndCause, Event, Lost, Transport, Version};
     use crate::transcript::Recorder;
 
@@ -126,8 +127,11 @@ mod tests {
                 login_spacing,
                 retry_refused: false,
             };
+            let lifeline = Lifeline::alone(Room::Session, &alarm);
+            let desk = Desk::default();
             let session =
-                SessionActor::new(rest.clone(), store.clone(), clock.clone(), settings, alarm.clone());
+                SessionActor::new(rest.clone(), store.clone(), clock.clone(), settings, desk, lifeline)
+                    .start();
             let instrument = |pair: &str| Instrument {
                 pair: pair.parse().unwrap(),
                 epic: format!("CS.D.{pair}.CFD.IP").parse().unwrap(),
@@ -162,13 +166,16 @@ mod tests {
             };
             let stream = StreamActor::new(
                 http_client(),
-                session.start(),
-                Deaf.start().recipient(),
+                SessionLines {
+                    tokens: Line::to(session.clone().recipient()),
+                    refused: Line::to(session.recipient()),
+                },
+                Line::to(Deaf.start().recipient()),
                 store.clone(),
                 (clock.clone(), EventClock::new(ClockKind::System, clock.clone())),
                 settings,
-                alarm,
                 Arc::new(Stats::default()),
+                Lifeline::alone(Room::Stream, &alarm),
             );
             (Stage { clock, store, alerts, _dir: dir }, stream)
         }

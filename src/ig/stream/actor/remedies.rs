@@ -62,7 +62,7 @@ impl StreamActor {
             Remedy::NewLogin => {
                 if let Some(link) = &self.link {
                     let generation = link.tokens.generation;
-                    self.session.do_send(TokensRefused { generation, certain: true });
+                    self.session.refused.hint(TokensRefused { generation, certain: true });
                 }
                 self.renew_session(silent, ctx);
             }
@@ -72,7 +72,7 @@ impl StreamActor {
 
     /// Ends the process once it is written down that it ended so. `fruitless`: those before it.
     pub(super) fn exit_in_silence(&self, fruitless: u32) {
-        let (alarm, exits) = (self.alarm.clone(), (fruitless + 1).to_string());
+        let (alarm, exits) = (self.lifeline.alarm().clone(), (fruitless + 1).to_string());
         self.keep_open_breaks();
         let saving = self.store.run(move |store| store.set_setting(SETTING_SILENT_EXITS, &exits));
         actix_rt::spawn(async move {

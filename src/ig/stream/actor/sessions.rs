@@ -8,6 +8,7 @@ use actix::prelude::*;
 use super::connections::{Connecting, Link};
 use super::{FIRST_RETRY_MAX, StreamActor};
 use crate::domain::{FeedIx, Reason, StreamEvent};
+use crate::failpoint;
 use crate::ig::error::IgError;
 use crate::ig::session::tokens::Tokens;
 use crate::ig::stream::frames::Frames;
@@ -16,10 +17,15 @@ use crate::messages::{GetTokens, TokensRefused};
 use crate::tlcp::reconnect::Attempt;
 use crate::tlcp::{EndCause, Options, TlcpSession, code};
 
+/// Tokens come within this time, or the news that there are none: a login may have to keep its distance, and
+/// others may wait before us.
+const TOKENS_WITHIN: Duration = Duration::from_secs(1_200);
+
 impl StreamActor {
     /// Makes a new session when its time has come.
     pub(super) fn attempt(&mut self, attempt: Attempt, ctx: &mut Context<Self>) {
         let pause = attempt.at.saturating_duration_since(self.clock.monotonic());
+        self.lifeline.pulse().step(pause + TOKENS_WITHIN);
         ctx.run_later(pause, move |act, ctx| act.begin(attempt, ctx));
     }
 
@@ -28,7 +34,8 @@ impl StreamActor {
         if self.stopping {
             return;
         }
-        let asking = self.session.send(GetTokens { validate: true });
+        failpoint::in_room("stream.begin", ctx);
+        let asking = self.session.tokens.send(GetTokens { validate: true });
         ctx.spawn(asking.into_actor(self).map(move |answer, act, ctx| {
             if act.stopping || act.link.is_some() {
                 return;
@@ -37,6 +44,7 @@ impl StreamActor {
                 Ok(tokens) => act.begin_with(tokens, attempt, ctx),
                 // Also where the session has asked for the process to end: it ends anyway.
                 Err(error) => {
+                    act.stats.stream_attempts_failed.add(1);
                     let next = act.reconnect.after_no_tokens(act.clock.monotonic());
                     log::warn!(error:% = error, pause_ms = act.pause_ms(next); "no tokens for the stream");
                     act.attempt(next, ctx);
@@ -119,6 +127,7 @@ impl StreamActor {
         if self.stopping {
             return;
         }
+        self.stats.stream_attempts_failed.add(u64::from(!link.works));
         self.known.state.enter(Phase::Connecting, Some(cause.to_string()));
         self.probe_end(cause, &link);
         let transport = link.session.transport();
@@ -131,7 +140,7 @@ impl StreamActor {
             self.known.state.refused.insert(pair.to_string(), format!("left out for a while: {cause}"));
         }
         if consequences.login {
-            self.session.do_send(TokensRefused { generation: link.tokens.generation, certain: true });
+            self.session.refused.hint(TokensRefused { generation: link.tokens.generation, certain: true });
         }
         let pause_ms = self.pause_ms(next);
         if consequences.alarm {

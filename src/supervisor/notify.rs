@@ -1,0 +1,205 @@
+//! What the process tells systemd of itself: that it is ready, what it is at, that it lives.
+//!
+//! Ready is who streams, or knows what it waits for: the database, its turn, IG. The watchdog is fed only
+//! while every room makes progress ([`Roster::is_well`]), by a task on the rooms' own thread.
+
+use std::env;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use super::pulse::{Pulse, Roster};
+use crate::clock::Clock;
+use crate::exit::one_line;
+
+/// How often it is looked whether there is something to tell.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The watchdog is fed so many times within the time after which it would bite.
+const FEEDS: u32 = 4;
+/// On top of a pause that was told of, before who waits counts as stuck.
+const PAUSE_SLACK: Duration = Duration::from_secs(60);
+
+/// How the process stands. Clones are one.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    state: Arc<Mutex<State>>,
+    start: Pulse,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    ready: bool,
+    stopping: bool,
+    status: String,
+}
+
+impl Standing {
+    /// Nothing is told yet.
+    pub fn new(roster: &Roster) -> Standing {
+        Standing { state: Arc::default(), start: roster.start() }
+    }
+
+    /// What it is at.
+    pub fn is_at(&self, what: impl Display) {
+        let what = one_line(&what.to_string());
+        let mut state = self.state();
+        if state.status != what {
+            state.status = what;
+        }
+    }
+
+    /// A part of the start that comes to an end, or tells that it waits, within this time.
+    pub fn starts(&self, what: impl Display, within: Duration) {
+        self.is_at(what);
+        self.start.step(within);
+    }
+
+    /// It waits for something, knowingly, and looks again after this pause.
+    pub fn waits(&self, what: impl Display, pause: Duration) {
+        self.is_at(what);
+        self.state().ready = true;
+        self.start.step(pause + PAUSE_SLACK);
+    }
+
+    /// Every room stands: from now on they are watched.
+    pub fn has_started(&self) {
+        self.start.rest();
+    }
+
+    /// It does what it is for.
+    pub fn ready(&self) {
+        self.state().ready = true;
+    }
+
+    /// It was told to stop.
+    pub fn stops(&self) {
+        self.is_at("stopping");
+        self.state().stopping = true;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells systemd from now on, if it listens: of `standing` when that changes, and that the process lives
+/// while all of `roster` do.
+pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let watchdog = sd_notify::watchdog_enabled();
+    actix_rt::spawn(async move {
+        let mut told = Told::new(watchdog);
+        loop {
+            let now = clock.monotonic();
+            let state = standing.state().clone();
+            let news = told.news(&state, roster.is_well(now), now);
+            let news: Vec<NotifyState<'_>> = news.iter().map(News::as_state).collect();
+            // Who does not listen has no use for a complaint.
+            if !news.is_empty() && sd_notify::notify(&news).is_err() {
+                log::debug!("systemd does not take what it is told");
+            }
+            actix_rt::time::sleep(LOOK_EVERY).await;
+        }
+    });
+}
+
+/// Something to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum News {
+    Ready,
+    Stopping,
+    Status(String),
+    Lives,
+}
+
+impl News {
+    fn as_state(&self) -> NotifyState<'_> {
+        match self {
+            News::Ready => NotifyState::Ready,
+            News::Stopping => NotifyState::Stopping,
+            News::Status(text) => NotifyState::Status(text),
+            News::Lives => NotifyState::Watchdog,
+        }
+    }
+}
+
+/// What was told so far.
+struct Told {
+    state: State,
+    feeds_every: Option<Duration>,
+    fed: Option<Instant>,
+}
+
+impl Told {
+    fn new(watchdog: Option<Duration>) -> Told {
+        let feeds_every = watchdog.map(|bites_after| bites_after / FEEDS);
+        Told { state: State::default(), feeds_every, fed: None }
+    }
+
+    /// What is to be told now.
+    fn news(&mut self, state: &State, is_well: bool, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        if state.status != self.state.status {
+            news.push(News::Status(state.status.clone()));
+        }
+        if state.ready && !self.state.ready {
+            news.push(News::Ready);
+        }
+        if state.stopping && !self.state.stopping {
+            news.push(News::Stopping);
+        }
+        self.state.clone_from(state);
+        let is_due = |every: Duration| self.fed.is_none_or(|fed| fed + every <= now);
+        if is_well && self.feeds_every.is_some_and(is_due) {
+            self.fed = Some(now);
+            news.push(News::Lives);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn changes_are_told_once_and_the_watchdog_is_fed_while_all_is_well() {
+        let clock = Clock::simulated(Timestamp(0), 0);
+        let roster = Roster::new(clock.clone(), None);
+        let standing = Standing::new(&roster);
+        let mut told = Told::new(Some(40 * S));
+        let mut look = |standing: &Standing| {
+            let now = clock.monotonic();
+            told.news(&standing.state().clone(), roster.is_well(now), now)
+        };
+        assert_eq!(look(&standing), [News::Lives]);
+        assert_eq!(look(&standing), []);
+        standing.starts("opening\nthe database", 5 * S);
+        assert_eq!(look(&standing), [News::Status("opening the database".to_owned())]);
+        clock.advance(10 * S);
+        assert_eq!(look(&standing), [], "the start is stuck: nothing says that it lives");
+        standing.waits("waiting for the database", S);
+        let waits = News::Status("waiting for the database".to_owned());
+        assert_eq!(look(&standing), [waits, News::Ready, News::Lives]);
+        standing.has_started();
+        clock.advance(1000 * S);
+        assert_eq!(look(&standing), [News::Lives]);
+        standing.ready();
+        standing.stops();
+        assert_eq!(look(&standing), [News::Status("stopping".to_owned()), News::Stopping]);
+    }
+
+    #[test]
+    fn without_a_watchdog_nothing_is_fed() {
+        let clock = Clock::simulated(Timestamp(0), 0);
+        let mut told = Told::new(None);
+        assert_eq!(told.news(&State::default(), true, clock.monotonic()), []);
+    }
+}

@@ -1,0 +1,88 @@
+//! A thread that sees to it that the rooms' thread is not blocked: then nothing on it could notice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::exit::Exit;
+
+/// How often the rooms' thread shows that it lives, and how often it is looked whether it does.
+const BEAT: Duration = Duration::from_secs(1);
+/// Looks in a row without a sign of life after which the process ends. Looks are counted and not time, since
+/// a process that was stopped for long has not been blocked for long.
+const BLOCKED_AFTER: u32 = 60;
+/// How long the last line may take: what blocks the other thread may be the log itself.
+const LAST_LINE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Watches over the thread that this is called on, which runs an actix system, for as long as the process
+/// lives. `blocked_after`: looks in a row, where the usual number is not meant.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn watch(blocked_after: Option<u32>) -> std::io::Result<()> {
+    let beats = Arc::new(AtomicU64::new(0));
+    let seen = beats.clone();
+    let limit = blocked_after.unwrap_or(BLOCKED_AFTER);
+    thread::Builder::new().name("candlekeep-watch".to_owned()).spawn(move || {
+        let mut count = Count::new(limit);
+        loop {
+            thread::sleep(BEAT);
+            if count.look(seen.load(Ordering::Relaxed)) {
+                end(limit);
+            }
+        }
+    })?;
+    actix_rt::spawn(async move {
+        loop {
+            beats.fetch_add(1, Ordering::Relaxed);
+            actix_rt::time::sleep(BEAT).await;
+        }
+    });
+    Ok(())
+}
+
+/// Looks in a row that have seen no sign of life.
+struct Count {
+    limit: u32,
+    last: u64,
+    looks: u32,
+}
+
+impl Count {
+    fn new(limit: u32) -> Count {
+        Count { limit, last: 0, looks: 0 }
+    }
+
+    /// Whether it is enough.
+    fn look(&mut self, beats: u64) -> bool {
+        self.looks = if beats == self.last { self.looks + 1 } else { 0 };
+        self.last = beats;
+        self.looks >= self.limit
+    }
+}
+
+/// Ends the process, whatever its other threads are at: nothing that is durable is lost by that.
+fn end(seconds: u32) -> ! {
+    // In a thread of its own, which nobody waits for.
+    let told = thread::Builder::new().spawn(move || {
+        log::error!(seconds; "the thread of the rooms is blocked, ending the process");
+    });
+    if told.is_ok() {
+        thread::sleep(LAST_LINE_WITHIN);
+    }
+    std::process::exit(Exit::Failed.code().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_enough_when_no_beat_has_come_for_so_many_looks_in_a_row() {
+        let mut count = Count::new(3);
+        let looks = [1, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4];
+        let enough = looks.map(|beats| count.look(beats));
+        assert_eq!(enough.iter().position(|enough| *enough), Some(10));
+    }
+}
