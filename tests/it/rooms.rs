@@ -63,7 +63,7 @@ fn a_writer_that_dies_costs_no_bar_and_no_point() {
 
 #[test]
 fn an_aggregator_that_dies_goes_on_where_it_was_with_a_new_stream() {
-    for failpoint in ["aggregator.told:400=panic", "aggregator.told:400=stop", "aggregator.history:30=panic"]
+    for failpoint in ["aggregator.told:60=panic", "aggregator.told:60=stop", "aggregator.history:20=panic"]
     {
         survives(failpoint, &format!("{DIED}aggregator"), &["aggregator", "stream"]);
     }
@@ -71,7 +71,7 @@ fn an_aggregator_that_dies_goes_on_where_it_was_with_a_new_stream() {
 
 #[test]
 fn a_stream_that_dies_is_an_outage_like_any_other() {
-    for failpoint in ["stream.arrived:400=panic", "stream.arrived:400=stop"] {
+    for failpoint in ["stream.arrived:60=panic", "stream.arrived:60=stop"] {
         survives(failpoint, &format!("{DIED}stream"), &["stream"]);
     }
 }
@@ -119,7 +119,7 @@ fn a_stream_that_never_begins_is_found() {
 #[test]
 fn a_room_that_dies_again_and_again_ends_the_process_and_the_next_goes_on() {
     let world = world();
-    let service = start(&world, "aggregator.told:400+=panic");
+    let service = start(&world, "aggregator.told:60+=panic");
     let Ended { code, log, .. } = service.ended();
     assert_eq!(code, Some(1), "{log:#?}");
     assert_eq!(said(&log, &format!("{DIED}aggregator")), 6, "{log:#?}");
@@ -131,7 +131,7 @@ fn a_room_that_dies_again_and_again_ends_the_process_and_the_next_goes_on() {
 
 #[test]
 fn a_blocked_thread_ends_the_process_whatever_blocks_it() {
-    for failpoint in ["aggregator.told:400=block", "session.tokens:9=block"] {
+    for failpoint in ["aggregator.told:60=block", "session.tokens:9=block"] {
         let world = world();
         let Ended { code, log, .. } = start(&world, failpoint).ended();
         assert_eq!(code, Some(1), "{log:#?}");
@@ -161,9 +161,9 @@ fn a_panic_of_the_databases_thread_ends_the_process_and_loses_nothing() {
 #[test]
 fn many_rooms_that_fail_one_after_the_other_lose_nothing() {
     let world = world();
-    let points = "writer.facts:30=panic,aggregator.told:300=panic,stream.arrived:500=panic,\
+    let points = "writer.facts:30=panic,aggregator.told:50=panic,stream.arrived:70=panic,\
                   history.fetch:7=panic,healer.look:3=panic,session.tokens:8=panic,writer.flushed:20=stop,\
-                  aggregator.told:900=stop";
+                  aggregator.told:90=stop";
     let mut service = start(&world, &points.replace(' ', ""));
     service.wait_said(&format!("{DIED}aggregator"), 1);
     world.wait_complete(&mut service);
