@@ -318,6 +318,7 @@ mod tests {
     use crate::healer::plan::{Now, Plan, Waiting, Why};
     use crate::ig::stream::state::Phase;
     use crate::store::{AllowanceSeen, AllowanceState};
+    use crate::supervisor::keeper::RoomFailures;
 
     fn lease() -> LeaseState {
         LeaseState {
@@ -379,6 +380,14 @@ mod tests {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
             spooled: Some(56),
+            rooms: Failures {
+                since: 1_705_480_000,
+                failed: [(
+                    "stream".to_owned(),
+                    RoomFailures { restarts: 2, last_at: 1_705_489_000, why: "died".to_owned() },
+                )]
+                .into(),
+            },
             lease: Some(lease()),
             standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),

@@ -134,7 +134,7 @@ impl Care {
                         room.name()
                     )));
                 }
-                Standing::Down if self.may_be_built(room, now) => {
+                Standing::Down if self.rooms[room.ix()].not_before <= now && self.is_next(room) => {
                     self.rooms[room.ix()].standing = Standing::Building;
                     return Some(Order::Build(room));
                 }
@@ -146,18 +146,19 @@ impl Care {
 
     /// When to poll again though nothing has happened.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let due = self.rooms.iter().filter_map(|charge| match charge.standing {
+        let due = Room::ALL.into_iter().filter_map(|room| match self.rooms[room.ix()].standing {
             Standing::Retiring { since } => Some(since + RETIRE_WITHIN),
-            Standing::Down => Some(charge.not_before),
+            // Else it is for another room to stand, or to end.
+            Standing::Down if self.is_next(room) => Some(self.rooms[room.ix()].not_before),
             _ => None,
         });
         due.min()
     }
 
-    fn may_be_built(&self, room: Room, now: Instant) -> bool {
+    /// Whether the other rooms let it be built.
+    fn is_next(&self, room: Room) -> bool {
         let standing = |room: &Room| self.rooms[room.ix()].standing;
-        self.rooms[room.ix()].not_before <= now
-            && room.rests_on().iter().all(|below| standing(below) == Standing::Up)
+        room.rests_on().iter().all(|below| standing(below) == Standing::Up)
             // Those of before are gone, so that they tell the new one nothing.
             && room.takes_along().iter().all(|up| matches!(standing(up), Standing::Down | Standing::Absent))
     }

@@ -298,6 +298,22 @@ impl Keeper {
     }
 }
 
+/// Returns when the start, of which the rooms are no part yet, makes no progress any more.
+pub async fn start_is_stuck(roster: &Roster, clock: &Clock) -> Failure {
+    let mut next_look = clock.monotonic();
+    loop {
+        let late = clock.monotonic().saturating_duration_since(next_look);
+        if late > LATE {
+            roster.excuse(late);
+        }
+        if roster.start().overdue(clock.monotonic()).is_some() {
+            return Failure::failed("the start makes no progress");
+        }
+        next_look = clock.monotonic() + LOOK_EVERY;
+        actix_rt::time::sleep_until(next_look.into()).await;
+    }
+}
+
 /// The room that is being built, if any.
 async fn built(building: &mut Option<Building>) -> Result<Handles, Failure> {
     match building {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::FutureExt;
 
-use super::keeper::{Builder, Handles, Keeper};
+use super::keeper::{Builder, Handles, Keeper, start_is_stuck};
 use super::notify::{self, Standing};
 use super::tenure::{self, Tenure};
 use super::{Alarm, Lifeline, Line, Room, Roster};
@@ -127,7 +127,6 @@ pub struct House {
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
     keeper: Keeper,
-    standing: Standing,
 }
 
 impl House {
@@ -151,13 +150,23 @@ impl House {
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
             opened = open_store(config, &flags, &clock, &standing) => opened?,
+            failure = start_is_stuck(&roster, &clock) => return Err(failure),
             () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
         let keeper = Keeper::new(roster.clone(), clock.clone(), store.clone(), alerts);
-        let ground = Ground { clock: clock.clone(), store: store.clone(), journal, roster, alarm };
+        let ground = Ground {
+            clock: clock.clone(),
+            store: store.clone(),
+            journal,
+            roster: roster.clone(),
+            alarm,
+            standing,
+        };
+        let rooms = (keeper, tenure.clone());
         let built = tokio::select! {
-            built = House::build(config, flags, login, ground, (keeper, tenure.clone(), standing), recorder, stop.clone()) => built,
+            built = House::build(config, flags, login, ground, rooms, recorder, stop.clone()) => built,
+            failure = start_is_stuck(&roster, &clock) => Err(failure),
             () = told_for_long(stop) => Ok(None),
         };
         if !matches!(built, Ok(Some(_))) {
@@ -171,11 +180,11 @@ impl House {
         flags: RunFlags,
         login: Login,
         ground: Ground,
-        (mut keeper, tenure, standing): (Keeper, Arc<Tenure>, Standing),
+        (mut keeper, tenure): (Keeper, Arc<Tenure>),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, .. } = ground.clone();
+        let Ground { clock, store, standing, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
         let client = http_client();
@@ -289,7 +298,7 @@ impl House {
         keeper.keep_failures();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, standing }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, keeper }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -318,7 +327,8 @@ impl House {
 
     /// Keeps the rooms standing, until something ends the house; never returns while all is well.
     pub async fn failed(&mut self) -> Failure {
-        let House { stats, instruments, blueprint, keeper, standing, .. } = self;
+        let House { stats, instruments, blueprint, keeper, .. } = self;
+        let standing = &blueprint.entrance.ground.standing;
         tokio::select! {
             failure = keeper.keep(blueprint) => failure,
             never = show(stats, instruments.len(), standing) => match never {},
@@ -336,7 +346,7 @@ impl House {
     /// # Errors
     /// Where what is held could not be made durable.
     pub async fn stop(mut self) -> Result<(), Failure> {
-        self.standing.stops();
+        self.blueprint.entrance.ground.standing.stops();
         let lines = self.blueprint.entrance.lines.clone();
         let _ = lines.stop_streaming.send(StopStreaming).await;
         [Room::Stream, Room::Healer, Room::Retention].into_iter().for_each(|room| self.keeper.dismiss(room));
@@ -415,6 +425,7 @@ struct Ground {
     journal: Option<JournalHandle>,
     roster: Roster,
     alarm: Alarm,
+    standing: Standing,
 }
 
 impl Ground {

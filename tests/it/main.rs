@@ -40,7 +40,9 @@ mod readers;
 mod recorded_bars;
 #[cfg(test)]
 mod replay;
+#[cfg(test)]
 mod rooms;
+#[cfg(test)]
 mod rows;
 #[cfg(test)]
 mod servers;
@@ -50,6 +52,8 @@ mod standby;
 mod store_contract;
 #[cfg(test)]
 mod stream;
+#[cfg(test)]
+mod systemd;
 #[cfg(test)]
 mod transcript;
 #[cfg(test)]

@@ -63,8 +63,7 @@ fn a_writer_that_dies_costs_no_bar_and_no_point() {
 
 #[test]
 fn an_aggregator_that_dies_goes_on_where_it_was_with_a_new_stream() {
-    for failpoint in ["aggregator.told:60=panic", "aggregator.told:60=stop", "aggregator.history:20=panic"]
-    {
+    for failpoint in ["aggregator.told:60=panic", "aggregator.told:60=stop", "aggregator.history:20=panic"] {
         survives(failpoint, &format!("{DIED}aggregator"), &["aggregator", "stream"]);
     }
 }
