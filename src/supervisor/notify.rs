@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use tokio::sync::Notify;
 
 use super::pulse::{Pulse, Roster};
 use crate::clock::Clock;
 use crate::exit::one_line;
 
-/// How often it is looked whether there is something to tell.
+/// How often it is looked whether the watchdog is due; what is new is told at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The watchdog is fed so many times within the time after which it would bite.
 const FEEDS: u32 = 4;
@@ -25,6 +26,7 @@ const PAUSE_SLACK: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Standing {
     state: Arc<Mutex<State>>,
+    news: Arc<Notify>,
     start: Pulse,
 }
 
@@ -38,16 +40,13 @@ struct State {
 impl Standing {
     /// Nothing is told yet.
     pub fn new(roster: &Roster) -> Standing {
-        Standing { state: Arc::default(), start: roster.start() }
+        Standing { state: Arc::default(), news: Arc::default(), start: roster.start() }
     }
 
     /// What it is at.
     pub fn is_at(&self, what: impl Display) {
         let what = one_line(&what.to_string());
-        let mut state = self.state();
-        if state.status != what {
-            state.status = what;
-        }
+        self.change(|state| state.status = what);
     }
 
     /// A part of the start that comes to an end, or tells that it waits, within this time.
@@ -59,7 +58,7 @@ impl Standing {
     /// It waits for something, knowingly, and looks again after this pause.
     pub fn waits(&self, what: impl Display, pause: Duration) {
         self.is_at(what);
-        self.state().ready = true;
+        self.ready();
         self.start.step(pause + PAUSE_SLACK);
     }
 
@@ -70,13 +69,18 @@ impl Standing {
 
     /// It does what it is for.
     pub fn ready(&self) {
-        self.state().ready = true;
+        self.change(|state| state.ready = true);
     }
 
     /// It was told to stop.
     pub fn stops(&self) {
         self.is_at("stopping");
-        self.state().stopping = true;
+        self.change(|state| state.stopping = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.news.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,7 +106,11 @@ pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
             if !news.is_empty() && sd_notify::notify(&news).is_err() {
                 log::debug!("systemd does not take what it is told");
             }
-            actix_rt::time::sleep(LOOK_EVERY).await;
+            let sleep = actix_rt::time::sleep(LOOK_EVERY);
+            tokio::select! {
+                () = sleep => {}
+                () = standing.news.notified() => {}
+            }
         }
     });
 }
