@@ -291,6 +291,29 @@ Examples:
   candlekeep doctor --format json"
     )]
     Doctor(Doctor),
+    /// Print what a shell needs to complete the command line
+    #[command(
+        long_about = "\
+Prints a script by which the shell completes commands and options. The Debian package brings those of bash, \
+zsh and fish along.",
+        after_help = "\
+Examples:
+  candlekeep completions bash > ~/.local/share/bash-completion/completions/candlekeep
+  candlekeep completions zsh > ~/.zfunc/_candlekeep
+  candlekeep completions fish > ~/.config/fish/completions/candlekeep.fish"
+    )]
+    Completions(Completions),
+    /// Print the manual page, or write one for every command
+    #[command(
+        long_about = "\
+Prints the manual page of the program, or writes it and one for every command into a folder, which is made where \
+there is none. The Debian package brings them along.",
+        after_help = "\
+Examples:
+  candlekeep man > candlekeep.1                  # to read: man -l candlekeep.1
+  candlekeep man ~/.local/share/man/man1         # to read: man candlekeep-run"
+    )]
+    Man(Man),
 }
 
 impl Command {
@@ -477,6 +500,22 @@ pub struct Doctor {
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Man {
+    /// Folder to write all pages to [default: the main page alone, to standard output]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }
 
 /// How to print a report.

@@ -3,6 +3,7 @@
 pub mod backfill;
 pub mod backup;
 pub mod candles;
+pub mod completions;
 pub mod copy;
 pub mod demo;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod export;
 pub mod gaps;
 pub mod import;
 pub mod init;
+pub mod man;
 mod market;
 pub mod outlook;
 pub mod run;
@@ -44,6 +46,8 @@ pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     let flags = Flags::from(cli.global);
     match &cli.command {
         Command::Init(args) => init::execute(args),
+        Command::Completions(args) => completions::execute(args),
+        Command::Man(args) => man::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),
         Command::Explain(args) => explain::execute(args, &config::read(&flags)?),
         Command::Export(args) => export::execute(args, &config::read(&flags)?),
@@ -182,6 +186,18 @@ fn ticking(what: &'static str, every: Duration) -> ProgressBar {
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a whole text to stdout. A reader that has seen enough is no failure, a full disk is one.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write as _};
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format_args!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -188,3 +188,62 @@ fn help_and_version_are_no_failure() {
         assert_eq!(text(&output.stdout).is_empty(), code != 0, "{line}");
     }
 }
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = candlekeep(folder.path(), "man pages/man1", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let page = |name: &str| std::fs::read_to_string(folder.path().join("pages/man1").join(name)).unwrap();
+    let help = text(&candlekeep(folder.path(), "--help", &[]).stdout);
+    let commands: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|word| !word.is_empty())
+        .collect();
+    assert!(commands.contains(&"run") && commands.contains(&"man"), "{commands:?}");
+    let main = page("candlekeep.1");
+    for command in &commands {
+        let own = page(&format!("candlekeep-{command}.1"));
+        assert!(own.contains(&format!("\n.TH candlekeep-{command} 1 ")), "{command}: {own}");
+        assert!(own.contains(&format!("\ncandlekeep\\-{command} \\- ")), "{command}: {own}");
+        assert!(main.contains(&format!("\ncandlekeep\\-{command}(1)\n")), "{command}");
+    }
+    let count = std::fs::read_dir(folder.path().join("pages/man1")).unwrap().count();
+    assert_eq!(count, commands.len() + 1);
+    assert_eq!(text(&candlekeep(folder.path(), "man", &[]).stdout), main);
+
+    refused("man taken/man1", &[], &[("taken", "")], 1, "cannot make taken/man1: ");
+}
+
+#[test]
+fn shells_complete_what_help_shows_and_nothing_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = candlekeep(folder.path(), &format!("completions {shell}"), &[]);
+        assert_eq!(output.status.code(), Some(0), "{shell}: {}", text(&output.stderr));
+        let script = text(&output.stdout);
+        for shown in ["explain", "retry-credentials", "database", "timeframes"] {
+            assert!(script.contains(shown), "{shell}: {shown}");
+        }
+        assert!(!script.contains("failpoint"), "{shell}");
+    }
+    refused("completions tcsh", &[], &[], 2, "invalid value 'tcsh' for '<SHELL>'");
+}
+
+#[test]
+fn what_cannot_be_printed_whole_is_1() {
+    for line in ["man", "completions bash"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_candlekeep"))
+            .args(line.split_whitespace())
+            .stdout(full)
+            .output()
+            .expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        assert!(text(&output.stderr).starts_with("candlekeep: cannot write to standard output: "), "{line}");
+    }
+}
