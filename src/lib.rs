@@ -32,5 +32,6 @@ pub mod stats;
 pub mod store;
 pub mod supervisor;
 pub mod tlcp;
+mod tls;
 pub mod transcript;
 pub mod writer;

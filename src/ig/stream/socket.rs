@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use awc::Client;
-use awc::error::{SendRequestError, WsClientError};
+use awc::error::{ConnectError, SendRequestError, WsClientError};
 use awc::http::header::CONTENT_TYPE;
 use awc::ws::{Frame, Message as WsMessage};
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 
 use super::actor::StreamActor;
 use crate::ig::error::cut;
+use crate::ig::rest::mistrust;
 use crate::tlcp::{Lost, Post, Transmit, Version};
+use crate::tls;
 
 /// Largest WebSocket message taken, whole or in parts.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -174,6 +176,18 @@ fn why(error: &WsClientError) -> String {
         WsClientError::InvalidResponseStatus(status) => {
             format!("HTTP {} instead of a WebSocket, perhaps from a proxy", status.as_u16())
         }
+        WsClientError::SendRequest(error) => why_not_sent(error),
+        other => cut(&other.to_string()),
+    }
+}
+
+/// Why a request did not get there, for people.
+fn why_not_sent(error: &SendRequestError) -> String {
+    match error {
+        SendRequestError::Connect(ConnectError::Io(error)) => match mistrust(error) {
+            Some(error) => tls::in_words("the stream's host", error),
+            None => cut(&error.to_string()),
+        },
         other => cut(&other.to_string()),
     }
 }
@@ -203,7 +217,7 @@ async fn stream(client: Client, url: String, body: String, socket: u64, actor: A
             return actor.do_send(Arrived::lost(socket, Lost::Refused, why));
         }
         Err(error) => {
-            let why = cut(&error.to_string());
+            let why = why_not_sent(&error);
             return actor.do_send(Arrived::lost(socket, kind_of_request(&error), why));
         }
     };
