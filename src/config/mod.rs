@@ -19,7 +19,7 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use self::layers::{Given, Settings, cut};
-pub use self::origin::{Exposure, Origin, SecretFrom, exposures};
+pub use self::origin::{Access, Exposure, Origin, SecretFrom, exposures};
 pub use self::read::read;
 pub use self::template::template;
 use crate::clock::ClockKind;

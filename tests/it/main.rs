@@ -17,6 +17,8 @@ mod clock;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod healing;
