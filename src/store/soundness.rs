@@ -28,7 +28,9 @@ pub struct ServerFacts {
 /// Reads the whole file.
 pub(super) fn findings(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     let Connection::Sqlite(connection) = connection else { return Ok(Vec::new()) };
-    let query = format!("(SELECT group_concat(quick_check, '; ') FROM pragma_quick_check({FINDINGS_MAX}))");
+    // Not the pragma's own bound: as a function's argument it would be the name of a table.
+    let all = format!("SELECT quick_check FROM pragma_quick_check LIMIT {FINDINGS_MAX}");
+    let query = format!("(SELECT group_concat(quick_check, '; ') FROM ({all}))");
     let told: String = diesel::select(sql::<Text>(&query)).get_result(connection)?;
     Ok(if told == "ok" { Vec::new() } else { told.split("; ").map(cut).collect() })
 }

@@ -117,6 +117,11 @@ pub fn readers(me: &Me, folder: &FileFacts, files: &[FileFacts]) -> Option<Check
     database.access?;
     let group = me.group_of(database.group);
     let (path, folder_path) = (database.path.display(), folder.path.display());
+    if database.group == 0 {
+        // Nobody is to be told to make a bot a member of that.
+        let how = format!("sudo chgrp BOTS {folder_path} {path}* lets those of a group BOTS");
+        return Some(Check::ok("readers", format!("root's group alone reads the database; {how}")));
+    }
     if !has(database, 0o040) {
         let how = format!("chmod g+r {path}* lets bots of group {group} do so");
         return Some(Check::ok("readers", format!("its owner alone reads the database; {how}")));
