@@ -24,6 +24,7 @@ pub mod healer;
 pub mod ig;
 pub mod logging;
 pub mod messages;
+pub mod privacy;
 pub mod retention;
 pub mod secret;
 pub mod simulator;

@@ -129,8 +129,7 @@ mod tests {
         assert_eq!(check.line(Some(200)), line);
         assert_eq!(
             check.line(Some(60)),
-            "FIX   database       no such folder:\n                     /var/lib/candlekeep; mkdir -p\n\
-             \x20                    /var/lib/candlekeep"
+            "FIX   database       no such folder: /var/lib/candlekeep;\n                     mkdir -p /var/lib/candlekeep"
         );
         assert_eq!(check.line(Some(30)), line, "too narrow for anything");
     }

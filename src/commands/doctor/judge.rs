@@ -650,3 +650,7 @@ pub fn files_of(database: &Path, spools: &[PathBuf]) -> Vec<PathBuf> {
     let beside = ["-wal", "-shm", ".lock"].map(|ending| crate::files::beside(database, ending));
     std::iter::once(database.to_owned()).chain(beside).chain(spools.iter().cloned()).collect()
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;
