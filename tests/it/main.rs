@@ -21,6 +21,8 @@ mod doctor;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod front;
+#[cfg(test)]
 mod healing;
 #[cfg(test)]
 mod killed;
@@ -44,6 +46,8 @@ mod recorded_bars;
 mod replay;
 mod rows;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod standby;
@@ -51,6 +55,8 @@ mod standby;
 mod store_contract;
 #[cfg(test)]
 mod stream;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod transcript;
 #[cfg(test)]
