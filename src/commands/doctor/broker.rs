@@ -14,7 +14,7 @@ use crate::ig::markets;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{SessionActor, SessionSettings};
 use crate::messages::{GetTokens, LogOut};
-use crate::store::{StoreError, StoreHandle};
+use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::Alarm;
 use crate::supervisor::tenure::{self, Tenure};
 
@@ -73,6 +73,8 @@ pub async fn log_in(
     let looking = look(config, login, client, &store, clock, alarm);
     let looked = tokio::time::timeout(LOGIN_WITHIN + WAIT_MAX, looking).await;
     tenure.end(&store, clock).await;
+    // What is written is in the file, as after an orderly stop; where somebody reads just now, the next one sees to it.
+    let _ = store.run(Store::fold_log).await;
     looked.unwrap_or_else(|_| Err(NotDone::Ig(IgError::Retryable("it takes too long".to_owned()))))
 }
 

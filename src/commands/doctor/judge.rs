@@ -496,7 +496,7 @@ pub fn not_logged_in(why: &NoLogin) -> Check {
         NoLogin::NoPlace(why) => Check::warn(
             "login",
             format!("not tried, since a refusal could not be noted: {why}"),
-            "candlekeep run",
+            "mend database and permissions, and try again",
         ),
         NoLogin::OfAnother(name) => Check::warn(
             "login",
@@ -517,10 +517,9 @@ pub fn not_logged_in(why: &NoLogin) -> Check {
 pub fn login(outcome: Result<&LoggedIn, &IgError>) -> Check {
     match outcome {
         Ok(LoggedIn { account_type, is_chosen, .. }) => {
-            let account = account_type.as_deref().unwrap_or("unknown type");
-            let which =
-                if *is_chosen { "ig.account_id" } else { "the one it lands on; ig.account_id names another" };
-            Check::ok("login", format!("IG takes these credentials; account ({account}): {which}"))
+            let account = account_type.as_deref().unwrap_or("unknown");
+            let which = if *is_chosen { "the one of ig.account_id" } else { "where the login lands" };
+            Check::ok("login", format!("IG takes these credentials; account {which}, type {account}"))
         }
         Err(error @ IgError::CredentialsRefused(_)) => Check::fix(
             "login",

@@ -117,10 +117,12 @@ fn examine(config: &Config, is_offline: bool) -> Result<(Vec<Check>, Probes), Fa
 
 /// The files that the service writes; never none.
 fn own_files(config: &Config, spools: &[PathBuf]) -> Vec<PathBuf> {
-    match config.database.sqlite_path() {
+    let files = match config.database.sqlite_path() {
         Some(path) => judge::files_of(path, spools),
         None => spools.to_vec(),
-    }
+    };
+    // In a line that is to be copied, a name that means the same everywhere.
+    files.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect()
 }
 
 fn of_database(config: &Config, known: &Result<Known, StoreError>) -> Vec<Check> {
@@ -198,9 +200,8 @@ fn why_not(
         Some(Err(error)) => return Some(NoLogin::NoPlace(error.to_string())),
         None => return Some(NoLogin::Offline),
     }
-    if config.database.sqlite_path().is_none() {
-        return None;
-    }
+    // On a server nothing is anybody's own.
+    config.database.sqlite_path()?;
     // What is made beside another's files, or in another's folder, would be this user's.
     let owner = match files[0].access {
         Some(access) => access.owner,
