@@ -10,6 +10,7 @@ use std::process::Output;
 use candlekeep::simulator::{Options, Speed};
 use serde_json::Value;
 
+use super::postgres;
 use super::world::{World, market};
 
 /// No interface that another program on this machine may have taken.
@@ -282,4 +283,17 @@ fn a_login_that_would_have_to_wait_for_long_is_not_made() {
     let report = doctor(&world, &[("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "600")]);
     report.expect("login", "warn", &["left alone for", "session.login_spacing_s"]);
     assert_eq!(world.simulator().stats().logins, 1);
+}
+
+#[test]
+fn a_server_is_asked_what_it_is_and_what_it_allows() {
+    let Some(server) = postgres::shared() else { return postgres::say_skipped("doctor on a server") };
+    let world = world().on_server(server.place());
+    let report = doctor(&world, &[]);
+    report.expect("login", "ok", &["IG takes these credentials"]);
+    let report = doctor(&world, &[]);
+    report.expect_well_but(&[]);
+    report.expect("server", "ok", &["PostgreSQL ", "all that is needed"]);
+    report.expect("ledger", "ok", &["accounted for once"]);
+    assert!(report.all("integrity").is_empty() && report.all("readers").is_empty());
 }

@@ -20,7 +20,8 @@ use crate::writer::journal::JOURNAL_BYTES_MAX;
 pub const SPACE_MIN_BYTES: u64 = JOURNAL_BYTES_MAX;
 /// Free space for fewer days of bars than this is warned about.
 pub const SPACE_MIN_DAYS: u64 = 30;
-/// What a bar takes in the database, its keys, its part of the ledger and SQLite's log included, bytes; measured.
+/// What a bar takes in the database, bytes: twice the 205 that a file of 62,000 took with keys and ledger, for what is
+/// corrected, copied before a migration, or waits in SQLite's log.
 pub const BAR_BYTES: u64 = 400;
 /// Fewer free inodes than this are to be mended: the files of the database, its log, lock and spool.
 const INODES_MIN: u64 = 16;
