@@ -283,11 +283,19 @@ Examples:
     /// Check what the service needs, one line each with the fix
     #[command(
         long_about = "\
-Checks the configuration, the credentials and the database, and lists what the service has found out \
-about IG. Does not log in. Exit code 1 if something needs mending.",
+Checks configuration, permissions, credentials, clock, database, free space, and the way to IG, a line each, and \
+lists what the service has found out about IG. `ok` is well, `WARN` works and should be looked at, `FIX` is to be \
+mended; such a line ends with the command or key that does it.
+
+Logs in once, with the same spacing between logins as `run`, asks IG about every instrument, and logs out. Not so with \
+--offline, nor while a service runs on the database: then it tells what that knows. Credentials that IG refuses are noted \
+in the database, which is made for that where there is none yet, and are not tried again, by `run` neither.
+
+Exit codes: 0 all is well, warnings included; 1 something is to be mended.",
         after_help = "\
 Examples:
   candlekeep doctor
+  candlekeep doctor --offline
   candlekeep doctor --format json"
     )]
     Doctor(Doctor),
@@ -328,6 +336,7 @@ impl Command {
                 | Command::Import(_)
                 | Command::Backup(_)
                 | Command::Copy(_)
+                | Command::Doctor(_)
         )
     }
 }
@@ -497,6 +506,9 @@ pub struct Status {
 /// Arguments of `doctor`.
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Doctor {
+    /// Ask the machine and the database alone: no network, no login
+    #[arg(long)]
+    pub offline: bool,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,

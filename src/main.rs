@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use candlekeep::cli::{self, Cli};
 use candlekeep::exit::{Exit, Failure};
-use candlekeep::{commands, logging};
+use candlekeep::{commands, logging, privacy};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     logging::init(cli.command.is_watched());
+    privacy::forbid_dumps();
     match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => leave(&failure),

@@ -107,9 +107,7 @@ impl Skew {
         if parted || took_ms > ROUND_TRIP_MAX_MS {
             return None;
         }
-        let date_ms = date_s.saturating_mul(1_000);
-        let (low_ms, high_ms) =
-            (sent.wall_ms.saturating_sub(date_ms + 999), received.wall_ms.saturating_sub(date_ms));
+        let (low_ms, high_ms) = between_ms(date_s, sent, received);
         let sample = Sample { low_ms, high_ms, at: received.monotonic };
         if self.samples.len() >= SAMPLES_MAX {
             self.samples.pop_front();
@@ -195,6 +193,13 @@ impl Skew {
         self.told_slow &= self.applied_ms != 0;
         (self.applied_ms == 0 && std::mem::take(&mut self.told_off)).then_some(News::Right)
     }
+}
+
+/// Between which two values, ms, the system's clock is ahead of that of a server which said that it was `date_s`
+/// (seconds since 1970) when it answered.
+pub fn between_ms(date_s: i64, sent: Reading, received: Reading) -> (i64, i64) {
+    let date_ms = date_s.saturating_mul(1_000);
+    (sent.wall_ms.saturating_sub(date_ms.saturating_add(999)), received.wall_ms.saturating_sub(date_ms))
 }
 
 fn millis(duration: Duration) -> i64 {

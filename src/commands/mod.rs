@@ -117,6 +117,19 @@ pub fn on_actix<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<
     actix::System::new().block_on(command)
 }
 
+/// Warns of secrets that others than their owner may read, or that cross a network in the clear.
+fn warn_of_exposed(config: &Config) {
+    for exposure in config::exposures(config) {
+        let (state, mend) = (exposure.state(), exposure.mend());
+        log::warn!(what = state.as_str(), mend = mend.as_str(); "a file with a secret can be read by others");
+    }
+    if config.ig.is_in_the_clear() {
+        log::warn!(
+            "password and tokens go over a network in the clear: ig.api_url begins with http, not https"
+        );
+    }
+}
+
 /// From when on bars of a timeframe are kept: by the configuration, where time is the system's, and by what has been
 /// deleted already.
 fn kept_from(config: &Config, timeframe: Timeframe) -> Option<Timestamp> {

@@ -38,6 +38,7 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     if let Some(point) = &args.failpoint {
         failpoint::arm(point).map_err(Failure::usage)?;
     }
+    super::warn_of_exposed(&config);
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
     let patience = args.patience;

@@ -118,6 +118,14 @@ pub const KEYS: &[Key] = &[
     )
     .short("IG_API_URL"),
     Key::new(
+        "ig.ca_file",
+        Example(r#""/etc/ssl/certs/company.pem""#),
+        &[
+            "PEM file of an authority to believe besides those of the web, where a proxy of yours",
+            "reads what is encrypted.",
+        ],
+    ),
+    Key::new(
         "ig.product",
         Default(r#""auto""#),
         &[

@@ -4,12 +4,13 @@
 
 pub mod keys;
 mod layers;
+mod origin;
 mod read;
 mod template;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use self::layers::{Given, Settings, cut};
+pub use self::origin::{Access, Exposure, Origin, SecretFrom, exposures};
 pub use self::read::read;
 pub use self::template::template;
 use crate::clock::ClockKind;
@@ -77,6 +79,8 @@ pub struct Config {
     pub calendars: BTreeMap<String, CalendarConfig>,
     /// Trading days on which the built-in calendar is closed besides.
     pub forex_closed: Vec<NaiveDate>,
+    /// Which files it was read from; [`load`] leaves it empty.
+    pub origin: Origin,
 }
 
 impl Config {
@@ -175,6 +179,27 @@ pub struct Ig {
     pub account_id: Option<String>,
     /// Which of IG's instruments.
     pub product: Product,
+    /// PEM file of authorities to believe besides those of the web.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Ig {
+    /// Whether passwords and tokens would cross a network in the clear.
+    pub fn is_in_the_clear(&self) -> bool {
+        leaves_machine_in_the_clear(&self.api_url)
+    }
+}
+
+/// Whether what is said to this address leaves the machine without TLS.
+fn leaves_machine_in_the_clear(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let place = rest.split('/').next().unwrap_or_default();
+    let name = match place.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => place.rsplit_once(':').map_or(place, |(name, _)| name),
+    };
+    let is_loopback = name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    !is_loopback && !name.eq_ignore_ascii_case("localhost")
 }
 
 impl fmt::Debug for Ig {
@@ -186,6 +211,7 @@ impl fmt::Debug for Ig {
             .field("account_type", &self.account_type)
             .field("account_id", &self.account_id.as_ref().map(|_| format_args!("..")))
             .field("product", &self.product)
+            .field("ca_file", &self.ca_file)
             .finish()
     }
 }
@@ -580,7 +606,16 @@ pub fn load(
         http: http(settings)?,
         calendars,
         forex_closed,
+        origin: Origin::default(),
     })
+}
+
+/// Whether a file gives the database's address with a password in it, whatever other layers say.
+fn has_password(file: &FileText<'_>) -> bool {
+    let mut settings = Settings::default();
+    let read = settings.add_file(file).is_ok();
+    let url = settings.get("database.url").and_then(|given| given.parsed::<DatabaseUrl>().ok());
+    read && url.is_some_and(|url| url.has_password())
 }
 
 /// Bounds that keep a slip of the pen from becoming a silent outage.
@@ -638,6 +673,13 @@ fn ig(settings: &Settings) -> Result<Ig, ConfigError> {
         LIVE_API_URL => Environment::Live,
         _ => Environment::Custom,
     };
+    if let (Some(given), AccountType::Live) = (settings.get("ig.api_url"), account_type)
+        && leaves_machine_in_the_clear(&api_url)
+    {
+        return Err(
+            given.invalid("a live account's password does not go over a network in the clear: use https")
+        );
+    }
     if let (Some(given), Environment::Demo, AccountType::Live)
     | (Some(given), Environment::Live, AccountType::Demo) =
         (settings.get("ig.api_url"), environment, account_type)
@@ -657,6 +699,7 @@ fn ig(settings: &Settings) -> Result<Ig, ConfigError> {
         account_type,
         account_id,
         product: one_of(settings, "ig.product", &products)?,
+        ca_file: path(settings, "ig.ca_file")?,
     })
 }
 

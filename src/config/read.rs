@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::keys::{CONFIG_VARIABLE, PREFIX, SECRETS};
-use super::{Config, ConfigError, FILE_NAME, FileText, Flags, load};
+use super::{Config, ConfigError, FILE_NAME, FileText, Flags, Origin, SecretFrom, has_password, load};
 
 /// A configuration or a secret is far smaller; whatever is larger was named by mistake.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -20,7 +20,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// which need no secrets work for users who may not read them.
 pub fn read(flags: &Flags) -> Result<Config, ConfigError> {
     let mut env = environment()?;
-    let problem = add_secret_files(&mut env).err();
+    let mut secrets = Default::default();
+    let problem = add_secret_files(&mut env, &mut secrets).err();
     let file = match config_path(&env, flags) {
         Some(path) => Some((read_text(&path)?, path)),
         None => None,
@@ -28,6 +29,11 @@ pub fn read(flags: &Flags) -> Result<Config, ConfigError> {
     let file = file.as_ref().map(|(text, path)| FileText { path, text });
     let mut config = load(file, &env, flags)?;
     config.credentials.problem = problem;
+    config.origin = Origin {
+        file: file.map(|file| file.path.to_owned()),
+        password_in_file: file.is_some_and(|file| has_password(&file)),
+        secrets,
+    };
     Ok(config)
 }
 
@@ -70,8 +76,11 @@ fn customary_paths(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
 
 /// Adds the secrets that are not in the environment itself: from the file that `<name>_FILE`
 /// names, else from systemd's folder of credentials.
-fn add_secret_files(env: &mut BTreeMap<String, String>) -> Result<(), ConfigError> {
-    for name in SECRETS {
+fn add_secret_files(
+    env: &mut BTreeMap<String, String>,
+    found: &mut [Option<SecretFrom>; SECRETS.len()],
+) -> Result<(), ConfigError> {
+    for (name, from) in SECRETS.into_iter().zip(found) {
         let given = |name: &str| env.get(name).filter(|value| !value.is_empty());
         let named = given(&format!("{name}_FILE")).map(PathBuf::from);
         if given(name).is_some() {
@@ -79,13 +88,17 @@ fn add_secret_files(env: &mut BTreeMap<String, String>) -> Result<(), ConfigErro
                 let problem = format!("{name}_FILE is set too: keep one of them");
                 return Err(ConfigError::Invalid { place: name.to_owned(), problem });
             }
+            *from = Some(SecretFrom::Variable);
             continue;
         }
         let credential = || {
             let folder = given("CREDENTIALS_DIRECTORY")?;
             Some(Path::new(folder).join(name.to_ascii_lowercase())).filter(|path| path.exists())
         };
-        if let Some(path) = named.or_else(credential) {
+        let named = named.map(SecretFrom::File);
+        if let Some(place) = named.or_else(|| credential().map(SecretFrom::Systemd)) {
+            let path = place.path().map(Path::to_owned).unwrap_or_default();
+            *from = Some(place);
             let text = read_text(&path)?;
             // Editors and `echo` end a file with a line end that is not part of the secret.
             let secret = text.strip_suffix('\n').unwrap_or(&text);
@@ -150,7 +163,7 @@ mod tests {
             ("IG_USERNAME_FILE", &path("named")),
             ("CREDENTIALS_DIRECTORY", &directory),
         ]);
-        add_secret_files(&mut variables).unwrap();
+        add_secret_files(&mut variables, &mut Default::default()).unwrap();
         assert_eq!(
             SECRETS.map(|name| variables[name].as_str()),
             ["from variable", "from file ", "from systemd"]
@@ -162,13 +175,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x").display().to_string();
         let mut variables = env(&[("IG_PASSWORD_FILE", &path)]);
-        let missing = add_secret_files(&mut variables).unwrap_err().to_string();
+        let missing = add_secret_files(&mut variables, &mut Default::default()).unwrap_err().to_string();
         assert!(missing.starts_with(&format!("cannot read {path}: ")), "{missing}");
         std::fs::write(&path, "\n").unwrap();
-        let empty = add_secret_files(&mut variables).unwrap_err().to_string();
+        let empty = add_secret_files(&mut variables, &mut Default::default()).unwrap_err().to_string();
         assert_eq!(empty, format!("IG_PASSWORD: {path} is empty"));
         variables.insert("IG_PASSWORD".into(), "hunter2".into());
-        let both = add_secret_files(&mut variables).unwrap_err().to_string();
+        let both = add_secret_files(&mut variables, &mut Default::default()).unwrap_err().to_string();
         assert_eq!(both, "IG_PASSWORD: IG_PASSWORD_FILE is set too: keep one of them");
     }
 

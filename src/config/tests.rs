@@ -98,6 +98,7 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("history.depth", "{ 5 = 9, 1h = 3 }"),
     ("history.give_up_days", "9"),
     ("retention.days", "{ 5 = 90, 1h = 900 }"),
+    ("ig.ca_file", "/ca.pem"),
     ("store.flush_ms", "250"),
     ("store.spool_dir", "/spool"),
     ("http.listen", "off"),

@@ -24,6 +24,17 @@ pub struct Instrument {
     pub scale_is_fixed: bool,
 }
 
+/// What IG says of an epic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// It has prices, and streams them as far as it says.
+    Streamed,
+    /// It has none that are streamed.
+    NotStreamed,
+    /// There is no such epic on this account.
+    Unknown,
+}
+
 /// Product part of an epic by account type, where the configuration leaves it to us.
 fn product_part(product: Product, account_type: Option<&str>) -> &'static str {
     match product {
@@ -55,6 +66,21 @@ pub async fn resolve(
     feeds: &[FeedConfig],
     product: Product,
 ) -> Result<Vec<Instrument>, IgError> {
+    let looked_at = survey(rest, tokens, feeds, product).await?;
+    looked_at.iter().for_each(tell);
+    Ok(looked_at.into_iter().map(|(instrument, _)| instrument).collect())
+}
+
+/// The same, with what IG says of each, and without a word in the log.
+///
+/// # Errors
+/// As [`RestClient::markets`].
+pub async fn survey(
+    rest: &RestClient,
+    tokens: &Tokens,
+    feeds: &[FeedConfig],
+    product: Product,
+) -> Result<Vec<(Instrument, Listing)>, IgError> {
     let account_type = tokens.account_type.as_deref();
     let epics: Vec<Epic> = feeds.iter().map(|feed| epic_of(feed, product, account_type)).collect();
     let mut details = Vec::new();
@@ -64,28 +90,40 @@ pub async fn resolve(
     Ok(feeds.iter().zip(epics).map(|(feed, epic)| judge(feed, epic, &details)).collect())
 }
 
-fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> Instrument {
+fn judge(feed: &FeedConfig, epic: Epic, details: &[MarketDetails]) -> (Instrument, Listing) {
     let pair = feed.pair;
     let found = details.iter().find(|details| details.instrument.epic == epic.as_str());
-    match found {
-        None => log::warn!(pair:% = pair, epic:% = epic; "IG does not know this epic on this account"),
-        Some(details) if details.instrument.streaming_prices_available == Some(false) => {
-            log::warn!(pair:% = pair, epic:% = epic; "IG says that this epic has no streaming prices");
-        }
-        Some(_) => {}
-    }
+    let listing = match found {
+        None => Listing::Unknown,
+        Some(details) if details.instrument.streaming_prices_available == Some(false) => Listing::NotStreamed,
+        Some(_) => Listing::Streamed,
+    };
     if let ScaleSetting::Fixed(scale) = feed.scale {
-        return Instrument { pair, epic, scale: Verdict::Scale(scale), scale_is_fixed: true };
+        return (Instrument { pair, epic, scale: Verdict::Scale(scale), scale_is_fixed: true }, listing);
     }
     let (bid, factor) = quote(found);
     let scale = scale::classify(pair, bid, factor);
-    if scale == Verdict::Ambiguous {
+    (Instrument { pair, epic, scale, scale_is_fixed: false }, listing)
+}
+
+/// Says what is not as it should be of an instrument.
+fn tell((instrument, listing): &(Instrument, Listing)) {
+    let Instrument { pair, epic, scale, .. } = instrument;
+    match listing {
+        Listing::Unknown => {
+            log::warn!(pair:% = pair, epic:% = epic; "IG does not know this epic on this account")
+        }
+        Listing::NotStreamed => {
+            log::warn!(pair:% = pair, epic:% = epic; "IG says that this epic has no streaming prices");
+        }
+        Listing::Streamed => {}
+    }
+    if *scale == Verdict::Ambiguous {
         log::error!(
-            pair:% = pair, epic:% = epic, scaling_factor:? = factor;
+            pair:% = pair, epic:% = epic;
             "price scale in doubt, its prices are held back: set the pair's scale to decimal or points"
         );
     }
-    Instrument { pair, epic, scale, scale_is_fixed: false }
 }
 
 /// A market's bid as sent, and IG's `scalingFactor`.
@@ -166,7 +204,7 @@ mod tests {
         let scale = |setting, bid: &str, factor: &str| {
             let markets: Markets = serde_json::from_str(&json(bid, factor)).unwrap();
             let feed = feed("EURUSD", setting);
-            judge(&feed, epic_of(&feed, Product::Cfd, None), &markets.market_details).scale
+            judge(&feed, epic_of(&feed, Product::Cfd, None), &markets.market_details).0.scale
         };
         assert_eq!(scale(ScaleSetting::Auto, "1.14233", "10000"), Verdict::Scale(Scale::Decimal));
         assert_eq!(scale(ScaleSetting::Auto, "11423.3", "1"), Verdict::Scale(Scale::Points(4)));
@@ -187,7 +225,7 @@ mod tests {
                 "snapshot":{{"bid":{bid},"scalingFactor":{factor},"marketStatus":"TRADEABLE"}}}}]}}"#
             );
             let markets: Markets = serde_json::from_str(&json).unwrap();
-            let instrument = judge(&feed, epic_of(&feed, Product::Cfd, None), &[]);
+            let (instrument, _) = judge(&feed, epic_of(&feed, Product::Cfd, None), &[]);
             let told = confirmed(&instrument, &markets.market_details);
             let expected =
                 expected.map(|(bid, scale)| Confirmed { bid: Price::parse(bid, 0).unwrap(), scale });

@@ -4,22 +4,28 @@
 //! WebSocket upgrade fails where a front end negotiates HTTP/2), idle sockets are dropped before
 //! the server drops them.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use awc::http::header::{AGE, DATE, HeaderMap};
-use awc::http::{Method, StatusCode, Version};
+use awc::http::header::{AGE, DATE, HeaderMap, LOCATION};
+use awc::http::{Method, StatusCode, Uri};
 use awc::{Client, Connector};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::error::{IgError, cut};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::session::tokens::{Bearer, Pair, Tokens};
-use crate::clock::EventClock;
+use crate::clock::{Clock, EventClock};
 use crate::config::Login;
 use crate::domain::{Epic, Timestamp};
 use crate::secret::Secret;
+use crate::skew;
+use crate::tls;
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
@@ -27,6 +33,8 @@ use crate::transcript::format::Headers;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest a call may take, its answer read to the end. The client's own limit ends with the head.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for a connection, and then for TLS on it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle sockets are closed by us after this, before IG's side does it unseen.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Pause before the one retry after a socket broke under a call that may be repeated.
@@ -34,14 +42,50 @@ const SOCKET_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Largest answer read: far above a full page of prices.
 const BODY_MAX: usize = 16 * 1024 * 1024;
 
-/// The HTTP client that both REST and the WebSocket upgrade use.
+/// The HTTP client that both REST and the WebSocket upgrade use. It believes the authorities of the web.
 pub fn http_client() -> Client {
+    client(tls::web_roots())
+}
+
+/// The same, which believes those of a PEM file besides (`ig.ca_file`).
+///
+/// # Errors
+/// In words for people, where the file is of no use.
+pub fn http_client_for(ca_file: Option<&Path>) -> Result<Client, String> {
+    let mut roots = tls::web_roots();
+    if let Some(file) = ca_file {
+        tls::add_roots(&mut roots, "ig.ca_file", file)?;
+    }
+    Ok(client(roots))
+}
+
+fn client(roots: RootCertStore) -> Client {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("ring knows both versions of TLS");
+    let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // No `max_http_version`: it would put awc's own TLS, with its own authorities, in the place of this.
+    let connector = Connector::new().conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT);
     Client::builder()
-        .connector(Connector::new().conn_keep_alive(KEEP_ALIVE).timeout(Duration::from_secs(10)))
-        .max_http_version(Version::HTTP_11)
+        .connector(connector.handshake_timeout(CONNECT_TIMEOUT).rustls_0_23(Arc::new(tls)))
         .disable_redirects()
         .timeout(ANSWER_TIMEOUT)
         .finish()
+}
+
+/// Asks for nothing and says nothing of who asks: whether there is a way to IG, and by how much the system's
+/// clock is ahead of IG's, ms, between the two. `None` where the answer has no date of its own.
+///
+/// # Errors
+/// Why there is no answer; [`IgError::Refused`] where it points elsewhere.
+pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, IgError> {
+    let sent = clock.reading();
+    let answer = client.head(format!("{base}/session")).send().await;
+    let answer = answer.map_err(|error| transport(base, &error))?;
+    if answer.status().is_redirection() {
+        return Err(redirected(base, answer.status(), answer.headers()));
+    }
+    Ok(date(answer.headers()).map(|date| skew::between_ms(date.0, sent, clock.reading())))
 }
 
 /// IG's REST API with one API key.
@@ -262,10 +306,7 @@ impl RestClient {
             return Ok((body, headers));
         }
         if status.is_redirection() {
-            return Err(IgError::Refused(format!(
-                "redirect (HTTP {}), which is never followed",
-                status.as_u16()
-            )));
+            return Err(redirected(&self.base, status, &headers));
         }
         if call.login && status == StatusCode::NOT_FOUND {
             return Err(IgError::Refused("HTTP 404: is ig.api_url right?".to_owned()));
@@ -343,12 +384,36 @@ fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
         SendRequestError::Connect(ConnectError::Resolver(why)) => {
             IgError::Unreachable(format!("cannot resolve {host}: {why}"))
         }
+        SendRequestError::Connect(ConnectError::NoRecords) => {
+            IgError::Unreachable(format!("cannot resolve {host}: it has no address"))
+        }
+        SendRequestError::Connect(ConnectError::Io(why)) if mistrust(why).is_some() => {
+            IgError::Unreachable(mistrust(why).map(|why| tls::in_words(host, why)).unwrap_or_default())
+        }
         SendRequestError::Connect(why) => IgError::Unreachable(format!("cannot connect to {host}: {why}")),
         SendRequestError::Timeout => {
             IgError::Retryable(format!("no answer from {host} within {} s", ANSWER_TIMEOUT.as_secs()))
         }
         other => IgError::Broken(format!("{host}: {}", cut(&other.to_string()))),
     }
+}
+
+/// What TLS says, where it is TLS that failed.
+pub fn mistrust(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// An answer that points elsewhere. Tokens and passwords go to the host that was named, and to no other.
+fn redirected(base: &str, status: StatusCode, headers: &HeaderMap) -> IgError {
+    let target = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let target: Option<Uri> = target.and_then(|text| text.parse().ok());
+    // Only the host: the rest of an address may hold anything.
+    let to = target.as_ref().and_then(Uri::host).map_or(String::new(), |host| format!(" to {}", cut(host)));
+    let code = status.as_u16();
+    IgError::Refused(format!(
+        "{} answers with a redirect{to} (HTTP {code}), which is never followed",
+        host(base)
+    ))
 }
 
 fn login(version: u8, body: serde_json::Value) -> Call<'static> {

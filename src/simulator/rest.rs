@@ -56,8 +56,8 @@ struct Call<'a> {
     sender: Sender<'a>,
     query: HashMap<String, String>,
     body: &'a [u8],
-    /// Where the stream is: the host that this request was sent to.
-    host: String,
+    /// Where the stream is: whatever this request was sent to, which may be a proxy that has taken TLS off.
+    base: String,
     real: Instant,
     now: Timestamp,
 }
@@ -95,7 +95,10 @@ pub(crate) async fn handle(
             .map(web::Query::into_inner)
             .unwrap_or_default(),
         body: &body,
-        host: request.connection_info().host().to_owned(),
+        base: {
+            let told = request.connection_info();
+            format!("{}://{}", told.scheme(), told.host())
+        },
         real: monotonic(),
         now: shared.now(),
     };
@@ -321,7 +324,7 @@ impl Call<'_> {
     }
 
     fn endpoint(&self) -> String {
-        format!("http://{}", self.host)
+        self.base.clone()
     }
 
     // ---- the account ----

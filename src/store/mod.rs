@@ -7,7 +7,7 @@
 //! | `backend`, `many` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
-//! | `identity` | which database it is |
+//! | `identity`, `soundness` | which database it is; what is wrong with its file, what its server allows |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
 //! | `copying` | every table into another database |
@@ -53,6 +53,7 @@ mod rows;
 mod schema;
 mod settings;
 mod shelf;
+mod soundness;
 mod sqlite;
 mod url;
 
@@ -70,6 +71,7 @@ pub use lease::{LEASE_S, Lease, LeaseState, Standby, Unchanged};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
+pub use soundness::ServerFacts;
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
 use backend::{Connection, lease_time};
@@ -854,6 +856,30 @@ impl Store {
         now: Timestamp,
     ) -> Result<AllowanceState, StoreError> {
         allowance::state(&mut self.connection, account, now)
+    }
+
+    /// What is wrong with an SQLite file, in words, at most a few; nothing for a server. Reads the whole file.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn findings(&mut self) -> Result<Vec<String>, StoreError> {
+        soundness::findings(&mut self.connection)
+    }
+
+    /// What the server is and lets this user do; none for a file.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn server_facts(&mut self) -> Result<Option<ServerFacts>, StoreError> {
+        soundness::server(&mut self.connection)
+    }
+
+    /// Which environment the database belongs to, if to one yet.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn environment(&mut self) -> Result<Option<String>, StoreError> {
+        self.setting(ENVIRONMENT)
     }
 
     /// How many rows each table has that a copy would hold, and what they sum up to: the same where they say the

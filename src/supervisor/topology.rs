@@ -32,7 +32,7 @@ use crate::ig::IgError;
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::history::pace::allowed_per_minute;
 use crate::ig::markets::{self, Instrument};
-use crate::ig::rest::{RestClient, http_client};
+use crate::ig::rest::{RestClient, http_client_for};
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
 use crate::ig::session::fingerprint;
 use crate::ig::session::tokens::Tokens;
@@ -187,7 +187,7 @@ impl House {
         let Ground { clock, store, standing, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
         let stats = Arc::new(Stats::default());
-        let client = http_client();
+        let client = http_client_for(config.ig.ca_file.as_deref()).map_err(Failure::configuration)?;
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
             .with_clock(event_clock.clone());

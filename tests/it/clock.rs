@@ -25,7 +25,7 @@ const BEFORE_CLOSE_S: i64 = 30;
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// The library. CI has it; where it is missing otherwise the tests say that they did not run.
-fn library() -> Option<&'static str> {
+pub fn library() -> Option<&'static str> {
     let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
     assert!(found.is_some() || std::env::var_os("CI").is_none(), "libfaketime is missing");
     if found.is_none() {

@@ -17,7 +17,11 @@ mod clock;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod front;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
@@ -45,6 +49,8 @@ mod rooms;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod standby;
@@ -54,6 +60,8 @@ mod store_contract;
 mod stream;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod transcript;
 #[cfg(test)]

@@ -60,6 +60,7 @@ pub fn execute(args: &Backfill, config: Config) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
+    super::warn_of_exposed(&config);
     let followed = on_actix(fetch(config, order, args.format == Report::Text))?;
     match args.format {
         Report::Text => say(view::ended(&followed)),

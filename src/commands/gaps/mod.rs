@@ -1,7 +1,7 @@
 //! `candlekeep gaps`: every missing bar and why; whether a stretch is complete; whether the ledger
 //! holds. Reads the database alone.
 
-mod verify;
+pub mod verify;
 
 use std::fmt::Write as _;
 use std::ops::Range;

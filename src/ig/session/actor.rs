@@ -33,8 +33,10 @@ use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(240);
 /// How long a logout waits for a login or a test of tokens that is under way.
 const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
-const SETTING_LAST_LOGIN: &str = "session.last_login";
-const SETTING_REFUSED: &str = "session.refused_fingerprint";
+/// Where the time of the last login is kept, epoch seconds.
+pub const SETTING_LAST_LOGIN: &str = "session.last_login";
+/// Where the fingerprint of credentials that IG has refused is kept.
+pub const SETTING_REFUSED: &str = "session.refused_fingerprint";
 
 /// What the session needs to know.
 #[derive(Clone)]
@@ -304,6 +306,7 @@ impl Session {
             3 => self.log_in_v3(generation).await,
             _ => self.log_in_v2(generation).await,
         };
+        let result = result.and_then(|tokens| stays_in_tls(&self.settings.api_url, tokens));
         match &result {
             Ok(_) => self.save(SETTING_REFUSED, String::new()).await.unwrap_or_else(|error| {
                 // The login is made, and is not thrown away for a note.
@@ -397,9 +400,8 @@ impl Session {
     /// once more, which lasts until IG has answered about them.
     async fn check_not_refused_before(&self) -> Result<String, IgError> {
         let key = fingerprint::key(&self.store).await?;
-        let (settings, login) = (&self.settings, &self.settings.credentials);
-        let parts = [&login.api_key, &login.username, &login.password].map(Secret::expose);
-        let print = fingerprint::of(&key, &[&[settings.api_url.as_str()], &parts[..]].concat());
+        let settings = &self.settings;
+        let print = fingerprint::of_login(&key, &settings.api_url, &settings.credentials);
         if !self.retry_refused.get() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
             return Err(IgError::CredentialsRefused(
                 "refused before and not tried again, since IG locks accounts; change them or use --retry-credentials"
@@ -445,6 +447,19 @@ fn after_login(error: IgError) -> IgError {
         IgError::Unreachable(why) => IgError::Retryable(why),
         other => other,
     }
+}
+
+/// Refuses to take tokens that were got over TLS to a stream without.
+fn stays_in_tls(api_url: &str, tokens: Tokens) -> Result<Tokens, IgError> {
+    let is_tls =
+        |url: &str| url.trim_start().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+    let plain = tokens.lightstreamer_endpoint.contains("://") && !is_tls(&tokens.lightstreamer_endpoint);
+    if is_tls(api_url) && plain {
+        return Err(IgError::Misconfigured(
+            "IG names a stream without TLS, to which tokens are not sent: is ig.api_url right?".to_owned(),
+        ));
+    }
+    Ok(tokens)
 }
 
 fn offset_s(hours: Option<f64>) -> i64 {

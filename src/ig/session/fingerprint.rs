@@ -5,10 +5,12 @@
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::config::Login;
 use crate::ig::error::IgError;
 use crate::store::{StoreError, StoreHandle};
 
-const SETTING_KEY: &str = "session.fingerprint_key";
+/// Where the key is kept.
+pub const SETTING_KEY: &str = "session.fingerprint_key";
 
 /// The key of this database's fingerprints, made when first asked for.
 ///
@@ -39,6 +41,12 @@ pub fn of(key: &str, parts: &[&str]) -> String {
         context.update(part.as_bytes());
     }
     hex(context.sign().as_ref())
+}
+
+/// The fingerprint of what somebody logs in with, at this base address.
+pub fn of_login(key: &str, api_url: &str, login: &Login) -> String {
+    let Login { api_key, username, password } = login;
+    of(key, &[api_url, api_key.expose(), username.expose(), password.expose()])
 }
 
 /// Trouble with the database, for a caller that talks to IG.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use awc::Client;
-use awc::error::{SendRequestError, WsClientError};
+use awc::error::{ConnectError, SendRequestError, WsClientError};
+use awc::http::StatusCode;
 use awc::http::header::CONTENT_TYPE;
 use awc::ws::{Frame, Message as WsMessage};
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use tokio::sync::mpsc;
 
 use super::actor::StreamActor;
 use crate::ig::error::cut;
+use crate::ig::rest::mistrust;
 use crate::tlcp::{Lost, Post, Transmit, Version};
+use crate::tls;
 
 /// Largest WebSocket message taken, whole or in parts.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -171,9 +174,32 @@ pub async fn open_websocket(
 /// Why there is no WebSocket, for people.
 fn why(error: &WsClientError) -> String {
     match error {
+        WsClientError::InvalidResponseStatus(status) if status.is_redirection() => unwelcome(*status),
         WsClientError::InvalidResponseStatus(status) => {
-            format!("HTTP {} instead of a WebSocket, perhaps from a proxy", status.as_u16())
+            format!("{} instead of a WebSocket, perhaps from a proxy", unwelcome(*status))
         }
+        WsClientError::SendRequest(error) => why_not_sent(error),
+        other => cut(&other.to_string()),
+    }
+}
+
+/// An answer that is no stream, for people. What opens a session holds tokens, which go to the host that IG has named
+/// and to no other.
+fn unwelcome(status: StatusCode) -> String {
+    let code = status.as_u16();
+    if status.is_redirection() {
+        return format!("a redirect (HTTP {code}), which is never followed");
+    }
+    format!("HTTP {code}")
+}
+
+/// Why a request did not get there, for people.
+fn why_not_sent(error: &SendRequestError) -> String {
+    match error {
+        SendRequestError::Connect(ConnectError::Io(error)) => match mistrust(error) {
+            Some(error) => tls::in_words("the stream's host", error),
+            None => cut(&error.to_string()),
+        },
         other => cut(&other.to_string()),
     }
 }
@@ -199,11 +225,11 @@ async fn stream(client: Client, url: String, body: String, socket: u64, actor: A
     let response = match sent {
         Ok(response) if response.status().is_success() => response,
         Ok(response) => {
-            let why = format!("HTTP {}", response.status().as_u16());
+            let why = unwelcome(response.status());
             return actor.do_send(Arrived::lost(socket, Lost::Refused, why));
         }
         Err(error) => {
-            let why = cut(&error.to_string());
+            let why = why_not_sent(&error);
             return actor.do_send(Arrived::lost(socket, kind_of_request(&error), why));
         }
     };

@@ -1,7 +1,6 @@
 //! What makes a PostgreSQL server believed: rustls with the authorities that the address names, or
 //! those of the web.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -12,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::target::{Target, Tls};
+use crate::tls::{add_roots, certificates, unusable, web_roots};
 
 /// How TLS is spoken with the server.
 ///
@@ -40,29 +40,10 @@ pub(super) fn client_config(target: &Target) -> Result<ClientConfig, String> {
 }
 
 fn roots(target: &Target) -> Result<RootCertStore, String> {
+    let Some(file) = &target.root_file else { return Ok(web_roots()) };
     let mut roots = RootCertStore::empty();
-    match &target.root_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            for certificate in certificates("sslrootcert", file)? {
-                roots.add(certificate).map_err(|error| unusable("sslrootcert", file, error))?;
-            }
-        }
-    }
+    add_roots(&mut roots, "sslrootcert", file)?;
     Ok(roots)
-}
-
-fn certificates(what: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match found {
-        Ok(found) if found.is_empty() => Err(unusable(what, file, "it holds no certificate")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(unusable(what, file, error)),
-    }
-}
-
-fn unusable(what: &str, file: &Path, why: impl std::fmt::Display) -> String {
-    format!("{what} {} cannot be used: {why}", file.display())
 }
 
 /// Believes a certificate of a known authority for whatever host (`verify-ca`).
