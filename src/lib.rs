@@ -30,6 +30,7 @@ pub mod simulator;
 pub mod skew;
 pub mod stats;
 pub mod store;
+pub mod summary;
 pub mod supervisor;
 pub mod tlcp;
 pub mod transcript;

@@ -14,7 +14,9 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     logging::init(cli.command.is_watched());
-    match commands::execute(cli) {
+    let outcome = commands::execute(cli);
+    logging::finish();
+    match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => leave(&failure),
     }

@@ -40,6 +40,7 @@ use crate::messages::{GetTokens, HistoryError, HolesRecorded, LearnTime, LogOut}
 use crate::retention::actor::RetentionActor;
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
+use crate::summary::{self, Speaking};
 use crate::tlcp::Version;
 use crate::transcript::Recorder;
 use crate::writer::actor::{Hurry, WriterActor};
@@ -114,6 +115,8 @@ pub struct House {
     writer: Addr<WriterActor>,
     aggregator: Addr<AggregatorActor>,
     healer: Addr<HealerActor>,
+    /// Says once a bucket what was collected; none where only history is fetched.
+    _summary: Option<Speaking>,
     /// None where everything is kept, or only history is fetched. It lives as long as its address.
     _retention: Option<Addr<RetentionActor>>,
     alerts: UnboundedReceiver<Alert>,
@@ -263,6 +266,9 @@ impl House {
             alarm.lifeline("history"),
         )
         .start();
+        let summary = stream
+            .is_some()
+            .then(|| summary::spawn(stats.clone(), clock.clone(), event_clock.clone(), calendars.clone()));
         let watched = pairs.into_iter().zip(calendars);
         let retention = (stream.is_some() && config.retention != Retention::default()).then(|| {
             let lifeline = alarm.lifeline("retention");
@@ -310,6 +316,7 @@ impl House {
             writer,
             aggregator,
             healer,
+            _summary: summary,
             _retention: retention,
             alerts,
         }))
