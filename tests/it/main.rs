@@ -25,6 +25,8 @@ mod killed;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod moving;
 #[cfg(test)]
 mod outages;
