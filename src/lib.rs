@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aggregator;
+pub mod api;
 pub mod backoff;
 pub mod cli;
 pub mod clock;

@@ -1,11 +1,14 @@
 //! `candlekeep run`: the service.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::status;
+use crate::api::{self, Door, Pulse, Sources};
 use crate::cli::Run;
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -36,22 +39,31 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     if let Some(point) = &args.failpoint {
         failpoint::arm(point).map_err(Failure::usage)?;
     }
+    let door = Door::new(&config.http)?;
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
-    let outcome = super::on_actix(collect(config, flags, recorder));
+    let outcome = super::on_actix(collect(config, flags, recorder, door));
     if let Some(recording) = recording {
         recording.finish();
     }
     outcome
 }
 
-async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<Exit, Failure> {
+async fn collect(
+    config: Config,
+    flags: RunFlags,
+    recorder: Recorder,
+    door: Option<Door>,
+) -> Result<Exit, Failure> {
     let mut told_to_stop = std::pin::pin!(told_to_stop());
     let Some(mut house) = House::start(&config, flags, recorder, &mut told_to_stop).await? else {
         log::info!("told to stop");
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
+    if let Some(door) = door {
+        actix_rt::spawn(api::serve(door, sources(config, &house)));
+    }
     tokio::select! {
         failure = house.failed() => {
             // What failed may be the database.
@@ -68,6 +80,17 @@ async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<
             Ok(Exit::Done)
         }
     }
+}
+
+/// What is told over HTTP.
+fn sources(config: Config, house: &House) -> Sources {
+    let (config, clock) = (Arc::new(config), Clock::system());
+    let status = {
+        let (config, clock) = (config.clone(), clock.clone());
+        move || status::read_json(&config, clock.wall()).map_err(|failure| failure.to_string())
+    };
+    let health = Pulse::start(clock.clone());
+    Sources { config, stats: house.stats.clone(), health, status: Arc::new(status), clock }
 }
 
 /// Begins a recording that knows all secrets that the user has configured.

@@ -23,12 +23,12 @@ use self::repeats::{Kind, Repeats, TEXT_BYTES_MAX, Told, WHO};
 use crate::clock::Clock;
 
 /// What is shown when `RUST_LOG` does not say: our own life cycle, and others' troubles; but not that
-/// a peer of the HTTP server, or the simulator at a script's wish, has cut a connection.
-const DEFAULT_FILTER: &str = "warn,candlekeep=info,actix_http::h1::dispatcher=off";
+/// a peer of the HTTP server, or the simulator at a script's wish, has cut a connection or sent nonsense.
+const DEFAULT_FILTER: &str = "warn,candlekeep=info,actix_http::h1=off";
 
 /// The same where somebody looks on and is told of progress: only what is not as it should be, and what
 /// becomes of the login, which may have to wait for a minute.
-const WATCHED_FILTER: &str = "warn,candlekeep::ig::session=info,actix_http::h1::dispatcher=off";
+const WATCHED_FILTER: &str = "warn,candlekeep::ig::session=info,actix_http::h1=off";
 
 /// Where panics are logged.
 const PANICS: &str = "candlekeep::panic";

@@ -42,8 +42,10 @@ fn only_the_summary_grows_with_the_market() {
         {"do": "overflow", "pairs": ["EUR_USD"], "rows": 1, "after_s": 3600}
     ]"#;
     let (_world, log) = heard(script, hours, 900.0);
-    let (summaries, others): (Vec<_>, Vec<_>) =
-        log.iter().filter(|line| line.starts_with("<6>")).partition(|line| line.contains("candlekeep::summary:"));
+    let (summaries, others): (Vec<_>, Vec<_>) = log
+        .iter()
+        .filter(|line| line.starts_with("<6>"))
+        .partition(|line| line.contains("candlekeep::summary:"));
     // A start and an end, and after each cut that the stream goes on.
     assert!(others.len() <= 10 + 2 * cuts, "{} lines: {others:#?}", others.len());
 

@@ -1,6 +1,8 @@
 //! Tests of the whole program, in one binary.
 
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod away;
