@@ -1,18 +1,22 @@
 //! Sockets, and their limits.
 
+use std::any::Any;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, header};
+use actix_web::dev::{Extensions, Server, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, Error, HttpResponse, HttpServer};
+use socket2::{SockRef, Socket};
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
@@ -40,16 +44,16 @@ const FILE_BYTES_MAX: u64 = 4_096;
 /// What every answer says to browsers: take nothing for something else, run and embed nothing of others, tell others
 /// nothing, keep nothing.
 const HEADERS: [(&str, &str); 7] = [
-    ("X-Content-Type-Options", "nosniff"),
+    ("x-content-type-options", "nosniff"),
     (
-        "Content-Security-Policy",
+        "content-security-policy",
         "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cache-control", "no-store"),
 ];
 
 /// Where to listen, and whom to let in.
@@ -133,10 +137,32 @@ fn listen(door: &Door, answers: &Data<Answers>) -> std::io::Result<(Server, Sock
     .client_disconnect_timeout(HANG_UP_WITHIN)
     .keep_alive(KEEP_ALIVE)
     .tcp_nodelay(true)
+    .on_connect(Hand::attach)
     .shutdown_timeout(1)
     .disable_signals()
     .listen(listener)?;
     Ok((server.run(), address))
+}
+
+/// A hand on a connection's socket: the server itself would wait without end for the end of a body in chunks.
+struct Hand(Option<Socket>);
+
+impl Hand {
+    /// Puts the hand where the connection's requests find it.
+    fn attach(connection: &dyn Any, extensions: &mut Extensions) {
+        let socket = connection.downcast_ref::<actix_rt::net::TcpStream>();
+        extensions.insert(Hand(socket.and_then(|socket| SockRef::from(socket).try_clone().ok())));
+    }
+
+    /// Ends the connection, after a while in which the answer can be read.
+    fn hang_up(&self) {
+        let Some(Ok(socket)) = self.0.as_ref().map(Socket::try_clone) else { return };
+        actix_rt::spawn(async move {
+            actix_rt::time::sleep(HANG_UP_WITHIN).await;
+            // It may have ended by itself.
+            let _ = socket.shutdown(Shutdown::Both);
+        });
+    }
 }
 
 /// Has the guard look at a request, and an answer come in time.
@@ -146,24 +172,30 @@ async fn admit(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let guard = request.app_data::<Data<Guard>>().expect("every app has one").clone();
     if let Err(refusal) = look(&guard, &request) {
+        if let Some(hand) = request.conn_data::<Hand>() {
+            hand.hang_up();
+        }
         return Ok(request.into_response(refused(refusal)));
     }
-    let for_late = request.request().clone();
+    // Nothing of the request is held meanwhile: the router wants it for itself.
     match tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await {
         Ok(answer) => Ok(answer?.map_into_boxed_body()),
         Err(_) => {
             let view = views::error("late", "the answer, or the request's body, did not come in time");
             let mut answer = routes::json(StatusCode::SERVICE_UNAVAILABLE, &view);
             answer.head_mut().set_connection_type(actix_http::ConnectionType::Close);
-            Ok(ServiceResponse::new(for_late, answer))
+            for (name, value) in HEADERS {
+                answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            Err(InternalError::from_response("late", answer).into())
         }
     }
 }
 
 fn look(guard: &Guard, request: &ServiceRequest) -> Result<(), Refusal> {
     let headers = request.headers();
-    let value = |name: header::HeaderName| headers.get(name).map(header::HeaderValue::as_bytes);
-    let hosts: Vec<&[u8]> = headers.get_all(header::HOST).map(header::HeaderValue::as_bytes).collect();
+    let value = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+    let hosts: Vec<&[u8]> = headers.get_all(header::HOST).map(HeaderValue::as_bytes).collect();
     let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
     let announced = headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().ok()?.parse().ok());
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
@@ -175,7 +207,7 @@ fn look(guard: &Guard, request: &ServiceRequest) -> Result<(), Refusal> {
         body_bytes: if is_chunked { None } else { announced.unwrap_or(Some(0)) },
         authorization: value(header::AUTHORIZATION),
         origin: value(header::ORIGIN),
-        fetch_site: value(header::HeaderName::from_static("sec-fetch-site")),
+        fetch_site: value(HeaderName::from_static("sec-fetch-site")),
     })
 }
 
@@ -184,7 +216,7 @@ fn refused(refusal: Refusal) -> HttpResponse {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut answer = routes::json(status, &views::error(word, reason));
     if refusal == Refusal::Unauthorized {
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     // What else it has to say is not waited for.
     answer.head_mut().set_connection_type(actix_http::ConnectionType::Close);
