@@ -4,13 +4,14 @@
 //! since the journal has it: `<6>candlekeep::writer: bars stored pair=EUR_USD rows=12`. On a
 //! terminal the same event reads `21:05:00 info  writer: bars stored pair=EUR_USD rows=12`, the
 //! time being UTC. `RUST_LOG` chooses what is shown. What is repeated at levels that a journal keeps is
-//! held back by [`repeats`] and told with `repeated=n`; panics and the summary never are, nor what only
+//! held back by `repeats.rs` and told with `repeated=n`; panics and the summary never are, nor what only
 //! somebody who looks for it sees.
 
 mod line;
 mod repeats;
 
 use std::io::{IsTerminal, Write as _};
+use std::os::unix::fs::FileTypeExt;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -197,9 +198,11 @@ impl std::io::Write for AboveBars {
     }
 }
 
-/// Whether stderr goes to the journal, where a line without a priority counts as information.
+/// Whether stderr goes to the journal, where a line without a priority counts as information: a unit's does, which
+/// is told so, and a socket leads nowhere else (`systemd-cat`).
 pub fn is_journal() -> bool {
-    std::env::var_os("JOURNAL_STREAM").is_some()
+    let is_socket = || std::fs::metadata("/proc/self/fd/2").is_ok_and(|about| about.file_type().is_socket());
+    std::env::var_os("JOURNAL_STREAM").is_some() || is_socket()
 }
 
 /// A panic is one line like everything else; its backtrace follows only where one was asked for.

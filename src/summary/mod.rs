@@ -78,7 +78,7 @@ pub enum Line {
         /// How many buckets are: more than one where market time flies or nothing was said for a while.
         buckets: u64,
         /// What happened.
-        done: Totals,
+        done: Box<Totals>,
     },
     /// Nothing, and nothing is expected.
     Closed {
@@ -130,7 +130,7 @@ impl Summary {
             return Some(Line::Closed { opens: self.opens(to) });
         }
         (self.said_at, self.closed_at) = (now, None);
-        Some(Line::Collected { to, buckets: (passed_s / step).unsigned_abs(), done })
+        Some(Line::Collected { to, buckets: (passed_s / step).unsigned_abs(), done: Box::new(done) })
     }
 
     fn expects(&self, start: Timestamp) -> bool {
@@ -169,7 +169,7 @@ mod tests {
     impl Bench {
         fn at(event: Timestamp) -> Bench {
             let now = Clock::system().monotonic();
-            let summary = Summary::new(vec![Arc::new(Calendar::forex()); 28], now);
+            let summary = Summary::new(std::iter::repeat_n(Arc::new(Calendar::forex()), 28).collect(), now);
             Bench { summary, totals: Totals::default(), event, began: now, now, said: Vec::new() }
         }
 
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_closed_market_is_told_of_at_once_and_then_every_hour() {
         let mut bench = Bench::at(FRIDAY);
-        bench.pass(1_800 + 4 * 3_600, 1, |_| {});
+        bench.pass(1_800 + 3 * 3_600 + STEP + 90, 1, |_| {});
         let closed: Vec<i64> = bench
             .said
             .iter()
