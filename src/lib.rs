@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aggregator;
+pub mod api;
 pub mod backoff;
 pub mod busy;
 pub mod cli;
@@ -32,6 +33,7 @@ pub mod simulator;
 pub mod skew;
 pub mod stats;
 pub mod store;
+pub mod summary;
 pub mod supervisor;
 pub mod tlcp;
 mod tls;

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     };
     logging::init(cli.command.is_watched());
     privacy::forbid_dumps();
-    match commands::execute(cli) {
+    let outcome = commands::execute(cli);
+    logging::finish();
+    match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => leave(&failure),
     }

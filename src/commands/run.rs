@@ -1,11 +1,14 @@
 //! `candlekeep run`: the service.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::status;
+use crate::api::{self, Door, Sources};
 use crate::cli::Run;
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -39,13 +42,14 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         failpoint::arm(point).map_err(Failure::usage)?;
     }
     super::warn_of_exposed(&config);
+    let door = Door::new(&config.http)?;
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
     let patience = args.patience;
     let outcome = super::on_actix(async move {
         watchdog::watch(patience)
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
-        collect(config, flags, recorder).await
+        collect(config, flags, recorder, door).await
     });
     if let Some(recording) = recording {
         recording.finish();
@@ -53,13 +57,21 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     outcome
 }
 
-async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<Exit, Failure> {
+async fn collect(
+    config: Config,
+    flags: RunFlags,
+    recorder: Recorder,
+    door: Option<Door>,
+) -> Result<Exit, Failure> {
     let mut told_to_stop = std::pin::pin!(told_to_stop());
     let Some(mut house) = House::start(&config, flags, recorder, &mut told_to_stop).await? else {
         log::info!("told to stop");
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
+    if let Some(door) = door {
+        actix_rt::spawn(api::serve(door, sources(config, &house)));
+    }
     tokio::select! {
         failure = house.failed() => {
             // What failed may be the database.
@@ -76,6 +88,17 @@ async fn collect(config: Config, flags: RunFlags, recorder: Recorder) -> Result<
             Ok(Exit::Done)
         }
     }
+}
+
+/// What is told over HTTP.
+fn sources(config: Config, house: &House) -> Sources {
+    let (config, clock) = (Arc::new(config), Clock::system());
+    let status = {
+        let (config, clock) = (config.clone(), clock.clone());
+        move || status::read_json(&config, clock.wall()).map_err(|failure| failure.to_string())
+    };
+    let rooms = house.roster().clone();
+    Sources { config, stats: house.stats.clone(), rooms, status: Arc::new(status), clock }
 }
 
 /// Begins a recording that knows all secrets that the user has configured.

@@ -67,6 +67,14 @@ pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The same for programs that ask over HTTP.
+///
+/// # Errors
+/// When there is no database, or it cannot be read.
+pub fn read_json(config: &Config, now: Timestamp) -> Result<String, Failure> {
+    find(config, now).map(|findings| json(&findings))
+}
+
 fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let spooled = recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref());
     let mut store = Store::open_read_only(&config.database).map_err(|error| match spooled {

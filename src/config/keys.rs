@@ -13,8 +13,6 @@ pub struct Key {
     pub shown: Shown,
     /// Whether its value is a list or table, which the environment spells as TOML.
     pub structured: bool,
-    /// Whether this version reads and checks the key but does not act on it.
-    pub later: bool,
     /// What it means, as lines of prose.
     pub about: &'static [&'static str],
 }
@@ -39,7 +37,7 @@ impl Shown {
 
 impl Key {
     const fn new(path: &'static str, shown: Shown, about: &'static [&'static str]) -> Key {
-        Key { path, short: None, shown, structured: false, later: false, about }
+        Key { path, short: None, shown, structured: false, about }
     }
 
     const fn short(mut self, name: &'static str) -> Key {
@@ -49,11 +47,6 @@ impl Key {
 
     const fn structured(mut self) -> Key {
         self.structured = true;
-        self
-    }
-
-    const fn later(mut self) -> Key {
-        self.later = true;
         self
     }
 
@@ -278,21 +271,18 @@ pub const KEYS: &[Key] = &[
         ],
     ),
     Key::new("http.listen", Default(r#""127.0.0.1:8017""#), &["Address of the HTTP interface, or \"off\"."])
-        .short("CANDLEKEEP_HTTP")
-        .later(),
+        .short("CANDLEKEEP_HTTP"),
     Key::new(
         "http.token_file",
         Example(r#""/etc/candlekeep/token""#),
         &["File with the token that HTTP clients must present. Required off loopback."],
-    )
-    .later(),
+    ),
     Key::new(
         "http.allowed_hosts",
         Default("[]"),
         &["Host names, besides loopback, under which HTTP clients may call."],
     )
-    .structured()
-    .later(),
+    .structured(),
 ];
 
 /// The key of this path.

@@ -67,9 +67,6 @@ fn write_key(text: &mut String, key: &Key, name: &str) {
     for line in key.about {
         let _ = writeln!(text, "# {line}");
     }
-    if key.later {
-        let _ = writeln!(text, "# Not acted upon by this version yet: it is read and checked only.");
-    }
     if let Shown::Example(_) = key.shown {
         let _ = writeln!(text, "# No default; for example:");
     }

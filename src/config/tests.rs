@@ -515,17 +515,6 @@ fn bars_are_kept_for_ever_or_at_least_while_they_may_be_healed() {
     assert_eq!(limit, Some(Timestamp(1_583_755_200 - 40 * 86_400)));
 }
 
-#[test]
-fn keys_that_are_not_acted_upon_say_so_in_the_template() {
-    let text = template();
-    for key in KEYS.iter().filter(|key| key.later) {
-        let (_, name) = key.section_and_name();
-        let before = text.split(&format!("\n#{name} = ")).next().unwrap();
-        let lines: Vec<_> = before.lines().rev().take(2).collect();
-        assert!(lines.iter().any(|line| line.contains("Not acted upon")), "{}", key.path);
-    }
-}
-
 proptest::proptest! {
     #[test]
     fn no_text_panics_and_every_error_is_one_line(text in "\\PC{0,80}", value in "\\PC{0,20}") {
@@ -539,12 +528,11 @@ proptest::proptest! {
 }
 
 #[test]
-fn the_readme_lists_every_key_by_both_names_and_marks_what_is_not_acted_upon() {
+fn the_readme_lists_every_key_by_both_names() {
     let readme = include_str!("../../README.md");
     for key in KEYS {
-        let mark = if key.later { " *" } else { "" };
         let variable = key.short.map_or_else(|| key.variable(), str::to_owned);
-        let row = format!("| `{}`{mark} | `{variable}` |", key.path);
+        let row = format!("| `{}` | `{variable}` |", key.path);
         assert!(readme.contains(&row), "{row} is missing");
     }
 }

@@ -252,6 +252,7 @@ impl Healer {
         let Some(event) = self.event_clock.settled() else { return Ok(false) };
         let now = Now { event, wall: self.clock.wall() };
         let Known { pages, purse } = self.read(now.wall).await?;
+        self.stats.allowance_remaining.set(purse.remaining.into());
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });
@@ -462,7 +463,8 @@ impl Healer {
         let now = self.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
         let reading = Reading { calendar, now };
         let facts = facts::facts(pair, timeframe, &fetched, &reading);
-        log::info!(
+        // Every bucket may have some: the summary counts them.
+        log::debug!(
             pair:% = pair, timeframe:% = timeframe, bars = fetched.rows.len(),
             from:% = fetched.covered.start, to:% = fetched.covered.end;
             "history fetched"

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::result::QueryResult;
+use diesel::sql_types::BigInt;
 
 use super::backend::{Connection, on_backend, put_runs, remove_runs};
 use super::error::StoreError;
@@ -47,6 +49,27 @@ pub(super) fn ends(
         ends.extend(end.map(|end| (pair, Timestamp(end))));
     }
     Ok(ends)
+}
+
+/// How many buckets are in each state.
+pub(super) fn buckets_by_state(
+    connection: &mut Connection,
+    timeframe: Timeframe,
+) -> Result<Vec<(State, u64)>, StoreError> {
+    // A sum of whole numbers is none on PostgreSQL.
+    let seconds = || sql::<BigInt>("CAST(sum(to_ts - from_ts) AS BIGINT)");
+    let rows: Vec<(String, i64)> = on_backend!(connection, connection => {
+        coverage::table
+            .filter(coverage::timeframe.eq(timeframe.as_str()))
+            .group_by(coverage::state)
+            .select((coverage::state, seconds()))
+            .load(connection)
+    })?;
+    let counted = |(state, seconds): (String, i64)| {
+        let state: State = state.parse().map_err(StoreError::corrupt)?;
+        Ok((state, (seconds / timeframe.seconds()).unsigned_abs()))
+    };
+    rows.into_iter().map(counted).collect()
 }
 
 /// The part of the ledger that a transaction touches.

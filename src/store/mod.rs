@@ -668,6 +668,14 @@ impl Store {
         ledger::runs_in_state(&mut self.connection, timeframe, state)
     }
 
+    /// How many buckets of one timeframe are in each state; states without any are left out.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn buckets_by_state(&mut self, timeframe: Timeframe) -> Result<Vec<(State, u64)>, StoreError> {
+        ledger::buckets_by_state(&mut self.connection, timeframe)
+    }
+
     /// The pairs and timeframes of which anything is known, or bars are stored.
     ///
     /// # Errors

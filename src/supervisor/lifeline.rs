@@ -65,13 +65,15 @@ pub struct Lifeline {
     generation: u32,
     alarm: Alarm,
     pulse: Pulse,
+    roster: Roster,
 }
 
 impl Lifeline {
     /// The lifeline of who sits in this room next.
     pub fn begin(roster: &Roster, room: Room, alarm: &Alarm) -> Lifeline {
         let generation = roster.next_generation(room);
-        Lifeline { room, generation, alarm: alarm.clone(), pulse: roster.pulse(room) }
+        let (pulse, roster) = (roster.pulse(room), roster.clone());
+        Lifeline { room, generation, alarm: alarm.clone(), pulse, roster }
     }
 
     /// Of a room that stands alone.
@@ -93,6 +95,7 @@ impl Lifeline {
 impl Drop for Lifeline {
     fn drop(&mut self) {
         self.pulse.rest();
+        self.roster.is_gone(self.room);
         self.alarm.raise(Alert::Died { room: self.room, generation: self.generation });
     }
 }

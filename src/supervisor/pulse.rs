@@ -5,7 +5,7 @@
 //! never comes, a timer that was lost, a lock that nobody lets go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::room::Room;
@@ -90,6 +90,7 @@ pub struct Roster {
     answers: Arc<[Pulse; Room::ALL.len()]>,
     others: Arc<[Pulse; 2]>,
     generations: Arc<[AtomicU32; Room::ALL.len()]>,
+    up: Arc<[AtomicBool; Room::ALL.len()]>,
 }
 
 impl Roster {
@@ -104,6 +105,7 @@ impl Roster {
             answers: Arc::new(Room::ALL.map(|_| pulse())),
             others: Arc::new([pulse(), pulse()]),
             generations: Arc::default(),
+            up: Arc::default(),
         }
     }
 
@@ -134,7 +136,23 @@ impl Roster {
 
     /// Another one sits in the room from now on.
     pub(super) fn next_generation(&self, room: Room) -> u32 {
+        self.up[room.ix()].store(true, Ordering::Relaxed);
         self.generations[room.ix()].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whoever sat there is gone.
+    pub(super) fn is_gone(&self, room: Room) {
+        self.up[room.ix()].store(false, Ordering::Relaxed);
+    }
+
+    /// Whether somebody sits in the room.
+    pub fn is_up(&self, room: Room) -> bool {
+        self.up[room.ix()].load(Ordering::Relaxed)
+    }
+
+    /// By how much a room is past its time at `now`, if it is.
+    pub fn late(&self, room: Room, now: Instant) -> Option<Duration> {
+        self.at[room.ix()].overdue(now).or_else(|| self.answers[room.ix()].overdue(now))
     }
 
     /// How often the room was built anew.

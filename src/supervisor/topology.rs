@@ -48,6 +48,7 @@ use crate::messages::{
 use crate::retention::actor::RetentionActor;
 use crate::stats::Stats;
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
+use crate::summary::{self, Speaking};
 use crate::tlcp::Version;
 use crate::transcript::Recorder;
 use crate::writer::actor::{Hurry, WriterActor};
@@ -127,6 +128,8 @@ pub struct House {
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
     keeper: Keeper,
+    /// Says once a bucket what was collected; none where only history is fetched.
+    _summary: Option<Speaking>,
 }
 
 impl House {
@@ -245,6 +248,9 @@ impl House {
             reserve: config.history.reserve,
             per_minute,
         };
+        let summary = stream
+            .is_some()
+            .then(|| summary::spawn(stats.clone(), clock.clone(), event_clock.clone(), calendars.clone()));
         let watched = instruments.iter().map(|instrument| instrument.pair).zip(calendars);
         let healer = HealerSettings {
             feeds: watched.map(|(pair, calendar)| Watched { pair, calendar }).collect(),
@@ -298,7 +304,7 @@ impl House {
         keeper.keep_failures();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, _summary: summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -323,6 +329,11 @@ impl House {
     /// Hands work to the thread of the database.
     pub fn store(&self) -> &StoreHandle {
         &self.blueprint.entrance.ground.store
+    }
+
+    /// What is known of the rooms.
+    pub fn roster(&self) -> &Roster {
+        &self.blueprint.entrance.ground.roster
     }
 
     /// Keeps the rooms standing, until something ends the house; never returns while all is well.

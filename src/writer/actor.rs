@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::journal::{JournalError, JournalHandle};
 use super::modes::{Modes, News, Step};
 use crate::clock::Clock;
-use crate::domain::{FactBatch, Timestamp};
+use crate::domain::{Fact, FactBatch, Source, Timestamp};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::messages::StoreFacts;
@@ -27,7 +27,12 @@ use crate::supervisor::{Lifeline, watched_over};
 /// none: a flush that is not answered goes to the journal long before.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 
-type Waiting = oneshot::Sender<Result<(), Arc<StoreError>>>;
+/// Who waits for a batch, since when, and how many streamed bars it has.
+struct Waiting {
+    answer: oneshot::Sender<Result<(), Arc<StoreError>>>,
+    since: Instant,
+    bars: u64,
+}
 
 /// Topology → WriterActor: the process is to end, so what the database does not take soon is to
 /// go to the journal.
@@ -186,8 +191,12 @@ impl WriterActor {
         // Before anybody is answered: who reads the ledger then must know that it lags.
         self.stats.facts_spooled.set(self.core.spooled());
         let durable = self.core.take_durable();
-        for waiting in self.waiting.drain(..durable) {
-            let _ = waiting.send(Ok(()));
+        let now = self.clock.monotonic();
+        for Waiting { answer, since, bars } in self.waiting.drain(..durable) {
+            if bars > 0 {
+                self.stats.close_to_durable.add(now.saturating_duration_since(since), bars);
+            }
+            let _ = answer.send(Ok(()));
         }
         self.lifeline.pulse().step(ANSWERED_WITHIN);
         self.drive(ctx);
@@ -206,7 +215,7 @@ impl WriterActor {
         self.lifeline.alarm().exit(Exit::Failed, error.to_string());
         let error = Arc::new(error);
         for waiting in self.waiting.drain(..) {
-            let _ = waiting.send(Err(error.clone()));
+            let _ = waiting.answer.send(Err(error.clone()));
         }
     }
 
@@ -260,6 +269,10 @@ async fn drain(
     Ok((facts, report))
 }
 
+fn is_streamed(fact: &Fact) -> bool {
+    matches!(fact, Fact::Settled(bar) if bar.source == Source::Stream)
+}
+
 impl Actor for WriterActor {
     type Context = Context<Self>;
 
@@ -278,7 +291,9 @@ impl Handler<StoreFacts> for WriterActor {
     fn handle(&mut self, StoreFacts(facts): StoreFacts, ctx: &mut Self::Context) -> Self::Result {
         failpoint::in_room("writer.facts", ctx);
         let (answer, waiting) = oneshot::channel();
-        self.overflow.push_back((facts, answer));
+        let bars = facts.facts.iter().filter(|fact| is_streamed(fact)).count() as u64;
+        let since = self.clock.monotonic();
+        self.overflow.push_back((facts, Waiting { answer, since, bars }));
         self.refill();
         self.drive(ctx);
         Box::pin(async move { waiting.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed))) })

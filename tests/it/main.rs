@@ -1,6 +1,8 @@
 //! Tests of the whole program, in one binary.
 
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod away;
@@ -28,6 +30,8 @@ mod healing;
 mod killed;
 #[cfg(test)]
 mod lease;
+#[cfg(test)]
+mod logs;
 #[cfg(test)]
 mod moving;
 #[cfg(test)]

@@ -181,6 +181,8 @@ impl World {
             // Of a market that flies by an outage of a second costs more than one of hours.
             ("CANDLEKEEP_HISTORY_INCIDENT_CAP", "1000000".to_owned()),
             ("CANDLEKEEP_STREAM_RETRY_MS", "250".to_owned()),
+            // Many worlds at a time would want the same address.
+            ("CANDLEKEEP_HTTP", "off".to_owned()),
             // As under systemd, so that the line that says why it ended has its priority too.
             ("JOURNAL_STREAM", "9:1".to_owned()),
         ]

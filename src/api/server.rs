@@ -1,0 +1,224 @@
+//! Sockets, and their limits.
+
+use std::any::Any;
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{Extensions, Server, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::{DefaultHeaders, Next, from_fn};
+use actix_web::web::Data;
+use actix_web::{App, Error, HttpResponse, HttpServer};
+use socket2::{SockRef, Socket};
+
+use super::guard::{Guard, Head, Refusal, Token};
+use super::routes::{self, Answers};
+use super::{Sources, views};
+use crate::backoff::Backoff;
+use crate::config::Http;
+use crate::exit::Failure;
+
+/// Connections at a time; whoever comes later waits until one ends.
+const CONNECTIONS_MAX: usize = 128;
+/// Time for a request's head to come.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// Time between two requests on one connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Time for a client to hang up after the last answer.
+const HANG_UP_WITHIN: Duration = Duration::from_secs(1);
+/// Time for an answer to begin, a request's body included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Pauses between attempts to have an address that somebody else has.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
+/// Bytes of a token's file.
+const FILE_BYTES_MAX: u64 = 4_096;
+
+/// What every answer says to browsers: take nothing for something else, run and embed nothing of others, tell others
+/// nothing, keep nothing.
+const HEADERS: [(&str, &str); 7] = [
+    ("x-content-type-options", "nosniff"),
+    (
+        "content-security-policy",
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cache-control", "no-store"),
+];
+
+/// Where to listen, and whom to let in.
+#[derive(Clone, Debug)]
+pub struct Door {
+    listen: SocketAddr,
+    guard: Arc<Guard>,
+}
+
+impl Door {
+    /// The door that is configured; none where nothing is to listen.
+    ///
+    /// # Errors
+    /// The token's file cannot be used.
+    pub fn new(http: &Http) -> Result<Option<Door>, Failure> {
+        let Some(listen) = http.listen else { return Ok(None) };
+        let token = http.token_file.as_deref().map(read_token).transpose()?;
+        let guard = Arc::new(Guard::new(listen, http.allowed_hosts.clone(), token));
+        Ok(Some(Door { listen, guard }))
+    }
+}
+
+/// Reads the token; warns where others can too.
+fn read_token(path: &Path) -> Result<Token, Failure> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        Failure::configuration(format_args!("http.token_file {}: {why}", path.display()))
+    };
+    let file = std::fs::File::open(path).map_err(|error| unusable(&error))?;
+    let about = file.metadata().map_err(|error| unusable(&error))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        log::warn!(file:% = path.display(); "others can read the token of the HTTP interface: chmod 600");
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| unusable(&error))?;
+    Token::parse(&text).map_err(|error| unusable(&error))
+}
+
+/// Serves until the process ends. An address that somebody else has is tried again and again: that nobody can look
+/// must not keep anything from being collected.
+pub async fn serve(door: Door, sources: Sources) {
+    let answers = Data::new(Answers::new(sources));
+    let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
+    loop {
+        let error = match listen(&door, &answers) {
+            Ok((server, address)) => {
+                log::info!(address:% = address; "serving HTTP");
+                match server.await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let pause = backoff.next_delay(fastrand::f64());
+        log::warn!(
+            address:% = door.listen, error:% = error, pause_ms = pause.as_millis() as u64;
+            "HTTP cannot be served, trying again; what is collected does not depend on it"
+        );
+        actix_rt::time::sleep(pause).await;
+    }
+}
+
+fn listen(door: &Door, answers: &Data<Answers>) -> std::io::Result<(Server, SocketAddr)> {
+    let listener = TcpListener::bind(door.listen)?;
+    let address = listener.local_addr()?;
+    let (guard, answers) = (door.guard.clone(), answers.clone());
+    let server = HttpServer::new(move || {
+        let headers = HEADERS.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add);
+        App::new()
+            .app_data(answers.clone())
+            .app_data(Data::from(guard.clone()))
+            .wrap(from_fn(admit))
+            .wrap(headers)
+            .configure(routes::configure)
+    })
+    // On a thread of its own.
+    .workers(1)
+    .worker_max_blocking_threads(1)
+    .max_connections(CONNECTIONS_MAX)
+    .client_request_timeout(HEAD_WITHIN)
+    .client_disconnect_timeout(HANG_UP_WITHIN)
+    .keep_alive(KEEP_ALIVE)
+    .tcp_nodelay(true)
+    .on_connect(Hand::attach)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .listen(listener)?;
+    Ok((server.run(), address))
+}
+
+/// A hand on a connection's socket: the server itself would wait without end for the end of a body in chunks.
+struct Hand(Option<Socket>);
+
+impl Hand {
+    /// Puts the hand where the connection's requests find it.
+    fn attach(connection: &dyn Any, extensions: &mut Extensions) {
+        let socket = connection.downcast_ref::<actix_rt::net::TcpStream>();
+        extensions.insert(Hand(socket.and_then(|socket| SockRef::from(socket).try_clone().ok())));
+    }
+
+    /// Ends the connection, after a while in which the answer can be read.
+    fn hang_up(&self) {
+        let Some(Ok(socket)) = self.0.as_ref().map(Socket::try_clone) else { return };
+        actix_rt::spawn(async move {
+            actix_rt::time::sleep(HANG_UP_WITHIN).await;
+            // It may have ended by itself.
+            let _ = socket.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+/// Has the guard look at a request, and an answer come in time.
+async fn admit(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let guard = request.app_data::<Data<Guard>>().expect("every app has one").clone();
+    if let Err(refusal) = look(&guard, &request) {
+        if let Some(hand) = request.conn_data::<Hand>() {
+            hand.hang_up();
+        }
+        return Ok(request.into_response(refused(refusal)));
+    }
+    // Nothing of the request is held meanwhile: the router wants it for itself.
+    match tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await {
+        Ok(answer) => Ok(answer?.map_into_boxed_body()),
+        Err(_) => {
+            let view = views::error("late", "the answer, or the request's body, did not come in time");
+            let mut answer = routes::json(StatusCode::SERVICE_UNAVAILABLE, &view);
+            answer.head_mut().set_connection_type(actix_http::ConnectionType::Close);
+            for (name, value) in HEADERS {
+                answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            Err(InternalError::from_response("late", answer).into())
+        }
+    }
+}
+
+fn look(guard: &Guard, request: &ServiceRequest) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let value = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+    let hosts: Vec<&[u8]> = headers.get_all(header::HOST).map(HeaderValue::as_bytes).collect();
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    let announced = headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().ok()?.parse().ok());
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    guard.check(&Head {
+        method: request.method().as_str(),
+        hosts: &hosts,
+        authority: request.uri().authority().map(|authority| authority.as_str()),
+        bytes: request.uri().to_string().len() + fields.sum::<usize>(),
+        body_bytes: if is_chunked { None } else { announced.unwrap_or(Some(0)) },
+        authorization: value(header::AUTHORIZATION),
+        origin: value(header::ORIGIN),
+        fetch_site: value(HeaderName::from_static("sec-fetch-site")),
+    })
+}
+
+fn refused(refusal: Refusal) -> HttpResponse {
+    let (status, word, reason) = refusal.told();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut answer = routes::json(status, &views::error(word, reason));
+    if refusal == Refusal::Unauthorized {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    // What else it has to say is not waited for.
+    answer.head_mut().set_connection_type(actix_http::ConnectionType::Close);
+    answer
+}

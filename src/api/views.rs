@@ -1,0 +1,56 @@
+//! What an answer looks like. Pure.
+
+use serde_json::{Value, json};
+
+use super::health::{HealthReport, RoomState};
+
+/// An error: a word for programs, and the reason for people.
+pub fn error(word: &str, reason: &str) -> Value {
+    json!({ "error": word, "reason": reason })
+}
+
+/// The same where somebody asks for what is not there.
+pub fn not_found(routes: &[&str]) -> Value {
+    json!({ "error": "not_found", "reason": "there is nothing here", "routes": routes })
+}
+
+/// `/healthz`.
+pub fn health(report: &HealthReport) -> Value {
+    let stuck = report.rooms.iter().filter(|room| room.state == RoomState::Stuck);
+    let rooms = report.rooms.iter().map(|room| {
+        json!({
+            "name": room.name,
+            "state": room.state.as_str(),
+            "late_ms": room.late.as_millis() as u64,
+            "restarts": room.restarts,
+        })
+    });
+    json!({
+        "status": if report.is_well() { "ok" } else { "stuck" },
+        "stuck": stuck.map(|room| room.name).collect::<Vec<_>>(),
+        "rooms": rooms.collect::<Vec<_>>(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::health::RoomReport;
+
+    #[test]
+    fn health_names_what_is_stuck() {
+        let room = |name, state| RoomReport { name, state, late: Duration::from_millis(1_500), restarts: 2 };
+        let rooms = vec![room("stream", RoomState::Running), room("writer", RoomState::Stuck)];
+        let told = health(&HealthReport { rooms });
+        assert_eq!(told["status"], "stuck");
+        assert_eq!(told["stuck"], json!(["writer"]));
+        assert_eq!(
+            told["rooms"][0],
+            json!({ "name": "stream", "state": "running", "seen_ms": 1_500, "restarts": 2 })
+        );
+        assert_eq!(health(&HealthReport::default())["status"], "ok");
+    }
+}

@@ -1,0 +1,67 @@
+//! Asks the summary whether there is something to say, and says it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Line, Summary, Totals};
+use crate::clock::{Clock, EventClock};
+use crate::domain::Calendar;
+use crate::logging;
+use crate::stats::Stats;
+
+/// How often it is asked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Speaks until it is dropped.
+#[derive(Debug)]
+pub struct Speaking(actix_rt::task::JoinHandle<()>);
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Says once a bucket what these counters have counted, on the thread that calls; and has what the log holds back
+/// told in time.
+pub fn spawn(
+    stats: Arc<Stats>,
+    clock: Clock,
+    event_clock: EventClock,
+    calendars: Vec<Arc<Calendar>>,
+) -> Speaking {
+    let mut summary = Summary::new(calendars, clock.monotonic());
+    Speaking(actix_rt::spawn(async move {
+        loop {
+            actix_rt::time::sleep(LOOK_EVERY).await;
+            logging::beat();
+            let line = summary.tick(event_clock.now(), &Totals::read(&stats), clock.monotonic());
+            if let Some(line) = line {
+                say(&line, &stats);
+            }
+        }
+    }))
+}
+
+fn say(line: &Line, stats: &Stats) {
+    match line {
+        Line::Collected { to, buckets, done } => log::info!(
+            target: logging::SUMMARY,
+            to:% = to, buckets, bars = done.bars, quiet = done.quiet, healed = done.healed,
+            missing = done.missing, rows = done.rows,
+            durable_ms_median:% = known(done.lag.median_ms()), durable_ms_max:% = known(done.lag.max_ms()),
+            spooled = stats.facts_spooled.get(), points_left:% = known(stats.allowance_remaining.get());
+            "collected"
+        ),
+        Line::Closed { opens } => log::info!(
+            target: logging::SUMMARY,
+            opens:% = opens.map_or("unknown".to_owned(), |opens| opens.to_string());
+            "the market is closed, nothing to collect"
+        ),
+    }
+}
+
+/// A number, or a dash.
+fn known(number: Option<u64>) -> String {
+    number.map_or("-".to_owned(), |number| number.to_string())
+}

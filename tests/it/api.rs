@@ -1,0 +1,344 @@
+//! The real program's HTTP interface, spoken to over raw sockets, by the kind and by the hostile.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use candlekeep::simulator::{Options, Speed};
+use serde_json::Value;
+
+use super::world::{Ended, Holes, Service, World, market};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// Time for an answer on a busy machine: longer than any limit of the server's.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An answer as it came.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let field = |line: &'_ str| -> Option<usize> {
+            let (known, _) = line.split_once(':')?;
+            known.eq_ignore_ascii_case(name).then_some(known.len() + 1)
+        };
+        self.head.lines().find_map(|line| Some(line[field(line)?..].trim()))
+    }
+}
+
+/// A service whose HTTP interface is up, and where.
+fn serving(world: &World, variables: &[(&str, &str)]) -> (Service, SocketAddr) {
+    let mut all = vec![("CANDLEKEEP_HTTP", "127.0.0.1:0")];
+    all.extend(variables);
+    let mut service = world.start("run", &all);
+    service.wait_said("serving HTTP", 1);
+    let log = service.log();
+    let line = log.iter().find(|line| line.contains("serving HTTP")).unwrap();
+    let (_, address) = line.split_once("address=").expect("it says where");
+    (service, address.parse().unwrap())
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("somebody listens");
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Sends this and reads to the end of the connection; none where nothing came.
+fn exchange(address: SocketAddr, text: &str) -> Option<Answer> {
+    let mut socket = connect(address);
+    // Who is refused early may not take the rest.
+    let _ = socket.write_all(text.as_bytes());
+    read_answer(socket)
+}
+
+fn read_answer(mut socket: TcpStream) -> Option<Answer> {
+    let mut text = Vec::new();
+    if let Err(error) = socket.read_to_end(&mut text) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Asks for a path, with more header lines.
+fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
+    let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    exchange(address, &request).unwrap_or_else(|| panic!("no answer to {request:?}"))
+}
+
+/// A market that takes as long as a test.
+fn slow_market() -> World {
+    World::new(Options { speed: Speed::Times(300.0), rows_per_bar: Some(20), ..market(48) })
+}
+
+#[test]
+fn it_tells_how_the_service_stands_in_json_and_metrics() {
+    let world = slow_market();
+    let (mut service, address) = serving(&world, &[]);
+    world.wait(&mut service, "some bars", |world| world.stored() > 28);
+
+    let health = ask(address, "GET /healthz", "");
+    assert_eq!((health.status, health.json()["status"].as_str()), (200, Some("ok")));
+    for (name, expected) in [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Cache-Control", "no-store"),
+        ("Content-Type", "application/json"),
+    ] {
+        assert_eq!(health.header(name), Some(expected), "{name}");
+    }
+    assert!(health.header("Content-Security-Policy").unwrap().starts_with("default-src 'self';"));
+    assert_eq!(health.header("Access-Control-Allow-Origin"), None);
+
+    let status = ask(address, "GET /v1/status", "");
+    let told = status.json();
+    let printed: Value =
+        serde_json::from_slice(&world.output("status --format json", &[]).stdout).expect("it is JSON");
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((status.status, keys(&told)), (200, keys(&printed)));
+    assert_eq!(told["lease"]["pid"].as_u64(), Some(service.pid().into()));
+
+    let metrics = ask(address, "GET /metrics", "");
+    assert_eq!(metrics.header("Content-Type"), Some("text/plain; version=0.0.4"));
+    for name in [
+        "candlekeep_build_info{version=",
+        "candlekeep_last_bar_timestamp_seconds{pair=\"EUR_USD\",timeframe=\"5\"}",
+        "candlekeep_bars_settled_total{source=\"websocket\"}",
+        "candlekeep_coverage_buckets{state=\"stored\"}",
+        "candlekeep_allowance_remaining_points",
+        "candlekeep_close_to_durable_seconds_count",
+        "candlekeep_restarts_total{room=",
+        "candlekeep_stream_breaks_total 0",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.body.lines().any(|line| line.starts_with(name)), "{name}: {}", metrics.body);
+    }
+
+    let head = ask(address, "HEAD /healthz", "");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    let other = ask(address, "DELETE /healthz", "");
+    assert_eq!((other.status, other.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!(other.json()["error"], "other_method");
+    let absent = ask(address, "GET /nothing", "");
+    assert_eq!((absent.status, absent.header("X-Content-Type-Options")), (404, Some("nosniff")));
+    let routes = absent.json()["routes"].as_array().unwrap().clone();
+    assert!(routes.len() >= 3);
+    for route in routes {
+        assert_eq!(ask(address, &format!("GET {}", route.as_str().unwrap()), "").status, 200, "{route}");
+    }
+    service.stop();
+}
+
+#[test]
+fn strangers_are_refused_with_a_reason() {
+    let world = slow_market();
+    let (service, address) = serving(&world, &[("CANDLEKEEP_HTTP_ALLOWED_HOSTS", "bars.example")]);
+    let refused = |request: &str, status: u16, word: &str| {
+        let answer = exchange(address, request).unwrap_or_else(|| panic!("no answer to {request:.80}"));
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(word)), "{request:.80}");
+        assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"), "{request:.80}");
+        assert!(answer.json()["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+    };
+    refused("GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421, "other_host");
+    refused("GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 421, "other_host");
+    refused(
+        "GET /healthz HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Host: localhost\r\nForwarded: host=localhost\r\n\r\n",
+        421,
+        "other_host",
+    );
+    refused(
+        &format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(9_000)),
+        431,
+        "long_head",
+    );
+    refused(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
+        413,
+        "long_body",
+    );
+    refused(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+        413,
+        "long_body",
+    );
+    refused(
+        "POST /healthz HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 0\r\n\r\n",
+        403,
+        "other_site",
+    );
+    assert_eq!(
+        exchange(address, "GET /healthz HTTP/1.1\r\nHost: bars.example:80\r\nConnection: close\r\n\r\n")
+            .unwrap()
+            .status,
+        200
+    );
+
+    for nameless in [
+        "GET /healthz HTTP/1.0\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+    ] {
+        assert_eq!(exchange(address, nameless).map(|answer| answer.status), Some(400), "{nameless}");
+    }
+
+    // A head without end, and what is no request at all, end the connection before they cost much.
+    let endless = exchange(address, &format!("GET /healthz HTTP/1.1\r\nX: {}", "x".repeat(400_000)));
+    assert!(endless.is_none_or(|answer| (400..500).contains(&answer.status)));
+    let nonsense = exchange(address, &format!("{}\r\n\r\n", "\u{1}\u{2}\u{3}".repeat(1_000)));
+    assert!(nonsense.is_none_or(|answer| (400..500).contains(&answer.status)));
+    assert_eq!(ask(address, "GET /healthz", "").status, 200);
+    let log = service.stop();
+    assert!(log.iter().all(|line| !line.starts_with("<3>") && !line.starts_with("<4>")), "{log:#?}");
+}
+
+#[test]
+fn the_token_opens_and_nothing_else_does() {
+    let world = slow_market();
+    let file = world.folder().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let variables =
+        [("CANDLEKEEP_HTTP", "0.0.0.0:0"), ("CANDLEKEEP_HTTP_TOKEN_FILE", file.to_str().unwrap())];
+    let (service, mut address) = serving(&world, &variables);
+    address.set_ip([127, 0, 0, 1].into());
+    for (headers, expected) in [
+        ("".to_owned(), 401),
+        ("Authorization: Bearer 0123456789abcdef0123456789abcdee\r\n".to_owned(), 401),
+        (format!("Authorization: Basic {TOKEN}\r\n"), 401),
+        (format!("Authorization: Bearer {TOKEN}\r\n"), 200),
+    ] {
+        for path in ["/healthz", "/v1/status", "/metrics"] {
+            let answer = ask(address, &format!("GET {path}"), &headers);
+            assert_eq!(answer.status, expected, "{path} {headers}");
+            assert_eq!(answer.header("WWW-Authenticate").is_some(), expected == 401);
+        }
+    }
+    assert_eq!(ask(address, "GET /nothing", "").status, 401, "nor is told what there is");
+    let log = service.stop();
+    assert!(
+        log.iter().any(|line| line.starts_with("<4>") && line.contains("others can read the token")),
+        "{log:#?}"
+    );
+    assert!(log.iter().all(|line| !line.contains(TOKEN)));
+}
+
+#[test]
+fn off_loopback_without_a_usable_token_nothing_starts() {
+    let world = slow_market();
+    let short = world.folder().join("short");
+    std::fs::write(&short, "secret\n").unwrap();
+    for (token_file, expected) in [
+        ("", "http.token_file is required"),
+        ("/nowhere/token", "/nowhere/token: No such file"),
+        (short.to_str().unwrap(), "a token has 16 to 1024 characters"),
+    ] {
+        let variables = [("CANDLEKEEP_HTTP", "0.0.0.0:0"), ("CANDLEKEEP_HTTP_TOKEN_FILE", token_file)];
+        let ended: Ended = world.start("run", &variables).ended();
+        assert_eq!(ended.code, Some(78), "{:?}", ended.log);
+        assert!(
+            ended.reason().contains(expected) && !ended.reason().contains("secret"),
+            "{}",
+            ended.reason()
+        );
+    }
+    assert_eq!(world.simulator().stats().logins, 0, "nobody logged in for that");
+}
+
+#[test]
+fn off_listens_to_nobody_and_a_taken_address_is_waited_for() {
+    let world = slow_market();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let text = address.to_string();
+    let mut service = world.start("run", &[("CANDLEKEEP_HTTP", "off")]);
+    world.wait(&mut service, "bars", |world| world.stored() > 0);
+    let listening = listening_sockets(service.pid());
+    let log = service.stop();
+    assert_eq!(listening, 0);
+    assert!(log.iter().all(|line| !line.contains("HTTP")), "{log:#?}");
+
+    let mut service = world.start("run", &[("CANDLEKEEP_HTTP", &text)]);
+    service.wait_said("HTTP cannot be served, trying again", 2);
+    let before = world.stored();
+    world.wait(&mut service, "more bars", |world| world.stored() > before);
+    drop(taken);
+    service.wait_said("serving HTTP", 1);
+    assert_eq!(ask(address, "GET /healthz", "").status, 200);
+    service.stop();
+}
+
+/// How many sockets a process listens on.
+fn listening_sockets(pid: u32) -> usize {
+    let folder = format!("/proc/{pid}/fd");
+    let own: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    // State 0A is LISTEN, the tenth column the inode.
+    ["tcp", "tcp6"]
+        .iter()
+        .flat_map(|table| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            columns.get(3) == Some(&"0A") && own.iter().any(|inode| columns.get(9) == Some(&inode.as_str()))
+        })
+        .count()
+}
+
+#[test]
+fn idle_and_slow_clients_cost_little_and_end_and_collecting_goes_on() {
+    let world = World::new(Options { speed: Speed::Times(600.0), rows_per_bar: Some(20), ..market(4) });
+    let (mut service, address) = serving(&world, &[]);
+    let before = memory_kib(service.pid());
+    // As many as the system takes, far more than are served at a time; each begins a request that it never ends.
+    let open = |_| {
+        let mut socket = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
+        let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc");
+        Some(socket)
+    };
+    let mut idle: Vec<TcpStream> = (0..2_000).map_while(open).collect();
+    assert!(idle.len() > 128, "{} connections", idle.len());
+    let bars = world.stored();
+    world.wait(&mut service, "more bars", |world| world.stored() >= bars + 28);
+    // They are told to go, a batch at a time.
+    let first = idle.swap_remove(0);
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ended = read_answer(first);
+    assert!(ended.is_none_or(|answer| answer.status == 408), "it is not waited for");
+    let grown = memory_kib(service.pid()).saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB more");
+    drop(idle);
+    service.wait("an answer", || {
+        let answer =
+            exchange(address, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        answer.is_some_and(|answer| answer.status == 200)
+    });
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}
+
+/// Resident memory of a process.
+fn memory_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+}
