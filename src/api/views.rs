@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(told["stuck"], json!(["writer"]));
         assert_eq!(
             told["rooms"][0],
-            json!({ "name": "stream", "state": "running", "seen_ms": 1_500, "restarts": 2 })
+            json!({ "name": "stream", "state": "running", "late_ms": 1_500, "restarts": 2 })
         );
         assert_eq!(health(&HealthReport::default())["status"], "ok");
     }

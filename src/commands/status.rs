@@ -428,6 +428,7 @@ mod tests {
         for expected in [
             "database  sqlite://c.db\nspool     56 facts wait until the database takes them; the ledger lacks them so far\n\
              service   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
+             \x20         stream restarted 2 times, last 2024-01-17T10:56:40Z: died\n\
              standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",

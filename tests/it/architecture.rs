@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 51] = [
+const PURE: [&str; 53] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
     "aggregator/finalizer.rs",
     "aggregator/inference.rs",
+    "aggregator/outbox.rs",
     "aggregator/patience.rs",
     "aggregator/rollup.rs",
     "healer/attempts.rs",
@@ -39,6 +40,7 @@ const PURE: [&str; 51] = [
     "commands/import/rows.rs",
     "commands/market.rs",
     "retention/mod.rs",
+    "supervisor/care.rs",
     "api/views.rs",
     "logging/line.rs",
     "logging/repeats.rs",
