@@ -23,7 +23,11 @@ mod healing;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod lease;
+#[cfg(test)]
+mod load;
 #[cfg(test)]
 mod moving;
 #[cfg(test)]
@@ -32,6 +36,8 @@ mod outages;
 mod pipeline;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
