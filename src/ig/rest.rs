@@ -341,7 +341,14 @@ fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
             IgError::Unreachable(format!("no connection to {host} in time"))
         }
         SendRequestError::Connect(ConnectError::Resolver(why)) => {
-            IgError::Unreachable(format!("cannot resolve {host}: {why}"))
+            IgError::Unreachable(format!("DNS cannot resolve {host}: {why}"))
+        }
+        SendRequestError::Connect(ConnectError::NoRecords) => {
+            IgError::Unreachable(format!("DNS has no address for {host}"))
+        }
+        // The request was sent, and nobody knows what became of it: a login may have been made, and points spent.
+        SendRequestError::Connect(ConnectError::Disconnected) => {
+            IgError::Broken(format!("{host} has closed it without an answer"))
         }
         SendRequestError::Connect(why) => IgError::Unreachable(format!("cannot connect to {host}: {why}")),
         SendRequestError::Timeout => {
@@ -445,7 +452,8 @@ pub mod fake {
         (base, asked)
     }
 
-    fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
+    /// Reads a whole request; answers its first line.
+    pub fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
         let (mut lines, mut body_bytes) = (Vec::new(), 0);
         loop {
             let mut line = String::new();
@@ -499,6 +507,35 @@ mod tests {
             assert!(matches!(rest.session(&tokens()).await, Err(IgError::Retryable(_))));
             assert_eq!(asked.lock().unwrap().len(), 2);
         }
+    }
+
+    #[actix::test]
+    async fn a_connection_that_is_closed_without_an_answer_has_carried_the_request() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (told, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = std::io::BufReader::new(connection.unwrap());
+                told.send(fake::request(&mut connection).unwrap()).unwrap();
+            }
+        });
+        let rest = RestClient::new(http_client(), &base, Secret::new("key"));
+        let epic: Epic = "CS.D.EURUSD.CFD.IP".parse().unwrap();
+        let error = rest.prices(&tokens(), &epic, "max=10").await.unwrap_err();
+        assert!(matches!(&error, IgError::Broken(why) if why.contains("without an answer")), "{error:?}");
+        assert!(!error.came_before_any_history(), "its points count as spent");
+        // A login is not made twice, nor is its distance to the next forgotten.
+        let login = Login { api_key: Secret::new("k"), username: Secret::new("u"), password: Secret::new("p") };
+        assert!(matches!(rest.log_in_v2(&login).await, Err(IgError::Broken(_))));
+        // What does no harm is asked once more: the socket may have been an old one.
+        assert!(matches!(rest.session(&tokens()).await, Err(IgError::Broken(_))));
+        drop(rest);
+        let asked: Vec<String> = std::iter::from_fn(|| requests.try_recv().ok()).collect();
+        assert_eq!(
+            asked,
+            ["GET /prices/CS.D.EURUSD.CFD.IP?max=10", "POST /session", "GET /session", "GET /session"]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use awc::Client;
-use awc::error::{SendRequestError, WsClientError};
+use awc::error::{ConnectError, SendRequestError, WsClientError};
 use awc::http::header::CONTENT_TYPE;
 use awc::ws::{Frame, Message as WsMessage};
 use bytes::Bytes;
@@ -174,6 +174,14 @@ fn why(error: &WsClientError) -> String {
         WsClientError::InvalidResponseStatus(status) => {
             format!("HTTP {} instead of a WebSocket, perhaps from a proxy", status.as_u16())
         }
+        WsClientError::SendRequest(error) => why_of_request(error),
+        other => cut(&other.to_string()),
+    }
+}
+
+fn why_of_request(error: &SendRequestError) -> String {
+    match error {
+        SendRequestError::Connect(ConnectError::Disconnected) => "closed without an answer".to_owned(),
         other => cut(&other.to_string()),
     }
 }
@@ -188,6 +196,8 @@ fn kind(error: &WsClientError) -> Lost {
 /// Where a request did not even get as far as the server, the other transport will not either.
 fn kind_of_request(error: &SendRequestError) -> Lost {
     match error {
+        // Said of a server that has read the request and closes.
+        SendRequestError::Connect(ConnectError::Disconnected) => Lost::Refused,
         SendRequestError::Connect(_) | SendRequestError::Url(_) => Lost::Unreachable,
         _ => Lost::Refused,
     }
@@ -203,7 +213,7 @@ async fn stream(client: Client, url: String, body: String, socket: u64, actor: A
             return actor.do_send(Arrived::lost(socket, Lost::Refused, why));
         }
         Err(error) => {
-            let why = cut(&error.to_string());
+            let why = why_of_request(&error);
             return actor.do_send(Arrived::lost(socket, kind_of_request(&error), why));
         }
     };
