@@ -15,6 +15,10 @@ use super::world::{Holes, Service, START, STEP, World, market};
 const RESIDENT_MAX_KIB: u64 = 160 * 1024;
 /// How long a server is hostile in one way.
 const SIEGE: Duration = Duration::from_millis(2_500);
+/// What bursts of rows may add to it, KiB: much more than they hold.
+const BURST_MAX_KIB: u64 = 16 * 1024;
+/// Bars of 5 minutes that came over the stream.
+const STREAMED: &str = "SELECT count(*) FROM candles WHERE source = 'websocket'";
 /// Lines of its log for that time: a handful an attempt.
 const LINES_MAX: usize = 60;
 /// Connections within that time: two a second, and those that REST's own requests make.
@@ -61,11 +65,11 @@ fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile
         peak,
         process.descriptors()
     );
-    for line in service.log().iter().rev().take(lines.min(8)).rev() { println!("    {line}"); }
-    service.wait("its stream again", || world.simulator().stats().items == 28);
     assert!(connections <= CONNECTIONS_MAX, "{what:?}: {connections} connections");
     assert!(lines <= LINES_MAX, "{what:?}: {lines} lines of log: {:#?}", service.log());
     assert!(peak <= RESIDENT_MAX_KIB, "{what:?}: {peak} KiB");
+    let before = world.number(STREAMED);
+    world.wait(service, "bars over its stream again", |world| world.number(STREAMED) > before);
 }
 
 /// What is there afterwards is right, and complete.
@@ -75,29 +79,68 @@ fn expect_whole(world: &World, mut service: Service) {
     world.verify(Holes::None);
 }
 
-#[test]
-fn a_stream_of_garbage_costs_no_bar_and_no_memory() {
-    let (world, mut siege, mut service) = besieged(6, &[("CANDLEKEEP_STREAM_TRANSPORT", "websocket")]);
-    for what in STREAM {
-        endure(&world, &mut siege, &mut service, Hostile::WebSocket(what));
+/// Has it sent in one way after the other.
+fn endure_all(hours: i64, variables: &[(&str, &str)], all: impl IntoIterator<Item = Hostile>) {
+    let (world, mut siege, mut service) = besieged(hours, variables);
+    for what in all {
+        endure(&world, &mut siege, &mut service, what);
     }
     expect_whole(&world, service);
 }
 
 #[test]
-fn a_stream_of_garbage_over_http_costs_no_bar_and_no_memory() {
-    let (world, mut siege, mut service) = besieged(4, &[("CANDLEKEEP_STREAM_TRANSPORT", "http")]);
-    for what in HTTP {
-        endure(&world, &mut siege, &mut service, Hostile::Http(what));
-    }
-    expect_whole(&world, service);
+fn garbage_on_a_websocket_costs_no_bar_and_no_memory() {
+    let websocket = [("CANDLEKEEP_STREAM_TRANSPORT", "websocket")];
+    std::thread::scope(|scope| {
+        for half in STREAM.chunks(STREAM.len() / 2 + 1) {
+            scope.spawn(move || endure_all(5, &websocket, half.iter().map(|what| Hostile::WebSocket(*what))));
+        }
+    });
 }
 
 #[test]
-fn answers_of_garbage_cost_no_bar_and_no_memory() {
-    let (world, mut siege, mut service) = besieged(6, &[]);
-    for what in REST {
-        endure(&world, &mut siege, &mut service, Hostile::Rest(what));
+fn garbage_over_http_costs_no_bar_and_no_memory() {
+    endure_all(5, &[("CANDLEKEEP_STREAM_TRANSPORT", "http")], HTTP.map(Hostile::Http));
+}
+
+#[test]
+fn garbage_in_answers_costs_no_bar_and_no_memory() {
+    std::thread::scope(|scope| {
+        for half in REST.chunks(REST.len() / 2) {
+            scope.spawn(move || endure_all(5, &[], half.iter().map(|what| Hostile::Rest(*what))));
+        }
+    });
+}
+
+#[test]
+fn twenty_times_the_usual_rows_cost_no_bar_and_no_memory() {
+    // 28 pairs with 20 rows a second each; every quarter of a minute all bars end at once.
+    let end = Some(START.plus(3 * STEP + STEP / 2));
+    let world = World::new(Options { speed: Speed::Times(20.0), rows_per_bar: Some(300), end, ..market(0) });
+    let mut service = world.run();
+    world.wait(&mut service, "bars", |world| world.number(STREAMED) >= 28);
+    let process = Process(service.pid());
+    let (clock, rows, used) = (Clock::system(), world.simulator().stats().rows, process.usage());
+    let (began, before) = (clock.monotonic(), process.status("VmRSS:"));
+    process.forget_peak();
+    // What it does not read for a while comes all at once.
+    for bars in [40, 70] {
+        service.pause();
+        let rows = world.simulator().stats().rows;
+        world.wait_for("thousands of rows", |world| world.simulator().stats().rows > rows + 2_000);
+        service.go_on();
+        world.wait(&mut service, "more bars", |world| world.number(STREAMED) >= bars);
     }
-    expect_whole(&world, service);
+    world.wait_complete(&mut service);
+    let rows = world.simulator().stats().rows - rows;
+    let peak = process.status("VmHWM:");
+    println!(
+        "{rows} rows in {} s: {} ms of processor, {before} KiB before, peak {peak} KiB",
+        (clock.monotonic() - began).as_secs(),
+        process.usage().since(&used).cpu().as_millis(),
+    );
+    assert!(peak < before + BURST_MAX_KIB, "{before} KiB have grown to {peak} KiB");
+    service.stop();
+    world.verify(Holes::None);
+    assert_eq!(world.simulator().stats().sessions, 1, "it was given up while it was busy");
 }

@@ -52,6 +52,8 @@ mod servers;
 #[cfg(test)]
 mod standby;
 #[cfg(test)]
+mod starved;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod stream;
