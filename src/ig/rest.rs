@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use actix_tls::connect::{Connector as TcpConnector, Resolver};
 use awc::http::header::{AGE, DATE, HeaderMap};
 use awc::http::{Method, StatusCode, Version};
 use awc::{Client, Connector};
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::error::{IgError, cut};
+use super::names::Names;
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::session::tokens::{Bearer, Pair, Tokens};
 use crate::clock::EventClock;
@@ -23,6 +25,8 @@ use crate::secret::Secret;
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
+/// Longest wait for a connection, name and TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer to begin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest a call may take, its answer read to the end. The client's own limit ends with the head.
@@ -36,8 +40,9 @@ const BODY_MAX: usize = 16 * 1024 * 1024;
 
 /// The HTTP client that both REST and the WebSocket upgrade use.
 pub fn http_client() -> Client {
+    let tcp = TcpConnector::new(Resolver::custom(Names::default())).service();
     Client::builder()
-        .connector(Connector::new().conn_keep_alive(KEEP_ALIVE).timeout(Duration::from_secs(10)))
+        .connector(Connector::new().connector(tcp).conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT))
         .max_http_version(Version::HTTP_11)
         .disable_redirects()
         .timeout(ANSWER_TIMEOUT)
