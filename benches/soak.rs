@@ -5,8 +5,8 @@
 //! Faults are those of `tests/it/chaos.rs`, at instants of market time that a seed decides, but for the database,
 //! which is locked now and then. Afterwards the database is compared with what happened.
 //!
-//! `CANDLEKEEP_SOAK_DAYS` and `CANDLEKEEP_SOAK_SEED` say how many days and which faults. Ends with 1 where
-//! something grows.
+//! `CANDLEKEEP_SOAK_DAYS`, `CANDLEKEEP_SOAK_FAULTS` (a day) and `CANDLEKEEP_SOAK_SEED` say how long and what. Ends
+//! with 1 where something grows.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ const DAY_S: i64 = 86_400;
 const DAYS: i64 = 30;
 const DAYS_OF_TEST: i64 = 3;
 /// Faults a day.
-const FAULTS_A_DAY: usize = 6;
+const FAULTS_A_DAY: u64 = 6;
 /// The database is locked each so many days, for so long in real time: longer than a write waits for it.
 const LOCKED_EVERY_DAYS: i64 = 6;
 const LOCKED_FOR: Duration = Duration::from_secs(7);
@@ -61,8 +61,9 @@ fn main() -> ExitCode {
     let days = number("CANDLEKEEP_SOAK_DAYS")
         .map_or(if is_test { DAYS_OF_TEST } else { DAYS }, |days| days as i64);
     let seed = number("CANDLEKEEP_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("{days} days, seed {seed}");
-    let world = World::new(a_month(days, seed));
+    let faults = days as u64 * number("CANDLEKEEP_SOAK_FAULTS").unwrap_or(FAULTS_A_DAY);
+    println!("{days} days, {faults} faults, seed {seed}");
+    let world = World::new(a_month(days, faults, seed));
     let mut service = world.start("run", &chaos::QUICK);
     let began = now();
     let samples = soak(&world, &mut service, days);
@@ -75,8 +76,7 @@ fn main() -> ExitCode {
     let holes = world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason <> 'silent'");
     let stats = world.simulator().stats();
     println!(
-        "\n{} faults, {} sessions, {} logins, {} REST requests, {} breaks, in {:.0} s",
-        days as usize * FAULTS_A_DAY,
+        "\n{faults} faults, {} sessions, {} logins, {} REST requests, {} breaks, in {:.0} s",
         stats.sessions,
         stats.logins,
         stats.rest_requests,
@@ -92,12 +92,12 @@ fn main() -> ExitCode {
 }
 
 /// A market with faults at instants that the seed decides.
-fn a_month(days: i64, seed: u64) -> Options {
+fn a_month(days: i64, faults_wanted: u64, seed: u64) -> Options {
     let mut random = fastrand::Rng::with_seed(seed);
     // Within a bucket, so that a stream that comes back after the end still tells what time it is.
     let length_s = days * DAY_S + STEP / 2;
     let mut faults = Script::default();
-    for _ in 0..days as usize * FAULTS_A_DAY {
+    for _ in 0..faults_wanted {
         let after_s = random.i64(chaos::CALM_S..length_s - chaos::QUIET_S);
         for (later_s, fault) in chaos::fault(&mut random, Unfiltered::Granted) {
             faults.add(after_s + later_s, fault);

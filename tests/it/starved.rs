@@ -154,7 +154,7 @@ impl NameServer {
 
     fn file(&self, world: &World) -> PathBuf {
         let file = world.folder().join("resolv.conf");
-        fs::write(&file, format!("nameserver {}\n", self.address)).unwrap();
+        fs::write(&file, format!("nameserver {}\noptions timeout:30 attempts:2\n", self.address)).unwrap();
         file
     }
 }

@@ -16,6 +16,7 @@ use futures_util::{SinkExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::actor::StreamActor;
+use super::frames::Bounded;
 use crate::ig::error::cut;
 use crate::tlcp::{Lost, Post, Transmit, Version};
 
@@ -153,7 +154,7 @@ pub async fn open_websocket(
     if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
         return Err((Lost::Refused, format!("it speaks {}", cut(other))));
     }
-    let (mut sink, stream) = framed.split();
+    let (mut sink, stream) = framed.into_map_codec(|codec| Bounded::new(codec, MESSAGE_MAX)).split();
     let (outgoing, mut queue) = mpsc::channel(OUTGOING_MAX);
     actix_rt::spawn(async move {
         while let Some(message) = queue.recv().await {
