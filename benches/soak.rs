@@ -58,8 +58,8 @@ struct Sample {
 fn main() -> ExitCode {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let is_test = std::env::args().any(|arg| arg == "--test");
-    let days = number("CANDLEKEEP_SOAK_DAYS")
-        .map_or(if is_test { DAYS_OF_TEST } else { DAYS }, |days| days as i64);
+    let days =
+        number("CANDLEKEEP_SOAK_DAYS").map_or(if is_test { DAYS_OF_TEST } else { DAYS }, |days| days as i64);
     let seed = number("CANDLEKEEP_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     let faults = days as u64 * number("CANDLEKEEP_SOAK_FAULTS").unwrap_or(FAULTS_A_DAY);
     println!("{days} days, {faults} faults, seed {seed}");
@@ -117,7 +117,10 @@ fn a_month(days: i64, faults_wanted: u64, seed: u64) -> Options {
 fn soak(world: &World, service: &mut Service, days: i64) -> Vec<Sample> {
     let process = Process(service.pid());
     let mut samples: Vec<Sample> = Vec::new();
-    println!("{:>4} {:>12} {:>10} {:>12} {:>8} {:>9} {:>6}", "day", "resident KiB", "peak KiB", "descriptors", "threads", "CPU s", "lines");
+    println!(
+        "{:>4} {:>12} {:>10} {:>12} {:>8} {:>9} {:>6}",
+        "day", "resident KiB", "peak KiB", "descriptors", "threads", "CPU s", "lines"
+    );
     for day in 1..=days {
         let end = START.plus(day * DAY_S);
         if day % LOCKED_EVERY_DAYS == LOCKED_EVERY_DAYS / 2 {

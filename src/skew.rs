@@ -319,7 +319,10 @@ mod tests {
                 machine.pass(1);
                 assert!(!machine.skew.is_certain(), "{day_ms}");
                 let by_either = machine.skew.as_started_ms(machine.reading());
-                assert!(by_either.0 != machine.truth_ms() && by_either.1 == machine.truth_ms(), "{by_either:?}");
+                assert!(
+                    by_either.0 != machine.truth_ms() && by_either.1 == machine.truth_ms(),
+                    "{by_either:?}"
+                );
                 // A row of the forming bucket: only the future proves anything.
                 machine.skew.row(machine.truth_ms() - 100_000, machine.reading());
                 assert_eq!(machine.skew.is_certain(), certain_by_row, "{day_ms} {ahead_ms}");

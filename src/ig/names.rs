@@ -50,7 +50,10 @@ impl Names {
     async fn ask(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let open = Open(self.open.clone());
         if self.open.fetch_add(1, Ordering::AcqRel) >= OPEN_MAX {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "earlier questions are still without an answer"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "earlier questions are still without an answer",
+            ));
         }
         let (answer, answered) = oneshot::channel();
         let (look_up, host) = (self.look_up, host.to_owned());
@@ -94,8 +97,10 @@ mod tests {
 
     #[actix::test]
     async fn silence_costs_neither_the_asker_s_time_nor_ever_more_threads() {
-        let silent = names(|_, _| loop {
-            thread::park();
+        let silent = names(|_, _| {
+            loop {
+                thread::park();
+            }
         });
         for _ in 0..OPEN_MAX {
             assert_eq!(silent.ask("x", 80).await.unwrap_err().to_string(), "no name server answers");

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::error::{IgError, cut};
-use super::names::Names;
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
+use super::names::Names;
 use super::session::tokens::{Bearer, Pair, Tokens};
 use crate::clock::EventClock;
 use crate::config::Login;
@@ -531,7 +531,8 @@ mod tests {
         assert!(matches!(&error, IgError::Broken(why) if why.contains("without an answer")), "{error:?}");
         assert!(!error.came_before_any_history(), "its points count as spent");
         // A login is not made twice, nor is its distance to the next forgotten.
-        let login = Login { api_key: Secret::new("k"), username: Secret::new("u"), password: Secret::new("p") };
+        let login =
+            Login { api_key: Secret::new("k"), username: Secret::new("u"), password: Secret::new("p") };
         assert!(matches!(rest.log_in_v2(&login).await, Err(IgError::Broken(_))));
         // What does no harm is asked once more: the socket may have been an old one.
         assert!(matches!(rest.session(&tokens()).await, Err(IgError::Broken(_))));

@@ -212,7 +212,8 @@ impl Attack {
         };
         if !is_meant {
             // A connection that was kept could bring anything next.
-            let first = if is_rest { text.replacen("\r\n", "\r\nConnection: close\r\n", 1).into() } else { head };
+            let first =
+                if is_rest { text.replacen("\r\n", "\r\nConnection: close\r\n", 1).into() } else { head };
             return Some((self.client, first));
         }
         self.seen.connections.fetch_add(1, Ordering::SeqCst);
@@ -511,8 +512,8 @@ fn line(what: Stream, random: &mut fastrand::Rng) -> String {
         }
         Stream::Notifications => {
             const TAGS: [&str; 16] = [
-                "SUBOK", "SUBCMD", "UNSUB", "EOS", "CS", "OV", "CONF", "SYNC", "PROG", "NOOP", "PROBE", "CLIENTIP",
-                "SERVNAME", "CONS", "REQOK", "REQERR",
+                "SUBOK", "SUBCMD", "UNSUB", "EOS", "CS", "OV", "CONF", "SYNC", "PROG", "NOOP", "PROBE",
+                "CLIENTIP", "SERVNAME", "CONS", "REQOK", "REQERR",
             ];
             let arguments: Vec<&str> = (0..random.usize(0..6)).map(|_| some_text(random)).collect();
             format!("{},{}", TAGS[random.usize(..TAGS.len())], arguments.join(","))

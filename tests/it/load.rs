@@ -6,9 +6,9 @@ use std::time::Duration;
 use candlekeep::clock::Clock;
 use candlekeep::simulator::{Options, Speed};
 
-use super::hostile::{HTTP, Hostile, REST, Siege, STREAM};
+use super::hostile::{HTTP, Hostile, REST, STREAM, Siege};
 use super::process::Process;
-use super::world::{Holes, Service, START, STEP, World, market};
+use super::world::{Holes, START, STEP, Service, World, market};
 
 /// Resident memory that nothing excuses, KiB: many times what the program needs, and less than what a
 /// server can send within seconds.
@@ -39,10 +39,15 @@ fn besieged(hours: i64, variables: &[(&str, &str)]) -> (World, Siege, Service) {
     (world, siege, service)
 }
 
+/// Lines of its log, without those that say what was healed meanwhile.
+fn lines_of(service: &Service) -> usize {
+    service.log().iter().filter(|line| !line.contains("history fetched")).count()
+}
+
 /// Has it sent for a while, and looks what that does to the program.
 fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile) {
     let process = Process(service.pid());
-    let (lines, cpu) = (service.log().len(), process.usage());
+    let (lines, cpu) = (lines_of(service), process.usage());
     process.forget_peak();
     siege.begin(what);
     if let Hostile::Rest(_) = what {
@@ -55,7 +60,7 @@ fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile
     let began = clock.monotonic();
     service.wait("time to pass", || clock.monotonic() - began >= SIEGE);
     siege.end();
-    let ((connections, bytes), lines) = (siege.seen(), service.log().len() - lines);
+    let ((connections, bytes), lines) = (siege.seen(), lines_of(service) - lines);
     let used = process.usage().since(&cpu).cpu();
     let peak = process.status("VmHWM:");
     println!(

@@ -21,9 +21,9 @@ mod faults;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
-mod killed;
-#[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod killed;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]

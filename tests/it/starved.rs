@@ -65,8 +65,7 @@ fn limit_descriptors(service: &Service, count: usize) {
 /// The number that the next descriptor of the program would get.
 fn next_descriptor(service: &Service) -> usize {
     let open = fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap();
-    let open: Vec<usize> =
-        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let open: Vec<usize> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     (0..).find(|number| !open.contains(number)).unwrap()
 }
 
@@ -180,7 +179,9 @@ fn answer(query: &[u8], manner: Manner) -> Option<Vec<u8>> {
 
 #[test]
 fn without_names_it_says_so_and_comes_back() {
-    let Some(server) = NameServer::start() else { return println!("skipped: no name server can be made here") };
+    let Some(server) = NameServer::start() else {
+        return println!("skipped: no name server can be made here");
+    };
     let world = world(5, 8.0);
     // Nobody answers from the beginning: it waits, and ends in time when told to.
     let mut service = server.run(&world);

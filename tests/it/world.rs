@@ -33,7 +33,7 @@ pub const DEPTH: i64 = 12;
 /// How often an awaited event is looked for.
 const POLL: Duration = Duration::from_millis(20);
 /// Longest wait for an event on a slow and busy machine, pauses of the program's own included.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(480);
 /// How long the program may take to stop when told to (DESIGN, command line).
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Differences that a failure shows.
