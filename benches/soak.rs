@@ -38,8 +38,7 @@ const FAULTS_A_DAY: u64 = 6;
 /// The database is locked each so many days, for so long in real time: longer than a write waits for it.
 const LOCKED_EVERY_DAYS: i64 = 6;
 const LOCKED_FOR: Duration = Duration::from_secs(7);
-/// Growth of resident memory over the last two thirds that counts as none, KiB a day: a fifth of it is a page a bar
-/// of one pair in a year.
+/// Growth of its own memory over the last two thirds that counts as none, KiB a day.
 const GROWTH_MAX_KIB: f64 = 48.0;
 /// Descriptors and threads by which two readings may differ: of connections that are just being made.
 const STRAY_MAX: u64 = 8;
@@ -47,7 +46,8 @@ const STRAY_MAX: u64 = 8;
 /// What the program was like at the end of a day.
 struct Sample {
     day: i64,
-    resident_kib: u64,
+    /// Memory of its own: without pages of the program's file, which come in as its code is first needed.
+    own_kib: u64,
     peak_kib: u64,
     descriptors: u64,
     threads: u64,
@@ -118,8 +118,8 @@ fn soak(world: &World, service: &mut Service, days: i64) -> Vec<Sample> {
     let process = Process(service.pid());
     let mut samples: Vec<Sample> = Vec::new();
     println!(
-        "{:>4} {:>12} {:>10} {:>12} {:>8} {:>9} {:>6}",
-        "day", "resident KiB", "peak KiB", "descriptors", "threads", "CPU s", "lines"
+        "{:>4} {:>12} {:>9} {:>10} {:>12} {:>8} {:>9} {:>6}",
+        "day", "resident KiB", "own KiB", "peak KiB", "descriptors", "threads", "CPU s", "lines"
     );
     for day in 1..=days {
         let end = START.plus(day * DAY_S);
@@ -129,7 +129,7 @@ fn soak(world: &World, service: &mut Service, days: i64) -> Vec<Sample> {
         world.wait(service, &format!("the end of day {day}"), |world| world.simulator().now() >= end);
         let sample = Sample {
             day,
-            resident_kib: process.status("VmRSS:"),
+            own_kib: process.status("RssAnon:"),
             peak_kib: process.status("VmHWM:"),
             descriptors: process.descriptors() as u64,
             threads: process.status("Threads:"),
@@ -139,8 +139,9 @@ fn soak(world: &World, service: &mut Service, days: i64) -> Vec<Sample> {
         let before = samples.last();
         let cpu = before.map_or(sample.usage.cpu(), |before| sample.usage.since(&before.usage).cpu());
         println!(
-            "{day:>4} {:>12} {:>10} {:>12} {:>8} {:>9.2} {:>6}",
-            sample.resident_kib,
+            "{day:>4} {:>12} {:>9} {:>10} {:>12} {:>8} {:>9.2} {:>6}",
+            process.status("VmRSS:"),
+            sample.own_kib,
             sample.peak_kib,
             sample.descriptors,
             sample.threads,
@@ -165,7 +166,7 @@ fn lock(world: &World, service: &mut Service) {
 /// Whether it stays as it was.
 fn verdict(samples: &[Sample]) -> ExitCode {
     let settled = &samples[samples.len() / 3..];
-    let growth = slope(settled.iter().map(|sample| (sample.day as f64, sample.resident_kib as f64)));
+    let growth = slope(settled.iter().map(|sample| (sample.day as f64, sample.own_kib as f64)));
     let range = |of: fn(&Sample) -> u64| {
         let (least, most) = (settled.iter().map(of).min(), settled.iter().map(of).max());
         most.unwrap_or(0) - least.unwrap_or(0)
