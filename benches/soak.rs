@@ -38,6 +38,8 @@ const FAULTS_A_DAY: u64 = 6;
 /// The database is locked each so many days, for so long in real time: longer than a write waits for it.
 const LOCKED_EVERY_DAYS: i64 = 6;
 const LOCKED_FOR: Duration = Duration::from_secs(7);
+/// Fewer days than this are no line.
+const JUDGED_FROM: usize = 6;
 /// Growth of its own memory over the last two thirds that counts as none, KiB a day.
 const GROWTH_MAX_KIB: f64 = 48.0;
 /// Descriptors and threads by which two readings may differ: of connections that are just being made.
@@ -166,6 +168,10 @@ fn lock(world: &World, service: &mut Service) {
 /// Whether it stays as it was.
 fn verdict(samples: &[Sample]) -> ExitCode {
     let settled = &samples[samples.len() / 3..];
+    if settled.len() < JUDGED_FROM {
+        println!("too short to say whether it grows");
+        return ExitCode::SUCCESS;
+    }
     let growth = slope(settled.iter().map(|sample| (sample.day as f64, sample.own_kib as f64)));
     let range = |of: fn(&Sample) -> u64| {
         let (least, most) = (settled.iter().map(of).min(), settled.iter().map(of).max());
