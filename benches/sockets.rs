@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 use candlekeep::domain::Timestamp;
 use candlekeep::store::{DatabaseUrl, Store};
 
+#[path = "../tests/it/process.rs"]
+mod process;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_candlekeep");
 /// 2026-11-17 08:00 UTC, a Tuesday: a made-up market is open then, whatever today is.
 const LIVE_FROM: Timestamp = Timestamp(1_794_902_400);
@@ -56,11 +59,11 @@ fn fast(days: i64) {
 fn at_full_speed(market: &[&str]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut pair = Pair::start(dir.path(), &[market, &["--speed", "max"]].concat());
-    let (begun, before) = (now(), pair.run.usage());
+    let (begun, before) = (now(), pair.run.cost().usage());
     let (mut ended, mut after) = (begun, before);
     while now() - ended < IDLE {
         sleep(LOOK_EVERY);
-        let usage = pair.run.usage();
+        let usage = pair.run.cost().usage();
         // The run's own ticks are no work: less than a hundredth of a core.
         if usage.cpu() - after.cpu() > LOOK_EVERY / 100 {
             ended = now();
@@ -68,7 +71,7 @@ fn at_full_speed(market: &[&str]) {
         after = usage;
     }
     let (wall, used) = (ended - begun, after.since(&before));
-    let peak = pair.run.status("VmHWM:");
+    let peak = pair.run.cost().status("VmHWM:");
     let rows = pair.simulate.wait_for_word("reached its end", "rows=");
     drop(pair);
     let url = DatabaseUrl::sqlite(dir.path().join("bars.db"));
@@ -91,15 +94,15 @@ fn live(seconds: u64) {
     let from = LIVE_FROM.to_string();
     let pair = Pair::start(dir.path(), &["--speed", "1", "--rows-per-bar", "300", "--from", &from]);
     sleep(SETTLE);
-    let (begun, on_cpu, wakeups) = (now(), pair.run.on_cpu(), pair.run.wakeups());
+    let (begun, on_cpu, wakeups) = (now(), pair.run.cost().on_cpu(), pair.run.cost().wakeups());
     sleep(Duration::from_secs(seconds));
     let wall = (now() - begun).as_secs_f64();
-    let share = (pair.run.on_cpu() - on_cpu).as_secs_f64() / wall;
+    let share = (pair.run.cost().on_cpu() - on_cpu).as_secs_f64() / wall;
     println!("{wall:.0} s of 28 pairs, a row a second each:");
     println!("  {:.3} % of a core", 100.0 * share);
-    println!("  {:.1} wake-ups a second", (pair.run.wakeups() - wakeups) as f64 / wall);
-    println!("  peak resident {:.1} MiB", pair.run.status("VmHWM:") as f64 / 1024.0);
-    println!("  {} threads", pair.run.status("Threads:"));
+    println!("  {:.1} wake-ups a second", (pair.run.cost().wakeups() - wakeups) as f64 / wall);
+    println!("  peak resident {:.1} MiB", pair.run.cost().status("VmHWM:") as f64 / 1024.0);
+    println!("  {} threads", pair.run.cost().status("Threads:"));
 }
 
 /// Both processes. They end with it.
@@ -143,23 +146,6 @@ impl Drop for Process {
     }
 }
 
-/// Time on a processor.
-#[derive(Clone, Copy)]
-struct Usage {
-    user: Duration,
-    system: Duration,
-}
-
-impl Usage {
-    fn cpu(&self) -> Duration {
-        self.user + self.system
-    }
-
-    fn since(&self, earlier: &Usage) -> Usage {
-        Usage { user: self.user - earlier.user, system: self.system - earlier.system }
-    }
-}
-
 impl Process {
     fn start(dir: &Path, name: &str, command: &mut Command) -> Process {
         let log = dir.join(format!("{name}.log"));
@@ -182,47 +168,10 @@ impl Process {
         }
     }
 
-    fn proc(&self, name: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("a living process")
+    /// What it costs.
+    fn cost(&self) -> process::Process {
+        process::Process(self.child.id())
     }
-
-    fn status(&self, key: &str) -> u64 {
-        value(&self.proc("status"), key)
-    }
-
-    /// In ticks of 10 ms each.
-    fn usage(&self) -> Usage {
-        let stat = self.proc("stat");
-        // The name before the parenthesis may hold anything.
-        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-        let ticks: Vec<u64> =
-            fields.split(' ').skip(12).take(2).map(|field| field.parse().unwrap_or(0)).collect();
-        let [user, system] = ticks[..] else { panic!("user and system time: {stat}") };
-        Usage { user: Duration::from_millis(user * 10), system: Duration::from_millis(system * 10) }
-    }
-
-    /// What each thread shows in a file of its own.
-    fn threads(&self, name: &str) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a living process");
-        // A thread may be gone by the time its file is read.
-        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join(name)).ok()).collect()
-    }
-
-    /// Time on a processor, finer than the ticks of [`Process::usage`].
-    fn on_cpu(&self) -> Duration {
-        let nanos = |stat: &String| stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
-        Duration::from_nanos(self.threads("schedstat").iter().map(nanos).sum())
-    }
-
-    /// How often a thread went to sleep of its own will, and so was woken.
-    fn wakeups(&self) -> u64 {
-        self.threads("status").iter().map(|status| value(status, "voluntary_ctxt_switches:")).sum()
-    }
-}
-
-fn value(status: &str, key: &str) -> u64 {
-    let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]

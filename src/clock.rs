@@ -190,12 +190,16 @@ impl EventClock {
         }
     }
 
-    /// What the system's clock says without correction, where this clock goes by it; else event
-    /// time. For the rule that system and stream must not be an hour apart.
-    pub fn uncorrected(&self) -> Option<Timestamp> {
+    /// What the system's clock says without correction, where this clock goes by it; else event time. For the rule
+    /// that system and stream must not be an hour apart, which is about how a machine is set up: what was set while
+    /// this clock was watched does not count. Two times, while it is not known whether it was set or has slept.
+    pub fn uncorrected(&self) -> Option<(Timestamp, Timestamp)> {
         match &self.0 {
-            Inner::Wall(clock, _) => Some(clock.wall()),
-            Inner::Stream(_) => self.now(),
+            Inner::Wall(clock, skew) => {
+                let (slept_ms, set_ms) = locked(skew).as_started_ms(clock.reading());
+                Some((Timestamp::from_millis(slept_ms), Timestamp::from_millis(set_ms)))
+            }
+            Inner::Stream(_) => self.now().map(|now| (now, now)),
         }
     }
 
@@ -282,7 +286,7 @@ mod tests {
         }
         let error_s = clock.now().unwrap().since(NOON.plus(61 - 120));
         assert!((0..=1).contains(&error_s), "{error_s}");
-        assert_eq!(clock.uncorrected(), Some(NOON.plus(61)));
+        assert_eq!(clock.uncorrected(), Some((NOON.plus(61), NOON.plus(61))));
     }
 
     #[test]
@@ -293,7 +297,7 @@ mod tests {
         wall.set_forward(600);
         wall.advance(Duration::from_secs(5));
         assert_eq!((clock.now(), clock.is_steady(), clock.partings()), (Some(NOON.plus(5)), false, 1));
-        assert_eq!(clock.uncorrected(), Some(NOON.plus(605)));
+        assert_eq!(clock.uncorrected(), Some((NOON.plus(605), NOON.plus(5))));
         let sent = clock.reading().unwrap();
         clock.answered(NOON.plus(605), sent);
         assert_eq!((clock.now(), clock.is_steady()), (Some(NOON.plus(605)), true));

@@ -77,6 +77,9 @@ pub struct Skew {
     /// which of them is right, ms.
     parted_ms: i64,
     partings: u32,
+    /// By how much the system's clock was set while it was watched, ms: what of its difference is no mistake of who
+    /// set up the machine.
+    set_ms: i64,
     told_off: bool,
     told_slow: bool,
 }
@@ -91,6 +94,14 @@ impl Skew {
     /// Whether the time can date what happens: not while clocks have parted unexplained.
     pub fn is_certain(&self) -> bool {
         self.parted_ms == 0
+    }
+
+    /// What the system's clock says, ms since 1970, as it was before it was set under the eyes of this; and the same
+    /// if what has just happened to it was no sleep. They differ while nobody has said which it was.
+    pub fn as_started_ms(&mut self, reading: Reading) -> (i64, i64) {
+        self.watch(reading);
+        let wall_ms = reading.wall_ms - self.set_ms;
+        (wall_ms, wall_ms - self.parted_ms)
     }
 
     /// How often the clock was set, or the machine has slept. What follows such a moment is not
@@ -129,6 +140,14 @@ impl Skew {
         let by_ms = reached_ms - self.now_ms(reading);
         if by_ms < CORRECT_FROM_MS {
             return None;
+        }
+        // No machine sleeps backwards, and this row fits the time that has gone on all the same.
+        let ahead_ms = by_ms + self.parted_ms;
+        if self.parted_ms < 0 && (-ROW_AGE_MAX_MS..=CORRECT_FROM_MS).contains(&ahead_ms) {
+            self.set_ms += self.parted_ms;
+            self.applied_ms += self.parted_ms;
+            self.parted_ms = 0;
+            return self.news();
         }
         let left_ms = self.parted_ms - by_ms;
         if self.parted_ms > 0 && (-CORRECT_FROM_MS..=by_ms.min(ROW_AGE_MAX_MS)).contains(&left_ms) {
@@ -176,6 +195,10 @@ impl Skew {
     }
 
     fn adopt(&mut self, skew_ms: i64) {
+        // It was set, and has not slept, where that is nearer to what is known now.
+        if (skew_ms - self.applied_ms).abs() > (skew_ms - self.applied_ms - self.parted_ms).abs() {
+            self.set_ms += self.parted_ms;
+        }
         self.parted_ms = 0;
         let from_ms = if self.applied_ms == 0 { CORRECT_FROM_MS } else { CORRECT_TO_MS };
         if skew_ms.abs() < from_ms {
@@ -288,6 +311,52 @@ mod tests {
             assert_eq!(machine.ask(30, 30, 0), Some(News::Right));
             assert_eq!((machine.error_ms(), machine.ask(30, 30, 0)), (0, None));
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_a_day_is_no_mistake_of_the_set_up() {
+        for day_ms in [86_400_000, -86_400_000] {
+            let mut machine = Machine::new(0);
+            machine.ask(30, 30, 0);
+            machine.pass(60);
+            for (ahead_ms, certain_by_row) in [(day_ms, day_ms < 0), (0, day_ms > 0)] {
+                machine.ahead_ms = ahead_ms;
+                machine.pass(1);
+                assert!(!machine.skew.is_certain(), "{day_ms}");
+                let by_either = machine.skew.as_started_ms(machine.reading());
+                assert!(
+                    by_either.0 != machine.truth_ms() && by_either.1 == machine.truth_ms(),
+                    "{by_either:?}"
+                );
+                // A row of the forming bucket: only the future proves anything.
+                machine.skew.row(machine.truth_ms() - 100_000, machine.reading());
+                assert_eq!(machine.skew.is_certain(), certain_by_row, "{day_ms} {ahead_ms}");
+                machine.ask(30, 30, 0);
+                machine.ask(30, 30, 0);
+                assert!(machine.error_ms().abs() < 1_000, "{day_ms}: {}", machine.error_ms());
+                let told = machine.skew.as_started_ms(machine.reading());
+                assert_eq!(told, (machine.truth_ms(), machine.truth_ms()), "{day_ms} {ahead_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn sleep_and_a_mistaken_clock_stay_what_the_clock_says() {
+        // A day ahead from the beginning: that is how the machine is set up.
+        let mut machine = Machine::new(86_400_000);
+        machine.ask(30, 30, 0);
+        machine.ask(30, 30, 0);
+        let wall_ms = machine.reading().wall_ms;
+        assert_eq!(machine.skew.as_started_ms(machine.reading()), (wall_ms, wall_ms));
+        // Three hours of sleep.
+        let mut machine = Machine::new(0);
+        machine.ask(30, 30, 0);
+        machine.slept_ms += 10_800_000;
+        machine.pass(1);
+        machine.ask(30, 30, 0);
+        machine.ask(30, 30, 0);
+        let wall_ms = machine.reading().wall_ms;
+        assert_eq!(machine.skew.as_started_ms(machine.reading()), (wall_ms, wall_ms));
     }
 
     #[test]

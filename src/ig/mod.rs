@@ -4,6 +4,7 @@ pub mod error;
 pub mod history;
 pub mod markets;
 pub mod models;
+mod names;
 pub mod parse;
 pub mod rest;
 pub mod session;

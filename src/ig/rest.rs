@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_tls::connect::{Connector as TcpConnector, Resolver};
 use awc::http::header::{AGE, DATE, HeaderMap, LOCATION};
 use awc::http::{Method, StatusCode, Uri};
 use awc::{Client, Connector};
@@ -19,6 +20,7 @@ use serde_json::json;
 
 use super::error::{IgError, cut};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
+use super::names::Names;
 use super::session::tokens::{Bearer, Pair, Tokens};
 use crate::clock::{Clock, EventClock};
 use crate::config::Login;
@@ -29,12 +31,12 @@ use crate::tls;
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
+/// Longest wait for a connection, name and TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer to begin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest a call may take, its answer read to the end. The client's own limit ends with the head.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait for a connection, and then for TLS on it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle sockets are closed by us after this, before IG's side does it unseen.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Pause before the one retry after a socket broke under a call that may be repeated.
@@ -65,7 +67,8 @@ fn client(roots: RootCertStore) -> Client {
     let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     // No `max_http_version`: it would put awc's own TLS, with its own authorities, in the place of this.
-    let connector = Connector::new().conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT);
+    let tcp = TcpConnector::new(Resolver::custom(Names::default())).service();
+    let connector = Connector::new().connector(tcp).conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT);
     Client::builder()
         .connector(connector.handshake_timeout(CONNECT_TIMEOUT).rustls_0_23(Arc::new(tls)))
         .disable_redirects()
@@ -382,10 +385,14 @@ fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
             IgError::Unreachable(format!("no connection to {host} in time"))
         }
         SendRequestError::Connect(ConnectError::Resolver(why)) => {
-            IgError::Unreachable(format!("cannot resolve {host}: {why}"))
+            IgError::Unreachable(format!("DNS cannot resolve {host}: {why}"))
         }
         SendRequestError::Connect(ConnectError::NoRecords) => {
-            IgError::Unreachable(format!("cannot resolve {host}: it has no address"))
+            IgError::Unreachable(format!("DNS has no address for {host}"))
+        }
+        // The request was sent, and nobody knows what became of it: a login may have been made, and points spent.
+        SendRequestError::Connect(ConnectError::Disconnected) => {
+            IgError::Broken(format!("{host} has closed it without an answer"))
         }
         SendRequestError::Connect(ConnectError::Io(why)) if mistrust(why).is_some() => {
             IgError::Unreachable(mistrust(why).map(|why| tls::in_words(host, why)).unwrap_or_default())
@@ -510,7 +517,8 @@ pub mod fake {
         (base, asked)
     }
 
-    fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
+    /// Reads a whole request; answers its first line.
+    pub fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
         let (mut lines, mut body_bytes) = (Vec::new(), 0);
         loop {
             let mut line = String::new();
@@ -564,6 +572,36 @@ mod tests {
             assert!(matches!(rest.session(&tokens()).await, Err(IgError::Retryable(_))));
             assert_eq!(asked.lock().unwrap().len(), 2);
         }
+    }
+
+    #[actix::test]
+    async fn a_connection_that_is_closed_without_an_answer_has_carried_the_request() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (told, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = std::io::BufReader::new(connection.unwrap());
+                told.send(fake::request(&mut connection).unwrap()).unwrap();
+            }
+        });
+        let rest = RestClient::new(http_client(), &base, Secret::new("key"));
+        let epic: Epic = "CS.D.EURUSD.CFD.IP".parse().unwrap();
+        let error = rest.prices(&tokens(), &epic, "max=10").await.unwrap_err();
+        assert!(matches!(&error, IgError::Broken(why) if why.contains("without an answer")), "{error:?}");
+        assert!(!error.came_before_any_history(), "its points count as spent");
+        // A login is not made twice, nor is its distance to the next forgotten.
+        let login =
+            Login { api_key: Secret::new("k"), username: Secret::new("u"), password: Secret::new("p") };
+        assert!(matches!(rest.log_in_v2(&login).await, Err(IgError::Broken(_))));
+        // What does no harm is asked once more: the socket may have been an old one.
+        assert!(matches!(rest.session(&tokens()).await, Err(IgError::Broken(_))));
+        drop(rest);
+        let asked: Vec<String> = std::iter::from_fn(|| requests.try_recv().ok()).collect();
+        assert_eq!(
+            asked,
+            ["GET /prices/CS.D.EURUSD.CFD.IP?max=10", "POST /session", "GET /session", "GET /session"]
+        );
     }
 
     #[test]

@@ -24,9 +24,9 @@ const FAULTS: usize = 60;
 const KILLS: usize = 4;
 /// Nothing goes wrong for so long at first: what was sent on a connection that was cut before anything
 /// of it was read was never watched.
-const CALM_S: i64 = 3_600;
+pub const CALM_S: i64 = 3_600;
 /// After the last fault nothing goes wrong for so long, so that everything can be healed.
-const QUIET_S: i64 = 4 * 3_600;
+pub const QUIET_S: i64 = 4 * 3_600;
 /// Codes with which sessions and requests end: every row of the protocol's tables that a client
 /// comes back from at once or soon.
 const CODES: [i32; 14] = [3, 4, 5, 6, 20, 21, 31, 32, 33, 40, 41, 48, 66, 68];
@@ -39,7 +39,7 @@ const TEXTS: [Option<&str>; 7] =
 const RAW: [&str; 6] = ["^99", "^0", "^x", "1|2|3", "%zz|^11", "^Tabc|^11"];
 
 /// Timers that find trouble soon, and recover it in a time that a busy machine can keep.
-const QUICK: [(&str, &str); 6] = [
+pub const QUICK: [(&str, &str); 6] = [
     ("CANDLEKEEP_STREAM_KEEPALIVE_MS", "500"),
     ("CANDLEKEEP_STREAM_STALLED_MS", "250"),
     ("CANDLEKEEP_STREAM_RECONNECT_MS", "250"),
@@ -121,7 +121,7 @@ fn week(seed: u64) -> String {
 }
 
 /// Any fault that a client can come through without loss, and what ends it, with seconds after it.
-fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)> {
+pub fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fault)> {
     let code = *random.choice(&CODES).expect("there are some");
     let text = "chaos".to_owned();
     let how = [Cut::Reset, Cut::Drop, Cut::Close(1001)][random.usize(..3)];

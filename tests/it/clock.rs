@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use candlekeep::clock::Clock;
-use candlekeep::domain::Timestamp;
 use candlekeep::simulator::{Options, RequestLimits, Speed};
 
 use super::world::{Holes, START, STEP, Service, World, market};
@@ -21,6 +20,8 @@ const LIBRARIES: [&str; 4] = [
 /// Market time at the start: so many seconds before a bucket ends. Longer than a program takes to
 /// subscribe on a busy machine.
 const BEFORE_CLOSE_S: i64 = 30;
+/// A day, seconds.
+const DAY_S: i64 = 86_400;
 /// Programs start one after the other, since market time goes on meanwhile.
 static STARTING: Mutex<()> = Mutex::new(());
 
@@ -138,7 +139,7 @@ fn a_clock_that_is_wrong_by_minutes_settles_nothing_wrongly() {
 fn a_clock_that_is_set_while_it_runs_settles_nothing_wrongly() {
     let Some(library) = library() else { return };
     std::thread::scope(|scope| {
-        for step_s in [600, -600] {
+        for step_s in [600, -600, DAY_S, -DAY_S] {
             scope.spawn(move || {
                 let (watch, mut service) = Watch::started(library, 0);
                 watch.world.wait(&mut service, "history", |world| world.stored() > 28 * 8);
@@ -156,13 +157,17 @@ fn a_clock_that_is_set_while_it_runs_settles_nothing_wrongly() {
 #[test]
 fn a_clock_that_is_wrong_by_hours_ends_the_program_and_names_the_setting() {
     let Some(library) = library() else { return };
-    let watch = Watch::new();
-    watch.set(2 * 3_600);
-    let ended = watch.run(library).ended();
-    assert_eq!(ended.code, Some(78), "{:#?}", ended.log);
-    assert!(ended.reason().contains("CANDLEKEEP_CLOCK=stream"), "{}", ended.reason());
-    assert_eq!(
-        Timestamp(watch.world.number("SELECT count(*) FROM candles WHERE source = 'websocket'")),
-        Timestamp(0)
-    );
+    std::thread::scope(|scope| {
+        for off_s in [2 * 3_600, DAY_S, -DAY_S] {
+            scope.spawn(move || {
+                let watch = Watch::new();
+                watch.set(off_s);
+                let ended = watch.run(library).ended();
+                assert_eq!(ended.code, Some(78), "{off_s}: {:#?}", ended.log);
+                assert!(ended.reason().contains("CANDLEKEEP_CLOCK=stream"), "{off_s}: {}", ended.reason());
+                let streamed = "SELECT count(*) FROM candles WHERE source = 'websocket'";
+                assert_eq!(watch.world.number(streamed), 0, "{off_s}");
+            });
+        }
+    });
 }

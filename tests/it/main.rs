@@ -27,9 +27,13 @@ mod front;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod lease;
+#[cfg(test)]
+mod load;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
@@ -40,6 +44,8 @@ mod outages;
 mod pipeline;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
@@ -58,6 +64,8 @@ mod secrets;
 mod servers;
 #[cfg(test)]
 mod standby;
+#[cfg(test)]
+mod starved;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]

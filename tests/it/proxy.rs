@@ -1,4 +1,5 @@
-//! A network between a program and its PostgreSQL server that can be cut.
+//! A network between a program and a server of its (PostgreSQL, IG) that can be cut, and in which others can
+//! answer in the server's place.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -23,6 +24,10 @@ pub enum Passing {
 
 const PASSINGS: [Passing; 3] = [Passing::All, Passing::Later, Passing::Nothing];
 
+/// Answers in the server's place, until its client is gone. What it hands back goes to the server, together with what
+/// that is to be told first.
+pub type StandIn = Arc<dyn Fn(TcpStream) -> Option<(TcpStream, Vec<u8>)> + Send + Sync>;
+
 /// A port of this machine that leads to another.
 pub struct Proxy {
     port: u16,
@@ -37,6 +42,7 @@ struct Shared {
     commits_to_cut: AtomicU32,
     /// …every second one, and so many have been seen.
     commits: AtomicUsize,
+    stand_in: Mutex<Option<StandIn>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -50,14 +56,16 @@ impl Proxy {
             passing: AtomicU8::new(0),
             commits_to_cut: AtomicU32::new(0),
             commits: AtomicUsize::new(0),
+            stand_in: Mutex::default(),
             open: Mutex::default(),
         });
         let network = shared.clone();
         // It ends with the test's process: a listener has no timeout.
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                let network = network.clone();
                 // A server that is gone closes what leads to it.
-                let _ = network.connect(client);
+                thread::spawn(move || _ = network.connect(client));
             }
         });
         Proxy { port, shared }
@@ -83,6 +91,12 @@ impl Proxy {
         }
     }
 
+    /// Has somebody else answer, or the server again, and closes every connection.
+    pub fn answer(&self, stand_in: Option<StandIn>) {
+        *self.shared.stand_in.lock().unwrap() = stand_in;
+        self.close();
+    }
+
     /// Of the next commits every second one reaches the server, which has done it when the connection ends,
     /// without its answer; until there were so many.
     pub fn cut_commits(&self, count: u32) {
@@ -101,7 +115,17 @@ impl Shared {
     }
 
     fn connect(self: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
-        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server_port))?;
+        let stand_in = self.stand_in.lock().unwrap().clone();
+        let (client, first) = match stand_in {
+            Some(stand_in) => {
+                self.open.lock().unwrap().push(client.try_clone()?);
+                let Some(left) = stand_in(client) else { return Ok(()) };
+                left
+            }
+            None => (client, Vec::new()),
+        };
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server_port))?;
+        server.write_all(&first)?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(LOOK_EVERY))?;

@@ -209,6 +209,16 @@ impl World {
         Service::spawn(&mut self.command(line, variables))
     }
 
+    /// The same by way of another program, which is told what to run behind its own words.
+    pub fn start_by(&self, words: &[&str], line: &str, variables: &[(&str, &str)]) -> Service {
+        let inner = self.command(line, variables);
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(self.folder()).env_clear();
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Service::spawn(&mut command)
+    }
+
     /// Starts the service as it is.
     pub fn run(&self) -> Service {
         self.start("run", &[])
@@ -432,6 +442,16 @@ impl Service {
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success());
+    }
+
+    /// Stops it in its tracks, as a machine does that sleeps.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on after that.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
     }
 
     /// Tells it to stop, as systemd does, and waits for its end.

@@ -1,9 +1,10 @@
 //! WebSocket frames → whole messages. No I/O and no clock, but the frames are awc's: the part of
 //! the socket that can be tested without one.
 
-use actix_http::ws::Item;
-use awc::ws::{Frame, Message as WsMessage};
-use bytes::Bytes;
+use actix_codec::{Decoder, Encoder};
+use actix_http::ws::{Item, ProtocolError};
+use awc::ws::{Codec, Frame, Message as WsMessage};
+use bytes::{Bytes, BytesMut};
 
 use super::socket::MESSAGE_MAX;
 
@@ -61,9 +62,90 @@ impl Frames {
     }
 }
 
+/// The codec of a connection, which refuses a frame that is too long by what its head announces. The codec itself
+/// does so when it has all of it, however long it is.
+pub struct Bounded {
+    codec: Codec,
+    frame_max: usize,
+}
+
+impl Bounded {
+    /// Frames may hold so many bytes.
+    pub fn new(codec: Codec, frame_max: usize) -> Bounded {
+        Bounded { codec, frame_max }
+    }
+}
+
+impl Decoder for Bounded {
+    type Item = Frame;
+    type Error = ProtocolError;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
+        match announced(bytes) {
+            Some(length) if length > self.frame_max as u64 => Err(ProtocolError::Overflow),
+            _ => self.codec.decode(bytes),
+        }
+    }
+}
+
+impl Encoder<WsMessage> for Bounded {
+    type Error = ProtocolError;
+
+    fn encode(&mut self, message: WsMessage, bytes: &mut BytesMut) -> Result<(), ProtocolError> {
+        self.codec.encode(message, bytes)
+    }
+}
+
+/// Returns how long the frame is that begins here, if that takes 64 bits to say and they are there (RFC 6455,
+/// section 5.2). A shorter one is shorter than 64 KiB.
+fn announced(bytes: &[u8]) -> Option<u64> {
+    match bytes {
+        [_, length, long @ ..] if length & 0x7f == 127 => {
+            long.first_chunk().map(|length| u64::from_be_bytes(*length))
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_refused_by_what_it_announces() {
+        let max = MESSAGE_MAX as u64;
+        let check = |length: u64, refused: bool| {
+            let mut bytes = BytesMut::from(&[0x81, 127][..]);
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(b"U,1,1,a");
+            let mut codec = Bounded::new(Codec::new().client_mode(), MESSAGE_MAX);
+            for cut in 0..10 {
+                assert!(matches!(codec.decode(&mut BytesMut::from(&bytes[..cut])), Ok(None)), "{cut}");
+            }
+            let told = codec.decode(&mut bytes);
+            match refused {
+                true => assert!(matches!(told, Err(ProtocolError::Overflow)), "{length}: {told:?}"),
+                false => assert!(matches!(told, Ok(None)), "{length}: {told:?}"),
+            }
+        };
+        check(max, false);
+        check(max + 1, true);
+        check(1 << 62, true);
+        check(u64::MAX, true);
+    }
+
+    #[test]
+    fn a_frame_that_is_not_too_long_is_taken() {
+        let mut codec = Bounded::new(Codec::new().client_mode().max_size(70_000), 70_000);
+        let mut server = Codec::new();
+        for length in [0, 125, 126, 65_535, 65_536, 70_000] {
+            let (mut bytes, text) = (BytesMut::new(), "x".repeat(length));
+            server.encode(WsMessage::Text(text.clone().into()), &mut bytes).unwrap();
+            let told = codec.decode(&mut bytes).unwrap();
+            assert_eq!(told, Some(Frame::Text(text.into())), "{length}");
+            assert!(bytes.is_empty());
+        }
+    }
 
     const PART: &[u8] = &[b'x'; MESSAGE_MAX / 2];
 

@@ -17,6 +17,7 @@ use futures_util::{SinkExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::actor::StreamActor;
+use super::frames::Bounded;
 use crate::ig::error::cut;
 use crate::ig::rest::mistrust;
 use crate::tlcp::{Lost, Post, Transmit, Version};
@@ -156,7 +157,7 @@ pub async fn open_websocket(
     if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
         return Err((Lost::Refused, format!("it speaks {}", cut(other))));
     }
-    let (mut sink, stream) = framed.split();
+    let (mut sink, stream) = framed.into_map_codec(|codec| Bounded::new(codec, MESSAGE_MAX)).split();
     let (outgoing, mut queue) = mpsc::channel(OUTGOING_MAX);
     actix_rt::spawn(async move {
         while let Some(message) = queue.recv().await {
@@ -196,6 +197,7 @@ fn unwelcome(status: StatusCode) -> String {
 /// Why a request did not get there, for people.
 fn why_not_sent(error: &SendRequestError) -> String {
     match error {
+        SendRequestError::Connect(ConnectError::Disconnected) => "closed without an answer".to_owned(),
         SendRequestError::Connect(ConnectError::Io(error)) => match mistrust(error) {
             Some(error) => tls::in_words("the stream's host", error),
             None => cut(&error.to_string()),
@@ -214,6 +216,8 @@ fn kind(error: &WsClientError) -> Lost {
 /// Where a request did not even get as far as the server, the other transport will not either.
 fn kind_of_request(error: &SendRequestError) -> Lost {
     match error {
+        // Said of a server that has read the request and closes.
+        SendRequestError::Connect(ConnectError::Disconnected) => Lost::Refused,
         SendRequestError::Connect(_) | SendRequestError::Url(_) => Lost::Unreachable,
         _ => Lost::Refused,
     }

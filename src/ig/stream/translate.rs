@@ -250,8 +250,9 @@ pub struct Translation<'a> {
     pub known: &'a mut Translator,
     /// Event time.
     pub now: Option<Timestamp>,
-    /// The system's own time, uncorrected, where event time goes by it.
-    pub system_now: Option<Timestamp>,
+    /// The system's own time, uncorrected, where event time goes by it: where its clock has just been set, or the
+    /// machine has slept, by either account ([`EventClock::uncorrected`](crate::clock::EventClock::uncorrected)).
+    pub system_now: Option<(Timestamp, Timestamp)>,
     /// Whether that goes on by itself.
     pub steady: bool,
     /// How the session is carried.
@@ -376,9 +377,10 @@ impl Translation<'_> {
             Ok(Some(candle)) => {
                 let first = item.first;
                 let calendar = &self.known.calendars[feed.ix()];
-                if let Some(now) = self.system_now
-                    && let Some(apart) =
-                        implausible(self.known.clock_kind, candle.start, first, now, calendar)
+                let check = |now| implausible(self.known.clock_kind, candle.start, first, now, calendar);
+                if let Some((now, otherwise)) = self.system_now
+                    && let Some(apart) = check(now)
+                    && check(otherwise).is_some()
                 {
                     return self.apart(feed, candle, apart, now);
                 }
@@ -658,7 +660,7 @@ mod tests {
             }
             let mut translation = Translation {
                 now: Some(now),
-                system_now: Some(now),
+                system_now: Some((now, now)),
                 steady: true,
                 carried: Carried { version: Version::default(), transport: Transport::WebSocket },
                 stats: &stats,

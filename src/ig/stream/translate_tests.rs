@@ -22,6 +22,8 @@ struct Stage {
     known: Translator,
     stats: Stats,
     now: Timestamp,
+    /// What else the time may be.
+    otherwise: Option<Timestamp>,
 }
 
 impl Stage {
@@ -43,6 +45,7 @@ impl Stage {
             ),
             stats: Stats::default(),
             now: Timestamp(NOON),
+            otherwise: None,
         }
     }
 
@@ -54,7 +57,7 @@ impl Stage {
         Translation {
             known: &mut self.known,
             now: Some(self.now),
-            system_now: Some(self.now),
+            system_now: Some((self.now, self.otherwise.unwrap_or(self.now))),
             steady: true,
             carried: Carried { version: Version::V2_4_0, transport: Transport::WebSocket },
             stats: &self.stats,
@@ -201,6 +204,23 @@ fn a_stream_an_hour_from_the_clock_is_noticed_after_a_few_rows() {
     assert!(told[4].starts_with(UNDATED) && told[4].contains("ClocksApart"), "{}", told[4]);
     assert_eq!(told[5], told[0]);
     assert_eq!(stage.row(0, false, 0, "0"), "candle 0 +0s");
+}
+
+#[test]
+fn a_row_that_fits_the_time_before_the_clock_was_set_is_no_other_clock() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.row(0, true, 0, "0"), "candle 0 +0s");
+    let rows = |stage: &mut Stage| (0..8).map(|_| stage.row(0, false, 0, "0")).collect::<String>();
+    // The clock is a day ahead now, or behind; or else the machine has slept.
+    for day_s in [86_400, -86_400] {
+        for (otherwise, ends) in [(Some(Timestamp(NOON)), false), (None, true)] {
+            stage.otherwise = otherwise;
+            stage.now = Timestamp(NOON + day_s);
+            rows(&mut stage);
+            stage.now = stage.now.plus(60);
+            assert_eq!(rows(&mut stage).contains("ClocksApart"), ends, "{day_s} {otherwise:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! A month in which things go wrong at random, and whether the program is as small at its end as it was at its
+//! beginning: `cargo bench --bench soak`; with `-- --test` a few days. Linux only: it reads `/proc`.
+//!
+//! `candlekeep run` is a process of its own, the simulator is in this one and goes as fast as it is listened to.
+//! Faults are those of `tests/it/chaos.rs`, at instants of market time that a seed decides, but for the database,
+//! which is locked now and then. Afterwards the database is compared with what happened.
+//!
+//! `CANDLEKEEP_SOAK_DAYS`, `CANDLEKEEP_SOAK_FAULTS` (a day) and `CANDLEKEEP_SOAK_SEED` say how long and what. Ends
+//! with 1 where something grows.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use candlekeep::simulator::faults::Script;
+use candlekeep::simulator::{MarketOptions, Options, Unfiltered};
+
+#[allow(dead_code, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/chaos.rs"]
+mod chaos;
+#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/postgres.rs"]
+mod postgres;
+#[path = "../tests/it/process.rs"]
+mod process;
+#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/world.rs"]
+mod world;
+
+use process::{Process, Usage};
+use world::{Holes, START, STEP, Service, World, market};
+
+const DAY_S: i64 = 86_400;
+/// Days, unless told; and where it is only to be seen that it runs.
+const DAYS: i64 = 30;
+const DAYS_OF_TEST: i64 = 3;
+/// Faults a day.
+const FAULTS_A_DAY: u64 = 6;
+/// The database is locked each so many days, for so long in real time: longer than a write waits for it.
+const LOCKED_EVERY_DAYS: i64 = 6;
+const LOCKED_FOR: Duration = Duration::from_secs(7);
+/// Fewer days than this are no line.
+const JUDGED_FROM: usize = 6;
+/// Growth of its own memory over the last two thirds that counts as none, KiB a day.
+const GROWTH_MAX_KIB: f64 = 48.0;
+/// Descriptors and threads by which two readings may differ: of connections that are just being made.
+const STRAY_MAX: u64 = 8;
+
+/// What the program was like at the end of a day.
+struct Sample {
+    day: i64,
+    /// Memory of its own: without pages of the program's file, which come in as its code is first needed.
+    own_kib: u64,
+    peak_kib: u64,
+    descriptors: u64,
+    threads: u64,
+    usage: Usage,
+    log_lines: usize,
+}
+
+fn main() -> ExitCode {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let is_test = std::env::args().any(|arg| arg == "--test");
+    let days =
+        number("CANDLEKEEP_SOAK_DAYS").map_or(if is_test { DAYS_OF_TEST } else { DAYS }, |days| days as i64);
+    let seed = number("CANDLEKEEP_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let faults = days as u64 * number("CANDLEKEEP_SOAK_FAULTS").unwrap_or(FAULTS_A_DAY);
+    println!("{days} days, {faults} faults, seed {seed}");
+    let world = World::new(a_month(days, faults, seed));
+    let mut service = world.start("run", &chaos::QUICK);
+    let began = now();
+    let samples = soak(&world, &mut service, days);
+    world.wait_complete(&mut service);
+    let wall = now() - began;
+    service.stop();
+    let summary = world.verify(Holes::None);
+    let bytes = std::fs::metadata(world.database()).map_or(0, |file| file.len());
+    let rows = world.number("SELECT count(*) FROM candles");
+    let holes = world.number("SELECT count(*) FROM coverage WHERE state = 'missing' AND reason <> 'silent'");
+    let stats = world.simulator().stats();
+    println!(
+        "\n{faults} faults, {} sessions, {} logins, {} REST requests, {} breaks, in {:.0} s",
+        stats.sessions,
+        stats.logins,
+        stats.rest_requests,
+        world.number("SELECT count(*) FROM stream_breaks"),
+        wall.as_secs_f64()
+    );
+    println!(
+        "{rows} bars stored ({} of 5 minutes over REST), {holes} holes left, database {:.1} MiB",
+        summary.bars("5", "ig_rest"),
+        bytes as f64 / f64::from(1 << 20)
+    );
+    verdict(&samples)
+}
+
+/// A market with faults at instants that the seed decides.
+fn a_month(days: i64, faults_wanted: u64, seed: u64) -> Options {
+    let mut random = fastrand::Rng::with_seed(seed);
+    // Within a bucket, so that a stream that comes back after the end still tells what time it is.
+    let length_s = days * DAY_S + STEP / 2;
+    let mut faults = Script::default();
+    for _ in 0..faults_wanted {
+        let after_s = random.i64(chaos::CALM_S..length_s - chaos::QUIET_S);
+        for (later_s, fault) in chaos::fault(&mut random, Unfiltered::Granted) {
+            faults.add(after_s + later_s, fault);
+        }
+    }
+    Options {
+        market: MarketOptions::Seeded { seed, start: Some(START) },
+        end: Some(START.plus(length_s)),
+        second_listen: Some(([127, 0, 0, 1], 0).into()),
+        allowance: 100_000_000,
+        faults,
+        ..market(0)
+    }
+}
+
+/// Watches it to the end of market time, and takes the database away from it now and then.
+fn soak(world: &World, service: &mut Service, days: i64) -> Vec<Sample> {
+    let process = Process(service.pid());
+    let mut samples: Vec<Sample> = Vec::new();
+    println!(
+        "{:>4} {:>12} {:>9} {:>10} {:>12} {:>8} {:>9} {:>6}",
+        "day", "resident KiB", "own KiB", "peak KiB", "descriptors", "threads", "CPU s", "lines"
+    );
+    for day in 1..=days {
+        let end = START.plus(day * DAY_S);
+        if day % LOCKED_EVERY_DAYS == LOCKED_EVERY_DAYS / 2 {
+            lock(world, service);
+        }
+        world.wait(service, &format!("the end of day {day}"), |world| world.simulator().now() >= end);
+        let sample = Sample {
+            day,
+            own_kib: process.status("RssAnon:"),
+            peak_kib: process.status("VmHWM:"),
+            descriptors: process.descriptors() as u64,
+            threads: process.status("Threads:"),
+            usage: process.usage(),
+            log_lines: service.log().len(),
+        };
+        let before = samples.last();
+        let cpu = before.map_or(sample.usage.cpu(), |before| sample.usage.since(&before.usage).cpu());
+        println!(
+            "{day:>4} {:>12} {:>9} {:>10} {:>12} {:>8} {:>9.2} {:>6}",
+            process.status("VmRSS:"),
+            sample.own_kib,
+            sample.peak_kib,
+            sample.descriptors,
+            sample.threads,
+            cpu.as_secs_f64(),
+            sample.log_lines - before.map_or(0, |before| before.log_lines)
+        );
+        samples.push(sample);
+    }
+    samples
+}
+
+/// Has the database to itself for a while.
+fn lock(world: &World, service: &mut Service) {
+    let connection = rusqlite::Connection::open(world.database()).expect("there is a database");
+    connection.busy_timeout(LOCKED_FOR).expect("a time to wait");
+    connection.execute_batch("BEGIN EXCLUSIVE").expect("a lock");
+    let began = now();
+    service.wait("the lock's end", || now() - began >= LOCKED_FOR);
+    connection.execute_batch("ROLLBACK").expect("a lock that was there");
+}
+
+/// Whether it stays as it was.
+fn verdict(samples: &[Sample]) -> ExitCode {
+    let settled = &samples[samples.len() / 3..];
+    if settled.len() < JUDGED_FROM {
+        println!("too short to say whether it grows");
+        return ExitCode::SUCCESS;
+    }
+    let growth = slope(settled.iter().map(|sample| (sample.day as f64, sample.own_kib as f64)));
+    let range = |of: fn(&Sample) -> u64| {
+        let (least, most) = (settled.iter().map(of).min(), settled.iter().map(of).max());
+        most.unwrap_or(0) - least.unwrap_or(0)
+    };
+    let (descriptors, threads) = (range(|sample| sample.descriptors), range(|sample| sample.threads));
+    let is_flat = growth <= GROWTH_MAX_KIB && descriptors <= STRAY_MAX && threads <= STRAY_MAX;
+    println!(
+        "{}: {growth:+.1} KiB a day over the last two thirds (at most {GROWTH_MAX_KIB}); descriptors differ by {descriptors}, threads by {threads}",
+        if is_flat { "flat" } else { "NOT FLAT" }
+    );
+    if is_flat { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Slope of the line of least squares.
+fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+    let count = points.clone().count() as f64;
+    let (sum_x, sum_y) = points.clone().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    let (mean_x, mean_y) = (sum_x / count, sum_y / count);
+    let (over, under) = points.fold((0.0, 0.0), |(over, under), (x, y)| {
+        (over + (x - mean_x) * (y - mean_y), under + (x - mean_x).powi(2))
+    });
+    if under > 0.0 { over / under } else { 0.0 }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
+fn now() -> Instant {
+    Instant::now()
+}
