@@ -37,8 +37,8 @@ mod handing;
 
 /// How often the ledger is looked at without being called.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// From one step to the next: a request, which the history actor is watched over for, and the database.
-const STEP_WITHIN: Duration = Duration::from_secs(3_600);
+/// From one step to the next: what the database is asked meanwhile, each with a limit of its own.
+const STEP_WITHIN: Duration = Duration::from_secs(900);
 /// A look at a timer that is so late does not come any more.
 const LOOKS_WITHIN: Duration = Duration::from_secs(300);
 /// Pause before findings are told again to an aggregator that was not there.
@@ -454,7 +454,7 @@ impl Healer {
     async fn fetch(&self, request: &Request, probe: bool) -> Result<Range<Timestamp>, HistoryError> {
         let anchor = self.anchor(request).await?;
         let message = FetchBars { request: request.clone(), anchor, probe };
-        let fetched = match self.history.send(message).await {
+        let fetched = match self.pulse.waiting(self.history.send(message), STEP_WITHIN).await {
             Ok(result) => result?,
             Err(_) => return Err(IgError::Unreachable("the history room is being rebuilt".to_owned()).into()),
         };
@@ -480,7 +480,8 @@ impl Healer {
         }
         let batch = FactBatch { evidence, facts };
         // One that is being built anew hears of it in its turn: points were paid for it.
-        while self.aggregator.send(HistoryTold(batch.clone())).await.is_err() {
+        while self.pulse.waiting(self.aggregator.send(HistoryTold(batch.clone())), STEP_WITHIN).await.is_err()
+        {
             actix_rt::time::sleep(TELL_AGAIN).await;
         }
         Ok(true)

@@ -19,6 +19,9 @@ use crate::exit::one_line;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The watchdog is fed so many times within the time after which it would bite.
 const FEEDS: u32 = 4;
+/// While the start goes on and is not stuck, systemd is asked for so much more time, so often.
+const EXTENDED_BY: Duration = Duration::from_secs(120);
+const EXTENDED_EVERY: Duration = Duration::from_secs(30);
 /// On top of a pause that was told of, before who waits counts as stuck.
 const PAUSE_SLACK: Duration = Duration::from_secs(60);
 
@@ -122,6 +125,8 @@ enum News {
     Stopping,
     Status(String),
     Lives,
+    /// The start takes longer than the unit may think.
+    GoesOn,
 }
 
 impl News {
@@ -131,6 +136,7 @@ impl News {
             News::Stopping => NotifyState::Stopping,
             News::Status(text) => NotifyState::Status(text),
             News::Lives => NotifyState::Watchdog,
+            News::GoesOn => NotifyState::ExtendTimeoutUsec(EXTENDED_BY.as_micros() as u32),
         }
     }
 }
@@ -140,12 +146,13 @@ struct Told {
     state: State,
     feeds_every: Option<Duration>,
     fed: Option<Instant>,
+    extended: Option<Instant>,
 }
 
 impl Told {
     fn new(watchdog: Option<Duration>) -> Told {
         let feeds_every = watchdog.map(|bites_after| bites_after / FEEDS);
-        Told { state: State::default(), feeds_every, fed: None }
+        Told { state: State::default(), feeds_every, fed: None, extended: None }
     }
 
     /// What is to be told now.
@@ -161,10 +168,14 @@ impl Told {
             news.push(News::Stopping);
         }
         self.state.clone_from(state);
-        let is_due = |every: Duration| self.fed.is_none_or(|fed| fed + every <= now);
-        if is_well && self.feeds_every.is_some_and(is_due) {
+        let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|last| last + every <= now);
+        if is_well && self.feeds_every.is_some_and(|every| is_due(self.fed, every)) {
             self.fed = Some(now);
             news.push(News::Lives);
+        }
+        if is_well && !state.ready && is_due(self.extended, EXTENDED_EVERY) {
+            self.extended = Some(now);
+            news.push(News::GoesOn);
         }
         news
     }
@@ -187,7 +198,7 @@ mod tests {
             let now = clock.monotonic();
             told.news(&standing.state().clone(), roster.is_well(now), now)
         };
-        assert_eq!(look(&standing), [News::Lives]);
+        assert_eq!(look(&standing), [News::Lives, News::GoesOn]);
         assert_eq!(look(&standing), []);
         standing.starts("opening\nthe database", 5 * S);
         assert_eq!(look(&standing), [News::Status("opening the database".to_owned())]);
@@ -208,6 +219,7 @@ mod tests {
     fn without_a_watchdog_nothing_is_fed() {
         let clock = Clock::simulated(Timestamp(0), 0);
         let mut told = Told::new(None);
-        assert_eq!(told.news(&State::default(), true, clock.monotonic()), []);
+        let ready = State { ready: true, ..State::default() };
+        assert_eq!(told.news(&ready, true, clock.monotonic()), [News::Ready]);
     }
 }

@@ -1,7 +1,8 @@
 //! What each room is at, and until when it has to have come a step further.
 //!
 //! A room that begins something says within which time it will have made a step; each step says so anew;
-//! with nothing under way it rests. Who is past its time is stuck, whatever the reason: an answer that
+//! with nothing under way it rests, and so it does while it waits for another room: that is for that room's
+//! pulse to tell. Who is past its time is stuck, whatever the reason: an answer that
 //! never comes, a timer that was lost, a lock that nobody lets go.
 
 use std::sync::Arc;
@@ -54,6 +55,14 @@ impl Pulse {
     /// Nothing is under way.
     pub fn rest(&self) {
         self.due_ms.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Waits for another room, which has a pulse of its own; then the next step will be within this time.
+    pub async fn waiting<F: Future>(&self, other: F, within: Duration) -> F::Output {
+        self.rest();
+        let answer = other.await;
+        self.step(within);
+        answer
     }
 
     /// By how much it is past its time at `now`, if it is.

@@ -37,8 +37,7 @@ use crate::supervisor::{Lifeline, Pulse, watched_over};
 const RANGES_HOLD_FOR: Duration = Duration::from_secs(600);
 /// Bars of a range up to which the offset of its week is guessed where it is not known.
 const OFFSET_GUESSED_FOR_MAX: u32 = 12;
-/// From one request to the next: its turn at the slowest pace, tokens that may have to be got by a login, and
-/// IG's answer.
+/// From one request to the next: its turn at the slowest pace, after a refusal for it, and IG's answer.
 const STEP_WITHIN: Duration = Duration::from_secs(1_500);
 /// Pages followed of one answer; with paging switched off there should be one.
 const PAGES_MAX: i64 = 50;
@@ -589,7 +588,8 @@ impl History {
     }
 
     async fn tokens(&self) -> Result<Arc<Tokens>, IgError> {
-        match self.session.tokens.send(GetTokens { validate: false }).await {
+        let asking = self.session.tokens.send(GetTokens { validate: false });
+        match self.pulse.waiting(asking, STEP_WITHIN).await {
             Ok(result) => result,
             Err(_) => Err(IgError::Retryable("the session room is being rebuilt".to_owned())),
         }

@@ -262,7 +262,10 @@ impl Session {
     async fn keep_fresh(&self) {
         let mut state = self.state.0.lock().await;
         let Some(tokens) = state.tokens.clone() else { return };
-        match self.refresh(&mut state, &tokens).await {
+        self.pulse.step(LOGGED_IN_WITHIN);
+        let refreshed = self.refresh(&mut state, &tokens).await;
+        self.pulse.rest();
+        match refreshed {
             Ok(_) => {}
             Err(IgError::Unauthorized(_)) => state.tokens = None,
             Err(error) => log::warn!(error:% = error; "could not refresh the access token"),

@@ -17,15 +17,14 @@ use crate::messages::{GetTokens, TokensRefused};
 use crate::tlcp::reconnect::Attempt;
 use crate::tlcp::{EndCause, Options, TlcpSession, code};
 
-/// Tokens come within this time, or the news that there are none: a login may have to keep its distance, and
-/// others may wait before us.
-const TOKENS_WITHIN: Duration = Duration::from_secs(1_200);
+/// With tokens at hand a session is begun at once.
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
 
 impl StreamActor {
     /// Makes a new session when its time has come.
     pub(super) fn attempt(&mut self, attempt: Attempt, ctx: &mut Context<Self>) {
         let pause = attempt.at.saturating_duration_since(self.clock.monotonic());
-        self.lifeline.pulse().step(pause + TOKENS_WITHIN);
+        self.lifeline.pulse().step(pause + BEGUN_WITHIN);
         ctx.run_later(pause, move |act, ctx| act.begin(attempt, ctx));
     }
 
@@ -35,8 +34,11 @@ impl StreamActor {
             return;
         }
         failpoint::in_room("stream.begin", ctx);
+        // Whether there are tokens is for the session to be watched over for.
+        self.lifeline.pulse().rest();
         let asking = self.session.tokens.send(GetTokens { validate: true });
         ctx.spawn(asking.into_actor(self).map(move |answer, act, ctx| {
+            act.lifeline.pulse().step(BEGUN_WITHIN);
             if act.stopping || act.link.is_some() {
                 return;
             }
