@@ -27,10 +27,11 @@ pub const POINTS: [&str; 13] = [
 ];
 
 /// Places in the rooms. All but `lease.renew` are named after their room.
-pub const ROOMS: [&str; 11] = [
+pub const ROOMS: [&str; 12] = [
     "session.tokens",
     "writer.facts",
     "writer.flushed",
+    "writer.appended",
     "aggregator.told",
     "aggregator.history",
     "stream.arrived",

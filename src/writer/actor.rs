@@ -138,6 +138,7 @@ impl WriterActor {
                     // Whatever is the matter with the file, its facts are held here still.
                     let outcome = outcome.map(drop).map_err(|error| error.to_string());
                     act.core.appended(outcome, act.clock.monotonic());
+                    failpoint::in_room("writer.appended", ctx);
                     act.settle(ctx);
                 }));
             }

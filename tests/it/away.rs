@@ -131,6 +131,39 @@ fn killed_between_a_commit_and_the_note_of_it_it_stores_nothing_twice() {
 }
 
 #[test]
+fn a_writer_that_dies_while_the_database_is_away_goes_on_with_the_spool() {
+    let world = world();
+    let mut service = world.start("run --failpoint writer.appended:3=panic", &[]);
+    let lock = lock_out(&world, &mut service, 3);
+    service.wait_said("a room stands again room=writer", 1);
+    let (from, facts) = (world.simulator().now(), spooled(&world));
+    world.wait(&mut service, "more bars in the spool", |world| {
+        world.simulator().now() > from.plus(6 * STEP) && spooled(world) > facts
+    });
+    lock.give_back();
+    service.wait_said("the database is back, everything is stored", 1);
+    world.wait_complete(&mut service);
+    service.stop();
+    expect_streamed(&world);
+    assert_eq!(world.simulator().stats().sessions, 1);
+}
+
+#[test]
+fn an_aggregator_that_dies_while_the_database_is_away_goes_on_where_it_was() {
+    let world = world();
+    let mut service = world.start("run --failpoint aggregator.told:100=panic", &[]);
+    let lock = lock_out(&world, &mut service, 3);
+    // Its account of what has come is ahead of the ledger, which it cannot read.
+    service.wait_said("a room stands again room=aggregator", 1);
+    service.wait_said("streaming session begun", 2);
+    let from = world.simulator().now();
+    world.wait(&mut service, "bars of the new one", |world| world.simulator().now() > from.plus(6 * STEP));
+    lock.give_back();
+    service.wait_said("the database is back, everything is stored", 1);
+    expect_whole(&world, service);
+}
+
+#[test]
 fn stopped_while_the_database_is_away_it_ends_in_time_and_loses_nothing() {
     let world = world();
     let mut service = world.run();
