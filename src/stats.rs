@@ -161,6 +161,8 @@ pub struct Stats {
     pub stream_recoveries: Counter,
     /// Times that the server asked for a new connection, which costs nothing.
     pub stream_loops: Counter,
+    /// Batches of findings that the writer has taken and not answered for.
+    pub writer_holds: Gauge,
     /// Attempts to stream that came to nothing before there was a session.
     pub stream_attempts_failed: Counter,
     /// What the stream does: the number of its phase (`ig::stream::state::Phase`).

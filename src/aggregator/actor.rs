@@ -172,6 +172,7 @@ impl Actor for AggregatorActor {
         self.lifeline.pulse().step(TICKS_WITHIN);
         ctx.run_interval(TICK, |act, _| {
             act.lifeline.pulse().step(TICKS_WITHIN);
+            act.outbound.tick(act.stats.writer_holds.get() == 0);
             if let Some(now) = act.event_clock.now() {
                 act.notice_parting(now);
                 act.core.tick(now, act.event_clock.is_steady());

@@ -16,6 +16,8 @@ use crate::supervisor::{Alarm, Line};
 
 /// Findings that may wait for the writer before the stream is read no further.
 pub const UNSTORED_MAX: usize = 65_536;
+/// Ticks after which what an idle writer has not acknowledged is offered again.
+const UNHEARD_TICKS: u32 = 120;
 /// Pause before what the writer could not take is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(500);
 
@@ -39,6 +41,8 @@ struct State {
     /// The first bucket of each feed that nothing here tells of.
     frontiers: Vec<Option<Timestamp>>,
     matched: u32,
+    /// Ticks in a row in which something was to become durable and the writer had nothing to do.
+    unheard_ticks: u32,
 }
 
 impl Outbound {
@@ -94,6 +98,23 @@ impl Outbound {
         let (room, waiting) = oneshot::channel();
         state.waiting_for_room.push(room);
         Some(waiting)
+    }
+
+    /// A second has passed; `writer_idle`: the writer has nothing that it could still answer for. What is not
+    /// durable then was lost on the way, and is offered again.
+    pub fn tick(&self, writer_idle: bool) {
+        {
+            let mut state = self.0.state.borrow_mut();
+            let unheard = writer_idle && !state.outbox.is_empty();
+            state.unheard_ticks = if unheard { state.unheard_ticks + 1 } else { 0 };
+            if state.unheard_ticks < UNHEARD_TICKS {
+                return;
+            }
+            state.unheard_ticks = 0;
+            log::error!(facts = state.outbox.facts(); "findings were never acknowledged, offering them again");
+            state.outbox.begin_again();
+        }
+        self.pump();
     }
 
     /// Whether all that was handed out is durable.

@@ -74,6 +74,7 @@ async fn collect(
     }
     tokio::select! {
         failure = house.failed() => {
+            house.save().await;
             // What failed may be the database.
             let _ = tokio::time::timeout(GIVE_BACK_WITHIN, house.give_back_lease()).await;
             Err(failure)

@@ -100,6 +100,8 @@ struct Healer {
     pulse: Pulse,
     /// Called again while at work.
     called: Cell<bool>,
+    /// Somebody's wishes are being looked for.
+    is_looking: Cell<bool>,
     work: Mutex<Work>,
 }
 
@@ -138,8 +140,19 @@ impl HealerActor {
         };
         let (called, work) = (Cell::new(false), Mutex::new(work));
         let pulse = lifeline.pulse().clone();
-        let healer =
-            Healer { store, history, aggregator, clock, event_clock, settings, stats, pulse, called, work };
+        let healer = Healer {
+            store,
+            history,
+            aggregator,
+            clock,
+            event_clock,
+            settings,
+            stats,
+            pulse,
+            called,
+            is_looking: Cell::new(false),
+            work,
+        };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
     }
 
@@ -153,7 +166,15 @@ impl HealerActor {
         if healer.work.try_lock().is_ok() {
             healer.pulse.step(LOOKS_WITHIN);
         }
-        let wishes = async move { healer.may_try_again() || healer.has_new_wishes().await };
+        // One look at a time: a database that hangs is not to be asked again and again.
+        if healer.is_looking.replace(true) {
+            return;
+        }
+        let wishes = async move {
+            let has_some = healer.may_try_again() || healer.has_new_wishes().await;
+            healer.is_looking.set(false);
+            has_some
+        };
         ctx.spawn(wishes.into_actor(self).map(|has_some, act, ctx| {
             if has_some {
                 act.look(ctx);

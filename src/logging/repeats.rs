@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 /// Values that tell events of one template apart.
-pub const WHO: [&str; 3] = ["actor", "pair", "timeframe"];
+pub const WHO: [&str; 3] = ["room", "pair", "timeframe"];
 /// How long events of a kind are counted together: as long as a bucket.
 pub const WINDOW: Duration = Duration::from_secs(300);
 /// Events of a kind that a window shows.

@@ -31,6 +31,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 const WAITED_FOR: Duration = Duration::from_secs(60);
 /// The supervisor itself looks again within this time.
 const LOOKS_WITHIN: Duration = Duration::from_secs(60);
+/// A room that has ended, and those that it takes along, are built anew within this time after the pause; or the
+/// watchdog is fed no more.
+const ABSENT_WITHIN: Duration = Duration::from_secs(120);
 /// A room is built within this time.
 const BUILT_WITHIN: Duration = Duration::from_secs(60);
 /// A thread that blocks on purpose comes to the end of a piece of work within this time.
@@ -145,9 +148,18 @@ impl Keeper {
         self.threads.push(Watched { name, busy, seen: None });
     }
 
-    /// The room stands.
+    /// The room stands for the first time.
     pub fn stands(&mut self, room: Room, handles: Handles) {
-        self.care.built(room);
+        self.care.begins(room);
+        self.welcome(room, handles);
+    }
+
+    /// From now on the rooms are kept standing.
+    pub fn begins(&mut self) {
+        self.next_look = self.clock.monotonic();
+    }
+
+    fn welcome(&mut self, room: Room, handles: Handles) {
         self.roster.answers(room).rest();
         self.asked[room.ix()] = Rc::default();
         self.rooms[room.ix()] = Some(handles);
@@ -195,7 +207,8 @@ impl Keeper {
                     match (room, built) {
                         (Some(room), Ok(handles)) => {
                             log::info!(room = room.name(), restarts = self.roster.restarts(room); "a room stands again");
-                            self.stands(room, handles);
+                            self.welcome(room, handles);
+                            self.care.built(room);
                         }
                         (_, Err(failure)) => return failure,
                         (None, Ok(_)) => {}
@@ -217,9 +230,11 @@ impl Keeper {
             return;
         }
         self.rooms[room.ix()] = None;
-        self.roster.answers(room).rest();
         let now = self.clock.monotonic();
-        if let Some(pause) = self.care.ended(room, now, fastrand::f64()) {
+        let pause = self.care.ended(room, now, fastrand::f64());
+        // One that is not built anew in time is no news to anybody but the watchdog.
+        self.roster.answers(room).step(pause.unwrap_or_default() + ABSENT_WITHIN);
+        if let Some(pause) = pause {
             let failures = self.care.failures(room, now);
             log::error!(room = room.name(), pause_ms = pause.as_millis() as u64, failures; "a room has died, building it anew");
             self.note(room, "died".to_owned());
@@ -232,18 +247,23 @@ impl Keeper {
         if late > LATE {
             // Who was stopped with us has had no time either.
             self.roster.excuse(late);
+            self.care.excuse(late);
+            self.threads.iter_mut().for_each(|thread| thread.excuse(late));
+            if let Some((_, since, _)) = &mut self.building {
+                *since += late;
+            }
         }
         self.next_look = now + LOOK_EVERY;
         self.roster.supervisor().step(LOOKS_WITHIN);
-        if let Some((room, how)) = self.roster.stuck(now) {
+        if let Some((room, how)) = self.roster.stuck(now)
+            && let Some(pause) = self.care.failed(room, now, fastrand::f64())
+        {
             // The others may have waited for this one: they get more time.
             self.roster.excuse(WAITED_FOR);
             self.roster.pulse(room).rest();
             self.roster.answers(room).rest();
-            if let Some(pause) = self.care.failed(room, now, fastrand::f64()) {
-                log::error!(room = room.name(), how = how.as_str(), pause_ms = pause.as_millis() as u64; "a room is stuck, building it anew");
-                self.note(room, how);
-            }
+            log::error!(room = room.name(), how = how.as_str(), pause_ms = pause.as_millis() as u64; "a room is stuck, building it anew");
+            self.note(room, how);
         }
         for room in Room::ALL {
             self.ask(room);
@@ -253,7 +273,8 @@ impl Keeper {
         {
             return Some(Failure::failed(format!("the {} room cannot be built anew", room.name())));
         }
-        self.threads.iter_mut().find_map(|thread| thread.look(now))
+        let within = self.roster.at_most(WORK_WITHIN);
+        self.threads.iter_mut().find_map(|thread| thread.look(now, within))
     }
 
     fn ask(&self, room: Room) {
@@ -306,7 +327,8 @@ pub async fn start_is_stuck(roster: &Roster, clock: &Clock) -> Failure {
         if late > LATE {
             roster.excuse(late);
         }
-        if roster.start().overdue(clock.monotonic()).is_some() {
+        // A session that hangs is found too; nobody could build it anew yet.
+        if !roster.is_well(clock.monotonic()) {
             return Failure::failed("the start makes no progress");
         }
         next_look = clock.monotonic() + LOOK_EVERY;
@@ -323,7 +345,13 @@ async fn built(building: &mut Option<Building>) -> Result<Handles, Failure> {
 }
 
 impl Watched {
-    fn look(&mut self, now: Instant) -> Option<Failure> {
+    fn excuse(&mut self, lost: Duration) {
+        if let Some((_, since)) = &mut self.seen {
+            *since += lost;
+        }
+    }
+
+    fn look(&mut self, now: Instant, within: Duration) -> Option<Failure> {
         let Some(at) = self.busy.at() else {
             self.seen = None;
             return None;
@@ -331,7 +359,7 @@ impl Watched {
         match self.seen {
             Some((seen, since)) if seen == at => {
                 let seconds = now.saturating_duration_since(since);
-                (seconds > WORK_WITHIN).then(|| {
+                (seconds > within).then(|| {
                     let (name, seconds) = (self.name, seconds.as_secs());
                     Failure::failed(format!("the thread of the {name} has been stuck for {seconds} s"))
                 })

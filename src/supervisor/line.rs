@@ -45,7 +45,7 @@ where
     }
 
     /// Queues the message at once, so that messages arrive in the order of these calls; answers what the
-    /// room answers.
+    /// room answers. Dropping the future before the message is dealt with takes it back.
     ///
     /// # Errors
     /// Where nobody is there, or the room ends before it has answered.

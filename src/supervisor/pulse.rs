@@ -169,19 +169,25 @@ impl Roster {
         self.generation(room).saturating_sub(1)
     }
 
-    /// A room that is past its time at `now`, and how: of several the one that the others wait for.
+    /// Somebody in a room who is past his time at `now`, and how: of several the one that the others wait for.
     pub fn stuck(&self, now: Instant) -> Option<(Room, String)> {
-        Room::ALL.into_iter().find_map(|room| {
+        Room::ALL.into_iter().filter(|room| self.is_up(*room)).find_map(|room| {
             let told = |what: &str, by: Duration| format!("{what}, {} s past its time", by.as_secs());
-            let (at, answers) = (&self.at[room.ix()], &self.answers[room.ix()]);
-            let stuck = at.overdue(now).map(|by| told("no progress", by));
-            stuck.or_else(|| answers.overdue(now).map(|by| told("no answer", by))).map(|how| (room, how))
+            let stuck = self.at[room.ix()].overdue(now).map(|by| told("no progress", by));
+            let unheard = || self.answers[room.ix()].overdue(now).map(|by| told("no answer", by));
+            stuck.or_else(unheard).map(|how| (room, how))
         })
     }
 
-    /// Whether nothing is past its time at `now`: what a watchdog is fed by.
+    /// Whether nothing is past its time at `now`, an empty room that should have been built anew included: what a
+    /// watchdog is fed by.
     pub fn is_well(&self, now: Instant) -> bool {
-        self.stuck(now).is_none() && self.others.iter().all(|pulse| pulse.overdue(now).is_none())
+        self.at.iter().chain(&*self.answers).chain(&*self.others).all(|pulse| pulse.overdue(now).is_none())
+    }
+
+    /// This time, or less where steps are waited for less.
+    pub fn at_most(&self, within: Duration) -> Duration {
+        within.min(Duration::from_millis(self.others[0].ground.within_max_ms))
     }
 
     /// Time has passed in which nobody could do anything, as in a process that was stopped.
@@ -203,9 +209,21 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
+    /// Rooms in which somebody sits.
     fn stage() -> (Clock, Roster) {
         let clock = Clock::simulated(Timestamp(0), 0);
-        (clock.clone(), Roster::new(clock, None))
+        let roster = Roster::new(clock.clone(), None);
+        Room::ALL.into_iter().for_each(|room| assert_eq!(roster.next_generation(room), 1));
+        (clock, roster)
+    }
+
+    #[test]
+    fn a_room_that_stays_empty_is_nobody_who_is_stuck_and_yet_not_well() {
+        let (clock, roster) = stage();
+        roster.is_gone(Room::Writer);
+        roster.answers(Room::Writer).step(10 * S);
+        clock.advance(11 * S);
+        assert_eq!((roster.stuck(clock.monotonic()), roster.is_well(clock.monotonic())), (None, false));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Who is built from what: the one place that knows all rooms.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -66,8 +67,16 @@ const MAILBOX: usize = 256;
 /// none ever finds the mailbox full and is overtaken.
 const WRITER_MAILBOX: usize = 2 * UNSTORED_MAX;
 
+/// How often it is looked whether everything is durable.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// Time for closing the stream.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Time for making durable what is held at the end, in the spool if need be.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+const DRAIN_WITHIN: Duration = Duration::from_secs(4);
+/// The same where the house has failed.
+const SAVE_WITHIN: Duration = Duration::from_secs(3);
+/// Time for logging out.
+const LOG_OUT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a start that is told to stop to log out.
 const HEED_WITHIN: Duration = Duration::from_secs(3);
 /// Time for folding the database's log, which the next start does as well.
@@ -81,6 +90,8 @@ const BUILT_WITHIN: Duration = Duration::from_secs(300);
 const RECALL_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is looked what there is to tell of the stream.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the ledger has caught up with what was handed out.
+const UNPROVEN_LOOK: Duration = Duration::from_secs(1);
 /// The evidence of what a start, of the process or of a room, cannot know any more.
 const RESTART: &str = "restart";
 
@@ -286,6 +297,7 @@ impl House {
             history,
             healer,
             retention,
+            hurries: Cell::new(false),
         });
         if let Some(journal) = &ground.journal {
             keeper.watch_thread("spool", journal.busy().clone());
@@ -302,6 +314,7 @@ impl House {
         }
         keeper.stands(Room::Healer, blueprint.healer());
         keeper.keep_failures();
+        keeper.begins();
         standing.has_started();
         standing.is_at("connecting to the stream");
         Ok(Some(House { stats, instruments, blueprint, tenure, keeper, _summary: summary }))
@@ -312,13 +325,16 @@ impl House {
     ///
     /// # Errors
     /// Why the time cannot be learnt.
-    pub async fn catch_up(&self) -> Result<(), HistoryError> {
-        let gone = |_| IgError::Unreachable("a room is gone".to_owned());
-        let lines = &self.blueprint.entrance.lines;
-        lines.learn_time.send(LearnTime).await.map_err(gone)??;
-        let now = self.blueprint.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
-        lines.account_to.send(AccountTo(now)).await.map_err(gone)?;
-        Ok(())
+    pub fn catch_up(&self) -> impl Future<Output = Result<(), HistoryError>> + use<> {
+        let blueprint = self.blueprint.clone();
+        async move {
+            let gone = |_| IgError::Unreachable("a room is gone".to_owned());
+            let lines = &blueprint.entrance.lines;
+            lines.learn_time.send(LearnTime).await.map_err(gone)??;
+            let now = blueprint.event_clock.settled().ok_or(HistoryError::NoTimeYet)?;
+            lines.account_to.send(AccountTo(now)).await.map_err(gone)?;
+            Ok(())
+        }
     }
 
     /// Has the healer look at once.
@@ -346,6 +362,14 @@ impl House {
         }
     }
 
+    /// Makes durable what is held, where the house has failed and its rooms may not.
+    pub async fn save(&self) {
+        let saved = tokio::time::timeout(SAVE_WITHIN, self.blueprint.clone().drain()).await;
+        if saved.is_err() {
+            log::warn!("what was held could not be stored; the next start heals what is missing");
+        }
+    }
+
     /// Gives the lease back where there is no more to be done in good order.
     pub async fn give_back_lease(&self) {
         self.tenure.end(self.store(), &self.blueprint.entrance.ground.clock).await;
@@ -359,27 +383,29 @@ impl House {
     pub async fn stop(mut self) -> Result<(), Failure> {
         self.blueprint.entrance.ground.standing.stops();
         let lines = self.blueprint.entrance.lines.clone();
-        let _ = lines.stop_streaming.send(StopStreaming).await;
+        // One that hangs has no more to say.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, lines.stop_streaming.send(StopStreaming)).await;
         [Room::Stream, Room::Healer, Room::Retention].into_iter().for_each(|room| self.keeper.dismiss(room));
-        lines.hurry.hint(Hurry);
-        let drained = tokio::select! {
-            drained = tokio::time::timeout(DRAIN_WITHIN, lines.drain.send(Drain)) => drained.ok(),
+        let drained = self.blueprint.clone().drain();
+        let is_drained = tokio::select! {
+            drained = tokio::time::timeout(DRAIN_WITHIN, drained) => drained.is_ok(),
             failure = self.keeper.keep(&self.blueprint) => {
                 log::error!(failure:% = failure; "a failure while stopping");
-                None
+                false
             }
         };
-        // Where the aggregator was gone, what it had handed out may be durable all the same.
-        let is_drained = drained.is_some_and(|answer| answer.is_ok()) || self.blueprint.outbound.is_empty();
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
         }
-        let _ = lines.log_out.send(LogOut).await;
         self.give_back_lease().await;
         let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
         if let Ok(Err(error)) = folded {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+        }
+        // Last, since it is IG that it may have to wait for.
+        if tokio::time::timeout(LOG_OUT_WITHIN, lines.log_out.send(LogOut)).await.is_err() {
+            log::warn!("IG does not answer, so the session there ends by itself");
         }
         if is_drained {
             return Ok(());
@@ -491,6 +517,8 @@ struct Blueprint {
     healer: HealerSettings,
     /// None where everything is kept, or only history is fetched.
     retention: Option<Retention>,
+    /// The process is to end: who is built from now on has little patience for the database.
+    hurries: Cell<bool>,
 }
 
 impl Blueprint {
@@ -500,7 +528,23 @@ impl Blueprint {
 
     /// Of a writer that finds nothing in the spool.
     fn modes(&self) -> Modes {
-        Modes::new(Batch::new(self.flush), self.entrance.ground.journal.is_some(), FLUSH_PATIENCE)
+        let has_journal = self.entrance.ground.journal.is_some();
+        let mut modes = Modes::new(Batch::new(self.flush), has_journal, FLUSH_PATIENCE);
+        if self.hurries.get() {
+            modes.hurry();
+        }
+        modes
+    }
+
+    /// Makes durable what is held, whoever has it, with little patience for the database.
+    async fn drain(self: Rc<Self>) {
+        self.hurries.set(true);
+        self.entrance.lines.hurry.hint(Hurry);
+        // An aggregator that dies meanwhile has handed out what it had; the rest died with it.
+        let _ = self.entrance.lines.drain.send(Drain).await;
+        while !self.outbound.is_empty() {
+            actix_rt::time::sleep(DRAIN_LOOK).await;
+        }
     }
 
     fn writer(&self, modes: Modes) -> Handles {
@@ -611,8 +655,12 @@ impl Blueprint {
         let ends = self.aggregation.feeds.iter().map(|feed| feed.pair).zip(self.outbound.frontiers());
         let ends: Vec<(Pair, Timestamp)> = ends.filter_map(|(pair, end)| Some((pair, end?))).collect();
         let store = self.entrance.ground.store.clone();
-        let told = self.entrance.lines.history_told.clone();
+        let (told, outbound) = (self.entrance.lines.history_told.clone(), self.outbound.clone());
         actix_rt::spawn(async move {
+            // The ledger lags behind what was handed out.
+            while !outbound.is_empty() {
+                actix_rt::time::sleep(UNPROVEN_LOOK).await;
+            }
             match store.run(move |store| unproven(store, &ends)).await {
                 Ok(facts) if facts.is_empty() => {}
                 Ok(facts) => {
@@ -631,9 +679,8 @@ impl Blueprint {
 
     /// A stream after one that could not tell any more that its session is over.
     async fn stream_after_another(&self, mut settings: StreamSettings) -> Handles {
-        let broken = StreamEvent::Broken { feed: None, reason: Reason::Disconnected };
-        // Queued before anything that the new one tells; a dead aggregator has forgotten all anyway.
-        drop(self.entrance.lines.told.send(StreamTold(vec![broken])));
+        // Before anything that the new one tells.
+        tell_broken(&self.entrance.lines.told);
         let recalled = recall(&self.tlcp_version, &self.entrance.ground.store);
         match tokio::time::timeout(RECALL_WITHIN, recalled).await {
             Ok(Ok(memory)) => settings.memory = memory,
@@ -641,6 +688,15 @@ impl Blueprint {
         }
         self.stream(settings)
     }
+}
+
+/// Tells the aggregator what a stream that has died cannot tell any more. An aggregator that is gone has
+/// forgotten all anyway.
+fn tell_broken(told: &Line<StreamTold>) {
+    let broken = StreamEvent::Broken { feed: None, reason: Reason::Disconnected };
+    // Queued now; a message whose answer nobody waits for would be taken back.
+    let telling = told.send(StreamTold(vec![broken]));
+    actix_rt::spawn(async move { _ = telling.await });
 }
 
 impl Builder for Blueprint {
@@ -766,7 +822,8 @@ async fn learn(
 ) -> Result<(Arc<Tokens>, Vec<Instrument>, u32), Failure> {
     let mut backoff = Backoff::new(START_RETRY_FIRST, 2.0, START_RETRY_LAST);
     loop {
-        standing.starts("logging in", LEARNT_WITHIN);
+        // Beside the distance that a login may have to keep.
+        standing.starts("logging in", LEARNT_WITHIN + config.session.login_spacing);
         match learn_once(config, login, rest, session).await {
             Ok(learnt) => return Ok(learnt),
             Err(error @ IgError::CredentialsRefused(_)) => {
@@ -939,4 +996,36 @@ async fn allowance_key(
     let (spender, now) = (key.clone(), clock.wall());
     store.run(move |store| store.give_up_booked_spends(&spender, now)).await?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes down what it is told.
+    struct Listener(Arc<Mutex<Vec<StreamEvent>>>);
+
+    impl Actor for Listener {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<StreamTold> for Listener {
+        type Result = ();
+
+        fn handle(&mut self, StreamTold(events): StreamTold, _: &mut Self::Context) {
+            self.0.lock().unwrap().extend(events);
+        }
+    }
+
+    #[actix::test]
+    async fn the_aggregator_hears_that_a_dead_stream_is_broken_before_anything_of_the_next() {
+        let heard: Arc<Mutex<Vec<StreamEvent>>> = Arc::default();
+        let told = Line::to(Listener(heard.clone()).start().recipient());
+        tell_broken(&told);
+        told.send(StreamTold(vec![StreamEvent::Interrupted])).await.unwrap();
+        let broken = StreamEvent::Broken { feed: None, reason: Reason::Disconnected };
+        assert_eq!(*heard.lock().unwrap(), [broken, StreamEvent::Interrupted]);
+    }
 }

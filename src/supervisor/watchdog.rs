@@ -10,8 +10,8 @@ use crate::exit::Exit;
 /// How often the rooms' thread shows that it lives, and how often it is looked whether it does.
 const BEAT: Duration = Duration::from_secs(1);
 /// Looks in a row without a sign of life after which the process ends. Looks are counted and not time, since
-/// a process that was stopped for long has not been blocked for long.
-const BLOCKED_AFTER: u32 = 60;
+/// a process that was stopped for long has not been blocked for long. Sooner than systemd's, which could not say why.
+const BLOCKED_AFTER: u32 = 30;
 /// How long the last line may take: what blocks the other thread may be the log itself.
 const LAST_LINE_WITHIN: Duration = Duration::from_secs(1);
 

@@ -23,9 +23,8 @@ use crate::stats::Stats;
 use crate::store::{CommitReport, StoreError, StoreHandle};
 use crate::supervisor::{Lifeline, watched_over};
 
-/// Whoever asked the database's thread, or the journal's, has an answer within this time, be it that there is
-/// none: a flush that is not answered goes to the journal long before.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
+/// The timer goes off within this time of when it is due.
+const STEP_WITHIN: Duration = Duration::from_secs(60);
 
 /// Who waits for a batch, since when, and how many streamed bars it has.
 struct Waiting {
@@ -97,12 +96,21 @@ impl WriterActor {
                 None => break,
             }
         }
-        if self.core.is_busy() {
-            self.lifeline.pulse().begin(ANSWERED_WITHIN);
-        } else {
-            self.lifeline.pulse().rest();
-        }
+        self.stats.writer_holds.set((self.waiting.len() + self.overflow.len()) as u64);
         self.arm_timer(ctx);
+        self.expect_step();
+    }
+
+    /// The threads that it waits for are watched by themselves. Else it is for its timer to go off.
+    fn expect_step(&self) {
+        let due = self.core.next_timeout().filter(|_| !self.core.is_in_flight() && self.core.is_busy());
+        match due {
+            Some(due) => {
+                let wait = due.saturating_duration_since(self.clock.monotonic());
+                self.lifeline.pulse().step(wait + STEP_WITHIN);
+            }
+            None => self.lifeline.pulse().rest(),
+        }
     }
 
     /// A timer that goes off too early finds nothing to do and is armed anew.
@@ -135,6 +143,9 @@ impl WriterActor {
             Step::Append(batches) => {
                 let append = self.journal().run(move |journal| journal.append(&batches));
                 ctx.spawn(append.into_actor(self).map(|outcome, act, ctx| {
+                    if let Err(error @ JournalError::Closed) = outcome {
+                        return act.end(Fatal::Journal(error));
+                    }
                     // Whatever is the matter with the file, its facts are held here still.
                     let outcome = outcome.map(drop).map_err(|error| error.to_string());
                     act.core.appended(outcome, act.clock.monotonic());
@@ -199,7 +210,6 @@ impl WriterActor {
             }
             let _ = answer.send(Ok(()));
         }
-        self.lifeline.pulse().step(ANSWERED_WITHIN);
         self.drive(ctx);
     }
 

@@ -256,10 +256,15 @@ impl Modes {
         self.news.pop_front()
     }
 
-    /// Whether anything waits to become durable, or is on its way.
+    /// Whether the database or the journal is to answer something.
+    pub fn is_in_flight(&self) -> bool {
+        matches!(self.database, Database::Flushing { .. } | Database::Draining)
+            || self.journal == Journal::Busy
+    }
+
+    /// Whether anything waits to become durable.
     pub fn is_busy(&self) -> bool {
-        let in_database = matches!(self.database, Database::Flushing { .. } | Database::Draining);
-        in_database || self.journal == Journal::Busy || !self.held.is_empty() || !self.batch.is_empty()
+        !self.held.is_empty() || !self.batch.is_empty() || self.spooled > 0
     }
 
     /// Facts that are in the journal and not in the database.

@@ -254,7 +254,7 @@ fn a_full_disk_costs_no_bar() {
 #[test]
 fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
     // As fast as the client takes it: the market outruns what may wait, so reading slows down.
-    let world = World::new(Options { rows_per_bar: Some(2), ..market(650) });
+    let world = World::new(Options { rows_per_bar: Some(2), ..market(1_000) });
     let mut service = world.start(
         "run",
         &[

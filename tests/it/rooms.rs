@@ -108,6 +108,50 @@ fn a_retention_that_dies_or_hangs_is_built_anew() {
 }
 
 #[test]
+fn a_room_that_deals_with_no_message_any_more_ends_the_process() {
+    for (failpoint, room) in [
+        ("writer.facts:40=hang", "writer"),
+        ("aggregator.told:60=hang", "aggregator"),
+        ("aggregator.history:20=hang", "aggregator"),
+        ("stream.arrived:60=hang", "stream"),
+    ] {
+        let world = world();
+        let Ended { code, log, .. } = start(&world, failpoint).ended();
+        assert_eq!(code, Some(1), "{log:#?}");
+        assert!(said(&log, &format!("{STUCK}{room}")) >= 1, "{log:#?}");
+        let reason = log.last().unwrap();
+        assert!(reason.contains("room does not end when told to"), "{reason}");
+        after_a_restart(&world);
+    }
+}
+
+#[test]
+fn a_database_that_never_answers_ends_the_process() {
+    let world = world();
+    let Ended { code, log, .. } = start(&world, "commit.applied:9=block").ended();
+    assert_eq!(code, Some(1), "{log:#?}");
+    assert!(log.last().unwrap().contains("the thread of the database has been stuck"), "{log:#?}");
+    after_a_restart(&world);
+}
+
+#[test]
+fn told_to_stop_it_waits_for_no_stream_that_hangs() {
+    let world = world();
+    // Longer than it takes to stop.
+    let mut service = world.start("run --failpoint stream.arrived:60=hang", &[]);
+    let stored =
+        |world: &World| world.number("SELECT max(timestamp) FROM candles WHERE source = 'websocket'");
+    let mut last = (0, 0);
+    world.wait(&mut service, "bars to cease", |world| {
+        let now = stored(world);
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        now > 0 && last.1 > 100
+    });
+    service.stop();
+    after_a_restart(&world);
+}
+
+#[test]
 fn a_stream_that_never_begins_is_found() {
     // Where its first connection is to be made; nothing but the clock can tell.
     let world = world();
@@ -178,7 +222,7 @@ fn many_rooms_that_fail_one_after_the_other_lose_nothing() {
 
 /// The next start brings the rest of the market, and everything is right.
 fn after_a_restart(world: &World) {
-    assert!(world.simulator().now() < START.plus(30 * STEP), "something of the market is left");
+    assert!(world.simulator().now() < START.plus(34 * STEP), "something of the market is left");
     let mut service = world.run();
     world.wait_complete(&mut service);
     service.stop();

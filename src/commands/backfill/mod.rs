@@ -204,7 +204,13 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         return Ok(Followed { interrupted: true, ..Followed::nothing(before) });
     };
     let outcome = async {
-        match house.catch_up().await {
+        let catching_up = house.catch_up();
+        let caught_up = tokio::select! {
+            caught_up = catching_up => caught_up,
+            failure = house.failed() => return Err(failure),
+            () = &mut stop => return Ok(Followed { interrupted: true, ..Followed::nothing(look(&config, &order, true)?) }),
+        };
+        match caught_up {
             Ok(()) => {}
             Err(HistoryError::Ig(IgError::AllowanceSpent(_))) => {
                 return Ok(Followed::nothing(look(&config, &order, true)?));

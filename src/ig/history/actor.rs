@@ -4,6 +4,7 @@
 //! the database before it is made and settled after, and one whose outcome is unknown stays
 //! booked as spent. A restart loses only what was learnt about zone and pace, and learns it again.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ struct History {
     event_clock: EventClock,
     settings: HistorySettings,
     pulse: Pulse,
+    /// Pieces of work under way.
+    at_work: Cell<u32>,
     state: Mutex<State>,
 }
 
@@ -110,7 +113,17 @@ impl HistoryActor {
             scales: settings.instruments.iter().map(|instrument| instrument.scale).collect(),
         });
         let pulse = lifeline.pulse().clone();
-        let history = History { rest, session, store, clock, event_clock, settings, pulse, state };
+        let history = History {
+            rest,
+            session,
+            store,
+            clock,
+            event_clock,
+            settings,
+            pulse,
+            at_work: Cell::new(0),
+            state,
+        };
         HistoryActor { history: Rc::new(history), _lifeline: lifeline }
     }
 }
@@ -143,9 +156,14 @@ impl Handler<LearnTime> for HistoryActor {
 impl History {
     /// Does this, as the work that a step is expected of.
     async fn at_work<T>(&self, work: impl Future<Output = T>) -> T {
+        self.at_work.set(self.at_work.get() + 1);
         self.pulse.begin(STEP_WITHIN);
         let done = work.await;
-        self.pulse.rest();
+        self.at_work.set(self.at_work.get() - 1);
+        // Whose asker is gone may end while another's is under way.
+        if self.at_work.get() == 0 {
+            self.pulse.rest();
+        }
         done
     }
 

@@ -282,6 +282,8 @@ impl Actor for StreamActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // What the database says is of the one before.
+        self.begin_state();
         self.attempt(self.reconnect.first(self.clock.monotonic()), ctx);
         ctx.run_interval(KEEP_PROBES_EVERY, |act, _| act.keep_probes());
         if let Some(silence) = &self.silence {

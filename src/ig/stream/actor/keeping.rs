@@ -35,6 +35,15 @@ impl StreamActor {
         }
     }
 
+    /// Keeps how the stream stands at its beginning, whatever is kept.
+    pub(super) fn begin_state(&mut self) {
+        let state = &mut self.known.state;
+        self.stats.stream_phase.set(state.phase as u64);
+        state.since = self.clock.wall().0;
+        self.kept_state = state.clone();
+        self.keep(state::SETTING, self.kept_state.write());
+    }
+
     /// Keeps how the stream stands, if it has changed.
     pub(super) fn keep_state(&mut self) {
         let state = &mut self.known.state;
