@@ -17,10 +17,11 @@ use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, Error, HttpResponse, HttpServer};
 use socket2::{SockRef, Socket};
+use tokio::sync::watch;
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
-use super::{Sources, views};
+use super::{Place, Sources, place, views};
 use crate::backoff::Backoff;
 use crate::config::Http;
 use crate::exit::Failure;
@@ -92,13 +93,15 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 }
 
 /// Serves until the process ends. An address that somebody else has is tried again and again: that nobody can look
-/// must not keep anything from being collected.
-pub async fn serve(door: Door, sources: Sources) {
+/// must not keep anything from being collected. Tells where it serves, or why it does not.
+pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
+    let clock = sources.clock.clone();
     let answers = Data::new(Answers::new(sources));
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
     loop {
         let error = match listen(&door, &answers) {
             Ok((server, address)) => {
+                place::tell(&told, &address.to_string(), None, clock.wall());
                 log::info!(address:% = address; "serving HTTP");
                 match server.await {
                     Ok(()) => return,
@@ -108,7 +111,10 @@ pub async fn serve(door: Door, sources: Sources) {
             Err(error) => error,
         };
         let pause = backoff.next_delay(fastrand::f64());
-        log::warn!(
+        // Once, and not with every attempt: another account's service may have the address for months.
+        let is_news = place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        log::log!(
+            if is_news { log::Level::Warn } else { log::Level::Debug },
             address:% = door.listen, error:% = error, pause_ms = pause.as_millis() as u64;
             "HTTP cannot be served, trying again; what is collected does not depend on it"
         );

@@ -115,8 +115,26 @@ pub struct RunFlags {
     pub accept_feed_change: bool,
     /// What it is for.
     pub purpose: Purpose,
-    /// For tests: no step of any room is waited for longer.
-    pub patience: Option<Duration>,
+}
+
+/// What a process shows of itself from its beginning, before there is a house. Clones are one.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// What was counted.
+    pub stats: Arc<Stats>,
+    /// What is known of the rooms.
+    pub roster: Roster,
+    /// What it is at.
+    pub standing: Standing,
+}
+
+impl Signs {
+    /// Nothing has happened yet. For tests: no step of any room is waited for longer than `patience`.
+    pub fn new(clock: &Clock, patience: Option<Duration>) -> Signs {
+        let roster = Roster::new(clock.clone(), patience);
+        let standing = Standing::new(&roster);
+        Signs { stats: Arc::default(), roster, standing }
+    }
 }
 
 /// The running house.
@@ -141,14 +159,14 @@ impl House {
     pub async fn start(
         config: &Config,
         flags: RunFlags,
+        signs: Signs,
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let roster = Roster::new(clock.clone(), flags.patience);
-        let standing = Standing::new(&roster);
+        let Signs { stats, roster, standing } = signs;
         notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
@@ -165,6 +183,7 @@ impl House {
             roster: roster.clone(),
             alarm,
             standing,
+            stats,
         };
         let rooms = (keeper, tenure.clone());
         let built = tokio::select! {
@@ -187,9 +206,8 @@ impl House {
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, standing, .. } = ground.clone();
+        let Ground { clock, store, standing, stats, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
-        let stats = Arc::new(Stats::default());
         let client = http_client_for(config.ig.ca_file.as_deref()).map_err(Failure::configuration)?;
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
@@ -331,11 +349,6 @@ impl House {
         &self.blueprint.entrance.ground.store
     }
 
-    /// What is known of the rooms.
-    pub fn roster(&self) -> &Roster {
-        &self.blueprint.entrance.ground.roster
-    }
-
     /// Keeps the rooms standing, until something ends the house; never returns while all is well.
     pub async fn failed(&mut self) -> Failure {
         let House { stats, instruments, blueprint, keeper, .. } = self;
@@ -437,6 +450,7 @@ struct Ground {
     roster: Roster,
     alarm: Alarm,
     standing: Standing,
+    stats: Arc<Stats>,
 }
 
 impl Ground {
