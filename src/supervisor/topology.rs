@@ -147,7 +147,7 @@ pub struct House {
     tenure: Arc<Tenure>,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
-    _summary: Option<Speaking>,
+    summary: Option<Speaking>,
 }
 
 impl House {
@@ -322,7 +322,7 @@ impl House {
         keeper.keep_failures();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, _summary: summary }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -384,6 +384,9 @@ impl House {
         };
         // Where the aggregator was gone, what it had handed out may be durable all the same.
         let is_drained = drained.is_some_and(|answer| answer.is_ok()) || self.blueprint.outbound.is_empty();
+        if let Some(summary) = self.summary.take() {
+            summary.finish();
+        }
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");

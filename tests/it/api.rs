@@ -25,7 +25,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
@@ -498,8 +498,8 @@ fn who_takes_no_answer_or_ends_no_second_request_loses_his_place() {
     slow.connect(&address.into()).unwrap();
     slow.set_nonblocking(true).unwrap();
     let mut slow = TcpStream::from(slow);
-    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    service.wait("a full way", || slow.write(request).is_err());
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    service.wait("a full way", || slow.write(requests.as_bytes()).is_err());
     // A second request that never comes to its end.
     let mut second = connect(address);
     second.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHo").unwrap();

@@ -362,13 +362,18 @@ fn no_secret_is_written_where_rooms_panic_or_asked_for_over_http_or_told_to_syst
                   writer.facts:60=panic,history.fetch:5=panic";
     let line = format!("run --failpoint {}", points.replace(' ', ""));
     let mut service = manager.start(&world, &line, &with(&[]));
-    for room in ["session", "stream", "aggregator", "writer", "history"] {
-        service.wait_said(&format!("a room stands again room={room} "), 1);
-    }
+    let address = address_of(&mut service);
+    let token = format!("Authorization: Bearer {HTTP_TOKEN}\r\n");
+    service.wait("all of them to be built anew", || {
+        let health = ask(address, "GET /healthz", &token).json();
+        let again =
+            health["rooms"].as_array().unwrap().iter().filter(|room| room["restarts"].as_u64() > Some(0));
+        again.count() == ["session", "stream", "aggregator", "writer", "history"].len()
+    });
     said.http(&mut service);
     said.command(&world, "status", &with(&[]));
     let log = service.stop();
-    assert!(log.iter().filter(|line| line.contains("stack backtrace")).count() >= 5, "it tells where it was");
+    assert!(log.iter().filter(|line| line.contains("stack backtrace")).count() >= 5, "{log:#?}");
     said.service("a run whose rooms die", &log);
     // One that is given up.
     let given_up = manager.start(&world, "run --failpoint stream.arrived:3+=panic", &with(&[])).ended();
