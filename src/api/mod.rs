@@ -8,7 +8,7 @@
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
-//! | `place.rs` | where it is served, or why not, for `status` | ✓ |
+//! | `place.rs` | where it is served, or why not, for `status` | |
 //! | `server.rs` | sockets, and their limits | |
 //!
 //! Requests are served by one worker on a thread of its own: a slow or hostile client cannot hold up the actors, and
