@@ -219,7 +219,7 @@ mod tests {
         let mut bench = Bench::at(FRIDAY.plus(-7_200));
         assert_eq!(bench.summary.last(Some(bench.event), &bench.totals), None);
         bench.pass(STEP + 30, 1, |totals| totals.rows += 1);
-        assert_eq!(bench.said.len(), 1);
+        assert_eq!(bench.said.len(), 2);
         assert_eq!(bench.summary.last(Some(bench.event), &bench.totals), None, "all is told");
         bench.pass(100, 1, |totals| totals.rows += 2);
         let Some(Line::Collected { to, buckets: 0, done }) =
