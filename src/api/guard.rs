@@ -190,9 +190,14 @@ impl Guard {
     fn is_ours(&self, host: &str) -> bool {
         let name = without_port(host).to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        if let Ok(address) = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let address = match inner {
+            Some(inner) => inner.parse().map(IpAddr::V6),
+            None => name.parse(),
+        };
+        if let Ok(address) = address.map(|address| address.to_canonical()) {
             // No name leads to an address but itself, so it is no trick of a resolver's.
-            let own = self.listen.ip();
+            let own = self.listen.ip().to_canonical();
             return address.is_loopback() || address == own || own.is_unspecified();
         }
         name == "localhost" || self.allowed_hosts.iter().any(|allowed| allowed == name)

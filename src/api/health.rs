@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::supervisor::{Room, Roster};
+use crate::supervisor::Room;
+use crate::supervisor::topology::Signs;
 
 /// How a room does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +45,29 @@ pub struct RoomReport {
 pub struct HealthReport {
     /// Each of them.
     pub rooms: Vec<RoomReport>,
+    /// They do not all stand yet.
+    pub is_starting: bool,
+    /// By how much the start is past its time, if it is.
+    pub start_late: Option<Duration>,
+    /// What the process is at, or waits for.
+    pub at: String,
 }
 
 impl HealthReport {
-    /// Whether none is stuck. One that is being built anew is looked after.
+    /// Whether nothing is stuck. One that is being built anew is looked after.
     pub fn is_well(&self) -> bool {
-        self.rooms.iter().all(|room| room.state != RoomState::Stuck)
+        self.stuck().next().is_none()
     }
-}
 
-impl HealthReport {
-    /// How those of this roster do that were ever built, at `now`; and whether the supervisor looks after them.
+    /// What is stuck.
+    pub fn stuck(&self) -> impl Iterator<Item = &'static str> {
+        let rooms = self.rooms.iter().filter(|room| room.state == RoomState::Stuck).map(|room| room.name);
+        self.start_late.map(|_| "start").into_iter().chain(rooms)
+    }
+
+    /// How those of the rooms do that were ever built, at `now`; and whether the supervisor looks after them.
     /// Waits for nothing, and may be asked from any thread.
-    pub fn of(roster: &Roster, now: Instant) -> HealthReport {
+    pub fn of(Signs { roster, standing, .. }: &Signs, now: Instant) -> HealthReport {
         let built = Room::ALL.into_iter().filter(|room| roster.generation(*room) > 0);
         let rooms = built.map(|room| {
             let late = roster.late(room, now);
@@ -72,7 +83,12 @@ impl HealthReport {
         let state = if late.is_some() { RoomState::Stuck } else { RoomState::Running };
         let supervisor =
             RoomReport { name: "supervisor", state, late: late.unwrap_or_default(), restarts: 0 };
-        HealthReport { rooms: rooms.chain([supervisor]).collect() }
+        HealthReport {
+            rooms: rooms.chain([supervisor]).collect(),
+            is_starting: standing.is_starting(),
+            start_late: roster.start().overdue(now),
+            at: standing.told(),
+        }
     }
 }
 
@@ -89,9 +105,10 @@ mod tests {
     fn each_room_that_was_built_runs_is_stuck_or_is_being_built_anew() {
         let clock = Clock::simulated(Timestamp(1_705_485_600), 0);
         let (alarm, _alerts) = Alarm::new();
-        let roster = Roster::new(clock.clone(), None);
+        let signs = Signs::new(&clock, None);
+        let roster = signs.roster.clone();
         let told = || {
-            let report = HealthReport::of(&roster, clock.monotonic());
+            let report = HealthReport::of(&signs, clock.monotonic());
             let rooms = report.rooms.iter().map(|room| format!("{} {}", room.name, room.state.as_str()));
             (report.is_well(), rooms.collect::<Vec<_>>().join(", "))
         };
@@ -106,11 +123,31 @@ mod tests {
         writer.pulse().rest();
         assert_eq!(told(), (true, "writer running, healer restarting, supervisor running".to_owned()));
         let _healer = Lifeline::begin(&roster, Room::Healer, &alarm);
-        let report = HealthReport::of(&roster, clock.monotonic());
+        let report = HealthReport::of(&signs, clock.monotonic());
         assert_eq!(report.rooms.iter().map(|room| room.restarts).collect::<Vec<_>>(), [0, 1, 0]);
         // A thread that is blocked blocks the supervisor too.
         roster.supervisor().step(S);
         clock.advance(2 * S);
         assert_eq!(told(), (false, "writer running, healer running, supervisor stuck".to_owned()));
+    }
+
+    #[test]
+    fn a_start_tells_what_it_waits_for_and_may_be_stuck() {
+        let clock = Clock::simulated(Timestamp(1_705_485_600), 0);
+        let signs = Signs::new(&clock, None);
+        let told = || {
+            let report = HealthReport::of(&signs, clock.monotonic());
+            (report.is_starting, report.stuck().collect::<Vec<_>>(), report.at)
+        };
+        assert_eq!(told(), (true, vec![], String::new()));
+        signs.standing.starts("logging in", S);
+        assert_eq!(told(), (true, vec![], "logging in".to_owned()));
+        clock.advance(2 * S);
+        assert_eq!(told(), (true, vec!["start"], "logging in".to_owned()));
+        signs.standing.waits("waiting for IG", S);
+        assert_eq!(told(), (true, vec![], "waiting for IG".to_owned()));
+        signs.standing.has_started();
+        clock.advance(100 * S);
+        assert_eq!(told(), (false, vec![], "waiting for IG".to_owned()));
     }
 }

@@ -8,6 +8,7 @@
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
+//! | `place.rs` | where it is served, or why not, for `status` | |
 //! | `server.rs` | sockets, and their limits | |
 //!
 //! Requests are served by one worker on a thread of its own: a slow or hostile client cannot hold up the actors, and
@@ -19,19 +20,20 @@ mod cached;
 pub mod guard;
 pub mod health;
 mod metrics;
+pub mod place;
 mod routes;
 mod server;
 mod views;
 
 pub use health::HealthReport;
+pub use place::Place;
 pub use server::{Door, serve};
 
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::stats::Stats;
-use crate::supervisor::Roster;
+use crate::supervisor::topology::Signs;
 
 /// Reads a text from somewhere that may take its time, or says why it cannot.
 pub type ReadText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
@@ -41,10 +43,8 @@ pub type ReadText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 pub struct Sources {
     /// The configuration.
     pub config: Arc<Config>,
-    /// What was counted since the start.
-    pub stats: Arc<Stats>,
-    /// What the rooms tell of themselves.
-    pub rooms: Roster,
+    /// What the process shows of itself.
+    pub signs: Signs,
     /// How the service stands, as JSON.
     pub status: ReadText,
     /// The time.
@@ -54,6 +54,6 @@ pub struct Sources {
 impl Sources {
     /// How the rooms do now.
     fn health(&self) -> HealthReport {
-        HealthReport::of(&self.rooms, self.clock.monotonic())
+        HealthReport::of(&self.signs, self.clock.monotonic())
     }
 }

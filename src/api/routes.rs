@@ -79,7 +79,7 @@ async fn status(answers: Data<Answers>) -> impl Responder {
 }
 
 async fn metrics(answers: Data<Answers>) -> impl Responder {
-    let (stats, health) = (&answers.sources.stats, answers.sources.health());
+    let (stats, health) = (&answers.sources.signs.stats, answers.sources.health());
     // What the process counts is told while the database is away too.
     let stored = answers.stored.get().await.ok();
     match metrics::text(stats, &health, stored.as_deref()) {

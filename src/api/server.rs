@@ -1,10 +1,12 @@
 //! Sockets, and their limits.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +19,11 @@ use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, Error, HttpResponse, HttpServer};
 use socket2::{SockRef, Socket};
+use tokio::sync::watch;
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
-use super::{Sources, views};
+use super::{Place, Sources, place, views};
 use crate::backoff::Backoff;
 use crate::config::Http;
 use crate::exit::Failure;
@@ -35,6 +38,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const HANG_UP_WITHIN: Duration = Duration::from_secs(1);
 /// Time for an answer to begin, a request's body included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// After this time a connection ends with the next answer,
+const CONNECTION_FOR: Duration = Duration::from_secs(30);
+/// and after so much more in any case: whoever takes his answers slowly, or begins another request and never ends it,
+/// would have one of few places for ever.
+const CONNECTION_AT_MOST: Duration = CONNECTION_FOR.saturating_add(ANSWER_WITHIN).saturating_add(HEAD_WITHIN);
 /// Pauses between attempts to have an address that somebody else has.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
@@ -92,13 +100,15 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 }
 
 /// Serves until the process ends. An address that somebody else has is tried again and again: that nobody can look
-/// must not keep anything from being collected.
-pub async fn serve(door: Door, sources: Sources) {
+/// must not keep anything from being collected. Tells where it serves, or why it does not.
+pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
+    let clock = sources.clock.clone();
     let answers = Data::new(Answers::new(sources));
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
     loop {
         let error = match listen(&door, &answers) {
             Ok((server, address)) => {
+                place::tell(&told, &address.to_string(), None, clock.wall());
                 log::info!(address:% = address; "serving HTTP");
                 match server.await {
                     Ok(()) => return,
@@ -108,7 +118,10 @@ pub async fn serve(door: Door, sources: Sources) {
             Err(error) => error,
         };
         let pause = backoff.next_delay(fastrand::f64());
-        log::warn!(
+        // Once, and not with every attempt: another account's service may have the address for months.
+        let is_news = place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        log::log!(
+            if is_news { log::Level::Warn } else { log::Level::Debug },
             address:% = door.listen, error:% = error, pause_ms = pause.as_millis() as u64;
             "HTTP cannot be served, trying again; what is collected does not depend on it"
         );
@@ -144,24 +157,54 @@ fn listen(door: &Door, answers: &Data<Answers>) -> std::io::Result<(Server, Sock
     Ok((server.run(), address))
 }
 
-/// A hand on a connection's socket: the server itself would wait without end for the end of a body in chunks.
-struct Hand(Option<Socket>);
+/// A hand on a connection's socket: the server itself would wait without end for the end of a body in chunks, for a
+/// client to take its answer, and for the end of a second request's head.
+struct Hand {
+    socket: Rc<Option<Socket>>,
+    /// The connection has lasted long enough.
+    is_old: Rc<Cell<bool>>,
+    /// Ends the connection when it is too old, and ends with it.
+    end: actix_rt::task::JoinHandle<()>,
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.end.abort();
+    }
+}
 
 impl Hand {
     /// Puts the hand where the connection's requests find it.
     fn attach(connection: &dyn Any, extensions: &mut Extensions) {
         let socket = connection.downcast_ref::<actix_rt::net::TcpStream>();
-        extensions.insert(Hand(socket.and_then(|socket| SockRef::from(socket).try_clone().ok())));
+        let socket = Rc::new(socket.and_then(|socket| SockRef::from(socket).try_clone().ok()));
+        let is_old = Rc::new(Cell::new(false));
+        let end = actix_rt::spawn({
+            let (socket, is_old) = (socket.clone(), is_old.clone());
+            async move {
+                actix_rt::time::sleep(CONNECTION_FOR).await;
+                is_old.set(true);
+                actix_rt::time::sleep(CONNECTION_AT_MOST.saturating_sub(CONNECTION_FOR)).await;
+                shut(&socket);
+            }
+        });
+        extensions.insert(Hand { socket, is_old, end });
     }
 
     /// Ends the connection, after a while in which the answer can be read.
     fn hang_up(&self) {
-        let Some(Ok(socket)) = self.0.as_ref().map(Socket::try_clone) else { return };
+        let socket = self.socket.clone();
         actix_rt::spawn(async move {
             actix_rt::time::sleep(HANG_UP_WITHIN).await;
-            // It may have ended by itself.
-            let _ = socket.shutdown(Shutdown::Both);
+            shut(&socket);
         });
+    }
+}
+
+/// Ends a connection, which may have ended by itself.
+fn shut(socket: &Option<Socket>) {
+    if let Some(socket) = socket {
+        let _ = socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -177,9 +220,16 @@ async fn admit(
         }
         return Ok(request.into_response(refused(refusal)));
     }
+    let is_old = request.conn_data::<Hand>().is_some_and(|hand| hand.is_old.get());
     // Nothing of the request is held meanwhile: the router wants it for itself.
     match tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await {
-        Ok(answer) => Ok(answer?.map_into_boxed_body()),
+        Ok(answer) => {
+            let mut answer = answer?.map_into_boxed_body();
+            if is_old {
+                answer.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
+            }
+            Ok(answer)
+        }
         Err(_) => {
             let view = views::error("late", "the answer, or the request's body, did not come in time");
             let mut answer = routes::json(StatusCode::SERVICE_UNAVAILABLE, &view);

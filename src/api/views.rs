@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::health::{HealthReport, RoomState};
+use super::health::HealthReport;
 
 /// An error: a word for programs, and the reason for people.
 pub fn error(word: &str, reason: &str) -> Value {
@@ -16,7 +16,11 @@ pub fn not_found(routes: &[&str]) -> Value {
 
 /// `/healthz`.
 pub fn health(report: &HealthReport) -> Value {
-    let stuck = report.rooms.iter().filter(|room| room.state == RoomState::Stuck);
+    let status = match report {
+        report if !report.is_well() => "stuck",
+        report if report.is_starting => "starting",
+        _ => "ok",
+    };
     let rooms = report.rooms.iter().map(|room| {
         json!({
             "name": room.name,
@@ -26,10 +30,13 @@ pub fn health(report: &HealthReport) -> Value {
         })
     });
     json!({
-        "status": if report.is_well() { "ok" } else { "stuck" },
-        "stuck": stuck.map(|room| room.name).collect::<Vec<_>>(),
+        "status": status,
+        "at": report.at,
+        "stuck": report.stuck().collect::<Vec<_>>(),
         "rooms": rooms.collect::<Vec<_>>(),
         "version": env!("CARGO_PKG_VERSION"),
+        // By which somebody who finds the address taken knows whose it is.
+        "pid": std::process::id(),
     })
 }
 
@@ -38,13 +45,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::api::health::RoomReport;
+    use crate::api::health::{RoomReport, RoomState};
 
     #[test]
     fn health_names_what_is_stuck() {
         let room = |name, state| RoomReport { name, state, late: Duration::from_millis(1_500), restarts: 2 };
         let rooms = vec![room("stream", RoomState::Running), room("writer", RoomState::Stuck)];
-        let told = health(&HealthReport { rooms });
+        let told = health(&HealthReport { rooms, ..HealthReport::default() });
         assert_eq!(told["status"], "stuck");
         assert_eq!(told["stuck"], json!(["writer"]));
         assert_eq!(
@@ -52,5 +59,11 @@ mod tests {
             json!({ "name": "stream", "state": "running", "late_ms": 1_500, "restarts": 2 })
         );
         assert_eq!(health(&HealthReport::default())["status"], "ok");
+        let starting =
+            HealthReport { is_starting: true, at: "waiting for IG".to_owned(), ..HealthReport::default() };
+        let told = health(&starting);
+        assert_eq!((&told["status"], &told["at"]), (&json!("starting"), &json!("waiting for IG")));
+        let stuck = health(&HealthReport { start_late: Some(Duration::from_secs(1)), ..starting });
+        assert_eq!((&stuck["status"], &stuck["stuck"]), (&json!("stuck"), &json!(["start"])));
     }
 }

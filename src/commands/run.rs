@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::status;
-use crate::api::{self, Door, Sources};
+use crate::api::{self, Door, Place, Sources, place};
 use crate::cli::Run;
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
 use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
-use crate::supervisor::topology::{House, Purpose, RunFlags};
+use crate::store::StoreHandle;
+use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
 use crate::supervisor::watchdog;
 use crate::transcript::secrets::Kind;
 use crate::transcript::{Recorder, Recording};
@@ -36,7 +38,6 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         retry_credentials: args.retry_credentials,
         accept_feed_change: args.accept_feed_change,
         purpose: Purpose::Collect,
-        patience: args.patience.map(|seconds| Duration::from_secs(seconds.into())),
     };
     if let Some(point) = &args.failpoint {
         failpoint::arm(point).map_err(Failure::usage)?;
@@ -46,10 +47,11 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     let recording = args.record.as_deref().map(|file| record(file, &config)).transpose()?;
     let recorder = recording.as_ref().map(Recording::recorder).unwrap_or_default();
     let patience = args.patience;
+    let signs = Signs::new(&Clock::system(), patience.map(|seconds| Duration::from_secs(seconds.into())));
     let outcome = super::on_actix(async move {
         watchdog::watch(patience)
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
-        collect(config, flags, recorder, door).await
+        collect(Arc::new(config), flags, signs, recorder, door).await
     });
     if let Some(recording) = recording {
         recording.finish();
@@ -58,20 +60,24 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
 }
 
 async fn collect(
-    config: Config,
+    config: Arc<Config>,
     flags: RunFlags,
+    signs: Signs,
     recorder: Recorder,
     door: Option<Door>,
 ) -> Result<Exit, Failure> {
     let mut told_to_stop = std::pin::pin!(told_to_stop());
-    let Some(mut house) = House::start(&config, flags, recorder, &mut told_to_stop).await? else {
+    let (place, placed) = watch::channel(Place::off(Clock::system().wall()));
+    if let Some(door) = door {
+        // Before all else: who waits for the database, its turn or IG tells so.
+        actix_rt::spawn(api::serve(door, sources(config.clone(), signs.clone()), place));
+    }
+    let Some(mut house) = House::start(&config, flags, signs, recorder, &mut told_to_stop).await? else {
         log::info!("told to stop");
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
-    if let Some(door) = door {
-        actix_rt::spawn(api::serve(door, sources(config, &house)));
-    }
+    actix_rt::spawn(keep_place(house.store().clone(), placed));
     tokio::select! {
         failure = house.failed() => {
             house.save().await;
@@ -92,14 +98,26 @@ async fn collect(
 }
 
 /// What is told over HTTP.
-fn sources(config: Config, house: &House) -> Sources {
-    let (config, clock) = (Arc::new(config), Clock::system());
+fn sources(config: Arc<Config>, signs: Signs) -> Sources {
+    let clock = Clock::system();
     let status = {
         let (config, clock) = (config.clone(), clock.clone());
         move || status::read_json(&config, clock.wall()).map_err(|failure| failure.to_string())
     };
-    let rooms = house.roster().clone();
-    Sources { config, stats: house.stats.clone(), rooms, status: Arc::new(status), clock }
+    Sources { config, signs, status: Arc::new(status), clock }
+}
+
+/// Has `status` know where HTTP is served, or why it is not.
+async fn keep_place(store: StoreHandle, mut placed: watch::Receiver<Place>) {
+    loop {
+        let text = placed.borrow_and_update().text();
+        if let Err(error) = store.run(move |store| store.set_setting(place::SETTING, &text)).await {
+            log::debug!(error:% = error; "where HTTP is served could not be written down");
+        }
+        if placed.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Begins a recording that knows all secrets that the user has configured.

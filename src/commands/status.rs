@@ -9,6 +9,7 @@ use super::market::Market;
 use super::outlook::{self, Outlook, Wish, words};
 use super::{plain_table, say};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
+use crate::api::{Place, place};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
 use crate::config::{Config, FOREX_CALENDAR};
@@ -43,6 +44,8 @@ struct Findings {
     outlook: Outlook,
     /// Parts of the service that had to be built anew.
     rooms: Failures,
+    /// Where HTTP is served, or why it is not.
+    http: Option<Place>,
     /// What keeps the healer from healing, and since when.
     trouble: Option<(Timestamp, String)>,
 }
@@ -120,6 +123,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
         rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
+        http: store.setting(place::SETTING)?.and_then(|text| Place::read(&text)),
         trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {
             let (since, what) = text.split_once(' ')?;
             Some((Timestamp(since.parse().ok()?), what.to_owned()))
@@ -142,6 +146,10 @@ fn text(findings: &Findings) -> String {
         let (times, last_at) =
             (words::counted(failures.restarts as usize, "time"), Timestamp(failures.last_at));
         line(format!("          {room} restarted {times}, last {last_at}: {}", failures.why));
+    }
+    let http = findings.http.as_ref().filter(|_| findings.lease.as_ref().is_some_and(|lease| lease.alive));
+    if let Some(http) = http {
+        line(format!("http      {}", http.told()));
     }
     for standby in &findings.standbys {
         line(format!("standby   {} since {}", standby.who(), standby.acquired_at));
@@ -286,6 +294,7 @@ fn json(findings: &Findings) -> String {
         "lease": findings.lease.as_ref().map(process),
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
         "rooms": findings.rooms,
+        "http": findings.http,
         "market": findings.market.json(),
         "stream": findings.stream,
         "pairs": pairs,
@@ -396,6 +405,11 @@ mod tests {
                 )]
                 .into(),
             },
+            http: Some(Place {
+                address: Some("127.0.0.1:8017".to_owned()),
+                since: 1_705_480_000,
+                error: Some("address in use".to_owned()),
+            }),
             lease: Some(lease()),
             standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
@@ -429,6 +443,7 @@ mod tests {
             "database  sqlite://c.db\nspool     56 facts wait until the database takes them; the ledger lacks them so far\n\
              service   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
              \x20         stream restarted 2 times, last 2024-01-17T10:56:40Z: died\n\
+             http      not served on 127.0.0.1:8017 since 2024-01-17T08:26:40Z: address in use\n\
              standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
@@ -453,6 +468,7 @@ mod tests {
         let told: serde_json::Value = serde_json::from_str(&json(&findings())).unwrap();
         assert_eq!(told["stream"]["phase"], "interrupted");
         assert_eq!(told["spool"]["facts"], 56);
+        assert_eq!(told["http"]["error"], "address in use");
         assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
         assert_eq!(told["standbys"][0]["host"], "tower");
         assert_eq!(told["market"]["state"], "open");

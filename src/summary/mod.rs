@@ -73,7 +73,7 @@ impl Totals {
 pub enum Line {
     /// What was collected since the last line.
     Collected {
-        /// End of the last bucket that is summed up.
+        /// End of the last bucket that is summed up; at the process's end the time that it has come to.
         to: Timestamp,
         /// How many buckets are: more than one where market time flies or nothing was said for a while.
         buckets: u64,
@@ -131,6 +131,14 @@ impl Summary {
         }
         (self.said_at, self.closed_at) = (now, None);
         Some(Line::Collected { to, buckets: (passed_s / step).unsigned_abs(), done: Box::new(done) })
+    }
+
+    /// What is to be said at the end: what came since the last line. Nothing where nothing did.
+    pub fn last(&self, event: Option<Timestamp>, totals: &Totals) -> Option<Line> {
+        let (told_to, before) = self.told.as_ref()?;
+        let (to, done) = (event?.max(*told_to), totals.since(before));
+        let buckets = (to.since(*told_to) / Timeframe::M5.seconds()).unsigned_abs();
+        (!done.is_nothing()).then(|| Line::Collected { to, buckets, done: Box::new(done) })
     }
 
     fn expects(&self, start: Timestamp) -> bool {
@@ -204,6 +212,22 @@ mod tests {
         let rows = 28 * STEP as u64;
         // The first reaches back to the start.
         assert_eq!(lines, [(270, 0, 28 * 269), (570, 300, rows), (870, 600, rows)]);
+    }
+
+    #[test]
+    fn at_the_end_what_came_since_the_last_line_is_told() {
+        let mut bench = Bench::at(FRIDAY.plus(-7_200));
+        assert_eq!(bench.summary.last(Some(bench.event), &bench.totals), None);
+        bench.pass(STEP + 30, 1, |totals| totals.rows += 1);
+        assert_eq!(bench.said.len(), 2);
+        assert_eq!(bench.summary.last(Some(bench.event), &bench.totals), None, "all is told");
+        bench.pass(100, 1, |totals| totals.rows += 2);
+        let Some(Line::Collected { to, buckets: 0, done }) =
+            bench.summary.last(Some(bench.event), &bench.totals)
+        else {
+            panic!("it is not told");
+        };
+        assert_eq!((to, done.rows), (bench.event, 200));
     }
 
     #[test]

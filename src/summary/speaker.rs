@@ -1,5 +1,7 @@
 //! Asks the summary whether there is something to say, and says it.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +16,34 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Speaks until it is dropped.
 #[derive(Debug)]
-pub struct Speaking(actix_rt::task::JoinHandle<()>);
+pub struct Speaking {
+    speaker: Rc<Speaker>,
+    task: actix_rt::task::JoinHandle<()>,
+}
+
+impl Speaking {
+    /// Says what came since the last line.
+    pub fn finish(self) {
+        let Speaker { summary, stats, event_clock, .. } = &*self.speaker;
+        let line = summary.borrow().last(event_clock.now(), &Totals::read(stats));
+        if let Some(line) = line {
+            say(&line, stats);
+        }
+    }
+}
 
 impl Drop for Speaking {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
+}
+
+#[derive(Debug)]
+struct Speaker {
+    summary: RefCell<Summary>,
+    stats: Arc<Stats>,
+    clock: Clock,
+    event_clock: EventClock,
 }
 
 /// Says once a bucket what these counters have counted, on the thread that calls; and has what the log holds back
@@ -30,17 +54,24 @@ pub fn spawn(
     event_clock: EventClock,
     calendars: Vec<Arc<Calendar>>,
 ) -> Speaking {
-    let mut summary = Summary::new(calendars, clock.monotonic());
-    Speaking(actix_rt::spawn(async move {
-        loop {
-            actix_rt::time::sleep(LOOK_EVERY).await;
-            logging::beat();
-            let line = summary.tick(event_clock.now(), &Totals::read(&stats), clock.monotonic());
-            if let Some(line) = line {
-                say(&line, &stats);
+    let summary = RefCell::new(Summary::new(calendars, clock.monotonic()));
+    let speaker = Rc::new(Speaker { summary, stats, clock, event_clock });
+    let task = actix_rt::spawn({
+        let speaker = speaker.clone();
+        async move {
+            let Speaker { summary, stats, clock, event_clock } = &*speaker;
+            loop {
+                actix_rt::time::sleep(LOOK_EVERY).await;
+                logging::beat();
+                let totals = Totals::read(stats);
+                let line = summary.borrow_mut().tick(event_clock.now(), &totals, clock.monotonic());
+                if let Some(line) = line {
+                    say(&line, stats);
+                }
             }
         }
-    }))
+    });
+    Speaking { speaker, task }
 }
 
 fn say(line: &Line, stats: &Stats) {

@@ -38,6 +38,8 @@ struct State {
     ready: bool,
     stopping: bool,
     status: String,
+    /// Every room stands.
+    started: bool,
 }
 
 impl Standing {
@@ -68,6 +70,17 @@ impl Standing {
     /// Every room stands: from now on they are watched.
     pub fn has_started(&self) {
         self.start.rest();
+        self.state().started = true;
+    }
+
+    /// What it is at, in the words that systemd shows.
+    pub fn told(&self) -> String {
+        self.state().status.clone()
+    }
+
+    /// Whether the rooms do not all stand yet.
+    pub fn is_starting(&self) -> bool {
+        !self.state().started
     }
 
     /// It does what it is for.

@@ -126,8 +126,26 @@ pub struct RunFlags {
     pub accept_feed_change: bool,
     /// What it is for.
     pub purpose: Purpose,
-    /// For tests: no step of any room is waited for longer.
-    pub patience: Option<Duration>,
+}
+
+/// What a process shows of itself from its beginning, before there is a house. Clones are one.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// What was counted.
+    pub stats: Arc<Stats>,
+    /// What is known of the rooms.
+    pub roster: Roster,
+    /// What it is at.
+    pub standing: Standing,
+}
+
+impl Signs {
+    /// Nothing has happened yet. For tests: no step of any room is waited for longer than `patience`.
+    pub fn new(clock: &Clock, patience: Option<Duration>) -> Signs {
+        let roster = Roster::new(clock.clone(), patience);
+        let standing = Standing::new(&roster);
+        Signs { stats: Arc::default(), roster, standing }
+    }
 }
 
 /// The running house.
@@ -140,7 +158,7 @@ pub struct House {
     tenure: Arc<Tenure>,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
-    _summary: Option<Speaking>,
+    summary: Option<Speaking>,
 }
 
 impl House {
@@ -152,14 +170,14 @@ impl House {
     pub async fn start(
         config: &Config,
         flags: RunFlags,
+        signs: Signs,
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let roster = Roster::new(clock.clone(), flags.patience);
-        let standing = Standing::new(&roster);
+        let Signs { stats, roster, standing } = signs;
         notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
@@ -176,6 +194,7 @@ impl House {
             roster: roster.clone(),
             alarm,
             standing,
+            stats,
         };
         let rooms = (keeper, tenure.clone());
         let built = tokio::select! {
@@ -198,9 +217,8 @@ impl House {
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
-        let Ground { clock, store, standing, .. } = ground.clone();
+        let Ground { clock, store, standing, stats, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
-        let stats = Arc::new(Stats::default());
         let client = http_client_for(config.ig.ca_file.as_deref()).map_err(Failure::configuration)?;
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
@@ -317,7 +335,7 @@ impl House {
         keeper.begins();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, _summary: summary }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -345,11 +363,6 @@ impl House {
     /// Hands work to the thread of the database.
     pub fn store(&self) -> &StoreHandle {
         &self.blueprint.entrance.ground.store
-    }
-
-    /// What is known of the rooms.
-    pub fn roster(&self) -> &Roster {
-        &self.blueprint.entrance.ground.roster
     }
 
     /// Keeps the rooms standing, until something ends the house; never returns while all is well.
@@ -394,6 +407,9 @@ impl House {
                 false
             }
         };
+        if let Some(summary) = self.summary.take() {
+            summary.finish();
+        }
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
@@ -463,6 +479,7 @@ struct Ground {
     roster: Roster,
     alarm: Alarm,
     standing: Standing,
+    stats: Arc<Stats>,
 }
 
 impl Ground {

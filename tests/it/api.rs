@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use candlekeep::simulator::{Options, Speed};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
+use super::postgres;
 use super::world::{Ended, Holes, Service, World, market};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -16,14 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer as it came.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(super) struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
@@ -36,16 +38,29 @@ impl Answer {
     }
 }
 
-/// A service whose HTTP interface is up, and where.
+/// A service that collects and whose HTTP interface is up, and where.
 fn serving(world: &World, variables: &[(&str, &str)]) -> (Service, SocketAddr) {
+    let (mut service, address) = starting(world, variables);
+    service.wait_said("collecting", 1);
+    (service, address)
+}
+
+/// The same from the first moment on in which somebody listens.
+fn starting(world: &World, variables: &[(&str, &str)]) -> (Service, SocketAddr) {
     let mut all = vec![("CANDLEKEEP_HTTP", "127.0.0.1:0")];
     all.extend(variables);
     let mut service = world.start("run", &all);
+    let address = address_of(&mut service);
+    (service, address)
+}
+
+/// Where this service listens.
+pub(super) fn address_of(service: &mut Service) -> SocketAddr {
     service.wait_said("serving HTTP", 1);
     let log = service.log();
     let line = log.iter().find(|line| line.contains("serving HTTP")).unwrap();
     let (_, address) = line.split_once("address=").expect("it says where");
-    (service, address.parse().unwrap())
+    address.parse().unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -74,7 +89,7 @@ fn read_answer(mut socket: TcpStream) -> Option<Answer> {
 }
 
 /// Asks for a path, with more header lines.
-fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
+pub(super) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
     let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     exchange(address, &request).unwrap_or_else(|| panic!("no answer to {request:?}"))
 }
@@ -272,24 +287,256 @@ fn off_listens_to_nobody_and_a_taken_address_is_waited_for() {
     assert!(log.iter().all(|line| !line.contains("HTTP")), "{log:#?}");
 
     let mut service = world.start("run", &[("CANDLEKEEP_HTTP", &text)]);
-    service.wait_said("HTTP cannot be served, trying again", 2);
+    service.wait_said("HTTP cannot be served, trying again", 1);
     let before = world.stored();
     world.wait(&mut service, "more bars", |world| world.stored() > before);
+    let status = || String::from_utf8(world.output("status", &[]).stdout).unwrap();
+    let told = status();
+    assert!(told.contains(&format!("\nhttp      not served on {text} since ")), "{told}");
     drop(taken);
     service.wait_said("serving HTTP", 1);
     assert_eq!(ask(address, "GET /healthz", "").status, 200);
+    world.wait(&mut service, "the news in status", |_| {
+        status().contains(&format!("\nhttp      http://{text} since "))
+    });
+    let log = service.stop();
+    // However often it has tried.
+    assert_eq!(log.iter().filter(|line| line.contains("HTTP cannot be served")).count(), 1, "{log:#?}");
+}
+
+#[test]
+fn the_second_account_s_service_on_one_address_collects_without_it_and_says_so() {
+    let (first, second) = (slow_market(), slow_market());
+    let (one, address) = serving(&first, &[]);
+    let http = [("CANDLEKEEP_HTTP", &*address.to_string())];
+    let mut two = second.start("run", &http);
+    two.wait_said("HTTP cannot be served, trying again", 1);
+    second.wait(&mut two, "bars", |world| world.stored() > 28);
+    let doctor = |world: &World| {
+        let report = world.output("doctor --offline --format json", &http).stdout;
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "http").unwrap().clone()
+    };
+    let (owner, other) = (doctor(&first), doctor(&second));
+    let told = format!("{address} is the service's, pid {}", one.pid());
+    assert_eq!((&owner["level"], &owner["state"]), (&"ok".into(), &told.into()));
+    let told = format!("the service of another database, pid {}, listens on {address}", one.pid());
+    assert_eq!((&other["level"], &other["state"]), (&"warn".into(), &told.into()), "{other}");
+    one.stop();
+    two.wait_said("serving HTTP", 1);
+    assert_eq!(ask(address, "GET /healthz", "").json()["pid"], two.pid());
+    two.stop();
+}
+
+#[test]
+fn a_service_that_waits_says_over_http_for_what() {
+    let world = slow_market();
+    // IG is away: nothing answers where it should be.
+    let away = [("IG_API_URL", "http://127.0.0.1:9/gateway/deal")];
+    let (mut service, address) = starting(&world, &away);
+    waits_for(&mut service, address, "waiting for IG: ");
+    assert_eq!(ask(address, "GET /metrics", "").status, 200);
+    assert_eq!(ask(address, "GET /v1/status", "").status, 200);
+    service.stop();
+    // The database is away: another program has it for itself.
+    let lock = rusqlite::Connection::open(world.database()).unwrap();
+    lock.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    let (mut service, address) = starting(&world, &[]);
+    waits_for(&mut service, address, "waiting for the database: ");
+    drop(lock);
+    service.wait("the rooms", || ask(address, "GET /healthz", "").json()["status"] == "ok");
+    service.stop();
+    let Some(server) = postgres::shared() else { return };
+    let world = slow_market().on_server(server.place());
+    let mut leader = world.run();
+    leader.wait_said("collecting", 1);
+    let (mut standby, address) = starting(&world, &[]);
+    waits_for(&mut standby, address, "standing by");
+    // What the leader does is in the database for both.
+    let status = ask(address, "GET /v1/status", "").json();
+    assert_eq!(status["lease"]["pid"], leader.pid());
+    standby.stop();
+    leader.stop();
+}
+
+/// Waits until somebody who asks how it is hears that it starts, and for what it waits.
+fn waits_for(service: &mut Service, address: SocketAddr, what: &str) {
+    service.wait(what, || {
+        let health = ask(address, "GET /healthz", "");
+        let told = health.json();
+        assert_eq!((health.status, &told["status"]), (200, &"starting".into()), "{told}");
+        told["at"].as_str().unwrap().starts_with(what)
+    });
+}
+
+/// How what a client says may be answered.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// With this status; of ours, and of the framework's own, who says no more.
+    Status(u16),
+    /// With this status and our word for it.
+    Word(u16, &'static str),
+}
+
+#[test]
+fn no_way_of_putting_a_request_leads_past_the_guard() {
+    use Expected::{Status, Word};
+    let world = slow_market();
+    let (service, address) = serving(&world, &[("CANDLEKEEP_HTTP_ALLOWED_HOSTS", "bars.example")]);
+    let get = |host: &str| format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let target =
+        |target: &str| format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let headers = |method: &str, headers: &str| {
+        format!("{method} /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+    };
+    let other = Word(421, "other_host");
+    let smuggled = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (request, expected) in [
+        // Hosts.
+        (get("LOCALHOST"), Status(200)),
+        (get("localhost."), Status(200)),
+        (get("localhost:"), Status(200)),
+        (get("[::1]"), Status(200)),
+        (get("[::ffff:127.0.0.1]:8017"), Status(200)),
+        (get("BARS.example.:80"), Status(200)),
+        (get(""), other),
+        (get("[::1"), other),
+        (get("::1]"), other),
+        (get("[[::1]]"), other),
+        (get("[127.0.0.1]"), other),
+        (get("[::1%25lo]"), other),
+        (get("localhost.."), other),
+        (get("localhost@evil.example"), other),
+        (get("evil.example@localhost"), other),
+        (get("localhost:80:80"), other),
+        (get("localhost/evil.example"), other),
+        (get("localhost, evil.example"), other),
+        (get("evil.example#localhost"), other),
+        (get("2130706433"), other),
+        (get("0x7f.1"), other),
+        (get("127.1"), other),
+        (get("b\u{e4}rs.example"), other),
+        (get("evil.example\r\nHost: localhost"), Status(400)),
+        (get("localhost\r\nhost: localhost"), Status(400)),
+        ("GET /healthz HTTP/1.0\r\n\r\n".to_owned(), Word(400, "bad_host")),
+        ("GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n".to_owned(), Status(200)),
+        ("GET /healthz HTTP/1.0\r\nHost: evil.example\r\n\r\n".to_owned(), other),
+        // Targets.
+        (target("http://localhost/healthz"), Status(200)),
+        (target("http://bars.example:80/healthz"), Status(200)),
+        (target("http://evil.example/healthz"), other),
+        (target("http://evil.example:80/healthz"), other),
+        (target("http://localhost@evil.example/healthz"), other),
+        (target("http://localhost:80@evil.example/healthz"), other),
+        (target("//evil.example/healthz"), Word(404, "not_found")),
+        (target("/../healthz"), Word(404, "not_found")),
+        (target("/v1%2fstatus"), Word(404, "not_found")),
+        (target("/healthz%00"), Word(404, "not_found")),
+        (target("/healthz?x=1"), Status(200)),
+        (target("/%68ealthz"), Status(200)),
+        // Methods.
+        (headers("HEAD", ""), Status(200)),
+        (headers("OPTIONS", ""), Word(405, "other_method")),
+        (headers("TRACE", ""), Word(405, "other_method")),
+        (headers("get", ""), Word(405, "other_method")),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
+            Word(404, "not_found"),
+        ),
+        ("CONNECT evil.example:80 HTTP/1.1\r\nHost: evil.example:80\r\n\r\n".to_owned(), other),
+        ("CONNECT evil.example:80 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), other),
+        ("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n".to_owned(), Word(404, "not_found")),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Status(400)),
+        // Bodies that two could take for one, or one for two.
+        (headers("POST", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n") + smuggled, Status(400)),
+        (headers("POST", "Content-Length: 1\r\nContent-Length: 2\r\n") + smuggled, Status(400)),
+        (headers("POST", "Content-Length: +1\r\n") + smuggled, Status(400)),
+        (headers("POST", "Content-Length: 1, 1\r\n") + smuggled, Status(400)),
+        (headers("POST", "Transfer-Encoding: chunked, identity\r\n") + smuggled, Status(400)),
+        (headers("POST", "Transfer-Encoding: xchunked\r\n") + smuggled, Status(400)),
+        (
+            headers("POST", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n") + smuggled,
+            Status(400),
+        ),
+        (headers("POST", "Transfer-Encoding : chunked\r\n") + smuggled, Status(400)),
+        (headers("POST", " Transfer-Encoding: chunked\r\n") + smuggled, Status(400)),
+        (
+            headers("GET", &format!("Content-Length: {}\r\n", smuggled.len())) + smuggled,
+            Word(413, "long_body"),
+        ),
+        (headers("POST", "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", Word(413, "long_body")),
+        (headers("GET", "Upgrade: websocket\r\nConnection: Upgrade\r\n") + smuggled, Status(200)),
+        (headers("GET", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), Status(200)),
+    ] {
+        let shown = format!("{request:.200?}");
+        let answer = exchange(address, &request).unwrap_or_else(|| panic!("no answer to {shown}"));
+        let (status, word) = match expected {
+            Status(status) => (status, None),
+            Word(status, word) => (status, Some(word)),
+        };
+        assert_eq!(answer.status, status, "{shown}: {answer:?}");
+        if let Some(word) = word {
+            assert_eq!(answer.json()["error"], word, "{shown}");
+        }
+        assert_eq!(answer.body.matches("HTTP/1.1 ").count(), 0, "{shown} was answered twice: {answer:?}");
+        assert!(!answer.body.contains("candlekeep_build_info"), "{shown} has led to what it hid");
+    }
+    let log = service.stop();
+    assert!(log.iter().all(|line| !line.starts_with("<3>") && !line.starts_with("<4>")), "{log:#?}");
+}
+
+#[test]
+fn who_takes_no_answer_or_ends_no_second_request_loses_his_place() {
+    let world = slow_market();
+    let (mut service, address) = serving(&world, &[]);
+    let pid = service.pid();
+    let before = sockets(pid, ESTABLISHED);
+    // Takes nothing of many long answers.
+    let slow = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    slow.set_recv_buffer_size(4 * 1024).unwrap();
+    slow.connect(&address.into()).unwrap();
+    slow.set_nonblocking(true).unwrap();
+    let mut slow = TcpStream::from(slow);
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    service.wait("a full way", || slow.write(requests.as_bytes()).is_err());
+    // A second request that never comes to its end.
+    let mut second = connect(address);
+    second.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHo").unwrap();
+    service.wait("their places", || sockets(pid, ESTABLISHED) >= before + 2);
+    // A client that behaves is told to come again.
+    let mut kept = connect(address);
+    let mut closes = false;
+    service.wait("the last answer on this connection", || {
+        kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut head = [0; 4_096];
+        let length = kept.read(&mut head).unwrap();
+        assert!(length > 0, "it was not told that this ends");
+        closes = String::from_utf8_lossy(&head[..length]).contains("connection: close\r\n");
+        closes
+    });
+    service.wait("their places again", || sockets(pid, ESTABLISHED) <= before);
     service.stop();
 }
 
+/// States of a socket, as the kernel tells them.
+const LISTEN: &str = "0A";
+const ESTABLISHED: &str = "01";
+
 /// How many sockets a process listens on.
 fn listening_sockets(pid: u32) -> usize {
+    sockets(pid, LISTEN)
+}
+
+/// How many TCP sockets a process has in this state.
+fn sockets(pid: u32, state: &str) -> usize {
     let folder = format!("/proc/{pid}/fd");
     let own: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))
         .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
-    // State 0A is LISTEN, the tenth column the inode.
+    // The tenth column is the inode.
     ["tcp", "tcp6"]
         .iter()
         .flat_map(|table| {
@@ -298,7 +545,7 @@ fn listening_sockets(pid: u32) -> usize {
         })
         .filter(|line| {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            columns.get(3) == Some(&"0A") && own.iter().any(|inode| columns.get(9) == Some(&inode.as_str()))
+            columns.get(3) == Some(&state) && own.iter().any(|inode| columns.get(9) == Some(&inode.as_str()))
         })
         .count()
 }

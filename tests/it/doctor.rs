@@ -151,7 +151,7 @@ fn beside_a_service_it_tells_what_that_knows_and_does_not_log_in() {
     report.expect("stream", "ok", &["streaming since"]);
     report.expect("integrity", "ok", &["sound"]);
     report.expect("ledger", "ok", &["accounted for once"]);
-    report.expect("http", "ok", &["in use, and the service runs"]);
+    report.expect("http", "warn", &["another program listens", "http.listen"]);
     assert_eq!(world.simulator().stats().logins, logins + 1);
     service.kill();
     doctor(&world, &[]).expect("service", "warn", &["was killed or lost power", "candlekeep run"]);

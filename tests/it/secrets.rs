@@ -15,8 +15,10 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use candlekeep::simulator::{Account, AccountType, Credentials, Options, Refusal, Rubbish, Speed};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::api::{address_of, ask};
 use super::front::Front;
 use super::postgres;
+use super::systemd::Manager;
 use super::world::{Service, World, market};
 
 const USER: &str = "zq-marked-user";
@@ -24,6 +26,7 @@ const PASSWORD: &str = "zq|pass w&o%\"\\/é";
 const KEY: &str = "zq-marked-key-4711";
 const WRONG: &str = "zq-wrong-password";
 const ACCOUNTS: [&str; 2] = ["ZQMARK1", "ZQMARK2"];
+const HTTP_TOKEN: &str = "zq-token-of-http-0123456789";
 const SERVER_PASSWORD: &str = "zq-server-password";
 
 fn marked() -> Credentials {
@@ -126,7 +129,9 @@ fn tokens(heard: &[u8]) -> Vec<String> {
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    let found = entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] });
+    // A socket has nothing to be read.
+    found.filter(|path| path.is_file()).collect()
 }
 
 /// All that programs have said.
@@ -136,6 +141,20 @@ struct Said(Vec<(String, Vec<u8>)>);
 impl Said {
     fn service(&mut self, what: &str, log: &[String]) {
         self.0.push((what.to_owned(), log.join("\n").into_bytes()));
+    }
+
+    /// What a service answers to whoever has the token, and to whoever has not.
+    fn http(&mut self, service: &mut Service) {
+        let address = address_of(service);
+        let token = format!("Authorization: Bearer {HTTP_TOKEN}\r\n");
+        for (path, headers) in ["/healthz", "/v1/status", "/metrics", "/nothing"]
+            .iter()
+            .flat_map(|path| [(path, &*token), (path, "")])
+        {
+            let answer = ask(address, &format!("GET {path}"), headers);
+            assert_eq!(answer.status == 401, headers.is_empty(), "{path}: {answer:?}");
+            self.0.push((format!("{path} over HTTP"), [answer.head, answer.body].concat().into_bytes()));
+        }
     }
 
     /// Runs a command that ends by itself, and keeps what it says.
@@ -220,6 +239,13 @@ fn no_secret_is_written_anywhere() {
         "backfill --plan",
         "export --output export.csv",
         "backup copy.db",
+        "export --output -",
+        "import export.csv",
+        "import --dry-run export.csv",
+        "copy sqlite://candlekeep.db sqlite://copied.db",
+        "man",
+        "man pages",
+        "completions bash",
         "init",
     ] {
         said.command(&world, line, &with(&[]));
@@ -244,6 +270,10 @@ fn no_secret_is_written_anywhere() {
         "backfill --pairs EUR_USD --from 2024-01-16T10:00 --to 2024-01-16T11:00",
         &with(&[]),
     );
+
+    // The demonstration, whose own simulator and database are none of the user's.
+    let own = [("TMPDIR", world.folder().to_str().unwrap())];
+    said.command(&world, "demo --exit", &[&own, &*with(&[])].concat());
 
     // The simulator itself, which is told nothing of the kind and would keep quiet.
     let mut command = Command::new(env!("CARGO_BIN_EXE_candlekeep"));
@@ -293,6 +323,81 @@ fn no_secret_is_written_anywhere() {
 }
 
 #[test]
+fn no_secret_is_written_where_rooms_panic_or_asked_for_over_http_or_told_to_systemd() {
+    let world = World::new(Options { credentials: marked(), speed: Speed::Times(300.0), ..market(40) });
+    let front = Front::start(world.simulator().address(), None);
+    let url = front.api_url();
+    let token_place = tempfile::tempdir().unwrap();
+    let token_file = token_place.path().join("token");
+    fs::write(&token_file, HTTP_TOKEN).unwrap();
+    let with = |more: &[(&'static str, &'static str)]| {
+        let mut all: Vec<(&str, &str)> = vec![("IG_API_URL", url.as_str())];
+        all.extend(TALKATIVE);
+        all.extend([
+            ("CANDLEKEEP_HTTP", "127.0.0.1:0"),
+            ("CANDLEKEEP_HTTP_TOKEN_FILE", token_file.to_str().unwrap()),
+        ]);
+        all.extend(more);
+        all
+    };
+    let mut manager = Manager::new(&world);
+    let mut said = Said::default();
+
+    // IG is away, and what is waited for is told to everybody who asks.
+    let mut service =
+        manager.start(&world, "run", &with(&[("IG_API_URL", "http://127.0.0.1:9/gateway/deal")]));
+    manager.wait(&mut service, "STATUS=waiting for IG: ");
+    said.http(&mut service);
+    said.service("a run that waits", &service.stop());
+    // IG is in trouble, and says so in its own words.
+    front.point("/gateway", "http://localhost:1/elsewhere");
+    let mut service = manager.start(&world, "run", &with(&[]));
+    manager.wait(&mut service, "STATUS=waiting for IG: ");
+    said.http(&mut service);
+    said.service("a run that is led elsewhere", &service.stop());
+    front.point_nowhere();
+
+    // Rooms that die.
+    let points = "session.tokens:9=panic,stream.arrived:40=panic,aggregator.told:90=panic,\
+                  writer.facts:60=panic,history.fetch:5=panic";
+    let line = format!("run --failpoint {}", points.replace(' ', ""));
+    let mut service = manager.start(&world, &line, &with(&[]));
+    let address = address_of(&mut service);
+    let token = format!("Authorization: Bearer {HTTP_TOKEN}\r\n");
+    service.wait("all of them to be built anew", || {
+        let health = ask(address, "GET /healthz", &token).json();
+        let again =
+            health["rooms"].as_array().unwrap().iter().filter(|room| room["restarts"].as_u64() > Some(0));
+        again.count() == ["session", "stream", "aggregator", "writer", "history"].len()
+    });
+    said.http(&mut service);
+    said.command(&world, "status", &with(&[]));
+    let log = service.stop();
+    assert!(log.iter().filter(|line| line.contains("stack backtrace")).count() >= 5, "{log:#?}");
+    said.service("a run whose rooms die", &log);
+    // One that is given up.
+    let given_up = manager.start(&world, "run --failpoint stream.arrived:3+=panic", &with(&[])).ended();
+    assert_eq!(given_up.code, Some(1));
+    assert!(given_up.reason().contains("the stream room has failed"), "{}", given_up.reason());
+    said.service("a run that gives up", &given_up.log);
+    for _ in 0..50 {
+        manager.hear();
+    }
+    let told: Vec<&str> = manager.told.iter().map(|(_, line)| line.as_str()).collect();
+    said.0.push(("what systemd is told".to_owned(), told.join("\n").into_bytes()));
+
+    let mut values = vec![USER, PASSWORD, KEY, HTTP_TOKEN].into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let handed_out = tokens(&front.heard());
+    assert!(handed_out.len() >= 4, "the tokens are not found: {handed_out:?}");
+    values.extend(handed_out);
+    values.extend(ACCOUNTS.map(str::to_owned));
+    let marks: Vec<Mark> = values.iter().map(|value| Mark::new(value)).collect();
+    for (what, text) in &said.0 {
+        search(&marks, what, text);
+    }
+}
+
+#[test]
 fn the_password_of_a_server_is_in_no_log_and_no_error() {
     let mark = [Mark::new(SERVER_PASSWORD)];
     let world = World::new(Options { speed: Speed::Times(60.0), ..market(10) });
@@ -308,9 +413,20 @@ fn the_password_of_a_server_is_in_no_log_and_no_error() {
             talkative(&given(place), line, &mut said);
         }
     }
-    let mut service =
-        world.start("run", &[&[("DATABASE_URL", given("127.0.0.1:1/c").as_str())], &TALKATIVE[..3]].concat());
+    let mut manager = Manager::new(&world);
+    let away = given("127.0.0.1:1/c");
+    let variables =
+        [&[("DATABASE_URL", away.as_str())], &TALKATIVE[..2], &[("CANDLEKEEP_HTTP", "127.0.0.1:0")]];
+    let mut service = manager.start(&world, "run", &variables.concat());
     service.wait_said("the database is away", 2);
+    manager.wait(&mut service, "STATUS=waiting for the database: ");
+    for (_, line) in &manager.told {
+        said.0.push(("what systemd is told".to_owned(), line.clone().into_bytes()));
+    }
+    let address = address_of(&mut service);
+    for path in ["/healthz", "/v1/status", "/metrics"] {
+        said.0.push((path.to_owned(), ask(address, &format!("GET {path}"), "").body.into_bytes()));
+    }
     said.0.push(("arguments".to_owned(), arguments(&service)));
     said.service("run", &service.stop());
     // As an argument it is refused, and not repeated.

@@ -29,15 +29,16 @@ fn world() -> World {
 }
 
 /// systemd, as far as one service needs it.
-struct Manager {
+pub(super) struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
     /// Every notification and when it came.
-    told: Vec<(Instant, String)>,
+    pub told: Vec<(Instant, String)>,
 }
 
 impl Manager {
-    fn new(world: &World) -> Manager {
+    /// A manager whose socket lies in the world's folder.
+    pub fn new(world: &World) -> Manager {
         let path = world.folder().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -45,14 +46,14 @@ impl Manager {
     }
 
     /// Starts the service as its unit does.
-    fn start(&self, world: &World, line: &str, variables: &[(&str, &str)]) -> Service {
+    pub fn start(&self, world: &World, line: &str, variables: &[(&str, &str)]) -> Service {
         let watchdog = WATCHDOG.as_micros().to_string();
         let own = [("NOTIFY_SOCKET", self.path.to_str().unwrap()), ("WATCHDOG_USEC", watchdog.as_str())];
         world.start(line, &[&own, variables].concat())
     }
 
     /// Takes what has come, for as long as the socket's patience.
-    fn hear(&mut self) {
+    pub fn hear(&mut self) {
         let mut buffer = [0; 4096];
         match self.socket.recv(&mut buffer) {
             Ok(length) => {
@@ -64,7 +65,7 @@ impl Manager {
     }
 
     /// Waits for a notification that begins so.
-    fn wait(&mut self, service: &mut Service, what: &str) {
+    pub fn wait(&mut self, service: &mut Service, what: &str) {
         service.wait(what, || {
             self.hear();
             self.has_heard(what)

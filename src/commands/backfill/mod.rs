@@ -23,7 +23,7 @@ use crate::healer::wishes;
 use crate::ig::IgError;
 use crate::messages::HistoryError;
 use crate::store::{RequestState, Store, StoreError, StoreHandle};
-use crate::supervisor::topology::{House, Purpose, RunFlags};
+use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
 /// How often the database is looked at.
@@ -197,9 +197,9 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         retry_credentials: order.retry_credentials,
         accept_feed_change: order.accept_feed_change,
         purpose: Purpose::Backfill { scope: order.scope.clone(), watches },
-        patience: None,
     };
-    let started = House::start(&config, flags, Recorder::default(), &mut stop).await?;
+    let signs = Signs::new(&Clock::system(), None);
+    let started = House::start(&config, flags, signs, Recorder::default(), &mut stop).await?;
     let Some(mut house) = started else {
         return Ok(Followed { interrupted: true, ..Followed::nothing(before) });
     };

@@ -20,7 +20,7 @@ use crate::config::{self, Config, Flags};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
-use crate::supervisor::topology::{House, Purpose, RunFlags};
+use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
 /// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend and most of a week.
@@ -133,9 +133,10 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         retry_credentials: false,
         accept_feed_change: false,
         purpose: Purpose::Collect,
-        patience: None,
     };
-    let Some(mut house) = House::start(config, flags, Recorder::default(), std::future::pending()).await?
+    let signs = Signs::new(&clock, None);
+    let Some(mut house) =
+        House::start(config, flags, signs, Recorder::default(), std::future::pending()).await?
     else {
         return Err(Failure::failed("stopped"));
     };

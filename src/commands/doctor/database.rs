@@ -20,6 +20,8 @@ pub const LOOK_WITHIN: Duration = Duration::from_secs(20);
 pub struct Known {
     /// Who collects, or did last.
     pub lease: Option<LeaseState>,
+    /// Who waits for his turn.
+    pub standbys: Vec<LeaseState>,
     /// The environment that it belongs to.
     pub environment: Option<String>,
     /// What was found out about IG.
@@ -47,6 +49,11 @@ impl Known {
         refused.is_some_and(|(key, print)| fingerprint::of_login(key, api_url, login) == *print)
     }
 
+    /// Numbers of the processes that collect or stand by.
+    pub fn processes(&self) -> Vec<i64> {
+        self.collector().into_iter().chain(&self.standbys).map(|process| process.pid).collect()
+    }
+
     /// The process that collects now.
     pub fn collector(&self) -> Option<&LeaseState> {
         self.lease.as_ref().filter(|lease| lease.alive)
@@ -67,6 +74,7 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
         let newest = store.last_bars()?.into_iter().filter(|(_, timeframe, _)| *timeframe == Timeframe::M5);
         Ok(Known {
             lease: store.lease(now)?,
+            standbys: store.standbys(now)?,
             environment: store.environment()?,
             probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)).unwrap_or_default(),
             stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),

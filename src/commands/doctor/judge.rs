@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::check::Check;
 use super::machine::{FileFacts, Me, Room};
 use crate::config::keys::SECRETS;
@@ -408,7 +410,7 @@ pub enum Listening {
     /// It worked.
     Free,
     /// Somebody does already.
-    InUse,
+    InUse(Answerer),
     /// This machine has no such address.
     NoSuchAddress,
     /// This user may not.
@@ -417,19 +419,52 @@ pub enum Listening {
     Failed,
 }
 
-/// Whether the HTTP interface has its address.
-pub fn http(address: SocketAddr, listening: Listening, is_collecting: bool) -> Check {
-    let port = address.port();
-    match listening {
-        Listening::Free => Check::ok("http", format!("{address} is free")),
-        Listening::InUse if is_collecting => {
-            Check::ok("http", format!("{address} is in use, and the service runs"))
+/// Who listens where the HTTP interface is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answerer {
+    /// A service like ours, and the number of its process; none where it wants a token to tell.
+    Service(Option<i64>),
+    /// Another program, or one that does not answer.
+    Stranger,
+}
+
+impl Answerer {
+    /// Who answers `/healthz` with this body.
+    pub fn of(body: &str) -> Answerer {
+        let told: Value = serde_json::from_str(body.trim()).unwrap_or_default();
+        match (&told["version"], &told["pid"], &told["error"]) {
+            (Value::String(_), Value::Number(pid), _) => Answerer::Service(pid.as_i64()),
+            (_, _, Value::String(error)) if error == "unauthorized" => Answerer::Service(None),
+            _ => Answerer::Stranger,
         }
-        Listening::InUse => Check::fix(
-            "http",
-            format!("another program listens on {address}"),
-            format!("`ss -ltnp sport = :{port}` shows it; http.listen names another address"),
-        ),
+    }
+}
+
+/// Whether the HTTP interface has its address. `ours`: the processes that collect into this database, or stand by.
+pub fn http(address: SocketAddr, listening: Listening, ours: &[i64], is_collecting: bool) -> Check {
+    let port = address.port();
+    let taken = |who: String| {
+        let mend = format!("`ss -ltnp sport = :{port}` shows it; http.listen names another address");
+        // What is collected does not depend on it.
+        let judge = if is_collecting { Check::warn } else { Check::fix };
+        judge("http", format!("{who} listens on {address}"), mend)
+    };
+    match listening {
+        Listening::Free if is_collecting => {
+            Check::ok("http", format!("{address} is free; the service does not listen there"))
+        }
+        Listening::Free => Check::ok("http", format!("{address} is free")),
+        Listening::InUse(Answerer::Service(Some(pid))) if ours.contains(&pid) => {
+            Check::ok("http", format!("{address} is the service's, pid {pid}"))
+        }
+        Listening::InUse(Answerer::Service(None)) if is_collecting => {
+            Check::ok("http", format!("a service listens on {address} and wants its token"))
+        }
+        Listening::InUse(Answerer::Service(Some(pid))) => {
+            taken(format!("the service of another database, pid {pid},"))
+        }
+        Listening::InUse(Answerer::Service(None)) => taken("another service".to_owned()),
+        Listening::InUse(Answerer::Stranger) => taken("another program".to_owned()),
         Listening::NoSuchAddress => {
             Check::fix("http", format!("this machine has no address {}", address.ip()), "change http.listen")
         }

@@ -193,15 +193,25 @@ fn facts_that_wait_descriptors_and_addresses() {
     check(&descriptors(Some(256)), Level::Ok, &["256"]);
     check(&descriptors(None), Level::Ok, &[]);
     let address = "127.0.0.1:8017".parse().unwrap();
+    let ours = Listening::InUse(Answerer::Service(Some(7)));
+    let other = Listening::InUse(Answerer::Service(Some(8)));
+    let silent = Listening::InUse(Answerer::Service(None));
+    let stranger = Listening::InUse(Answerer::Stranger);
     for (listening, is_collecting, level, words) in [
-        (Listening::Free, false, Level::Ok, "free"),
-        (Listening::InUse, true, Level::Ok, "the service runs"),
-        (Listening::InUse, false, Level::Fix, "ss -ltnp sport = :8017"),
+        (Listening::Free, false, Level::Ok, "is free"),
+        (Listening::Free, true, Level::Ok, "the service does not listen there"),
+        (ours, true, Level::Ok, "the service's, pid 7"),
+        (other, true, Level::Warn, "the service of another database, pid 8, listens on 127.0.0.1:8017"),
+        (other, false, Level::Fix, "ss -ltnp sport = :8017"),
+        (silent, true, Level::Ok, "wants its token"),
+        (silent, false, Level::Fix, "another service listens"),
+        (stranger, true, Level::Warn, "another program listens"),
+        (stranger, false, Level::Fix, "ss -ltnp sport = :8017"),
         (Listening::NoSuchAddress, false, Level::Fix, "http.listen"),
         (Listening::Forbidden, false, Level::Fix, "1024"),
         (Listening::Failed, false, Level::Fix, "http.listen"),
     ] {
-        check(&http(address, listening, is_collecting), level, &[words]);
+        check(&http(address, listening, &[7], is_collecting), level, &[words]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the machine is asked: files, space, limits, addresses. Decides nothing.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,11 +13,15 @@ use std::time::Duration;
 use rustix::fs::{Access as May, access, statfs, statvfs};
 use rustix::process::{Resource, getrlimit, getuid};
 
-use super::judge::Listening;
+use super::judge::{Answerer, Listening};
 use crate::config::Access;
 
 /// Longest wait for a word on whether the clock is set by anybody.
 const TIMEDATECTL_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait for who listens where the HTTP interface is to be to say who he is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes that are read of that.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Who asks, and what users and groups are called.
 #[derive(Clone, Debug, Default)]
@@ -128,12 +132,36 @@ pub fn listening(address: SocketAddr) -> Listening {
     match TcpListener::bind(address) {
         Ok(_) => Listening::Free,
         Err(error) => match error.kind() {
-            ErrorKind::AddrInUse => Listening::InUse,
+            ErrorKind::AddrInUse => Listening::InUse(answerer(address)),
             ErrorKind::AddrNotAvailable => Listening::NoSuchAddress,
             ErrorKind::PermissionDenied => Listening::Forbidden,
             _ => Listening::Failed,
         },
     }
+}
+
+/// Who answers there. No token is shown to him: he may be anybody.
+fn answerer(address: SocketAddr) -> Answerer {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let address = SocketAddr::new(ip, address.port());
+    // As a whole, however slowly he speaks.
+    within(ANSWER_WITHIN, move || ask_health(address).ok()).flatten().map_or(Answerer::Stranger, |answer| {
+        answer.split_once("\r\n\r\n").map_or(Answerer::Stranger, |(_, body)| Answerer::of(body))
+    })
+}
+
+fn ask_health(address: SocketAddr) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Whether somebody keeps the system's clock right, by what systemd says; none where it does not say.
@@ -185,7 +213,22 @@ mod tests {
     #[test]
     fn an_address_that_somebody_has_is_in_use() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(listening(taken.local_addr().unwrap()), Listening::InUse);
+        let address = taken.local_addr().unwrap();
+        let says = |text: &'static str| {
+            let taken = taken.try_clone().unwrap();
+            thread::spawn(move || {
+                // `listening` itself comes by to ask.
+                let (mut socket, _) = taken.accept().unwrap();
+                let mut request = [0; 1_024];
+                let _ = socket.read(&mut request);
+                let _ = socket.write_all(text.as_bytes());
+            });
+            listening(address)
+        };
+        assert_eq!(says("SSH-2.0-OpenSSH\r\n"), Listening::InUse(Answerer::Stranger));
+        assert_eq!(says("HTTP/1.1 200 OK\r\n\r\n<html>"), Listening::InUse(Answerer::Stranger));
+        let ours = "HTTP/1.1 200 OK\r\n\r\n{\"status\":\"ok\",\"version\":\"0.1.0\",\"pid\":7}";
+        assert_eq!(says(ours), Listening::InUse(Answerer::Service(Some(7))));
         assert_eq!(listening("192.0.2.1:1".parse().unwrap()), Listening::NoSuchAddress);
         assert_eq!(listening("127.0.0.1:0".parse().unwrap()), Listening::Free);
     }

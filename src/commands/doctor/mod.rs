@@ -100,7 +100,7 @@ fn examine(config: &Config, is_offline: bool) -> Result<(Vec<Check>, Probes), Fa
         Some(known) => checks.extend(of_database(config, known)),
         None => checks.push(Check::ok("database", format!("{}: not asked (--offline)", config.database))),
     }
-    checks.extend(of_machine(config, &spools, read.is_some_and(|known| known.collector().is_some())));
+    checks.extend(of_machine(config, &spools, read));
     checks.extend(read.map(|known| judge::service(known.lease.as_ref(), service_line(known.lease.as_ref()))));
 
     let why_not =
@@ -138,7 +138,8 @@ fn of_database(config: &Config, known: &Result<Known, StoreError>) -> Vec<Check>
     checks
 }
 
-fn of_machine(config: &Config, spools: &[PathBuf], is_collecting: bool) -> Vec<Check> {
+fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>) -> Vec<Check> {
+    let is_collecting = read.is_some_and(|known| known.collector().is_some());
     let mut checks = Vec::new();
     let day_bytes = judge::bytes_a_day(config.feeds.len(), &config.timeframes);
     let database = config.database.sqlite_path().map(folder_of);
@@ -159,7 +160,10 @@ fn of_machine(config: &Config, spools: &[PathBuf], is_collecting: bool) -> Vec<C
     checks.extend(judge::spool(waiting, is_collecting));
     checks.push(judge::descriptors(machine::descriptors()));
     match config.http.listen {
-        Some(address) => checks.push(judge::http(address, machine::listening(address), is_collecting)),
+        Some(address) => {
+            let ours = read.map(Known::processes).unwrap_or_default();
+            checks.push(judge::http(address, machine::listening(address), &ours, is_collecting));
+        }
         None => checks.push(Check::ok("http", "off")),
     }
     checks
