@@ -104,8 +104,8 @@ mod tests {
         let (most, least) = (logins_a_day(0.0, DAY_S), logins_a_day(1.0, DAY_S));
         assert_eq!((most, logins_a_day(0.5, DAY_S), least), (LOGINS_A_DAY_MAX, 53, 45));
         // Some 1,000 processes.
-        assert_eq!(logins_a_day(0.0, 86), LOGINS_A_DAY_MAX);
-        assert!(logins_a_day(0.0, 1) <= LOGINS_A_DAY_MAX);
+        assert!((60..=LOGINS_A_DAY_MAX).contains(&logins_a_day(0.0, 86)));
+        assert!((60..=LOGINS_A_DAY_MAX).contains(&logins_a_day(0.0, 1)));
     }
 
     #[test]
