@@ -12,7 +12,7 @@ use super::{say, ticking};
 use crate::cli::{Backup, Report};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::store;
+use crate::store::{self, StoreError};
 
 /// For the owner to write and the group to read, as the database itself.
 const MODE: u32 = 0o640;
@@ -37,7 +37,11 @@ pub fn execute(args: &Backup, config: &Config) -> Result<Exit, Failure> {
     let progress = ticking("copying and checking", TICK);
     let copied = store::back_up(&config.database, file.path());
     progress.finish_and_clear();
-    let copied = copied?;
+    let copied = copied.map_err(|error| match &error {
+        // It is the copy that cannot be written: a full disk is nobody's configuration.
+        StoreError::Unopenable { place, .. } if Path::new(place) == file.path() => Failure::failed(error),
+        _ => error.into(),
+    })?;
     let bytes = file.keep().map_err(cannot)?;
     let bars = copied.iter().find(|(name, _)| name == "candles").map_or(0, |(_, rows)| *rows);
     match args.format {

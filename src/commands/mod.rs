@@ -201,6 +201,12 @@ fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// Prints a line for whoever looks on. A disk that is full, or a reader that is gone, is no reason to end.
+fn remark(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Prints a whole text to stdout. A reader that has seen enough is no failure, a full disk is one.
 fn print(text: &[u8]) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor;
 use crate::healer::book::Scope;
+use crate::ig::session::actor::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
@@ -46,6 +48,10 @@ struct Findings {
     rooms: Failures,
     /// Where HTTP is served, or why it is not.
     http: Option<Place>,
+    /// The last login, and those that failed since one succeeded.
+    logins: Logins,
+    /// The least time between logins.
+    login_spacing: Duration,
     /// What keeps the healer from healing, and since when.
     trouble: Option<(Timestamp, String)>,
 }
@@ -124,6 +130,8 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         ),
         rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
         http: store.setting(place::SETTING)?.and_then(|text| Place::read(&text)),
+        logins: Logins::read(&mut store)?,
+        login_spacing: config.session.login_spacing,
         trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {
             let (since, what) = text.split_once(' ')?;
             Some((Timestamp(since.parse().ok()?), what.to_owned()))
@@ -153,6 +161,9 @@ fn text(findings: &Findings) -> String {
     }
     for standby in &findings.standbys {
         line(format!("standby   {} since {}", standby.who(), standby.acquired_at));
+    }
+    if let Some(failed) = logins_line(findings) {
+        line(format!("login     {failed}"));
     }
     line(format!("market    {}", findings.market));
     line(format!("stream    {}", stream_line(findings)));
@@ -197,6 +208,19 @@ fn text(findings: &Findings) -> String {
         ));
     }
     out
+}
+
+/// What became of logins that failed, and when the next may be.
+fn logins_line(findings: &Findings) -> Option<String> {
+    let next = logins_next(findings)?;
+    Some(format!("{}; the next not before {next}", findings.logins.failed.in_words()))
+}
+
+/// When the next login may be, where some have failed.
+fn logins_next(findings: &Findings) -> Option<Timestamp> {
+    let Logins { last, failed } = &findings.logins;
+    let distance_s = failed.distance(findings.login_spacing).as_secs() as i64;
+    Some(last.filter(|_| failed.count > 0)?.plus(distance_s))
 }
 
 /// What is missing, and what is asked for next.
@@ -293,6 +317,11 @@ fn json(findings: &Findings) -> String {
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
+        "login": {
+            "last": findings.logins.last.map(|last| last.0),
+            "failed": findings.logins.failed.count,
+            "next": logins_next(findings).map(|next| next.0),
+        },
         "rooms": findings.rooms,
         "http": findings.http,
         "market": findings.market.json(),
@@ -333,6 +362,7 @@ mod tests {
     use super::*;
     use crate::domain::FeedIx;
     use crate::healer::plan::{Now, Plan, Waiting, Why};
+    use crate::ig::session::failed::Failed;
     use crate::ig::stream::state::Phase;
     use crate::store::{AllowanceSeen, AllowanceState};
     use crate::supervisor::keeper::RoomFailures;
@@ -432,6 +462,8 @@ mod tests {
                 granted: Some("unfiltered".to_owned()),
             }],
             outlook,
+            logins: Logins { last: Some(Timestamp(0)), failed: Failed::default() },
+            login_spacing: Duration::from_secs(61),
             trouble: Some((Timestamp(1_705_489_000), "IG is in trouble: system.error".to_owned())),
         }
     }
@@ -481,5 +513,20 @@ mod tests {
         assert_eq!(told["allowance"]["renews_at"], 1_705_700_000);
         assert_eq!(told["waiting"]["buckets"], 340);
         assert_eq!(told["waiting"]["by_pair"][1]["why"], "incident_cap");
+    }
+
+    #[test]
+    fn failed_logins_are_told_with_when_the_next_may_be() {
+        let mut findings = findings();
+        assert!(!text(&findings).contains("login "), "all is well");
+        findings.logins.failed = Failed { count: 3, distance_s: 244, why: "IG is in trouble".to_owned() };
+        let expected =
+            "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
+        assert!(text(&findings).contains(expected), "{}", text(&findings));
+        assert!(
+            json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#),
+            "{}",
+            json(&findings)
+        );
     }
 }

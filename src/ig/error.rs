@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::domain::Timestamp;
+
 /// Characters of outside text that an error may carry.
 const TEXT_MAX: usize = 160;
 
@@ -23,6 +25,16 @@ pub enum IgError {
     /// Too many requests within a minute: wait, then try again.
     #[error("IG's limit of requests a minute is reached ({0})")]
     RateLimited(String),
+    /// Logins have failed, and the next is not to be made yet: nothing was asked.
+    #[error("the next login is not before {at}: {why}")]
+    LoginLater {
+        /// When it may be made, UTC.
+        at: Timestamp,
+        /// From now until then.
+        wait: Duration,
+        /// What came of those before.
+        why: String,
+    },
     /// The week's historical data points are spent: wait for days, the stream goes on.
     #[error("IG's weekly allowance of historical data is spent ({0})")]
     AllowanceSpent(String),
@@ -63,9 +75,17 @@ impl IgError {
     pub fn came_before_any_history(&self) -> bool {
         match self {
             IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_) => true,
-            IgError::Unreachable(_) | IgError::CredentialsRefused(_) => true,
+            IgError::Unreachable(_) | IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
             IgError::Refused(code) => REFUSED_UNREAD.iter().any(|part| code.contains(part)),
             _ => false,
+        }
+    }
+
+    /// How long nobody need ask again, where that is known: until then there is no login.
+    pub fn pause(&self) -> Duration {
+        match self {
+            IgError::LoginLater { wait, .. } => *wait,
+            _ => Duration::ZERO,
         }
     }
 
@@ -181,7 +201,7 @@ mod tests {
             IgError::Retryable(_) | IgError::Unreachable(_) | IgError::Broken(_) => "retry",
             IgError::Misconfigured(_) => "misconfigured",
             IgError::Unauthorized(_) => "re-login",
-            IgError::RateLimited(_) => "wait",
+            IgError::RateLimited(_) | IgError::LoginLater { .. } => "wait",
             IgError::AllowanceSpent(_) => "week",
             IgError::CredentialsRefused(_) => "give up",
             IgError::Refused(_) => "refused",

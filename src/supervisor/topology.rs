@@ -848,7 +848,7 @@ async fn learn(
             }
             Err(error @ IgError::Misconfigured(_)) => return Err(Failure::configuration(error)),
             Err(error) => {
-                let pause = backoff.next_delay(fastrand::f64());
+                let pause = backoff.next_delay(fastrand::f64()).max(error.pause());
                 log::warn!(error:% = error, pause_ms = pause.as_millis() as u64; "cannot start yet");
                 standing.waits(format_args!("waiting for IG: {error}"), pause);
                 actix_rt::time::sleep(pause).await;

@@ -1068,6 +1068,23 @@ fn a_line_too_long_faults_its_own_subscription_only() {
     assert!(events[0].ends_with("… (1048585 bytes)"), "{}", events[0]);
 }
 
+#[test]
+fn a_line_without_an_end_ends_the_connection() {
+    let mut stage = Stage::new(&["options transport=http"]);
+    for line in ["open", "H: CONOK,S1,50000,5000,*⏎"] {
+        stage.play(line);
+    }
+    let (chunk, mut chunks, mut events) = (vec![b'x'; LINE_BYTES_MAX / 4], 0, Vec::new());
+    while events.is_empty() && chunks < 64 {
+        stage.session.handle_bytes(stage.now, &chunk, &mut |event| events.push(show(&event)));
+        chunks += 1;
+    }
+    assert_eq!((&events[..], chunks), (&["interrupted, connection closed".to_owned()][..], 32));
+    // What still comes of it is nobody's.
+    stage.session.handle_bytes(stage.now, b"x\r\nU,1,1,a|b\r\n", &mut |event| events.push(show(&event)));
+    assert_eq!(events.len(), 1, "{events:?}");
+}
+
 // The end.
 
 #[test]

@@ -13,6 +13,9 @@ use super::notification;
 /// Longest line that is taken, in bytes without its line end. The longest we expect is well
 /// under a kilobyte.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// A line that has not ended after so many bytes is taken for one without an end, behind which nothing else
+/// would ever come.
+pub const ENDLESS_BYTES_MIN: usize = 8 * LINE_BYTES_MAX;
 /// How much of a line goes to a log, in bytes.
 pub const EXCERPT_BYTES_MAX: usize = 200;
 
@@ -149,6 +152,11 @@ impl LineBuffer {
             }
         }
         self.hold(chunk);
+    }
+
+    /// Whether the line that has begun does not end.
+    pub fn is_endless(&self) -> bool {
+        self.begun_bytes >= ENDLESS_BYTES_MIN
     }
 
     fn hold(&mut self, bytes: &[u8]) {

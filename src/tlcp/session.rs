@@ -435,6 +435,11 @@ impl TlcpSession {
             }
         });
         self.line_buffer = buffer;
+        if self.line_buffer.is_endless() {
+            // Whoever sends it can do so as fast as it is read. Another connection brings what it was, or ends the session.
+            self.line_buffer = LineBuffer::default();
+            return self.handle_closed(now, Lost::Closed, on_event);
+        }
         if self.answers_unarmed {
             self.arm_answers(now);
         }

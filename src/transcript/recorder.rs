@@ -366,7 +366,7 @@ impl Writer {
                 format!("largest size reached: {} bytes", self.tape.limits.file_bytes)
             }
             Err(Stop::Refused(error)) => {
-                log::warn!(error:% = error; "the recording cannot be written and ends here");
+                log::error!(error:% = error; "the recording cannot be written and ends here");
                 return;
             }
         };

@@ -251,6 +251,39 @@ fn a_full_disk_costs_no_bar() {
     drop(disk);
 }
 
+/// What lies in a folder, by name.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn what_is_written_beside_the_database_leaves_nothing_half_on_a_full_disk() {
+    let world = World::new(Options { speed: Speed::Times(900.0), ..market(3) });
+    let disk = world.folder().join("disk");
+    let Some(disk) = SmallDisk::mount(&disk, 64 << 10) else {
+        return println!("skipped: no file system can be mounted here");
+    };
+    let place = |name: &str| disk.0.join(name).display().to_string();
+    let mut service = world.start(&format!("run --record {}", place("recording")), &[]);
+    service.wait_said("the recording cannot be written and ends here", 1);
+    fs::remove_file(place("recording")).unwrap();
+    world.wait(&mut service, "bars without a recording", |world| world.stored() > 28 * 16);
+    for line in [format!("backup {}", place("copy.db")), format!("export --output {}", place("bars.csv"))] {
+        let done = world.output(&line, &[]);
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{line}: {told}");
+        assert!(told.contains("full") || told.contains("No space"), "{line}: {told}");
+        assert_eq!(names_in(&disk.0), [""; 0], "{line}");
+    }
+    world.wait_complete(&mut service);
+    let log = service.stop();
+    assert_eq!(said(&log, "<3>"), 1, "{log:#?}");
+    world.verify(Holes::None);
+    drop(world);
+    drop(disk);
+}
+
 #[test]
 fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
     // As fast as the client takes it: the market outruns what may wait, so reading slows down.

@@ -117,35 +117,77 @@ fn garbage_in_answers_costs_no_bar_and_no_memory() {
     });
 }
 
-#[test]
-fn twenty_times_the_usual_rows_cost_no_bar_and_no_memory() {
-    // 28 pairs with 20 rows a second each; every quarter of a minute all bars end at once.
-    let end = Some(START.plus(3 * STEP + STEP / 2));
-    let world = World::new(Options { speed: Speed::Times(20.0), rows_per_bar: Some(300), end, ..market(0) });
+/// Rows a second of each pair: twenty times what IG sends.
+const ROWS_A_SECOND: f64 = 20.0;
+/// Market time against time in which there are so many: in some seconds there is no row.
+const FAST: f64 = 45.0;
+/// Rows that come at once: a thousand seconds' usual ones.
+const BURST: u64 = 28 * 1_000;
+
+/// Bars of four lengths of a bucket with so many rows each; the program's peak of memory, KiB, and rows a second
+/// of each pair.
+fn streamed(rows_per_bar: u32) -> (u64, f64) {
+    let begin = START.plus(STEP / 2);
+    let end = Some(begin.plus(4 * STEP));
+    let world =
+        World::new(Options { speed: Speed::Times(FAST), rows_per_bar: Some(rows_per_bar), end, ..market(0) });
     let mut service = world.run();
-    world.wait(&mut service, "bars", |world| world.number(STREAMED) >= 28);
+    world.wait(&mut service, "its first rows", |world| world.simulator().now() > begin);
     let process = Process(service.pid());
-    let (clock, rows, used) = (Clock::system(), world.simulator().stats().rows, process.usage());
-    let (began, before) = (clock.monotonic(), process.status("VmRSS:"));
-    process.forget_peak();
-    // What it does not read for a while comes all at once.
-    for bars in [40, 70] {
-        service.pause();
-        let rows = world.simulator().stats().rows;
-        world.wait_for("thousands of rows", |world| world.simulator().stats().rows > rows + 2_000);
-        service.go_on();
-        world.wait(&mut service, "more bars", |world| world.number(STREAMED) >= bars);
-    }
+    let (rows, used) = (world.simulator().stats().rows, process.usage());
     world.wait_complete(&mut service);
     let rows = world.simulator().stats().rows - rows;
-    let peak = process.status("VmHWM:");
+    let (peak, used) = (process.status("VmHWM:"), process.usage().since(&used).cpu());
+    let rate = rows as f64 / 28.0 / (4 * STEP) as f64 * FAST;
     println!(
-        "{rows} rows in {} s: {} ms of processor, {before} KiB before, peak {peak} KiB",
-        (clock.monotonic() - began).as_secs(),
-        process.usage().since(&used).cpu().as_millis(),
+        "{rows} rows, {rate:.1} a second and pair: {} ms of processor, peak {peak} KiB",
+        used.as_millis()
     );
-    assert!(peak < before + BURST_MAX_KIB, "{before} KiB have grown to {peak} KiB");
     service.stop();
     world.verify(Holes::None);
     assert_eq!(world.simulator().stats().sessions, 1, "it was given up while it was busy");
+    (peak, rate)
+}
+
+#[test]
+fn twenty_times_the_usual_rows_cost_no_bar_and_no_memory() {
+    let (usual, twenty) = std::thread::scope(|scope| {
+        let usual = scope.spawn(|| streamed(15));
+        (usual.join().unwrap(), streamed(300))
+    });
+    assert!(twenty.1 >= ROWS_A_SECOND, "{} rows a second and pair", twenty.1);
+    assert!(twenty.1 >= 10.0 * usual.1, "{} and {} rows a second and pair", usual.1, twenty.1);
+    assert!(twenty.0 < usual.0 + BURST_MAX_KIB, "{} KiB have become {}", usual.0, twenty.0);
+}
+
+#[test]
+fn a_thousand_seconds_of_rows_at_once_cost_no_bar_and_no_memory() {
+    let end = Some(START.plus(3 * 3_600 + STEP / 2));
+    let world =
+        World::new(Options { speed: Speed::Times(1_500.0), rows_per_bar: Some(300), end, ..market(0) });
+    let mut service = world.run();
+    world.wait(&mut service, "bars", |world| world.number(STREAMED) >= 28);
+    let process = Process(service.pid());
+    let before = process.status("VmRSS:");
+    process.forget_peak();
+    for _ in 0..3 {
+        service.pause();
+        let rows = world.simulator().stats().rows;
+        world.wait_for("what comes at once", |world| {
+            world.simulator().stats().rows >= rows + BURST || world.simulator().has_ended()
+        });
+        let rows = world.simulator().stats().rows - rows;
+        service.go_on();
+        let bars = world.number(STREAMED);
+        world.wait(&mut service, "more bars", |world| {
+            world.number(STREAMED) > bars || world.simulator().has_ended()
+        });
+        println!("{rows} rows at once: peak {} KiB, {before} before", process.status("VmHWM:"));
+    }
+    world.wait_complete(&mut service);
+    let peak = process.status("VmHWM:");
+    println!("peak {peak} KiB, {} sessions", world.simulator().stats().sessions);
+    assert!(peak < before + BURST_MAX_KIB, "{before} KiB have grown to {peak} KiB");
+    service.stop();
+    world.verify(Holes::None);
 }

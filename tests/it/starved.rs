@@ -252,3 +252,64 @@ fn a_locked_account_is_left_alone_however_often_it_starts() {
     }
     assert_eq!(world.simulator().stats().rest_requests, 1, "{starts} starts");
 }
+
+/// Where logins have failed for longer than this, the next is not waited for.
+const WAITED_FOR: Duration = Duration::from_secs(60);
+
+/// The most logins that can fail within this time, where the first two are a second apart.
+fn failed_logins_max(within: Duration) -> u64 {
+    let (mut logins, mut least_s) = (1, 0.0);
+    loop {
+        // Each distance is twice the one before, less a fifth, in whole seconds of a clock that tells no parts.
+        least_s += (0.8 * f64::powi(2.0, logins - 1)).floor().max(1.0) - 1.0;
+        if least_s > within.as_secs_f64() {
+            return u64::try_from(logins).unwrap();
+        }
+        logins += 1;
+    }
+}
+
+#[test]
+fn logins_that_fail_become_rare_however_often_it_starts() {
+    let starts = std::env::var("CANDLEKEEP_STARTS").map_or(16, |starts| starts.parse().unwrap());
+    let mut world = World::new(market(1));
+    let (code, path) = ("error.public-api.exceeded-api-key-allowance".to_owned(), "session".to_owned());
+    world.simulator().control().apply(Fault::RefuseRest { times: u32::MAX, status: 403, code, path });
+    let spacing = [("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "1")];
+    let clock = Clock::system();
+    let began = clock.monotonic();
+    for start in 0..starts {
+        let mut service = world.start("run", &spacing);
+        service.wait_said("cannot start yet", 1);
+        if start % 2 == 0 {
+            service.kill();
+        } else {
+            service.stop();
+        }
+    }
+    let (logins, took) = (world.simulator().stats().rest_requests, clock.monotonic() - began);
+    println!("{logins} logins in {starts} starts within {took:?}");
+    assert!(logins <= failed_logins_max(took), "{logins} logins within {took:?}");
+    let status = world.output("status", &[]);
+    let told = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(told.contains("login     the last") && told.contains("; the next not before 20"), "{told}");
+    // When IG has it again it comes by itself, and what failed is forgotten.
+    if took < WAITED_FOR {
+        world.replace(market(1));
+        let mut service = world.start("run", &spacing);
+        world.wait_complete(&mut service);
+        service.stop();
+        assert!(!String::from_utf8_lossy(&world.output("status", &[]).stdout).contains("login  "));
+        world.verify(Holes::None);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_nothing_else() {
+    let world = world(2, 8.0);
+    // Every write says that the disk is full.
+    let mut service = world.start_by(&["sh", "-c", "exec \"$@\" 2> /dev/full", "sh"], "run", &[]);
+    world.wait_complete(&mut service);
+    service.stop();
+    world.verify(Holes::None);
+}

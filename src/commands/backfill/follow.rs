@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{LOOK_EVERY, Order, TAKEN_WITHIN, settled};
 use crate::clock::Clock;
 use crate::commands::outlook::{self, Outlook, Wish, words};
+use crate::commands::remark;
 use crate::config::Config;
 use crate::domain::Pair;
 use crate::exit::Failure;
@@ -258,7 +259,7 @@ impl View {
         }
         let is_due = self.last_line.is_empty() || now.saturating_duration_since(self.printed) >= PRINT_EVERY;
         if self.shows && !self.is_terminal && is_due && self.most_missing > 0 && line != self.last_line {
-            eprintln!("{line}");
+            remark(&line);
             (self.printed, self.last_line) = (now, line);
         }
     }

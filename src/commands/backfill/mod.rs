@@ -12,7 +12,7 @@ pub use self::follow::Followed;
 use self::follow::Follower;
 pub use self::view::ended;
 use super::outlook::{self, Outlook, Wish};
-use super::{on_actix, say};
+use super::{on_actix, remark, say};
 use crate::cli::{Backfill, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -248,7 +248,7 @@ async fn hand_over(
         .map_err(|error| Failure::failed(format_args!("no thread for the database: {error}")))?;
     let asked = ask(&store, &order.wish).await?;
     if shows {
-        eprintln!("The running service fetches it; this only looks on, and Ctrl-C does not stop it.");
+        remark("The running service fetches it; this only looks on, and Ctrl-C does not stop it.");
     }
     let mut follower = Follower::new(config, order, store, asked, before, shows).beside_a_service();
     tokio::select! {

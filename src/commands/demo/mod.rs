@@ -13,7 +13,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::run::told_to_stop;
-use super::say;
+use super::{remark, say};
 use crate::cli::Demo;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
@@ -215,12 +215,12 @@ impl Progress {
         }
         if self.printed.is_none_or(|printed| now.saturating_duration_since(printed) >= PRINT_EVERY) {
             self.printed = Some(now);
-            eprintln!("{line}  {}%", bucket.clamp(0, BUCKETS) * 100 / BUCKETS);
+            remark(format_args!("{line}  {}%", bucket.clamp(0, BUCKETS) * 100 / BUCKETS));
         }
     }
 
     fn say(&self, text: &str) {
-        if self.is_terminal { self.bar.println(text) } else { eprintln!("{text}") }
+        if self.is_terminal { self.bar.println(text) } else { remark(text) }
     }
 
     fn finish(&self) {

@@ -7,7 +7,7 @@ use crate::commands::gaps::verify;
 use crate::config::{Config, Login};
 use crate::domain::{Timeframe, Timestamp};
 use crate::healer::actor::SETTING_TROUBLE;
-use crate::ig::session::actor::{SETTING_LAST_LOGIN, SETTING_REFUSED};
+use crate::ig::session::actor::{Logins, SETTING_REFUSED};
 use crate::ig::session::fingerprint;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
@@ -30,8 +30,8 @@ pub struct Known {
     pub stream: Option<StreamState>,
     /// What keeps the healer from healing.
     pub trouble: Option<String>,
-    /// The last login.
-    pub last_login: Option<Timestamp>,
+    /// The last login, and those that failed.
+    pub logins: Logins,
     /// Data points, as far as is known.
     pub allowance: Option<AllowanceState>,
     /// The end of the newest bar.
@@ -79,7 +79,7 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
             probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)).unwrap_or_default(),
             stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
             trouble: store.setting(SETTING_TROUBLE)?.filter(|text| !text.is_empty()),
-            last_login: store.setting(SETTING_LAST_LOGIN)?.and_then(|text| text.parse().ok()).map(Timestamp),
+            logins: Logins::read(store)?,
             allowance: allowance.map(|key| store.allowance(&key, now)).transpose()?,
             newest: newest.map(|(_, timeframe, start)| start.plus(timeframe.seconds())).max(),
             server: server.clone(),

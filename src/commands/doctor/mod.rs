@@ -30,7 +30,6 @@ use crate::config::{self, Config, ConfigError, Flags, Login};
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
 use crate::ig::rest::{http_client_for, reach};
-use crate::ig::session::tokens::login_wait;
 use crate::ig::stream::probes::Probes;
 use crate::store::StoreError;
 use crate::writer::recovery;
@@ -195,7 +194,7 @@ fn why_not(
             if known.environment.as_deref().is_some_and(|bound| bound != config.ig.environment.as_str()) {
                 return Some(NoLogin::NoPlace("the database belongs to another environment".to_owned()));
             }
-            let wait = login_wait(known.last_login, config.session.login_spacing, now);
+            let wait = known.logins.wait(config.session.login_spacing, now);
             if wait > broker::WAIT_MAX {
                 return Some(NoLogin::TooSoon(wait.as_secs()));
             }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::failed::{self, Failed};
 use super::fingerprint::{self, in_database};
 use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens, login_wait};
 use crate::clock::Clock;
@@ -25,7 +26,7 @@ use crate::ig::models::OauthToken;
 use crate::ig::rest::RestClient;
 use crate::messages::{GetTokens, LogOut, TokensRefused};
 use crate::secret::Secret;
-use crate::store::StoreHandle;
+use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 
 /// A login takes so long at most, beside the distance that it keeps from the last: a few calls to IG, each
@@ -304,14 +305,14 @@ impl Session {
 
     async fn try_log_in(&self, generation: u64) -> Result<Tokens, IgError> {
         let fingerprint = self.check_not_refused_before().await?;
-        let last_login = self.wait_for_turn().await?;
+        let before = self.wait_for_turn().await?;
         let result = match self.settings.version {
             3 => self.log_in_v3(generation).await,
             _ => self.log_in_v2(generation).await,
         };
         let result = result.and_then(|tokens| stays_in_tls(&self.settings.api_url, tokens));
         match &result {
-            Ok(_) => self.save(SETTING_REFUSED, String::new()).await.unwrap_or_else(|error| {
+            Ok(_) => self.note_success().await.unwrap_or_else(|error| {
                 // The login is made, and is not thrown away for a note.
                 log::warn!(error:% = error; "that these credentials work now could not be noted");
             }),
@@ -322,10 +323,22 @@ impl Session {
                 });
             }
             // No login was made, so the next need not keep its distance from it.
-            Err(IgError::Unreachable(_)) => self.note_login(last_login).await?,
+            Err(IgError::Unreachable(_)) => self.note(&before).await?,
             Err(_) => {}
         }
+        if let Err(error) = &result
+            && !matches!(error, IgError::Unreachable(_))
+        {
+            // Counted it is already.
+            let failed = self.logins().await?.failed;
+            self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await?;
+        }
         result
+    }
+
+    async fn note_success(&self) -> Result<(), IgError> {
+        self.save(SETTING_REFUSED, String::new()).await?;
+        self.save(failed::SETTING, String::new()).await
     }
 
     async fn log_in_v2(&self, generation: u64) -> Result<Tokens, IgError> {
@@ -414,22 +427,42 @@ impl Session {
         Ok(print)
     }
 
-    /// Waits until a login keeps its distance from the last, and takes note of this one before
-    /// it is made. Answers the one before.
-    async fn wait_for_turn(&self) -> Result<Option<Timestamp>, IgError> {
-        let last = self.load(SETTING_LAST_LOGIN).await?.and_then(|text| text.parse().ok()).map(Timestamp);
-        let wait = login_wait(last, self.settings.login_spacing, self.clock.wall());
+    /// Waits until a login keeps its distance from the last, and takes note of this one before it is made:
+    /// as one that failed, so that a process that is killed meanwhile leaves no gap in the count. Answers what
+    /// was noted before.
+    ///
+    /// # Errors
+    /// [`IgError::LoginLater`] where it would have to wait for longer than the spacing.
+    async fn wait_for_turn(&self) -> Result<Logins, IgError> {
+        let spacing = self.settings.login_spacing;
+        let mut before = self.logins().await?;
+        let now = self.clock.wall();
+        if before.last.is_some_and(|last| last > now) {
+            // The clock was set back: from now on the distance passes.
+            before.last = Some(now);
+            self.note(&before).await?;
+        }
+        let wait = before.wait(spacing, now);
+        if wait > spacing {
+            let at = now.plus(wait.as_secs() as i64);
+            return Err(IgError::LoginLater { at, wait, why: before.failed.in_words() });
+        }
         if !wait.is_zero() {
             log::info!(wait_s = wait.as_secs(); "waiting before the next login");
             actix_rt::time::sleep(wait).await;
         }
-        self.note_login(Some(self.clock.wall())).await?;
-        Ok(last)
+        let failed = before.failed.and_one(spacing, fastrand::f64());
+        self.note(&Logins { last: Some(self.clock.wall()), failed }).await?;
+        Ok(before)
     }
 
-    async fn note_login(&self, at: Option<Timestamp>) -> Result<(), IgError> {
-        let at = at.map(|at| at.0.to_string()).unwrap_or_default();
-        self.save(SETTING_LAST_LOGIN, at).await
+    async fn logins(&self) -> Result<Logins, IgError> {
+        self.store.run(Logins::read).await.map_err(in_database)
+    }
+
+    async fn note(&self, logins: &Logins) -> Result<(), IgError> {
+        self.save(failed::SETTING, logins.failed.write()).await?;
+        self.save(SETTING_LAST_LOGIN, logins.last.map(|at| at.0.to_string()).unwrap_or_default()).await
     }
 
     async fn load(&self, key: &'static str) -> Result<Option<String>, IgError> {
@@ -438,6 +471,32 @@ impl Session {
 
     async fn save(&self, key: &'static str, value: String) -> Result<(), IgError> {
         self.store.run(move |store| store.set_setting(key, &value)).await.map_err(in_database)
+    }
+}
+
+/// What the database knows of logins.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    /// The last one.
+    pub last: Option<Timestamp>,
+    /// Those since one succeeded.
+    pub failed: Failed,
+}
+
+impl Logins {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn read(store: &mut Store) -> Result<Logins, StoreError> {
+        let last = store.setting(SETTING_LAST_LOGIN)?.and_then(|text| text.parse().ok()).map(Timestamp);
+        let failed = store.setting(failed::SETTING)?.map(|text| Failed::read(&text)).unwrap_or_default();
+        Ok(Logins { last, failed })
+    }
+
+    /// How long there is to be no other.
+    pub fn wait(&self, spacing: Duration, now: Timestamp) -> Duration {
+        login_wait(self.last, self.failed.distance(spacing), now)
     }
 }
 
@@ -473,12 +532,124 @@ fn offset_s(hours: Option<f64>) -> i64 {
 mod tests {
     use super::*;
     use crate::ig::rest::{fake, http_client};
-    use crate::store::{DatabaseUrl, Store};
+    use crate::store::DatabaseUrl;
     use crate::supervisor::{Alert, Room};
 
     const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
     const SESSION: &str = r#"{"accountId":"ABC12"}"#;
     const DISABLED: &str = r#"{"errorCode":"error.security.api-key-disabled"}"#;
+
+    fn settings(base: &str, login_spacing: Duration) -> SessionSettings {
+        let secret = || Secret::new("secret");
+        SessionSettings {
+            credentials: Login { api_key: secret(), username: secret(), password: secret() },
+            api_url: base.to_owned(),
+            account_id: None,
+            version: 2,
+            login_spacing,
+            retry_refused: true,
+        }
+    }
+
+    /// A session of a process that has just started.
+    fn session(store: &StoreHandle, clock: &Clock, settings: SessionSettings) -> Rc<Session> {
+        let (alarm, _) = Alarm::new();
+        let rest = RestClient::new(http_client(), &settings.api_url, Secret::new("secret"));
+        let lifeline = Lifeline::alone(Room::Session, &alarm);
+        SessionActor::new(rest, store.clone(), clock.clone(), settings, Desk::default(), lifeline)
+            .session
+            .clone()
+    }
+
+    /// How often a day of processes that each live for one attempt asks for a login, with IG answering so.
+    async fn logins_a_day(answers: &[(u16, &str)]) -> usize {
+        const SPACING: Duration = Duration::from_secs(61);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        let answers = answers.iter().map(|(status, json)| fake::answer(*status, json));
+        let (base, asked) = fake::server(answers.cycle().take(1_000).collect());
+        let begin = Timestamp(1_700_000_000);
+        let clock = Clock::simulated(begin, 0);
+        let logins = || asked.lock().unwrap().iter().filter(|asked| *asked == "POST /session").count();
+        while clock.wall().since(begin) < 24 * 3_600 {
+            let before = logins();
+            let told = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
+            assert_eq!(logins(), before + 1, "{told:?}");
+            let wait = store.run(Logins::read).await.unwrap().wait(SPACING, clock.wall());
+            assert!(wait >= SPACING, "{wait:?}");
+            // Whoever starts meanwhile leaves IG alone, and says until when.
+            if wait > SPACING {
+                let early = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
+                assert_eq!(early.pause(), wait, "{early}");
+                assert!(early.to_string().ends_with(&told.to_string()), "{early}");
+                assert_eq!(logins(), before + 1);
+            }
+            clock.advance(wait);
+        }
+        logins()
+    }
+
+    #[actix::test]
+    async fn whatever_a_day_of_logins_fails_with_there_are_few() {
+        let dead = r#"{"errorCode":"error.security.account-token-invalid"}"#;
+        let code = |code: &str| format!(r#"{{"errorCode":"{code}"}}"#);
+        for (status, answer) in [
+            (401, code("error.security.generic")),
+            (403, code("error.public-api.exceeded-api-key-allowance")),
+            (403, code("error.public-api.exceeded-account-allowance")),
+            (403, code("some.new.code")),
+            (429, String::new()),
+            (500, code("system.error")),
+            (500, code("error.security.get.session.timeout")),
+            (503, "<html>maintenance</html>".to_owned()),
+            (504, code("error.security.authentication.timeout")),
+            (200, "{}".to_owned()),
+        ] {
+            let logins = logins_a_day(&[(status, &answer)]).await;
+            println!("{status} {answer}: {logins} logins a day");
+            assert!((40..=65).contains(&logins), "{status} {answer}: {logins}");
+        }
+        // A login that is granted with tokens that are dead.
+        assert!(logins_a_day(&[(200, LOGIN), (401, dead)]).await <= 65);
+    }
+
+    #[actix::test]
+    async fn a_login_that_succeeds_forgets_those_before_and_a_clock_set_back_does_not_hold_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        let failed = Failed { count: 7, distance_s: 1_800, why: "x".to_owned() };
+        let now = Timestamp(1_700_000_000);
+        let (text, future) = (failed.write(), now.plus(86_400).0.to_string());
+        store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
+        store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
+        let (base, asked) = fake::server([LOGIN, SESSION].map(fake::ok).to_vec());
+        let clock = Clock::simulated(now, 0);
+        let session = session(&store, &clock, settings(&base, Duration::from_secs(61)));
+        let early = session.tokens(true).await.unwrap_err();
+        assert_eq!(early.pause().as_secs(), 1_800);
+        clock.advance(Duration::from_secs(1_800));
+        session.tokens(true).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), ["POST /session", "GET /session"]);
+        assert_eq!(store.run(Logins::read).await.unwrap().failed, Failed::default());
+    }
+
+    #[actix::test]
+    async fn a_login_that_never_reached_ig_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        let clock = Clock::simulated(Timestamp(1_700_000_000), 0);
+        // Nobody listens there.
+        let session = session(&store, &clock, settings("http://127.0.0.1:1", Duration::from_secs(61)));
+        for _ in 0..3 {
+            let told = session.tokens(true).await.unwrap_err();
+            assert!(matches!(told, IgError::Unreachable(_)), "{told}");
+        }
+        let logins = store.run(Logins::read).await.unwrap();
+        assert_eq!((logins.last, logins.failed), (None, Failed::default()));
+    }
 
     /// A session that logs in and then has its tokens tested, with IG answering so; what came of
     /// the test, what was asked, and with which codes the process was asked to end.
@@ -489,17 +660,9 @@ mod tests {
         let begin = [(200, LOGIN), (200, SESSION)];
         let answers = begin.iter().chain(answers).map(|(status, json)| fake::answer(*status, json)).collect();
         let (base, asked) = fake::server(answers);
-        let secret = || Secret::new("secret");
-        let settings = SessionSettings {
-            credentials: Login { api_key: secret(), username: secret(), password: secret() },
-            api_url: base.clone(),
-            account_id: None,
-            version: 2,
-            login_spacing: Duration::ZERO,
-            retry_refused: true,
-        };
+        let settings = settings(&base, Duration::ZERO);
         let (alarm, mut alerts) = Alarm::new();
-        let rest = RestClient::new(http_client(), &base, secret());
+        let rest = RestClient::new(http_client(), &base, Secret::new("secret"));
         let lifeline = Lifeline::alone(Room::Session, &alarm);
         let actor = SessionActor::new(rest, store, Clock::system(), settings, Desk::default(), lifeline);
         let session = actor.session.clone();

@@ -1,5 +1,6 @@
 //! The login with IG: one at a time, spaced, verified, on the right account.
 
 pub mod actor;
+pub mod failed;
 pub mod fingerprint;
 pub mod tokens;

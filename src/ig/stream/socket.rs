@@ -299,6 +299,23 @@ mod tests {
     use crate::ig::rest::{fake, http_client};
 
     #[actix::test]
+    async fn a_server_that_closes_without_an_answer_refuses_and_one_that_is_not_there_does_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let closing = std::thread::spawn(move || {
+            let mut connection = std::io::BufReader::new(listener.accept().unwrap().0);
+            fake::request(&mut connection).unwrap()
+        });
+        // As a proxy does that knows no WebSocket: over HTTP it may be had.
+        let error = http_client().ws(&base).connect().await.map(drop).unwrap_err();
+        assert_eq!((kind(&error), why(&error).as_str()), (Lost::Refused, "closed without an answer"));
+        assert_eq!(closing.join().unwrap(), "GET /");
+        // Its listener is gone with it.
+        let error = http_client().ws(&base).connect().await.map(drop).unwrap_err();
+        assert_eq!(kind(&error), Lost::Unreachable, "{}", why(&error));
+    }
+
+    #[actix::test]
     async fn an_answer_beside_the_stream_comes_whole_or_not_at_all() {
         let whole = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nREQOK,1\r\n";
         let begun = "HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nREQOK,1\r\n";
