@@ -41,11 +41,8 @@ fn serving(world: &World, variables: &[(&str, &str)]) -> (Service, SocketAddr) {
     let mut all = vec![("CANDLEKEEP_HTTP", "127.0.0.1:0")];
     all.extend(variables);
     let mut service = world.start("run", &all);
-    service.wait_said("serving HTTP", 1);
-    let log = service.log();
-    let line = log.iter().find(|line| line.contains("serving HTTP")).unwrap();
-    let (_, address) = line.split_once("address=").expect("it says where");
-    (service, address.parse().unwrap())
+    let address = service.http_address();
+    (service, address)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
