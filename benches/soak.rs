@@ -48,9 +48,11 @@ const JUDGED_FROM: usize = 4;
 /// By how much its own memory may be more in the last third, at the median, than in the second, KiB. Of a month
 /// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make; measured are 0 without faults and 150 with them.
 const GROWTH_MAX_KIB: i64 = 512;
+/// Market time that passes before the program is let come to rest.
+const STRETCH_S: i64 = 4 * 3_600;
 /// It is at rest that used no more than this between two looks, for so long: what its timers and HTTP cost is less.
 const IDLE_CPU: Duration = Duration::from_millis(5);
-const IDLE: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_millis(200);
 /// What HTTP is asked for, and how often in real time: a market second is shorter than a real one.
 const ASKED: [&str; 3] = ["/healthz", "/metrics", "/v1/status"];
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -187,18 +189,18 @@ fn soak(world: &World, service: &mut Service, days: i64, is_locked: bool) -> Vec
     );
     for day in 1..=days {
         let end = START.plus(day * DAY_S);
-        // A day at a time, or what is measured is how far the market is ahead of the disk.
-        world.simulator().control().hold_at(Some(end));
         if is_locked && day % LOCKED_EVERY_DAYS == LOCKED_EVERY_DAYS / 2 {
             lock(world, service);
         }
-        // Each hour has the patience of one: while a weekend's market is silent, nothing shows that a session works,
-        // and each end of one is followed by a pause of up to a minute.
-        for hour in (0..24).rev() {
-            let reached = end.plus(-3_600 * hour);
+        // A stretch at a time, or what is measured is how far the market is ahead of the disk. Each has the patience
+        // of one: while a weekend's market is silent nothing shows that a session works, and each end of one is
+        // followed by a pause of up to a minute.
+        for left_s in (0..DAY_S / STRETCH_S).rev().map(|left| left * STRETCH_S) {
+            let reached = end.plus(-left_s);
+            world.simulator().control().hold_at(Some(reached));
             world.wait(service, &reached.to_string(), |world| world.simulator().now() >= reached);
+            rest(service, process);
         }
-        rest(service, process);
         let sample = Sample {
             own_kib: process.status("RssAnon:"),
             peak_kib: process.status("VmHWM:"),
