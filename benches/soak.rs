@@ -46,7 +46,8 @@ const LOCKED_FOR: Duration = Duration::from_secs(7);
 /// A third of fewer days than this is judged by nobody.
 const JUDGED_FROM: usize = 4;
 /// By how much its own memory may be more in the last third, at the median, than in the second, KiB. Of a month
-/// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make; measured are 0 without faults and 84 with them.
+/// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make; measured are 0
+/// without faults, 84 with them, 232 with HTTP besides.
 const GROWTH_MAX_KIB: i64 = 512;
 /// Market time that passes before the program is let come to rest.
 const STRETCH_S: i64 = 4 * 3_600;
