@@ -1,6 +1,7 @@
 //! What can be made to go wrong while the simulator runs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
@@ -379,6 +380,12 @@ impl Control {
     /// [`Speed::Max`]: super::Speed::Max
     pub fn refuse_streams_until(&self, until: Timestamp) {
         self.shared.set_refusing(Refusing::Until(until));
+        self.shared.wake.notify_one();
+    }
+
+    /// Has market time stand still once it is `at`; streams stay open. None lets it go on to its end.
+    pub fn hold_at(&self, at: Option<Timestamp>) {
+        self.shared.hold.store(at.map_or(i64::MAX, |at| at.0), Ordering::Release);
         self.shared.wake.notify_one();
     }
 

@@ -74,6 +74,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, speed: Speed, mut gate: Gate, end
             (feed.now(), feed.items())
         };
         let to_come = shared.apply_due(now);
+        let end = end.min(shared.hold());
         let outage_ends = shared.outage_ends().filter(|ends| speed == Speed::Max && *ends > now);
         if now >= end || !(gate.is_open(items, real) || outage_ends.is_some()) {
             pace = None;

@@ -239,6 +239,8 @@ pub(crate) struct Shared {
     rest_faults: Mutex<RestFaults>,
     plan: Mutex<Plan>,
     now: AtomicI64,
+    /// Market time goes no further than this.
+    hold: AtomicI64,
     rest_requests: AtomicU64,
     rest_refusals: AtomicU64,
     logins: AtomicU64,
@@ -265,6 +267,10 @@ impl Shared {
 
     fn set_now(&self, now: Timestamp) {
         self.now.store(now.0, Ordering::Release);
+    }
+
+    fn hold(&self) -> Timestamp {
+        Timestamp(self.hold.load(Ordering::Acquire))
     }
 
     fn set_refusing(&self, refusing: Refusing) {
@@ -512,6 +518,7 @@ fn share(options: &Options, built: Built) -> Shared {
         rest_faults: Mutex::default(),
         plan: Mutex::new(options.faults.plan(built.start)),
         now: AtomicI64::new(built.start.0),
+        hold: AtomicI64::new(i64::MAX),
         rest_requests: AtomicU64::new(0),
         rest_refusals: AtomicU64::new(0),
         logins: AtomicU64::new(0),

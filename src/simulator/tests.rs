@@ -539,6 +539,31 @@ async fn a_silent_stream_is_probed() {
 }
 
 #[actix_web::test]
+async fn held_time_stands_still_while_somebody_listens_and_goes_on_when_let() {
+    let simulator = start(options()).unwrap();
+    let control = simulator.control();
+    let (held, end) = (at("2024-01-17T10:20:00Z"), at("2024-01-17T11:00:00Z"));
+    control.hold_at(Some(held));
+    let rest = Rest::login(&simulator).await;
+    let mut stream = Stream::login(&simulator, &rest).await;
+    stream
+        .send(&format!("control\r\n{}", add(1, "CHART:CS.D.EURUSD.CFD.IP:5MINUTE", "&LS_snapshot=true")))
+        .await;
+    while simulator.now() < held {
+        stream.line().await.unwrap();
+    }
+    for _ in 0..1_000 {
+        actix_rt::task::yield_now().await;
+    }
+    assert_eq!(simulator.now(), held);
+    control.hold_at(None);
+    while simulator.now() < end {
+        stream.line().await.unwrap();
+    }
+    simulator.stop().await;
+}
+
+#[actix_web::test]
 async fn a_cut_drops_sockets_and_an_outage_costs_its_bars() {
     let simulator = start(Options { end: None, ..options() }).unwrap();
     let control = simulator.control();

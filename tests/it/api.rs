@@ -50,17 +50,8 @@ fn starting(world: &World, variables: &[(&str, &str)]) -> (Service, SocketAddr) 
     let mut all = vec![("CANDLEKEEP_HTTP", "127.0.0.1:0")];
     all.extend(variables);
     let mut service = world.start("run", &all);
-    let address = address_of(&mut service);
+    let address = service.http_address();
     (service, address)
-}
-
-/// Where this service listens.
-pub(super) fn address_of(service: &mut Service) -> SocketAddr {
-    service.wait_said("serving HTTP", 1);
-    let log = service.log();
-    let line = log.iter().find(|line| line.contains("serving HTTP")).unwrap();
-    let (_, address) = line.split_once("address=").expect("it says where");
-    address.parse().unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

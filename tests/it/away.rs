@@ -287,7 +287,7 @@ fn what_is_written_beside_the_database_leaves_nothing_half_on_a_full_disk() {
 #[test]
 fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
     // As fast as the client takes it: the market outruns what may wait, so reading slows down.
-    let world = World::new(Options { rows_per_bar: Some(2), ..market(1_000) });
+    let world = World::new(Options { rows_per_bar: Some(2), ..market(650) });
     let mut service = world.start(
         "run",
         &[
@@ -299,9 +299,12 @@ fn without_a_spool_a_lock_slows_the_stream_and_costs_no_bar() {
             ("CANDLEKEEP_STREAM_INACTIVITY_MS", "1000"),
         ],
     );
+    // Until the database is locked, so that enough of it is left then.
+    world.simulator().control().hold_at(Some(START.plus(100 * STEP)));
     service.wait_said("no spool can be made", 1);
     world.wait(&mut service, "bars", |world| world.stored() > 28 * 40);
     let lock = Lock::take(&world);
+    world.simulator().control().hold_at(None);
     service.wait_said("writer::actor: the database is away, bars wait", 1);
     // Market time stands still once as many findings wait as may.
     let mut last = world.simulator().now();

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use candlekeep::simulator::{Account, AccountType, Credentials, Options, Refusal, Rubbish, Speed};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::api::{address_of, ask};
+use super::api::ask;
 use super::front::Front;
 use super::postgres;
 use super::systemd::Manager;
@@ -145,7 +145,7 @@ impl Said {
 
     /// What a service answers to whoever has the token, and to whoever has not.
     fn http(&mut self, service: &mut Service) {
-        let address = address_of(service);
+        let address = service.http_address();
         let token = format!("Authorization: Bearer {HTTP_TOKEN}\r\n");
         for (path, headers) in ["/healthz", "/v1/status", "/metrics", "/nothing"]
             .iter()
@@ -362,7 +362,7 @@ fn no_secret_is_written_where_rooms_panic_or_asked_for_over_http_or_told_to_syst
                   writer.facts:60=panic,history.fetch:5=panic";
     let line = format!("run --failpoint {}", points.replace(' ', ""));
     let mut service = manager.start(&world, &line, &with(&[]));
-    let address = address_of(&mut service);
+    let address = service.http_address();
     let token = format!("Authorization: Bearer {HTTP_TOKEN}\r\n");
     service.wait("all of them to be built anew", || {
         let health = ask(address, "GET /healthz", &token).json();
@@ -423,7 +423,7 @@ fn the_password_of_a_server_is_in_no_log_and_no_error() {
     for (_, line) in &manager.told {
         said.0.push(("what systemd is told".to_owned(), line.clone().into_bytes()));
     }
-    let address = address_of(&mut service);
+    let address = service.http_address();
     for path in ["/healthz", "/v1/status", "/metrics"] {
         said.0.push((path.to_owned(), ask(address, &format!("GET {path}"), "").body.into_bytes()));
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -437,6 +438,15 @@ impl Service {
         let log = self.log.clone();
         let said = || log.lock().unwrap().iter().filter(|line| line.contains(text)).count();
         self.wait(text, || said() >= times);
+    }
+
+    /// Where its HTTP interface listens, once it does.
+    pub fn http_address(&mut self) -> SocketAddr {
+        self.wait_said("serving HTTP", 1);
+        let log = self.log();
+        let line = log.iter().find(|line| line.contains("serving HTTP")).unwrap();
+        let (_, address) = line.split_once("address=").expect("it says where");
+        address.parse().unwrap()
     }
 
     fn signal(&self, name: &str) {
