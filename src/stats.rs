@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::domain::{Fact, Mark, Reason, State};
+use crate::domain::{Fact, Mark, Reason, Source, State};
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -141,6 +141,8 @@ pub struct Stats {
     pub lines_skipped: Counter,
     /// Bars settled, from the stream and from REST, corrections included.
     pub bars_settled: Counter,
+    /// Bars settled by the stream, corrections included.
+    pub bars_streamed: Counter,
     /// Settled bars with bid above ask in some price: kept, since brokers' records have them.
     pub bars_crossed: Counter,
     /// Bars of hours in which the calendar has the market closed: kept, since reality wins.
@@ -185,6 +187,7 @@ impl Stats {
             match fact {
                 Fact::Settled(bar) => {
                     self.bars_settled.add(1);
+                    self.bars_streamed.add(u64::from(bar.source == Source::Stream));
                     self.bars_crossed.add(u64::from(bar.is_crossed()));
                 }
                 Fact::Marked(mark)

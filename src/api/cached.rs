@@ -63,11 +63,14 @@ impl<T: Send + Sync + 'static> Cached<T> {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, reading).await {
+        match tokio::time::timeout(PATIENCE, reading.clone()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => {
                 // It panicked, which is in the log; the next one tries again.
-                locked(&self.state).reading = None;
+                let mut state = locked(&self.state);
+                if state.reading.as_ref().is_some_and(|current| current.ptr_eq(&reading)) {
+                    state.reading = None;
+                }
                 Err("reading failed".into())
             }
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs()).into()),

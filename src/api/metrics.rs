@@ -62,11 +62,10 @@ impl Families {
     fn of_the_process(&mut self, stats: &Stats, health: &HealthReport) {
         let version = labels(&[("version", &env!("CARGO_PKG_VERSION"))]);
         self.gauges("candlekeep_build_info", "Which version this is.", vec![(version, 1.0)]);
-        let streamed = stats.bars_settled.get().saturating_sub(stats.bars_fetched.get());
         self.counters(
             "candlekeep_bars_settled_total",
             "Bars settled since the start, corrections included.",
-            [(Source::Stream, streamed), (Source::Rest, stats.bars_fetched.get())]
+            [(Source::Stream, stats.bars_streamed.get()), (Source::Rest, stats.bars_fetched.get())]
                 .map(|(source, bars)| (labels(&[("source", &source)]), bars))
                 .into(),
         );
@@ -210,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_told_in_the_text_format() {
         let stats = Stats::default();
-        stats.bars_settled.add(30);
+        stats.bars_streamed.add(28);
         stats.bars_fetched.add(2);
         stats.close_to_durable.add(Duration::from_millis(4), 28);
         stats.close_to_durable.add(Duration::from_millis(40), 1);

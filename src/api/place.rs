@@ -18,12 +18,14 @@ pub struct Place {
     pub since: i64,
     /// Why it cannot be served.
     pub error: Option<String>,
+    /// The process that says so: what another has left says nothing of the present one.
+    pub pid: u32,
 }
 
 impl Place {
     /// Nothing is to listen.
     pub fn off(now: Timestamp) -> Place {
-        Place { since: now.0, ..Place::default() }
+        Place { since: now.0, pid: std::process::id(), ..Place::default() }
     }
 
     /// Reads what was kept; anything unreadable is as good as nothing.
@@ -55,7 +57,8 @@ pub(super) fn tell(
     now: Timestamp,
 ) -> bool {
     place.send_if_modified(|place| {
-        let next = Place { address: Some(address.to_owned()), since: now.0, error };
+        let (address, pid) = (Some(address.to_owned()), std::process::id());
+        let next = Place { address, since: now.0, error, pid };
         let is_news = (&place.address, &place.error) != (&next.address, &next.error);
         if is_news {
             *place = next;

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::cell::Cell;
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,16 +83,12 @@ impl Door {
     }
 }
 
-/// Reads the token; warns where others can too.
+/// Reads the token. Whether others can too is warned about with the other secrets.
 fn read_token(path: &Path) -> Result<Token, Failure> {
     let unusable = |why: &dyn std::fmt::Display| {
         Failure::configuration(format_args!("http.token_file {}: {why}", path.display()))
     };
     let file = std::fs::File::open(path).map_err(|error| unusable(&error))?;
-    let about = file.metadata().map_err(|error| unusable(&error))?;
-    if about.permissions().mode() & 0o077 != 0 {
-        log::warn!(file:% = path.display(); "others can read the token of the HTTP interface: chmod 600");
-    }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| unusable(&error))?;
     Token::parse(&text).map_err(|error| unusable(&error))

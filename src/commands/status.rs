@@ -110,6 +110,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     // A market that goes by its own clock is as old as its newest bar.
     let lease = store.lease(now)?;
     let standbys = store.standbys(now)?;
+    let collector = lease.as_ref().filter(|lease| lease.alive).map(|lease| lease.pid);
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
@@ -129,7 +130,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
         rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
-        http: store.setting(place::SETTING)?.and_then(|text| Place::read(&text)),
+        http: store
+            .setting(place::SETTING)?
+            .and_then(|text| Place::read(&text))
+            .filter(|place| collector == Some(place.pid.into())),
         logins: Logins::read(&mut store)?,
         login_spacing: config.session.login_spacing,
         trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {
@@ -155,8 +159,7 @@ fn text(findings: &Findings) -> String {
             (words::counted(failures.restarts as usize, "time"), Timestamp(failures.last_at));
         line(format!("          {room} restarted {times}, last {last_at}: {}", failures.why));
     }
-    let http = findings.http.as_ref().filter(|_| findings.lease.as_ref().is_some_and(|lease| lease.alive));
-    if let Some(http) = http {
+    if let Some(http) = &findings.http {
         line(format!("http      {}", http.told()));
     }
     for standby in &findings.standbys {
@@ -436,6 +439,7 @@ mod tests {
                 .into(),
             },
             http: Some(Place {
+                pid: 4711,
                 address: Some("127.0.0.1:8017".to_owned()),
                 since: 1_705_480_000,
                 error: Some("address in use".to_owned()),

@@ -126,7 +126,10 @@ impl Log for Logger {
         }
         if record.level() <= Level::Info && !matches!(record.target(), PANICS | SUMMARY) {
             let (kind, text) = (kind(record), cut(&record.args().to_string()));
-            let admitted = self.repeats().admit(kind, || text, self.clock.monotonic());
+            let mut cause = Cause::default();
+            // It fails for nobody.
+            let _ = record.key_values().visit(&mut cause);
+            let admitted = self.repeats().admit(kind, &cause.0, || text, self.clock.monotonic());
             self.tell(&admitted.told);
             if !admitted.shown {
                 return;
@@ -162,6 +165,19 @@ impl<'kvs> VisitSource<'kvs> for Who {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
         if let Some(key) = WHO.into_iter().find(|known| *known == key.as_str()) {
             self.0.push((key, cut(&value.to_string())));
+        }
+        Ok(())
+    }
+}
+
+/// Collects the values that say why something has happened.
+#[derive(Default)]
+struct Cause(String);
+
+impl<'kvs> VisitSource<'kvs> for Cause {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        if repeats::CAUSES.contains(&key.as_str()) {
+            self.0.push_str(&cut(&value.to_string()));
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //! Events are of one [`Kind`] where level, target and the message's template agree, and those of their values
 //! that say *whom* they are about ([`WHO`]); what a peer can make up, such as the text of a line that cannot be
 //! read, makes no kind. Of each kind the first few in a window are shown as they come. The others are counted,
-//! and told as `repeated=n` when the window ends, or the process. While that goes on, later windows show one.
+//! and told as `repeated=n` when the window ends, or the process. While that goes on, later windows show one. One that
+//! gives another cause than the last that was shown ([`CAUSES`]) is shown on top, a few times a window.
 //!
 //! Another text in between does not end a window, as it does in syslog: two that take turns would be told as
 //! often as they come.
@@ -15,6 +16,12 @@ use log::Level;
 
 /// Values that tell events of one template apart.
 pub const WHO: [&str; 3] = ["room", "pair", "timeframe"];
+/// Values that say why something has happened: an event with another cause than the last that was shown is news.
+pub const CAUSES: [&str; 4] = ["error", "why", "cause", "how"];
+/// Events that a window shows on top for their causes: a peer that makes them up has no more than that.
+const CAUSES_SHOWN: u32 = 5;
+/// The same of a kind that is about somebody.
+const CAUSES_SHOWN_EACH: u32 = 1;
 /// How long events of a kind are counted together: as long as a bucket.
 pub const WINDOW: Duration = Duration::from_secs(300);
 /// Events of a kind that a window shows.
@@ -55,6 +62,11 @@ impl Kind {
         if self.who.is_empty() { SHOWN_FIRST } else { SHOWN_FIRST_EACH }
     }
 
+    /// How many more a window shows for their causes.
+    fn causes_shown(&self) -> u32 {
+        if self.who.is_empty() { CAUSES_SHOWN } else { CAUSES_SHOWN_EACH }
+    }
+
     fn is_other(&self) -> bool {
         self.template == OTHERS
     }
@@ -88,13 +100,16 @@ struct Window {
     began: Instant,
     /// How many more are shown.
     left: u32,
+    /// How many more are shown because their cause is another than that of the last one shown.
+    causes_left: u32,
+    cause: String,
     held: u64,
     text: String,
 }
 
 impl Window {
-    fn new(began: Instant, left: u32) -> Window {
-        Window { began, left, held: 0, text: String::new() }
+    fn new(began: Instant, left: u32, causes_left: u32) -> Window {
+        Window { began, left, causes_left, cause: String::new(), held: 0, text: String::new() }
     }
 
     fn has_ended(&self, now: Instant) -> bool {
@@ -102,9 +117,15 @@ impl Window {
     }
 
     /// Counts an event; whether it is shown.
-    fn count(&mut self, text: impl FnOnce() -> String) -> bool {
-        if self.left > 0 {
-            self.left -= 1;
+    fn count(&mut self, cause: &str, text: impl FnOnce() -> String) -> bool {
+        let is_news = self.causes_left > 0 && self.cause != cause;
+        if self.left > 0 || is_news {
+            if self.left > 0 {
+                self.left -= 1;
+            } else {
+                self.causes_left -= 1;
+            }
+            cause.clone_into(&mut self.cause);
             return true;
         }
         if self.held == 0 {
@@ -140,13 +161,20 @@ impl Repeats {
         Repeats { windows: HashMap::new(), kinds_max, swept: None }
     }
 
-    /// Judges an event that happens at `now`; `text` is its message.
-    pub fn admit(&mut self, kind: Kind, text: impl FnOnce() -> String, now: Instant) -> Admitted {
+    /// Judges an event that happens at `now`; `text` is its message, `cause` what it gives as its cause: one that
+    /// has another than the last that was shown is shown too, so many times a window.
+    pub fn admit(
+        &mut self,
+        kind: Kind,
+        cause: &str,
+        text: impl FnOnce() -> String,
+        now: Instant,
+    ) -> Admitted {
         let is_due = self.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP_EVERY);
         let has_ended = self.windows.get(&kind).is_some_and(|window| window.has_ended(now));
         let mut told = if is_due || has_ended { self.sweep(now) } else { Vec::new() };
         if let Some(window) = self.windows.get_mut(&kind) {
-            return Admitted { told, shown: window.count(text) };
+            return Admitted { told, shown: window.count(cause, text) };
         }
         if self.is_full() && !is_due {
             told.extend(self.sweep(now));
@@ -158,9 +186,9 @@ impl Repeats {
         }
         let is_other = is_full && kind.level != Level::Error;
         let kind = if is_other { Kind::other(kind.level) } else { kind };
-        let shown_first = kind.shown_first();
-        let window = self.windows.entry(kind).or_insert_with(|| Window::new(now, shown_first));
-        Admitted { told, shown: window.count(|| if is_other { OTHERS.to_owned() } else { text() }) }
+        let (shown_first, causes) = (kind.shown_first(), if is_other { 0 } else { kind.causes_shown() });
+        let window = self.windows.entry(kind).or_insert_with(|| Window::new(now, shown_first, causes));
+        Admitted { told, shown: window.count(cause, || if is_other { OTHERS.to_owned() } else { text() }) }
     }
 
     /// What is to be told of windows that have ended by `now`.
@@ -173,7 +201,10 @@ impl Repeats {
             }
             let Some(held) = window.take(kind) else { return false };
             told.push(held);
-            *window = Window::new(now, SHOWN_THEN);
+            *window = Window {
+                cause: std::mem::take(&mut window.cause),
+                ..Window::new(now, SHOWN_THEN, kind.causes_shown())
+            };
             true
         });
         in_order(told)
@@ -227,7 +258,7 @@ mod tests {
     fn admit(repeats: &mut Repeats, kind: &Kind, count: u32, now: Instant) -> (u32, Vec<u64>) {
         let (mut shown, mut told) = (0, Vec::new());
         for _ in 0..count {
-            let admitted = repeats.admit(kind.clone(), || "text".to_owned(), now);
+            let admitted = repeats.admit(kind.clone(), "", || "text".to_owned(), now);
             shown += u32::from(admitted.shown);
             told.extend(admitted.told.iter().map(|told| told.repeated));
         }
@@ -291,6 +322,21 @@ mod tests {
         assert_eq!((repeated, repeats.finish()), (vec![1, 4, 5], vec![]));
     }
 
+    #[test]
+    fn another_cause_is_news_a_few_times_a_window() {
+        let mut repeats = Repeats::default();
+        let now = Clock::simulated(crate::domain::Timestamp(0), 0).monotonic();
+        let mut shown = |cause: &str| {
+            let kind = kind(Level::Error, "away", "");
+            repeats.admit(kind, cause, String::new, now).shown
+        };
+        assert_eq!((0..8).filter(|_| shown("locked")).count(), SHOWN_FIRST as usize);
+        assert!(shown("disk full") && !shown("disk full") && shown("locked"));
+        // Those that are made up.
+        let made_up = (0..100).filter(|n| shown(&n.to_string())).count();
+        assert_eq!(made_up, CAUSES_SHOWN as usize - 2);
+    }
+
     proptest! {
         /// Whatever comes, with room for few kinds: everything is shown or told once, a new error is shown, and
         /// neither memory nor what is written grows with what comes.
@@ -308,7 +354,7 @@ mod tests {
                 let level = [Level::Error, Level::Warn, Level::Info][level];
                 let kind = kind(level, &text.to_string(), "EUR_USD");
                 for _ in 0..count {
-                    let admitted = repeats.admit(kind.clone(), || "text".to_owned(), now);
+                    let admitted = repeats.admit(kind.clone(), "", || "text".to_owned(), now);
                     let is_first = seen.insert(kind.clone());
                     prop_assert!(admitted.shown || !is_first || level != Level::Error);
                     came += 1;
@@ -331,7 +377,7 @@ mod tests {
             let (mut now, mut lines) = (began, 0);
             for pause_ms in pauses_ms {
                 now += Duration::from_millis(pause_ms);
-                let admitted = repeats.admit(kind(Level::Warn, "slow", ""), String::new, now);
+                let admitted = repeats.admit(kind(Level::Warn, "slow", ""), "", String::new, now);
                 lines += usize::from(admitted.shown) + admitted.told.len();
             }
             lines += repeats.finish().len();

@@ -22,7 +22,7 @@ use crate::supervisor::{Alarm, Lifeline, Room, Roster};
 /// Longest that opening the database takes.
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
 /// Longest that a login and what follows takes, its wait apart.
-const LOGIN_WITHIN: Duration = Duration::from_secs(120);
+const LOGIN_WITHIN: Duration = Duration::from_secs(60);
 /// Longest wait for the turn of a login; who would have to wait longer is told so instead.
 pub const WAIT_MAX: Duration = Duration::from_secs(65);
 
@@ -90,8 +90,6 @@ async fn look(
     clock: &Clock,
     alarm: Alarm,
 ) -> Result<LoggedIn, NotDone> {
-    let environment = config.ig.environment.as_str();
-    store.run(move |store| store.bind_environment(environment, false)).await?;
     let rest = RestClient::new(client, &config.ig.api_url, login.api_key.clone());
     let settings = SessionSettings {
         credentials: login.clone(),

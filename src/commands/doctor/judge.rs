@@ -544,7 +544,7 @@ pub fn not_logged_in(why: &NoLogin) -> Check {
         NoLogin::TooSoon(wait_s) => Check::warn(
             "login",
             format!("not tried: IG is to be left alone for {wait_s} s after the last login"),
-            "try again then, or change session.login_spacing_s",
+            "try again then",
         ),
     }
 }

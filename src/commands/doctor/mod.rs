@@ -24,6 +24,7 @@ use self::judge::NoLogin;
 use self::machine::{FileFacts, Me, folder_of};
 use super::say;
 use super::status::service_line;
+use crate::api::Door;
 use crate::cli::{Doctor, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, ConfigError, Flags, Login};
@@ -165,6 +166,9 @@ fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>) -> Vec<
         }
         None => checks.push(Check::ok("http", "off")),
     }
+    if let Err(unusable) = Door::new(&config.http) {
+        checks.push(Check::fix("http", unusable.to_string(), "mend the file that http.token_file names"));
+    }
     checks
 }
 
@@ -229,6 +233,9 @@ fn of_broker(
     let mut checks = Vec::new();
     let is_running = matches!(why_not, Some(NoLogin::Running(_)));
     if let Some(why @ NoLogin::Offline) = &why_not {
+        if let Err(why) = http_client_for(config.ig.ca_file.as_deref()) {
+            checks.push(Check::fix("network", why, "change ig.ca_file"));
+        }
         checks.push(judge::not_logged_in(why));
         return Ok(checks);
     }
@@ -248,6 +255,9 @@ fn of_broker(
         let why_not = why_not.or_else(|| reached.is_err().then_some(NoLogin::NoWay));
         match (why_not, login) {
             (None, Some(login)) => {
+                // Before the lease is taken, so that a service that is started meanwhile is not kept out.
+                let wait = read.map(|known| known.logins.wait(config.session.login_spacing, clock.wall()));
+                actix_rt::time::sleep(wait.unwrap_or_default()).await;
                 checks.extend(of_login(broker::log_in(config, &login, client, clock).await))
             }
             (why_not, _) => checks.push(judge::not_logged_in(&why_not.unwrap_or(NoLogin::NoCredentials))),

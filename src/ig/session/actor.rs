@@ -310,7 +310,17 @@ impl Session {
             3 => self.log_in_v3(generation).await,
             _ => self.log_in_v2(generation).await,
         };
-        let result = result.and_then(|tokens| stays_in_tls(&self.settings.api_url, tokens));
+        let result = match result {
+            Ok(tokens) => match stays_in_tls(&self.settings.api_url, tokens.clone()) {
+                Err(error) => {
+                    // The session that IG has made is of no use to anybody.
+                    let _ = self.rest.log_out(&tokens).await;
+                    Err(error)
+                }
+                kept => kept,
+            },
+            failed => failed,
+        };
         match &result {
             Ok(_) => self.note_success().await.unwrap_or_else(|error| {
                 // The login is made, and is not thrown away for a note.
@@ -323,17 +333,26 @@ impl Session {
                 });
             }
             // No login was made, so the next need not keep its distance from it.
-            Err(IgError::Unreachable(_)) => self.note(&before).await?,
+            Err(IgError::Unreachable(_)) => self.note(&before).await.unwrap_or_else(|error| {
+                log::warn!(error:% = error; "that no login was made could not be noted");
+            }),
             Err(_) => {}
         }
         if let Err(error) = &result
             && !matches!(error, IgError::Unreachable(_))
         {
-            // Counted it is already.
-            let failed = self.logins().await?.failed;
-            self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await?;
+            // What IG has answered stands, whatever becomes of the note.
+            self.note_failure(error).await.unwrap_or_else(|error| {
+                log::warn!(error:% = error; "why a login failed could not be noted");
+            });
         }
         result
+    }
+
+    /// Keeps why a login has failed; counted it is already.
+    async fn note_failure(&self, error: &IgError) -> Result<(), IgError> {
+        let failed = self.logins().await?.failed;
+        self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await
     }
 
     async fn note_success(&self) -> Result<(), IgError> {
