@@ -322,7 +322,12 @@ fn versions_applied(connection: &mut SqliteConnection, path: &Path) -> Result<Ve
 }
 
 fn unopenable(path: &Path, why: impl ToString) -> StoreError {
-    StoreError::Unopenable { place: path.display().to_string(), why: cut(&why.to_string()) }
+    let (place, why) = (path.display().to_string(), cut(&why.to_string()));
+    // It is ours, and what is wrong with it is neither its place nor who may read it.
+    if why.contains("malformed") {
+        return StoreError::corrupt(format_args!("{place}: {why}"));
+    }
+    StoreError::Unopenable { place, why }
 }
 
 /// What a failed statement means while the file is being opened.
