@@ -62,7 +62,7 @@ where
 
 /// A JSON answer.
 pub fn json(status: StatusCode, value: &Value) -> HttpResponse {
-    HttpResponse::build(status).content_type(header::ContentType::json()).body(value.to_string())
+    HttpResponse::build(status).content_type(header::ContentType::json()).body(format!("{value}\n"))
 }
 
 async fn healthz(answers: Data<Answers>) -> impl Responder {

@@ -152,12 +152,40 @@ fn told(config: &Config) -> Value {
     })
 }
 
-/// Resolves on SIGTERM or SIGINT.
+/// Resolves on SIGTERM, SIGINT, or SIGHUP: that of a terminal that is closed.
 pub async fn told_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signal handlers can be installed");
+    // Who has started it with `nohup` wants it to go on.
+    let hangs_up = !ignores_hangup(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    let hangup = async {
+        match hangs_up.then(|| signal(SignalKind::hangup()).ok()).flatten() {
+            Some(mut hangup) => _ = hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = hangup => {}
+    }
+}
+
+/// Whether a process with this `/proc/PID/status` ignores SIGHUP.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_that_is_ignored_is_told_by_the_first_bit() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("Name:\tx\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
     }
 }

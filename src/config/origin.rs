@@ -88,8 +88,12 @@ impl Exposure {
 
     /// The command that mends it.
     pub fn mend(&self) -> String {
-        let whom = if self.access.owner == 0 { "o" } else { "go" };
-        format!("chmod {whom}-r {}", self.path.display())
+        let path = self.path.display();
+        if self.access.owner == 0 {
+            // Root's file: the service reads it through its group, or no more.
+            return format!("chgrp GROUP {path} && chmod 640 {path}, GROUP being the service's");
+        }
+        format!("chmod go-r {path}")
     }
 }
 
@@ -155,6 +159,7 @@ mod tests {
         );
         assert_eq!(exposure.mend(), "chmod go-r candlekeep.toml");
         let exposure = Exposure { access: Access { owner: 0, mode: 0o644 }, ..exposure };
-        assert_eq!(exposure.mend(), "chmod o-r candlekeep.toml");
+        let mend = "chgrp GROUP candlekeep.toml && chmod 640 candlekeep.toml, GROUP being the service's";
+        assert_eq!(exposure.mend(), mend);
     }
 }

@@ -92,7 +92,8 @@ impl IgError {
     /// Sorts an HTTP error answer. `login` says whether the call was a login, where a 401 is
     /// about the credentials and not about tokens.
     pub fn from_response(status: u16, body: &str, login: bool) -> IgError {
-        let code = error_code(body).unwrap_or_else(|| format!("HTTP {status}, {}", cut(body)));
+        let code = error_code(body).filter(|code| !code.is_empty());
+        let code = code.unwrap_or_else(|| format!("HTTP {status}, {}", cut(body)));
         let lower = code.to_ascii_lowercase();
         let has = |part: &str| lower.contains(part);
         if has("historical-data-allowance") {

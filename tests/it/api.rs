@@ -236,7 +236,9 @@ fn the_token_opens_and_nothing_else_does() {
     assert_eq!(ask(address, "GET /nothing", "").status, 401, "nor is told what there is");
     let log = service.stop();
     assert!(
-        log.iter().any(|line| line.starts_with("<4>") && line.contains("a file with a secret can be read by others") && line.contains("token")),
+        log.iter().any(|line| line.starts_with("<4>")
+            && line.contains("a file with a secret can be read by others")
+            && line.contains("token")),
         "{log:#?}"
     );
     assert!(log.iter().all(|line| !line.contains(TOKEN)));

@@ -146,7 +146,7 @@ fn beside_a_service_it_tells_what_that_knows_and_does_not_log_in() {
     service.wait_said("collecting", 1);
     world.wait(&mut service, "bars", |world| world.stored() > 100);
     let report = doctor(&world, &http);
-    report.expect("login", "ok", &["not tried, since run, pid", &service.pid().to_string(), "is logged in"]);
+    report.expect("login", "ok", &["not tried, since run, pid", &service.pid().to_string(), "has the login"]);
     report.expect("service", "ok", &["run, pid"]);
     report.expect("stream", "ok", &["streaming since"]);
     report.expect("integrity", "ok", &["sound"]);

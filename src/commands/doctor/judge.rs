@@ -528,7 +528,7 @@ pub fn not_logged_in(why: &NoLogin) -> Check {
         NoLogin::Offline => ok("not tried (--offline)".to_owned()),
         NoLogin::NoCredentials => ok("not tried: see credentials".to_owned()),
         NoLogin::NoWay => ok("not tried: see network".to_owned()),
-        NoLogin::Running(who) => ok(format!("not tried, since {who} is logged in: what it knows follows")),
+        NoLogin::Running(who) => ok(format!("not tried, since {who} has the login: what it knows follows")),
         NoLogin::NoPlace(why) => Check::warn(
             "login",
             format!("not tried, since a refusal could not be noted: {why}"),
@@ -657,8 +657,16 @@ pub fn service(lease: Option<&LeaseState>, told: String) -> Check {
 }
 
 /// How its stream stands, and what keeps it from healing.
-pub fn of_the_service(stream: Option<(&str, &str)>, refused: &[String], trouble: Option<&str>) -> Vec<Check> {
+pub fn of_the_service(
+    logins: Option<&str>,
+    stream: Option<(&str, &str)>,
+    refused: &[String],
+    trouble: Option<&str>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
+    if let Some(failed) = logins {
+        checks.push(Check::warn("login", failed.to_owned(), "candlekeep status says when the next is made"));
+    }
     match stream {
         Some(("streaming", since)) => checks.push(Check::ok("stream", format!("streaming since {since}"))),
         Some((phase, since)) => {

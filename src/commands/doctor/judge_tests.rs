@@ -331,12 +331,15 @@ fn what_a_service_says_of_itself() {
     check(&service(Some(&lease(true, false)), "x".into()), Level::Ok, &["x"]);
     check(&service(Some(&lease(false, true)), "x".into()), Level::Ok, &["x"]);
     check(&service(Some(&lease(false, false)), "x".into()), Level::Warn, &["candlekeep run"]);
-    let told = of_the_service(Some(("interrupted", "noon")), &["EUR_USD".into()], Some("IG is in trouble"));
+    let told =
+        of_the_service(None, Some(("interrupted", "noon")), &["EUR_USD".into()], Some("IG is in trouble"));
     check(&told[0], Level::Warn, &["interrupted since noon"]);
     check(&told[1], Level::Fix, &["does not stream EUR_USD"]);
     check(&told[2], Level::Warn, &["IG is in trouble"]);
-    check(&of_the_service(Some(("streaming", "noon")), &[], None)[0], Level::Ok, &["noon"]);
-    assert_eq!(of_the_service(None, &[], None), []);
+    check(&of_the_service(None, Some(("streaming", "noon")), &[], None)[0], Level::Ok, &["noon"]);
+    assert_eq!(of_the_service(None, None, &[], None), []);
+    let told = of_the_service(Some("the last 3 failed: x"), None, &[], None);
+    check(&told[0], Level::Warn, &["the last 3 failed"]);
 }
 
 #[test]

@@ -293,7 +293,9 @@ fn of_service(known: &Known) -> Vec<Check> {
     let since = stream.map(|stream| Timestamp(stream.since).to_string()).unwrap_or_default();
     let refused: Vec<String> =
         stream.map(|stream| stream.refused.keys().cloned().collect()).unwrap_or_default();
+    let failed = &known.logins.failed;
     judge::of_the_service(
+        (failed.count > 0).then(|| failed.in_words()).as_deref(),
         stream.map(|stream| (stream.phase.as_str(), since.as_str())),
         &refused,
         known.trouble.as_deref(),
