@@ -23,6 +23,7 @@ use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
 use crate::supervisor::keeper::{Failures, SETTING_ROOMS};
+use crate::supervisor::topology::{SETTING_AT, at_of};
 use crate::writer::recovery;
 
 /// Breaks of the stream that are shown.
@@ -46,6 +47,8 @@ struct Findings {
     outlook: Outlook,
     /// Parts of the service that had to be built anew.
     rooms: Failures,
+    /// What the service is at, in its own words.
+    at: Option<String>,
     /// Where HTTP is served, or why it is not.
     http: Option<Place>,
     /// The last login, and those that failed since one succeeded.
@@ -130,6 +133,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
             &store.settings_under(inference::SETTINGS_GRANTED)?,
         ),
         rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
+        at: store
+            .setting(SETTING_AT)?
+            .zip(collector)
+            .and_then(|(kept, pid)| at_of(&kept, pid).map(str::to_owned)),
         http: store
             .setting(place::SETTING)?
             .and_then(|text| Place::read(&text))
@@ -154,6 +161,10 @@ fn text(findings: &Findings) -> String {
         ));
     }
     line(format!("service   {}", service_line(findings.lease.as_ref())));
+    // That it streams is told below, with more.
+    if let Some(at) = findings.at.as_deref().filter(|at| !at.starts_with("streaming")) {
+        line(format!("          {at}"));
+    }
     for (room, failures) in &findings.rooms.failed {
         let (times, last_at) =
             (words::counted(failures.restarts as usize, "time"), Timestamp(failures.last_at));
@@ -325,6 +336,7 @@ fn json(findings: &Findings) -> String {
             "failed": findings.logins.failed.count,
             "next": logins_next(findings).map(|next| next.0),
         },
+        "at": findings.at,
         "rooms": findings.rooms,
         "http": findings.http,
         "market": findings.market.json(),
@@ -430,6 +442,7 @@ mod tests {
             now: Timestamp(1_705_489_200),
             database: "sqlite://c.db".to_owned(),
             spooled: Some(56),
+            at: Some("waiting for IG: no connection".to_owned()),
             rooms: Failures {
                 since: 1_705_480_000,
                 failed: [(
@@ -478,6 +491,7 @@ mod tests {
         for expected in [
             "database  sqlite://c.db\nspool     56 facts wait until the database takes them; the ledger lacks them so far\n\
              service   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
+             \x20         waiting for IG: no connection\n\
              \x20         stream restarted 2 times, last 2024-01-17T10:56:40Z: died\n\
              http      not served on 127.0.0.1:8017 since 2024-01-17T08:26:40Z: address in use\n\
              standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",

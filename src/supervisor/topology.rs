@@ -97,6 +97,8 @@ const RESTART: &str = "restart";
 
 /// The longest time in dispute, a holiday's, is looked at as a whole, seconds.
 const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
+/// Where it is kept what a process is at, behind its number.
+pub const SETTING_AT: &str = "service.at";
 /// Where the requests a minute are kept for those who reckon how long healing takes.
 pub const SETTING_PACE: &str = "history.requests_per_minute";
 
@@ -186,6 +188,7 @@ impl House {
             () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
+        actix_rt::spawn(keep_at(standing.clone(), store.clone()));
         let keeper = Keeper::new(roster.clone(), clock.clone(), store.clone(), alerts);
         let ground = Ground {
             clock: clock.clone(),
@@ -428,6 +431,30 @@ impl House {
         }
         Err(Failure::failed("what was held could not be stored; the next start heals what is missing"))
     }
+}
+
+/// Has `status` know what this process is at, for as long as it runs.
+async fn keep_at(standing: Standing, store: StoreHandle) {
+    let mut kept = String::new();
+    loop {
+        let at = standing.told();
+        if at != kept {
+            let value = format!("{} {at}", std::process::id());
+            match store.run(move |store| store.set_setting(SETTING_AT, &value)).await {
+                Ok(()) => kept = at,
+                Err(error) => {
+                    log::debug!(error:% = error; "what this process is at could not be written down")
+                }
+            }
+        }
+        actix_rt::time::sleep(SHOW_EVERY).await;
+    }
+}
+
+/// What the process of this number is at, by what was kept; nothing of another's.
+pub fn at_of(kept: &str, pid: i64) -> Option<&str> {
+    let (whose, at) = kept.split_once(' ')?;
+    (whose.parse() == Ok(pid) && !at.is_empty()).then_some(at)
 }
 
 /// Has systemd know what the stream is at. Ready is who streams, or has tried and knows why not.
