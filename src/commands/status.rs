@@ -18,6 +18,7 @@ use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor;
 use crate::healer::book::Scope;
+use crate::ig::IgError;
 use crate::ig::session::actor::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
@@ -227,7 +228,15 @@ fn text(findings: &Findings) -> String {
 /// What became of logins that failed, and when the next may be.
 fn logins_line(findings: &Findings) -> Option<String> {
     let next = logins_next(findings)?;
-    Some(format!("{}; the next not before {next}", findings.logins.failed.in_words()))
+    let failed = &findings.logins.failed;
+    let refused = IgError::CredentialsRefused(String::new()).to_string();
+    if failed.why.starts_with(refused.trim_end()) {
+        return Some(format!(
+            "{}; not tried again until they change, or with --retry-credentials",
+            failed.in_words()
+        ));
+    }
+    Some(format!("{}; the next not before {next}", failed.in_words()))
 }
 
 /// When the next login may be, where some have failed.
