@@ -73,6 +73,18 @@ struct Point {
     always: bool,
 }
 
+impl Point {
+    /// Somebody comes by: what goes wrong now.
+    fn passed(&self) -> Option<Action> {
+        let passed = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let goes_wrong = match passed {
+            Ok(left) => left == 1,
+            Err(_) => self.always,
+        };
+        goes_wrong.then_some(self.action)
+    }
+}
+
 /// A text that names no place, or nothing that can go wrong there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -128,11 +140,12 @@ pub async fn in_task(name: &'static str) {
 /// Whether the process is to die at this place, sooner or later: for work that is done in one
 /// piece otherwise.
 pub fn is_armed(name: &'static str) -> bool {
-    ARMED.load(Ordering::Acquire) && armed(name).is_some()
+    ARMED.load(Ordering::Acquire) && armed(name).next().is_some()
 }
 
-fn armed(name: &'static str) -> Option<&'static Point> {
-    ARMED_POINTS.get()?.iter().find(|point| point.name == name)
+/// All that was armed for this place: it may be come by several times, with something else each time.
+fn armed(name: &'static str) -> impl Iterator<Item = &'static Point> {
+    ARMED_POINTS.get().into_iter().flatten().filter(move |point| point.name == name)
 }
 
 /// What goes wrong here now.
@@ -140,13 +153,11 @@ fn passed(name: &'static str) -> Option<Action> {
     if !ARMED.load(Ordering::Relaxed) {
         return None;
     }
-    let point = armed(name)?;
-    let passed = point.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-    let goes_wrong = match passed {
-        Ok(left) => left == 1,
-        Err(_) => point.always,
-    };
-    goes_wrong.then_some(point.action)
+    // Each is counted, whichever of them it is the turn of.
+    armed(name).fold(None, |found, point| {
+        let now = point.passed();
+        found.or(now)
+    })
 }
 
 #[cold]
@@ -203,6 +214,16 @@ mod tests {
                 .map(|point| (point.name, point.left.load(Ordering::Relaxed), point.always, point.action));
             assert_eq!(parsed, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn something_goes_wrong_the_nth_time_or_each_time_from_then_on() {
+        let passed = |text: &str| {
+            let point = parse(text).unwrap();
+            (0..4).map(|_| point.passed().is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(passed("aggregator.told:2=panic"), [false, true, false, false]);
+        assert_eq!(passed("aggregator.told:2+=panic"), [false, true, true, true]);
     }
 
     #[test]

@@ -59,13 +59,6 @@ fn said(log: &[String], what: &str) -> usize {
     log.iter().filter(|line| line.contains(what)).count()
 }
 
-/// Has a service go on to the end of market time, and compares everything with what happened.
-fn expect_whole(world: &World, mut service: Service) {
-    world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
-}
-
 /// Whatever was in the spool is in the database, and was not bought over REST.
 fn expect_streamed(world: &World) {
     let summary = world.verify(Holes::None);
@@ -114,7 +107,7 @@ fn killed_while_the_database_is_away_it_stores_what_was_spooled() {
     lock.give_back();
     service.wait_said("stored what was in the spool", 1);
     assert!(world.stored() >= stored + facts as i64 / 2, "{facts} facts, {stored} bars before");
-    expect_whole(&world, service);
+    world.finish(service);
 }
 
 #[test]
@@ -127,7 +120,7 @@ fn killed_between_a_commit_and_the_note_of_it_it_stores_nothing_twice() {
     let mut service = world.run();
     service.wait_said("stored what was in the spool", 1);
     // Neither superseded nor refused, which this looks at too.
-    expect_whole(&world, service);
+    world.finish(service);
 }
 
 #[test]
@@ -160,7 +153,7 @@ fn an_aggregator_that_dies_while_the_database_is_away_goes_on_where_it_was() {
     world.wait(&mut service, "bars of the new one", |world| world.simulator().now() > from.plus(6 * STEP));
     lock.give_back();
     service.wait_said("the database is back, everything is stored", 1);
-    expect_whole(&world, service);
+    world.finish(service);
 }
 
 #[test]
@@ -172,7 +165,7 @@ fn stopped_while_the_database_is_away_it_ends_in_time_and_loses_nothing() {
     assert_eq!(said(&log, "what is in the spool is stored by the next start"), 1, "{log:#?}");
     assert!(spooled(&world) > 0);
     lock.give_back();
-    expect_whole(&world, world.run());
+    world.finish(world.run());
 }
 
 #[test]
@@ -187,7 +180,7 @@ fn stopped_within_the_first_moments_of_a_lock_it_ends_in_time() {
     service.stop();
     assert!(spooled(&world) > 0);
     lock.give_back();
-    expect_whole(&world, world.run());
+    world.finish(world.run());
 }
 
 /// A file system of its own, of so many bytes, if that is allowed here.

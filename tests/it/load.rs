@@ -77,20 +77,14 @@ fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile
     world.wait(service, "bars over its stream again", |world| world.number(STREAMED) > before);
 }
 
-/// What is there afterwards is right, and complete.
-fn expect_whole(world: &World, mut service: Service) {
-    world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
-}
-
 /// Has it sent in one way after the other.
 fn endure_all(hours: i64, variables: &[(&str, &str)], all: impl IntoIterator<Item = Hostile>) {
     let (world, mut siege, mut service) = besieged(hours, variables);
     for what in all {
         endure(&world, &mut siege, &mut service, what);
     }
-    expect_whole(&world, service);
+    // What is there afterwards is right, and complete.
+    world.finish(service);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! A room of the running program fails: it panics, ends, hangs, or blocks its thread. What the program
 //! does about it, and that the database is right afterwards.
 
+use std::collections::BTreeMap;
+
 use candlekeep::simulator::{Options, Speed};
 
-use super::world::{DEPTH, Ended, Holes, START, STEP, Service, World, market};
+use serde_json::Value;
+
+use super::world::{DEPTH, Ended, START, STEP, Service, World, market};
 
 /// Seconds after which a room counts as stuck here.
 const PATIENCE: &str = "12";
@@ -38,15 +42,32 @@ fn survives(failpoint: &str, found: &str, rooms: &[&str]) -> usize {
         service.wait_said(&format!("a room stands again room={room} "), 1);
     }
     world.wait_complete(&mut service);
-    let status = world.output("status --format json", &[]).stdout;
-    let log = service.stop();
-    let summary = world.verify(Holes::None);
+    let restarts = restarts(&world);
+    let (log, summary) = world.finish(service);
     assert_eq!(said(&log, "a room stands again"), rooms.len(), "{failpoint}: {:#?}", excerpt(&log));
     assert_eq!(world.simulator().stats().logins, 1, "{failpoint}: a failure of a room costs no login");
-    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-    let failed = rooms[0];
-    assert_eq!(status["rooms"]["failed"][failed]["restarts"], 1, "{failpoint}: {}", status["rooms"]);
+    assert_eq!(restarts, [(rooms[0].to_owned(), 1)].into(), "{failpoint}");
     summary.bars("5", "ig_rest").saturating_sub(28 * (DEPTH as usize + 1))
+}
+
+/// What `status` says of rooms that have failed: how often each was built anew.
+fn restarts(world: &World) -> BTreeMap<String, u64> {
+    let status = world.output("status --format json", &[]).stdout;
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    let failed = status["rooms"]["failed"].as_object().unwrap();
+    failed.iter().map(|(room, failures)| (room.clone(), failures["restarts"].as_u64().unwrap())).collect()
+}
+
+/// Has this go wrong, and expects that the process ends with this reason, and that the next one brings the rest of
+/// the market. Answers the log.
+fn ends(failpoint: &str, reason: &str) -> Vec<String> {
+    let world = world();
+    let Ended { code, log, .. } = start(&world, failpoint).ended();
+    assert_eq!(code, Some(1), "{failpoint}: {:#?}", excerpt(&log));
+    let last = log.last().unwrap();
+    assert!(last.starts_with("<3>") && last.contains(reason), "{failpoint}: {last}");
+    after_a_restart(&world);
+    log
 }
 
 /// What the log says of rooms and trouble.
@@ -114,24 +135,25 @@ fn a_room_that_deals_with_no_message_any_more_ends_the_process() {
         ("aggregator.told:60=hang", "aggregator"),
         ("aggregator.history:20=hang", "aggregator"),
         ("stream.arrived:60=hang", "stream"),
+        // Where its first connection is to be made; nothing but the clock can tell.
+        ("stream.begin=hang", "stream"),
     ] {
-        let world = world();
-        let Ended { code, log, .. } = start(&world, failpoint).ended();
-        assert_eq!(code, Some(1), "{log:#?}");
-        assert!(said(&log, &format!("{STUCK}{room}")) >= 1, "{log:#?}");
-        let reason = log.last().unwrap();
-        assert!(reason.contains("room does not end when told to"), "{reason}");
-        after_a_restart(&world);
+        let log = ends(failpoint, "room does not end when told to");
+        assert!(said(&log, &format!("{STUCK}{room}")) >= 1, "{:#?}", excerpt(&log));
     }
 }
 
 #[test]
-fn a_database_that_never_answers_ends_the_process() {
-    let world = world();
-    let Ended { code, log, .. } = start(&world, "commit.applied:9=block").ended();
-    assert_eq!(code, Some(1), "{log:#?}");
-    assert!(log.last().unwrap().contains("the thread of the database has been stuck"), "{log:#?}");
-    after_a_restart(&world);
+fn what_no_restart_of_a_room_mends_ends_the_process() {
+    for (failpoint, reason) in [
+        ("commit.applied:9=block", "the thread of the database has been stuck"),
+        ("commit.applied:9=panic", "work on the store panicked"),
+        ("aggregator.told:60=block", "the thread of the rooms is blocked"),
+        ("session.tokens:9=block", "the thread of the rooms is blocked"),
+        ("lease.renew:2=panic", "renewing the lease has panicked"),
+    ] {
+        ends(failpoint, reason);
+    }
 }
 
 #[test]
@@ -152,58 +174,11 @@ fn told_to_stop_it_waits_for_no_stream_that_hangs() {
 }
 
 #[test]
-fn a_stream_that_never_begins_is_found() {
-    // Where its first connection is to be made; nothing but the clock can tell.
-    let world = world();
-    let service = start(&world, "stream.begin=hang");
-    let Ended { code, log, .. } = service.ended();
-    assert_eq!(code, Some(1), "{log:#?}");
-    assert_eq!(said(&log, &format!("{STUCK}stream")), 1, "{log:#?}");
-    assert!(log.last().unwrap().contains("the stream room does not end when told to"), "{log:#?}");
-    after_a_restart(&world);
-}
-
-#[test]
 fn a_room_that_dies_again_and_again_ends_the_process_and_the_next_goes_on() {
-    let world = world();
-    let service = start(&world, "aggregator.told:60+=panic");
-    let Ended { code, log, .. } = service.ended();
-    assert_eq!(code, Some(1), "{log:#?}");
+    let reason = "the aggregator room has failed 6 times within 10 minutes";
+    let log = ends("aggregator.told:60+=panic", reason);
     // What is repeated is not shown each time.
-    assert!(said(&log, &format!("{DIED}aggregator")) >= 2, "{log:#?}");
-    let reason = log.last().unwrap();
-    assert!(reason.contains("the aggregator room has failed 6 times within 10 minutes"), "{reason}");
-    assert!(reason.starts_with("<3>"), "{reason}");
-    after_a_restart(&world);
-}
-
-#[test]
-fn a_blocked_thread_ends_the_process_whatever_blocks_it() {
-    for failpoint in ["aggregator.told:60=block", "session.tokens:9=block"] {
-        let world = world();
-        let Ended { code, log, .. } = start(&world, failpoint).ended();
-        assert_eq!(code, Some(1), "{log:#?}");
-        assert!(log.last().unwrap().contains("the thread of the rooms is blocked"), "{log:#?}");
-        after_a_restart(&world);
-    }
-}
-
-#[test]
-fn what_renews_the_lease_ends_the_process_if_it_dies() {
-    let world = world();
-    let Ended { code, log, .. } = start(&world, "lease.renew:2=panic").ended();
-    assert_eq!(code, Some(1), "{log:#?}");
-    assert!(log.last().unwrap().contains("renewing the lease has panicked"), "{log:#?}");
-    after_a_restart(&world);
-}
-
-#[test]
-fn a_panic_of_the_databases_thread_ends_the_process_and_loses_nothing() {
-    let world = world();
-    let Ended { code, log, .. } = start(&world, "commit.applied:9=panic").ended();
-    assert_eq!(code, Some(1), "{log:#?}");
-    assert!(log.last().unwrap().contains("work on the store panicked"), "{log:#?}");
-    after_a_restart(&world);
+    assert!(said(&log, &format!("{DIED}aggregator")) >= 2, "{:#?}", excerpt(&log));
 }
 
 #[test]
@@ -213,18 +188,17 @@ fn many_rooms_that_fail_one_after_the_other_lose_nothing() {
                   history.fetch:7=panic,healer.look:3=panic,session.tokens:8=panic,writer.flushed:20=stop,\
                   aggregator.told:90=stop";
     let mut service = start(&world, &points.replace(' ', ""));
-    service.wait_said(&format!("{DIED}aggregator"), 1);
     world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
+    let failed = restarts(&world);
+    world.finish(service);
+    let expected =
+        [("writer", 2), ("aggregator", 2), ("stream", 1), ("history", 1), ("healer", 1), ("session", 1)];
+    assert_eq!(failed, expected.map(|(room, times)| (room.to_owned(), times)).into());
     assert_eq!(world.simulator().stats().logins, 1);
 }
 
 /// The next start brings the rest of the market, and everything is right.
 fn after_a_restart(world: &World) {
     assert!(world.simulator().now() < START.plus(34 * STEP), "something of the market is left");
-    let mut service = world.run();
-    world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
+    world.finish(world.run());
 }

@@ -12,7 +12,7 @@ use candlekeep::clock::Clock;
 use candlekeep::simulator::{Credentials, Options, Speed};
 
 use super::postgres::Server;
-use super::world::{Ended, Holes, START, STEP, Service, World, market};
+use super::world::{Ended, START, STEP, Service, World, market};
 
 /// How the unit has it, but shorter.
 const WATCHDOG: Duration = Duration::from_secs(8);
@@ -176,10 +176,7 @@ fn a_room_that_hangs_for_good_is_not_said_to_live() {
     });
     // As systemd does then.
     service.kill();
-    let mut service = manager.start(&world, "run", &[]);
-    world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
+    world.finish(manager.start(&world, "run", &[]));
 }
 
 #[test]
@@ -220,10 +217,7 @@ fn killed_and_started_again_it_loses_nothing_however_often() {
         });
         service.kill();
     }
-    let mut service = manager.start(&world, "run", &[]);
-    world.wait_complete(&mut service);
-    service.stop();
-    world.verify(Holes::None);
+    world.finish(manager.start(&world, "run", &[]));
 }
 
 #[test]

@@ -27,14 +27,20 @@ fn doctor(world: &World, variables: &[(&str, &str)]) -> (String, String) {
     network(&world.output("doctor --format json", &[variables, &[("CANDLEKEEP_HTTP", "off")]].concat()))
 }
 
-#[test]
-fn a_company_s_authority_is_believed_where_it_is_named_for_rest_and_stream() {
-    let world = world();
+/// A front before the simulator that an authority of our own has certified: its address, and the authority's file.
+fn ours(world: &World) -> (Front, String, String) {
     let authority = Authority::new("ours");
     let front = Front::start(world.simulator().address(), Some(authority.certify("127.0.0.1", Valid::Now)));
     let file = world.folder().join("ca.pem");
     authority.write(&file);
     let (url, file) = (front.api_url(), file.display().to_string());
+    (front, url, file)
+}
+
+#[test]
+fn a_company_s_authority_is_believed_where_it_is_named_for_rest_and_stream() {
+    let world = world();
+    let (front, url, file) = ours(&world);
     for transport in ["websocket", "http"] {
         let variables = [
             ("IG_API_URL", url.as_str()),
@@ -100,11 +106,7 @@ fn who_is_not_trusted_is_told_nothing_and_named_with_the_reason() {
 fn a_clock_that_is_wrong_is_named_where_it_breaks_tls() {
     let Some(library) = clock::library() else { return };
     let world = world();
-    let authority = Authority::new("ours");
-    let front = Front::start(world.simulator().address(), Some(authority.certify("127.0.0.1", Valid::Now)));
-    let file = world.folder().join("ca.pem");
-    authority.write(&file);
-    let (url, file) = (front.api_url(), file.display().to_string());
+    let (_front, url, file) = ours(&world);
     for (shown, expected) in [("@1999-01-01 00:00:00", "not valid yet"), ("@2099-01-01 00:00:00", "expired")]
     {
         let variables = [

@@ -251,6 +251,14 @@ impl World {
         }
     }
 
+    /// Has a service go on to the end of market time, stops it, and compares everything with what happened. Answers
+    /// its log and what was found.
+    pub fn finish(&self, mut service: Service) -> (Vec<String>, Summary) {
+        self.wait_complete(&mut service);
+        let log = service.stop();
+        (log, self.verify(Holes::None))
+    }
+
     /// Waits until market time has ended and the stream is stored to its end.
     pub fn wait_streamed(&self, service: &mut Service) {
         assert!(self.wait_end(service, |_| true), "the stream's last bars do not come");
