@@ -75,85 +75,95 @@ fn excerpt(log: &[String]) -> Vec<&String> {
     log.iter().filter(|line| !line.starts_with("<6>") || line.contains("room")).collect()
 }
 
+/// All of these at once, each in a world of its own: most of their time is waiting.
+fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| check(case));
+        }
+    });
+}
+
 const DIED: &str = "a room has died, building it anew room=";
 const STUCK: &str = "a room is stuck, building it anew room=";
 
 #[test]
 fn a_writer_that_dies_costs_no_bar_and_no_point() {
-    for failpoint in ["writer.facts:40=panic", "writer.flushed:9=panic", "writer.facts:40=stop"] {
+    each(&["writer.facts:40=panic", "writer.flushed:9=panic", "writer.facts:40=stop"], |failpoint| {
         let fetched = survives(failpoint, &format!("{DIED}writer"), &["writer"]);
         assert_eq!(fetched, 0, "{failpoint}");
-    }
+    });
 }
 
 #[test]
 fn an_aggregator_that_dies_goes_on_where_it_was_with_a_new_stream() {
-    for failpoint in ["aggregator.told:60=panic", "aggregator.told:60=stop", "aggregator.history:20=panic"] {
-        survives(failpoint, &format!("{DIED}aggregator"), &["aggregator", "stream"]);
-    }
+    each(
+        &["aggregator.told:60=panic", "aggregator.told:60=stop", "aggregator.history:20=panic"],
+        |failpoint| {
+            survives(failpoint, &format!("{DIED}aggregator"), &["aggregator", "stream"]);
+        },
+    );
 }
 
 #[test]
 fn a_stream_that_dies_is_an_outage_like_any_other() {
-    for failpoint in ["stream.arrived:60=panic", "stream.arrived:60=stop"] {
+    each(&["stream.arrived:60=panic", "stream.arrived:60=stop"], |failpoint| {
         survives(failpoint, &format!("{DIED}stream"), &["stream"]);
-    }
+    });
 }
 
 #[test]
-fn a_session_that_dies_keeps_its_tokens() {
-    survives("session.tokens:9=panic", &format!("{DIED}session"), &["session"]);
-}
-
-#[test]
-fn a_session_that_hangs_lets_its_tokens_go() {
-    survives("session.tokens:9=hang", &format!("{STUCK}session"), &["session"]);
+fn a_session_that_dies_keeps_its_tokens_and_one_that_hangs_lets_them_go() {
+    dies_or_hangs("session.tokens:9", "session");
 }
 
 #[test]
 fn a_history_that_dies_or_hangs_is_asked_again() {
-    survives("history.fetch:9=panic", &format!("{DIED}history"), &["history"]);
-    survives("history.fetch:9=hang", &format!("{STUCK}history"), &["history"]);
+    dies_or_hangs("history.fetch:9", "history");
 }
 
 #[test]
 fn a_healer_that_dies_or_hangs_looks_anew() {
-    survives("healer.look:2=panic", &format!("{DIED}healer"), &["healer"]);
-    survives("healer.look:2=hang", &format!("{STUCK}healer"), &["healer"]);
+    dies_or_hangs("healer.look:2", "healer");
 }
 
 #[test]
 fn a_retention_that_dies_or_hangs_is_built_anew() {
-    survives("retention.look:2=panic", &format!("{DIED}retention"), &["retention"]);
-    survives("retention.look:2=hang", &format!("{STUCK}retention"), &["retention"]);
+    dies_or_hangs("retention.look:2", "retention");
+}
+
+fn dies_or_hangs(place: &str, room: &str) {
+    each(&[(DIED, "panic"), (STUCK, "hang")], |(found, action)| {
+        survives(&format!("{place}={action}"), &format!("{found}{room}"), &[room]);
+    });
 }
 
 #[test]
 fn a_room_that_deals_with_no_message_any_more_ends_the_process() {
-    for (failpoint, room) in [
+    let cases = [
         ("writer.facts:40=hang", "writer"),
         ("aggregator.told:60=hang", "aggregator"),
         ("aggregator.history:20=hang", "aggregator"),
         ("stream.arrived:60=hang", "stream"),
         // Where its first connection is to be made; nothing but the clock can tell.
         ("stream.begin=hang", "stream"),
-    ] {
+    ];
+    each(&cases, |(failpoint, room)| {
         let log = ends(failpoint, "room does not end when told to");
         assert!(said(&log, &format!("{STUCK}{room}")) >= 1, "{:#?}", excerpt(&log));
-    }
+    });
 }
 
 #[test]
 fn what_no_restart_of_a_room_mends_ends_the_process() {
-    for (failpoint, reason) in [
+    let cases = [
         ("commit.applied:9=block", "the thread of the database has been stuck"),
         ("commit.applied:9=panic", "work on the store panicked"),
         ("aggregator.told:60=block", "the thread of the rooms is blocked"),
         ("session.tokens:9=block", "the thread of the rooms is blocked"),
         ("lease.renew:2=panic", "renewing the lease has panicked"),
-    ] {
-        ends(failpoint, reason);
-    }
+    ];
+    each(&cases, |(failpoint, reason)| drop(ends(failpoint, reason)));
 }
 
 #[test]
