@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::supervisor::Room;
-use crate::supervisor::topology::Signs;
+use crate::supervisor::house::Signs;
 
 /// How a room does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

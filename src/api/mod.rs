@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::supervisor::topology::Signs;
+use crate::supervisor::house::Signs;
 
 /// Reads a text from somewhere that may take its time, or says why it cannot.
 pub type ReadText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;

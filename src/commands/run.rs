@@ -17,7 +17,7 @@ use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
 use crate::store::StoreHandle;
-use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
+use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::supervisor::watchdog;
 use crate::transcript::secrets::Kind;
 use crate::transcript::{Recorder, Recording};

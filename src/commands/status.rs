@@ -23,8 +23,8 @@ use crate::ig::session::actor::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};
+use crate::supervisor::house::{SETTING_AT, at_of};
 use crate::supervisor::keeper::{Failures, SETTING_ROOMS};
-use crate::supervisor::topology::{SETTING_AT, at_of};
 use crate::writer::recovery;
 
 /// Breaks of the stream that are shown.

@@ -23,7 +23,7 @@ use crate::healer::wishes;
 use crate::ig::IgError;
 use crate::messages::HistoryError;
 use crate::store::{RequestState, Store, StoreError, StoreHandle};
-use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
+use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
 /// How often the database is looked at.

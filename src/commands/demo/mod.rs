@@ -20,7 +20,7 @@ use crate::config::{self, Config, Flags};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
-use crate::supervisor::topology::{House, Purpose, RunFlags, Signs};
+use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
 /// Friday 2024-01-12 10:00 UTC: the demonstration crosses a weekend and most of a week.

@@ -20,7 +20,7 @@ use crate::healer::plan::{self, BARS_PER_REQUEST_MAX, Now, Plan, Purse, Terms};
 use crate::healer::wishes;
 use crate::ig::history::pace::{DEFAULT_PER_MINUTE, DEMO_PER_MINUTE_MAX};
 use crate::store::{AllowanceState, LeaseState, Store, StoreError};
-use crate::supervisor::topology::{self, SETTING_PACE};
+use crate::supervisor::groundwork::{self, SETTING_PACE};
 
 /// The two lengths that are asked for over REST.
 const FETCHED: [Timeframe; 2] = [Timeframe::M5, Timeframe::M15];
@@ -227,7 +227,7 @@ fn ahead_of(feed: &Watched, config: &Config, end: Option<Timestamp>, now: Timest
             let span = end..now;
             absent::unseen(feed.pair, &feed.calendar, Timeframe::M5, span, Reason::Offline).collect()
         }
-        None => absent::first_start(feed.pair, &feed.calendar, now, topology::depth(config)),
+        None => absent::first_start(feed.pair, &feed.calendar, now, groundwork::depth(config)),
     }
 }
 
