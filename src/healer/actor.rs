@@ -36,7 +36,7 @@ use crate::supervisor::{Lifeline, Line, Pulse, watched_over};
 mod handing;
 
 /// How often the ledger is looked at without being called.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// From one step to the next: what the database is asked meanwhile, each with a limit of its own.
 const STEP_WITHIN: Duration = Duration::from_secs(900);
 /// A look at a timer that is so late does not come any more.

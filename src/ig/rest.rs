@@ -37,8 +37,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest a call may take, its answer read to the end. The client's own limit ends with the head.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Idle sockets are closed by us after this, before IG's side does it unseen.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Idle sockets are closed by us after this, before the other side does it unseen: a request for history that
+/// meets a socket just closed may have been charged, and its hole waits a minute. Servers that hurry close
+/// after 5 s (IG's time is not known); requests for history follow each other faster than this.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// Pause before the one retry after a socket broke under a call that may be repeated.
 const SOCKET_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Largest answer read: far above a full page of prices.

@@ -19,6 +19,8 @@ use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
+use crate::healer::actor::LOOK_EVERY;
+use crate::healer::attempts::RETRY_FIRST;
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
 use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
@@ -34,8 +36,12 @@ const CUT_FOR: i64 = 6;
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Where no terminal shows a bar, a line is printed this often.
 const PRINT_EVERY: Duration = Duration::from_secs(2);
-/// Longest wait in which neither market time passes nor a bar is stored.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait in which neither market time passes nor a bar is stored: a request of which nobody knows what
+/// became is made again after its pause, at the next look.
+const PATIENCE: Duration =
+    Duration::from_secs(RETRY_FIRST.as_secs() + LOOK_EVERY.as_secs() + SLOW_MACHINE.as_secs());
+/// A machine that is busy with other things takes this long for one step.
+const SLOW_MACHINE: Duration = Duration::from_secs(30);
 
 const STEP: i64 = Timeframe::M5.seconds();
 
