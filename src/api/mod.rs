@@ -4,10 +4,13 @@
 //! |---|---|:-:|
 //! | `guard.rs` | who may ask, and how much | ✓ |
 //! | `routes.rs` | every path, and what answers it | |
+//! | `asked.rs` | what a request asks for, or what is wrong with it | ✓ |
+//! | `bars.rs` | bars, and what is known of their buckets | |
 //! | `views.rs` | what an answer looks like | ✓ |
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
+//! | `pool.rs` | what is read for one alone, over a few connections | |
 //! | `place.rs` | where it is served, or why not, for `status` | |
 //! | `server.rs` | sockets, and their limits | |
 //!
@@ -16,11 +19,14 @@
 //!
 //! A further route is a line in `routes.rs`, its handler, and its answer in `views.rs`.
 
+mod asked;
+mod bars;
 mod cached;
 pub mod guard;
 pub mod health;
 mod metrics;
 pub mod place;
+mod pool;
 mod routes;
 mod server;
 mod views;

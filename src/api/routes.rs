@@ -1,27 +1,44 @@
 //! Every path, and what answers it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder};
+use actix_web::{FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Resource, Responder};
+use ring::digest;
 use serde_json::Value;
 
+use super::asked::{self, Known, Wrong};
+use super::bars::{self, Judge, Text};
 use super::cached::Cached;
 use super::metrics::{self, Stored};
+use super::pool::{NoAnswer, Pool};
 use super::{Sources, views};
-use crate::store::Store;
+use crate::domain::Pair;
+use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 3] = ["/healthz", "/v1/status", "/metrics"];
+const ROUTES: [&str; 5] = ["/healthz", "/v1/status", "/v1/candles", "/v1/coverage", "/metrics"];
 /// How long a status is good for.
 const STATUS_KEEP: Duration = Duration::from_secs(1);
 /// The same of what metrics take from the database, which has to be counted.
 const METRICS_KEEP: Duration = Duration::from_secs(10);
 
+/// Connections for reading what is asked for, and how many requests may wait for one.
+const READERS: usize = 2;
+const READS_QUEUED_MAX: usize = 64;
+/// When to come again after an answer that there was no room for, seconds.
+const RETRY_AFTER_S: &str = "1";
+/// Bytes of a digest that make a tag.
+const TAG_BYTES: usize = 16;
+
 /// What handlers share.
 pub struct Answers {
     sources: Sources,
+    pairs: Vec<Pair>,
+    readers: Pool,
     status: Cached<String>,
     stored: Cached<Stored>,
 }
@@ -37,7 +54,34 @@ impl Answers {
                 Store::open_read_only(&config.database).and_then(|mut store| Stored::read(&mut store));
             stored.map_err(|error| error.to_string())
         });
-        Answers { sources, status, stored }
+        let database = sources.config.database.clone();
+        let open = move || {
+            let mut store = Store::open_read_only(&database)?;
+            store.bound_answers();
+            Ok(store)
+        };
+        let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, Arc::new(open));
+        let pairs = sources.config.pairs().collect();
+        Answers { sources, pairs, readers, status, stored }
+    }
+
+    /// What there is to ask for.
+    fn known(&self) -> Known<'_> {
+        Known { pairs: &self.pairs, timeframes: &self.sources.config.timeframes }
+    }
+
+    /// Reads an answer on one of the connections.
+    async fn read<R>(
+        &self,
+        read: impl FnOnce(&mut Store, Judge<'_>) -> bars::Answer<R> + Send + 'static,
+    ) -> Result<R, HttpResponse>
+    where
+        R: Send + 'static,
+    {
+        let (config, clock) = (self.sources.config.clone(), self.sources.clock.clone());
+        let outcome =
+            self.readers.run(move |store| read(store, Judge { config: &config, clock: &clock })).await;
+        outcome.map_err(|error| unanswered(&error))?.map_err(|wrong| refused(&wrong))
     }
 }
 
@@ -45,6 +89,8 @@ impl Answers {
 pub fn configure(app: &mut ServiceConfig) {
     app.service(readable("/healthz", healthz))
         .service(readable("/v1/status", status))
+        .service(readable("/v1/candles", candles))
+        .service(readable("/v1/coverage", coverage))
         .service(readable("/metrics", metrics))
         .default_service(web::to(not_found));
 }
@@ -63,6 +109,78 @@ where
 /// A JSON answer.
 pub fn json(status: StatusCode, value: &Value) -> HttpResponse {
     HttpResponse::build(status).content_type(header::ContentType::json()).body(format!("{value}\n"))
+}
+
+/// What is wrong with a request.
+fn refused(wrong: &Wrong) -> HttpResponse {
+    json(StatusCode::from_u16(wrong.status).unwrap_or(StatusCode::BAD_REQUEST), &wrong.view)
+}
+
+/// Why a request has no answer. What may pass says when to come again.
+fn unanswered(error: &NoAnswer) -> HttpResponse {
+    let (status, word, reason, passes) = match error {
+        NoAnswer::Full => (503, "busy", "too many requests wait for the database".to_owned(), true),
+        NoAnswer::Late => (503, "unavailable", "the database gave no answer in time".to_owned(), true),
+        NoAnswer::Failed(why) => (500, "failed", why.clone(), false),
+        NoAnswer::Store(error @ (StoreError::Absent { .. } | StoreError::OlderSchema { .. })) => {
+            (503, "unavailable", error.to_string(), true)
+        }
+        NoAnswer::Store(error) if error.is_retryable() => (503, "unavailable", error.to_string(), true),
+        NoAnswer::Store(error) => (500, "failed", error.to_string(), false),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = json(status, &views::error(word, &reason));
+    if passes {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    }
+    answer
+}
+
+/// An answer that a client need not be told again while it stays as it is: 304 where it has it already.
+fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
+    // Of all that is said, so that nothing that changes can go unnoticed.
+    let digest = digest::digest(&digest::SHA256, &text.bytes);
+    let tag: String = digest.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = header::EntityTag::new_strong(tag);
+    let is_known = match request.get_header() {
+        Some(header::IfNoneMatch::Any) => true,
+        Some(header::IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+        None => false,
+    };
+    let mut answer = HttpResponse::build(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+    answer.insert_header((header::CACHE_CONTROL, "private, no-cache"));
+    if let Ok(value) = header::ETag(tag).try_into_value() {
+        answer.insert_header((header::ETAG, value));
+    }
+    if is_known {
+        return answer.finish();
+    }
+    answer.content_type(text.content_type).body(text.bytes)
+}
+
+/// The answer, whether it is one or a refusal.
+fn either(answer: Result<HttpResponse, HttpResponse>) -> HttpResponse {
+    answer.unwrap_or_else(|refusal| refusal)
+}
+
+async fn candles(request: HttpRequest, answers: Data<Answers>) -> impl Responder {
+    let answer = async {
+        let asked =
+            asked::candles(request.query_string(), answers.known()).map_err(|wrong| refused(&wrong))?;
+        let text = answers.read(move |store, judge| bars::candles(store, judge, &asked)).await?;
+        Ok(tagged(&request, text))
+    };
+    either(answer.await)
+}
+
+async fn coverage(request: HttpRequest, answers: Data<Answers>) -> impl Responder {
+    let answer = async {
+        let asked =
+            asked::ledger(request.query_string(), answers.known()).map_err(|wrong| refused(&wrong))?;
+        let text = answers.read(move |store, judge| bars::coverage(store, judge, &asked)).await?;
+        Ok(tagged(&request, text))
+    };
+    either(answer.await)
 }
 
 async fn healthz(answers: Data<Answers>) -> impl Responder {

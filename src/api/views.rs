@@ -1,8 +1,12 @@
 //! What an answer looks like. Pure.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::health::HealthReport;
+use crate::completeness::Gap;
+use crate::domain::coverage::Run;
+use crate::store::StoredBar;
 
 /// An error: a word for programs, and the reason for people.
 pub fn error(word: &str, reason: &str) -> Value {
@@ -38,6 +42,105 @@ pub fn health(report: &HealthReport) -> Value {
         // By which somebody who finds the address taken knows whose it is.
         "pid": std::process::id(),
     })
+}
+
+/// `/v1/candles`.
+#[derive(Serialize)]
+pub struct BarsView {
+    /// As the database spells it.
+    pub pair: String,
+    /// Minutes.
+    pub timeframe: &'static str,
+    /// Whose prices these are: `mid`, `bid` or `ask`.
+    pub price: &'static str,
+    /// The bars, ascending.
+    pub candles: Vec<BarView>,
+    /// Nothing is missing, and there are as many bars as were asked for.
+    pub complete: bool,
+    /// What keeps them from being complete, ascending.
+    pub missing: Vec<HoleView>,
+    /// The newest bar that is stored is the newest that there should be.
+    pub fresh: bool,
+}
+
+/// A bar of one side.
+#[derive(Serialize)]
+pub struct BarView {
+    time: i64,
+    open: f64,
+    high: f64,
+    low: f64,
+    close: f64,
+    volume: u32,
+    source: &'static str,
+    revision: u32,
+    seq: i64,
+}
+
+impl BarView {
+    /// The bar with these prices: open, high, low, close. Their texts parse to the doubles that they are.
+    pub fn of(stored: &StoredBar, [open, high, low, close]: [f64; 4]) -> BarView {
+        let bar = &stored.bar;
+        let (volume, source) = (bar.volume, bar.source.as_str());
+        let (revision, seq) = (stored.revision, stored.seq);
+        BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq }
+    }
+}
+
+/// A run of 5-minute buckets that lack what they should have.
+#[derive(Serialize)]
+pub struct HoleView {
+    from: i64,
+    to: i64,
+    state: &'static str,
+    reason: &'static str,
+}
+
+impl HoleView {
+    /// The same for programs.
+    pub fn of(gap: &Gap) -> HoleView {
+        let (from, to) = (gap.span.start.0, gap.span.end.0);
+        HoleView { from, to, state: gap.state.as_str(), reason: gap.reason }
+    }
+}
+
+/// `/v1/coverage`.
+#[derive(Serialize)]
+pub struct LedgerView {
+    /// As the database spells it.
+    pub pair: String,
+    /// Minutes.
+    pub timeframe: &'static str,
+    /// Beginning of the time asked about, epoch seconds.
+    pub from: i64,
+    /// Its end.
+    pub to: i64,
+    /// What is known of it, ascending.
+    pub runs: Vec<RunView>,
+}
+
+/// A run of buckets in one state, for one reason.
+#[derive(Serialize)]
+pub struct RunView {
+    from: i64,
+    to: i64,
+    state: &'static str,
+    reason: &'static str,
+}
+
+impl RunView {
+    /// The same for programs.
+    pub fn of(run: &Run) -> RunView {
+        let (from, to) = (run.span.start.0, run.span.end.0);
+        RunView { from, to, state: run.state.as_str(), reason: run.reason.as_str() }
+    }
+}
+
+/// A line of JSON.
+pub fn line(view: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(view).expect("a view of numbers and texts is JSON");
+    bytes.push(b'\n');
+    bytes
 }
 
 #[cfg(test)]

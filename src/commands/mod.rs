@@ -28,8 +28,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
 use crate::clock::{Clock, ClockKind};
+use crate::completeness::calendar_of;
 use crate::config::{self, Config, Flags};
-use crate::domain::{Calendar, Pair, Timeframe, Timestamp};
+use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::store::{Store, StoreError};
 use crate::writer::journal::JournalError;
@@ -144,17 +145,6 @@ fn kept_from(config: &Config, timeframe: Timeframe) -> Option<Timestamp> {
     by_age.max(deleted)
 }
 
-/// The calendar by which a pair is judged: the configuration's for it, else that of the last time it
-/// was watched.
-fn calendar_of(store: &mut Store, config: &Config, pair: Pair) -> Result<Calendar, StoreError> {
-    if let Some(calendar) = config.calendar_of(pair) {
-        return Ok(calendar);
-    }
-    let watched = store.feeds()?.into_iter().rfind(|watched| watched.feed.pair == pair);
-    let name = watched.map_or_else(|| config::FOREX_CALENDAR.to_owned(), |watched| watched.feed.calendar);
-    Ok(config.calendar(&name))
-}
-
 /// Refuses a pair that is neither collected nor known of.
 fn check_pair(store: &mut Store, config: &Config, pair: Pair) -> Result<(), Failure> {
     let is_known = config.pairs().any(|known| known == pair)
@@ -216,47 +206,5 @@ fn print(text: &[u8]) -> Result<(), Failure> {
             Err(Failure::failed(format_args!("cannot write to standard output: {error}")))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::FileText;
-    use crate::store::{DatabaseUrl, Feed};
-
-    #[test]
-    fn a_pair_is_judged_by_its_calendar_also_when_it_is_watched_no_more() {
-        let text = "[calendars.nordic]\nzone = \"Europe/Oslo\"\nweek = \"Mon 09:00 - Fri 17:00\"\n\
-                    [calendars.forex]\nclosed = [2026-12-28]\n\
-                    [pairs]\nUSD_SEK = { calendar = \"nordic\" }\nEUR_USD = false\n";
-        let file = FileText { path: Path::new("candlekeep.toml"), text };
-        let config = config::load(Some(file), &Default::default(), &Flags::default()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let feed = |pair: &str, calendar: &str| Feed {
-            pair: pair.parse().unwrap(),
-            epic: format!("CS.D.{pair}.CFD.IP"),
-            environment: "demo".to_owned(),
-            account_type: "CFD".to_owned(),
-            scale: "decimal".to_owned(),
-            calendar: calendar.to_owned(),
-        };
-        store.watch_feeds(&[feed("USDNOK", "forex"), feed("EURUSD", "gone")], Timestamp(0)).unwrap();
-        store.watch_feeds(&[feed("USDNOK", "nordic")], Timestamp(1)).unwrap();
-        store.watch_feeds(&[], Timestamp(2)).unwrap();
-        let (nordic, forex) = (config.calendar("nordic"), config.calendar("forex"));
-        assert_ne!(nordic, forex);
-        for (pair, expected) in [
-            ("USDSEK", &nordic),
-            ("USDNOK", &nordic),
-            ("EURUSD", &forex),
-            ("GBPUSD", &forex),
-            ("EURNOK", &forex),
-        ] {
-            assert_eq!(calendar_of(&mut store, &config, pair.parse().unwrap()).unwrap(), *expected, "{pair}");
-        }
     }
 }

@@ -710,6 +710,14 @@ impl Store {
         Ok(last_bars)
     }
 
+    /// Start of the newest bar of one pair and timeframe.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn last_start(&mut self, pair: Pair, timeframe: Timeframe) -> Result<Option<Timestamp>, StoreError> {
+        Ok(bars::last_start(&mut self.connection, pair, timeframe)?)
+    }
+
     /// How many bars are stored, by timeframe. Walks an index from end to end, so it is for
     /// people, not for every scrape.
     ///
@@ -957,7 +965,7 @@ impl Store {
 
     /// Has a server's connection given up from now on where an answer takes too long: for those who would
     /// wait for ever. A statement fails then with [`StoreError::Unreachable`], and may have been done.
-    pub(super) fn bound_answers(&mut self) {
+    pub fn bound_answers(&mut self) {
         if let Connection::Postgres(server) = &mut self.connection {
             server.wait_for(Some(postgres::ANSWER_WITHIN));
         }

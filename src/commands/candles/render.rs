@@ -1,11 +1,10 @@
 //! Bars as text: a table for reading, CSV for spreadsheets, JSON for programs. Pure.
 
-use std::fmt::Write as _;
-
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde::Serialize;
 
 use crate::cli::{Format, PriceSide};
+use crate::columns::{csv, doubles, texts};
 use crate::store::StoredBar;
 
 /// The bars, oldest first, as text that ends with a line end (an empty table is no text at all).
@@ -16,24 +15,6 @@ pub fn render(rows: &[StoredBar], format: Format, price: PriceSide, width: Optio
         Format::Table => table(rows, price, width),
         Format::Csv => csv(rows, price),
         Format::Json => json(rows, price),
-    }
-}
-
-/// Open, high, low and close of one side as exact decimal text.
-fn texts(stored: &StoredBar, price: PriceSide) -> [String; 4] {
-    match price {
-        PriceSide::Mid => stored.bar.mid().map(|mid| mid.to_string()),
-        PriceSide::Bid => stored.bar.bid.prices().map(|price| price.to_string()),
-        PriceSide::Ask => stored.bar.ask.prices().map(|price| price.to_string()),
-    }
-}
-
-/// The same as doubles, equal to those in the database.
-fn doubles(stored: &StoredBar, price: PriceSide) -> [f64; 4] {
-    match price {
-        PriceSide::Mid => stored.bar.mid().map(|mid| mid.to_f64()),
-        PriceSide::Bid => stored.bar.bid.prices().map(|price| price.to_f64()),
-        PriceSide::Ask => stored.bar.ask.prices().map(|price| price.to_f64()),
     }
 }
 
@@ -178,43 +159,6 @@ impl Row {
     }
 }
 
-/// The columns of the CSV; new ones are added at the end.
-const CSV_COLUMNS: &str = "timestamp,open,high,low,close,volume,source,revision,created_at,updated_at,seq,feed_id,\
-     pair,timeframe,price,bid_open,bid_high,bid_low,bid_close,ask_open,ask_high,ask_low,ask_close";
-
-/// No value of ours holds a comma, quote or line end, so plain commas are CSV.
-fn csv(rows: &[StoredBar], price: PriceSide) -> String {
-    let mut text = String::with_capacity((rows.len() + 1) * 256);
-    text.push_str(CSV_COLUMNS);
-    text.push('\n');
-    for stored in rows {
-        let bar = &stored.bar;
-        let feed_id = stored.feed_id.map(|id| id.to_string()).unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "{},{},{},{},{},{},{},{},{},{},{},{}",
-            bar.key.start.0,
-            texts(stored, price).join(","),
-            bar.volume,
-            bar.source,
-            stored.revision,
-            stored.created_at.0,
-            stored.updated_at.0,
-            stored.seq,
-            feed_id,
-            bar.key.pair,
-            bar.key.timeframe,
-            price.as_str(),
-        );
-        for side in [PriceSide::Bid, PriceSide::Ask] {
-            let _ = write!(text, ",{}", texts(stored, side).join(","));
-        }
-        text.push('\n');
-    }
-    text
-}
-
 /// An array with one object a line.
 fn json(rows: &[StoredBar], price: PriceSide) -> String {
     let mut text = String::with_capacity(rows.len() * 400 + 4);
@@ -231,6 +175,7 @@ fn json(rows: &[StoredBar], price: PriceSide) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::CSV_COLUMNS;
     use crate::domain::{Bar, BarKey, Ohlc, Price, Source, Timeframe, Timestamp};
 
     fn side(prices: [&str; 4]) -> Ohlc {

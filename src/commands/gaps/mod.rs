@@ -9,51 +9,15 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::outlook::{self, Wish, words};
-use super::{calendar_of, check_pair, plain_table, say};
+use super::{check_pair, plain_table, say};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
+use crate::completeness::{Gap, calendar_of, incomplete, not_reached};
 use crate::config::Config;
-use crate::domain::coverage::Run;
-use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
+use crate::domain::{Pair, State, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::book::Scope;
 use crate::store::Store;
-
-/// After its end a bucket is given so long to be settled before it counts as not accounted for.
-const SETTLING_S: i64 = 60;
-/// Why a bucket that the ledger does not reach has no bar.
-const NOT_REACHED: &str = "not_reached";
-/// Why one has none that was deleted for its age.
-const DELETED: &str = "deleted";
-
-/// A run of buckets without bars.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Gap {
-    pair: Pair,
-    timeframe: Timeframe,
-    span: Range<Timestamp>,
-    state: State,
-    reason: &'static str,
-}
-
-impl Gap {
-    fn of(pair: Pair, timeframe: Timeframe, run: &Run) -> Gap {
-        Gap { pair, timeframe, span: run.span.clone(), state: run.state, reason: run.reason.as_str() }
-    }
-
-    fn buckets(&self) -> i64 {
-        self.span.end.since(self.span.start) / self.timeframe.seconds()
-    }
-
-    /// The reason in words.
-    fn why(&self) -> &'static str {
-        const BEYOND: &str = "the ledger does not reach it: the service is not running, or behind";
-        if self.reason == DELETED {
-            return "older than what retention.days keeps";
-        }
-        self.reason.parse().map_or(BEYOND, Reason::in_words)
-    }
-}
 
 /// Prints what was asked for.
 ///
@@ -143,84 +107,6 @@ fn find(
         gap.span = gap.span.start.max(span.start)..gap.span.end.min(span.end);
     }
     gaps.sort_by_key(|gap| (gap.pair, gap.timeframe, gap.span.start));
-    Ok(gaps)
-}
-
-/// Buckets behind the ledger's end that are over, and in which the market was expected to trade.
-fn not_reached(pair: Pair, end: Timestamp, now: Timestamp, calendar: &Calendar) -> Vec<Gap> {
-    let timeframe = Timeframe::M5;
-    let over = timeframe.bucket(now.plus(-SETTLING_S)).max(end);
-    let runs = calendar.runs(end..over).into_iter();
-    let expected = runs.filter(|(_, expectation)| *expectation == Expectation::Expected);
-    expected
-        .map(|(span, _)| Gap { pair, timeframe, span, state: State::Missing, reason: NOT_REACHED })
-        .collect()
-}
-
-/// What keeps a stretch from being complete: whatever is neither stored, quiet nor closed.
-fn incomplete(
-    store: &mut Store,
-    pair: Pair,
-    timeframe: Timeframe,
-    span: &Range<Timestamp>,
-    calendar: &Calendar,
-) -> Result<Vec<Gap>, Failure> {
-    // A longer bucket is complete when its parts are.
-    let step = timeframe.seconds();
-    let whole = span.start.floor(step)..span.end.ceil(step);
-    let runs = store.coverage(pair, Timeframe::M5, whole.clone())?;
-    let bars = store.coverage(pair, timeframe, whole.clone())?;
-    let has_bar = |time: Timestamp| {
-        bars.iter().any(|run| run.state == State::Stored && run.span.contains(&timeframe.bucket(time)))
-    };
-    let unknown = |span: Range<Timestamp>| {
-        let expected = calendar.runs(span).into_iter();
-        expected.filter(|(_, expectation)| *expectation == Expectation::Expected).map(|(span, _)| Gap {
-            pair,
-            timeframe: Timeframe::M5,
-            span,
-            state: State::Missing,
-            reason: NOT_REACHED,
-        })
-    };
-    let kept_from = store.deleted_before(Timeframe::M5)?;
-    let (mut gaps, mut from) = (Vec::new(), whole.start);
-    for run in &runs {
-        gaps.extend(unknown(from..run.span.start));
-        if matches!(run.state, State::Missing | State::Lost) {
-            gaps.push(Gap::of(pair, Timeframe::M5, run));
-        }
-        from = run.span.end;
-    }
-    // What is still to come is not there either.
-    gaps.extend(unknown(from..whole.end));
-    for gap in gaps.iter_mut().filter(|gap| gap.reason == NOT_REACHED) {
-        if kept_from.is_some_and(|kept_from| gap.span.start < kept_from) {
-            gap.reason = DELETED;
-        }
-    }
-    if timeframe != Timeframe::M5 {
-        // A longer bar is folded from proof alone: not where a part is only possibly without a bar.
-        for run in runs.iter().filter(|run| run.reason == Reason::PossiblyOpen) {
-            let beside = |start: Timestamp| {
-                let bucket = start..start.plus(step);
-                let stored = |other: &&Run| {
-                    other.state == State::Stored
-                        && other.span.start < bucket.end
-                        && bucket.start < other.span.end
-                };
-                runs.iter().any(|other| stored(&other)) && !has_bar(start)
-            };
-            let first = run.span.start.floor(step);
-            let mut buckets = (first.0..run.span.end.0).step_by(step as usize).map(Timestamp);
-            if buckets.any(beside) {
-                gaps.push(Gap::of(pair, Timeframe::M5, run));
-            }
-        }
-        gaps.retain(|gap| {
-            (gap.span.start.0..gap.span.end.0).step_by(300).any(|bucket| !has_bar(Timestamp(bucket)))
-        });
-    }
     Ok(gaps)
 }
 

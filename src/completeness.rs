@@ -1,0 +1,209 @@
+//! Which bars a stretch lacks, and why: what `gaps` and HTTP tell.
+
+use std::ops::Range;
+
+use crate::config::{self, Config};
+use crate::domain::coverage::Run;
+use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
+use crate::store::{Store, StoreError};
+
+/// After its end a bucket is given so long to be settled before it counts as not accounted for.
+const SETTLING_S: i64 = 60;
+/// Why a bucket that the ledger does not reach has no bar.
+const NOT_REACHED: &str = "not_reached";
+/// Why one has none that was deleted for its age.
+const DELETED: &str = "deleted";
+
+/// A run of buckets without bars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Of which pair.
+    pub pair: Pair,
+    /// The length of its buckets.
+    pub timeframe: Timeframe,
+    /// From its first bucket to the end of its last.
+    pub span: Range<Timestamp>,
+    /// Missing or lost; possibly closed where a longer bar waits for proof.
+    pub state: State,
+    /// A word of the ledger's, or `not_reached` or `deleted`.
+    pub reason: &'static str,
+}
+
+impl Gap {
+    /// A run of the ledger's.
+    pub fn of(pair: Pair, timeframe: Timeframe, run: &Run) -> Gap {
+        Gap { pair, timeframe, span: run.span.clone(), state: run.state, reason: run.reason.as_str() }
+    }
+
+    /// How many buckets it has.
+    pub fn buckets(&self) -> i64 {
+        self.span.end.since(self.span.start) / self.timeframe.seconds()
+    }
+
+    /// The reason in words.
+    pub fn why(&self) -> &'static str {
+        const BEYOND: &str = "the ledger does not reach it: the service is not running, or behind";
+        if self.reason == DELETED {
+            return "older than what retention.days keeps";
+        }
+        self.reason.parse().map_or(BEYOND, Reason::in_words)
+    }
+}
+
+/// The end of the last bucket that is over at `now` and has had its time to be settled.
+pub fn settled_to(timeframe: Timeframe, now: Timestamp) -> Timestamp {
+    timeframe.bucket(now.plus(-SETTLING_S))
+}
+
+/// Buckets behind the ledger's end that are over, and in which the market was expected to trade.
+pub fn not_reached(pair: Pair, end: Timestamp, now: Timestamp, calendar: &Calendar) -> Vec<Gap> {
+    unknown(pair, end..settled_to(Timeframe::M5, now).max(end), calendar).collect()
+}
+
+/// Buckets of which nothing is known and in which the market is expected to trade.
+fn unknown(pair: Pair, span: Range<Timestamp>, calendar: &Calendar) -> impl Iterator<Item = Gap> {
+    let expected = calendar.runs(span).into_iter();
+    expected.filter(|(_, expectation)| *expectation == Expectation::Expected).map(move |(span, _)| Gap {
+        pair,
+        timeframe: Timeframe::M5,
+        span,
+        state: State::Missing,
+        reason: NOT_REACHED,
+    })
+}
+
+/// The calendar by which a pair is judged: the configuration's for it, else that of the last time it
+/// was watched.
+///
+/// # Errors
+/// Those of any read.
+pub fn calendar_of(store: &mut Store, config: &Config, pair: Pair) -> Result<Calendar, StoreError> {
+    if let Some(calendar) = config.calendar_of(pair) {
+        return Ok(calendar);
+    }
+    let watched = store.feeds()?.into_iter().rfind(|watched| watched.feed.pair == pair);
+    let name = watched.map_or_else(|| config::FOREX_CALENDAR.to_owned(), |watched| watched.feed.calendar);
+    Ok(config.calendar(&name))
+}
+
+/// What keeps a stretch from being complete, in 5-minute buckets, ascending: whatever is neither stored, quiet nor
+/// closed. What is still to come is not there either. A longer bucket is complete when its parts are.
+///
+/// # Errors
+/// Those of any read.
+pub fn incomplete(
+    store: &mut Store,
+    pair: Pair,
+    timeframe: Timeframe,
+    span: &Range<Timestamp>,
+    calendar: &Calendar,
+) -> Result<Vec<Gap>, StoreError> {
+    let step = timeframe.seconds();
+    let whole = span.start.floor(step)..span.end.ceil(step);
+    let short = store.coverage(pair, Timeframe::M5, whole.clone())?;
+    let own = match timeframe {
+        Timeframe::M5 => Vec::new(),
+        _ => store.coverage(pair, timeframe, whole.clone())?,
+    };
+    let kept_from = store.deleted_before(Timeframe::M5)?;
+    let known = Known { short: &short, own: &own, kept_from, calendar };
+    Ok(lacking(pair, timeframe, whole, &known))
+}
+
+/// What is known of a stretch.
+struct Known<'a> {
+    /// Of its 5-minute buckets, ascending.
+    short: &'a [Run],
+    /// Of its buckets of the length asked about, where that is longer.
+    own: &'a [Run],
+    /// Since when 5-minute bars are kept; none where none has been deleted.
+    kept_from: Option<Timestamp>,
+    calendar: &'a Calendar,
+}
+
+/// The state of the bucket that holds `time`.
+fn state_at(runs: &[Run], time: Timestamp) -> Option<State> {
+    let run = runs.get(runs.partition_point(|run| run.span.end <= time))?;
+    run.span.contains(&time).then_some(run.state)
+}
+
+/// Starts of the buckets of `step` seconds in a span.
+fn buckets(span: &Range<Timestamp>, step: i64) -> impl Iterator<Item = Timestamp> + use<> {
+    (span.start.0..span.end.0).step_by(usize::try_from(step).unwrap_or(1)).map(Timestamp)
+}
+
+fn lacking(pair: Pair, timeframe: Timeframe, whole: Range<Timestamp>, known: &Known<'_>) -> Vec<Gap> {
+    let step = timeframe.seconds();
+    let has_bar = |time: Timestamp| state_at(known.own, timeframe.bucket(time)) == Some(State::Stored);
+    let (mut gaps, mut from) = (Vec::new(), whole.start);
+    for run in known.short {
+        gaps.extend(unknown(pair, from..run.span.start, known.calendar));
+        if matches!(run.state, State::Missing | State::Lost) {
+            gaps.push(Gap::of(pair, Timeframe::M5, run));
+        }
+        from = run.span.end;
+    }
+    gaps.extend(unknown(pair, from..whole.end, known.calendar));
+    for gap in gaps.iter_mut().filter(|gap| gap.reason == NOT_REACHED) {
+        if known.kept_from.is_some_and(|kept_from| gap.span.start < kept_from) {
+            gap.reason = DELETED;
+        }
+    }
+    if timeframe != Timeframe::M5 {
+        // A longer bar is folded from proof alone: not where a part is only possibly without a bar.
+        let is_half_told = |start: Timestamp| {
+            let mut parts = buckets(&(start..start.plus(step)), Timeframe::M5.seconds());
+            !has_bar(start) && parts.any(|part| state_at(known.short, part) == Some(State::Stored))
+        };
+        for run in known.short.iter().filter(|run| run.reason == Reason::PossiblyOpen) {
+            if buckets(&(run.span.start.floor(step)..run.span.end), step).any(is_half_told) {
+                gaps.push(Gap::of(pair, Timeframe::M5, run));
+            }
+        }
+        gaps.retain(|gap| buckets(&gap.span, Timeframe::M5.seconds()).any(|bucket| !has_bar(bucket)));
+        gaps.sort_by_key(|gap| gap.span.start);
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{FileText, Flags};
+    use crate::store::{DatabaseUrl, Feed};
+
+    #[test]
+    fn a_pair_is_judged_by_its_calendar_also_when_it_is_watched_no_more() {
+        let text = "[calendars.nordic]\nzone = \"Europe/Oslo\"\nweek = \"Mon 09:00 - Fri 17:00\"\n\
+                    [calendars.forex]\nclosed = [2026-12-28]\n\
+                    [pairs]\nUSD_SEK = { calendar = \"nordic\" }\nEUR_USD = false\n";
+        let file = FileText { path: Path::new("candlekeep.toml"), text };
+        let config = config::load(Some(file), &Default::default(), &Flags::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let feed = |pair: &str, calendar: &str| Feed {
+            pair: pair.parse().unwrap(),
+            epic: format!("CS.D.{pair}.CFD.IP"),
+            environment: "demo".to_owned(),
+            account_type: "CFD".to_owned(),
+            scale: "decimal".to_owned(),
+            calendar: calendar.to_owned(),
+        };
+        store.watch_feeds(&[feed("USDNOK", "forex"), feed("EURUSD", "gone")], Timestamp(0)).unwrap();
+        store.watch_feeds(&[feed("USDNOK", "nordic")], Timestamp(1)).unwrap();
+        store.watch_feeds(&[], Timestamp(2)).unwrap();
+        let (nordic, forex) = (config.calendar("nordic"), config.calendar("forex"));
+        assert_ne!(nordic, forex);
+        for (pair, expected) in [
+            ("USDSEK", &nordic),
+            ("USDNOK", &nordic),
+            ("EURUSD", &forex),
+            ("GBPUSD", &forex),
+            ("EURNOK", &forex),
+        ] {
+            assert_eq!(calendar_of(&mut store, &config, pair.parse().unwrap()).unwrap(), *expected, "{pair}");
+        }
+    }
+}
