@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::store::{BarQuery, Store, StoreError, StoredBar};
 
+/// What JSON is called.
+const JSON: &str = "application/json";
+
 /// An answer, or what is wrong with the question.
 pub type Answer<T> = Result<Result<T, Wrong>, StoreError>;
 
@@ -21,6 +24,8 @@ pub struct Text {
     pub content_type: &'static str,
     /// What it says.
     pub bytes: Vec<u8>,
+    /// Whether the bars are complete, and whether they are fresh, which not every format can say.
+    pub judged: Option<(bool, bool)>,
 }
 
 /// What bars are judged by.
@@ -34,7 +39,7 @@ pub struct Judge<'a> {
 
 impl Judge<'_> {
     /// What time it is in the market: where it goes by its own clock it is as old as its newest bucket.
-    fn now(&self, store: &mut Store) -> Result<Timestamp, StoreError> {
+    pub(super) fn now(&self, store: &mut Store) -> Result<Timestamp, StoreError> {
         Ok(match self.config.clock {
             ClockKind::System => self.clock.wall(),
             ClockKind::Stream => {
@@ -64,7 +69,7 @@ impl Judge<'_> {
 /// Those of any read.
 pub fn candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> Answer<Text> {
     let answer = store.consistently(|store| read_candles(store, judge, asked))?;
-    Ok(answer.map(|(bars, judged)| write(asked, &bars, judged)))
+    Ok(answer.and_then(|(bars, judged)| write(asked, &bars, judged)))
 }
 
 /// What is said of the bars besides what they are.
@@ -136,26 +141,56 @@ fn read_candles(
     Ok(Ok((bars, Judged { missing, is_whole, fresh })))
 }
 
-fn write(asked: &asked::Candles, bars: &[StoredBar], judged: Judged) -> Text {
-    match asked.format {
+fn write(asked: &asked::Candles, bars: &[StoredBar], judged: Judged) -> Result<Text, Wrong> {
+    let (complete, fresh) = (judged.is_whole && judged.missing.is_empty(), judged.fresh);
+    let (content_type, bytes) = match asked.format {
         BarsFormat::Csv => {
-            let bytes = columns::csv(bars, asked.price).into_bytes();
-            Text { content_type: "text/csv; charset=utf-8; header=present", bytes }
+            ("text/csv; charset=utf-8; header=present", columns::csv(bars, asked.price).into_bytes())
         }
-        BarsFormat::Json | BarsFormat::Arrow => {
+        BarsFormat::Arrow => arrow(asked, bars, complete, fresh)?,
+        BarsFormat::Json => {
             let candles = bars.iter().map(|stored| BarView::of(stored, doubles(stored, asked.price)));
             let view = BarsView {
                 pair: asked.pair.to_string(),
                 timeframe: asked.timeframe.as_str(),
                 price: asked.price.as_str(),
                 candles: candles.collect(),
-                complete: judged.is_whole && judged.missing.is_empty(),
+                complete,
                 missing: judged.missing,
-                fresh: judged.fresh,
+                fresh,
             };
-            Text { content_type: "application/json", bytes: line(&view) }
+            (JSON, line(&view))
         }
-    }
+    };
+    Ok(Text { content_type, bytes, judged: Some((complete, fresh)) })
+}
+
+#[cfg(feature = "parquet")]
+fn arrow(
+    asked: &asked::Candles,
+    bars: &[StoredBar],
+    complete: bool,
+    fresh: bool,
+) -> Result<(&'static str, Vec<u8>), Wrong> {
+    use super::arrow;
+    let prices: Vec<[f64; 4]> = bars.iter().map(|stored| doubles(stored, asked.price)).collect();
+    let told = [
+        ("pair", asked.pair.to_string()),
+        ("timeframe", asked.timeframe.to_string()),
+        ("price", asked.price.as_str().to_owned()),
+        ("complete", complete.to_string()),
+        ("fresh", fresh.to_string()),
+    ];
+    let told = told.map(|(name, value)| (name.to_owned(), value));
+    let bytes = arrow::stream(bars, &prices, told).map_err(|error| Wrong::new(500, "failed", error))?;
+    Ok((arrow::CONTENT_TYPE, bytes))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn arrow(_: &asked::Candles, _: &[StoredBar], _: bool, _: bool) -> Result<(&'static str, Vec<u8>), Wrong> {
+    let reason = "this candlekeep is built without Arrow: take json or csv, \
+                  or build it with `cargo install --path . --features parquet`";
+    Err(Wrong::new(406, "no_arrow", reason))
 }
 
 /// Answers `/v1/coverage`.
@@ -187,6 +222,6 @@ pub fn coverage(store: &mut Store, judge: Judge<'_>, asked: &asked::Ledger) -> A
             to: span.end.0,
             runs: runs.iter().map(RunView::of).collect(),
         };
-        Ok(Ok(Text { content_type: "application/json", bytes: line(&view) }))
+        Ok(Ok(Text { content_type: JSON, bytes: line(&view), judged: None }))
     })
 }

@@ -6,6 +6,8 @@
 //! | `routes.rs` | every path, and what answers it | |
 //! | `asked.rs` | what a request asks for, or what is wrong with it | ✓ |
 //! | `bars.rs` | bars, and what is known of their buckets | |
+//! | `arrow.rs` | bars as Arrow's stream, where built with the feature `parquet` | |
+//! | `fetch.rs` | requests to have bars fetched, and what became of them | |
 //! | `views.rs` | what an answer looks like | ✓ |
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
@@ -15,13 +17,17 @@
 //! | `server.rs` | sockets, and their limits | |
 //!
 //! Requests are served by one worker on a thread of its own: a slow or hostile client cannot hold up the actors, and
-//! what it may cost is bounded in connections, bytes and time. Nothing here can change what is collected.
+//! what it may cost is bounded in connections, bytes and time. Nothing here can change what is collected;
+//! what a client may want is that missing bars be fetched, and the healer has the last word.
 //!
 //! A further route is a line in `routes.rs`, its handler, and its answer in `views.rs`.
 
+#[cfg(feature = "parquet")]
+mod arrow;
 mod asked;
 mod bars;
 mod cached;
+mod fetch;
 pub mod guard;
 pub mod health;
 mod metrics;
@@ -35,14 +41,22 @@ pub use health::HealthReport;
 pub use place::Place;
 pub use server::{Door, serve};
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::supervisor::house::Signs;
 
 /// Reads a text from somewhere that may take its time, or says why it cannot.
 pub type ReadText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// Bars of one pair and length within a stretch.
+pub type Stretch = (Pair, Timeframe, Range<Timestamp>);
+
+/// Says what is to be asked for to have a stretch, or why it cannot be had.
+pub type OrderStretch = Arc<dyn Fn(Stretch) -> Result<Vec<Stretch>, String> + Send + Sync>;
 
 /// What answers are made from.
 #[derive(Clone)]
@@ -53,6 +67,8 @@ pub struct Sources {
     pub signs: Signs,
     /// How the service stands, as JSON.
     pub status: ReadText,
+    /// What is asked for where somebody wants bars fetched, by the rules of `candlekeep backfill`.
+    pub order: OrderStretch,
     /// The time.
     pub clock: Clock,
 }

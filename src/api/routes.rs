@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
 use actix_web::http::{StatusCode, header};
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Resource, Responder};
 use ring::digest;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::asked::{self, Known, Wrong};
 use super::bars::{self, Judge, Text};
 use super::cached::Cached;
+use super::fetch;
 use super::metrics::{self, Stored};
 use super::pool::{NoAnswer, Pool};
 use super::{Sources, views};
@@ -20,7 +21,18 @@ use crate::domain::Pair;
 use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 5] = ["/healthz", "/v1/status", "/v1/candles", "/v1/coverage", "/metrics"];
+const ROUTES: [&str; 8] = [
+    "/healthz",
+    "/v1/status",
+    "/v1/candles",
+    "/v1/coverage",
+    "/v1/fetch",
+    "/v1/fetch/{id}",
+    "/v1/openapi.json",
+    "/metrics",
+];
+/// What is said of them for programs.
+const OPENAPI: &str = include_str!("openapi.json");
 /// How long a status is good for.
 const STATUS_KEEP: Duration = Duration::from_secs(1);
 /// The same of what metrics take from the database, which has to be counted.
@@ -31,6 +43,8 @@ const READERS: usize = 2;
 const READS_QUEUED_MAX: usize = 64;
 /// When to come again after an answer that there was no room for, seconds.
 const RETRY_AFTER_S: &str = "1";
+/// How many requests may wait to be written down; the thread that does so has a connection while there are any.
+const WRITES_QUEUED_MAX: usize = 8;
 /// Bytes of a digest that make a tag.
 const TAG_BYTES: usize = 16;
 
@@ -39,6 +53,7 @@ pub struct Answers {
     sources: Sources,
     pairs: Vec<Pair>,
     readers: Pool,
+    writer: Pool,
     status: Cached<String>,
     stored: Cached<Stored>,
 }
@@ -61,8 +76,17 @@ impl Answers {
             Ok(store)
         };
         let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, Arc::new(open));
+        let database = sources.config.database.clone();
+        let open = move || {
+            // Nothing is made or migrated for a client's sake.
+            Store::open_read_only(&database)?;
+            let mut store = Store::open(&database)?;
+            store.bound_answers();
+            Ok(store)
+        };
+        let writer = Pool::new("candlekeep-http-writer", 1, WRITES_QUEUED_MAX, false, Arc::new(open));
         let pairs = sources.config.pairs().collect();
-        Answers { sources, pairs, readers, status, stored }
+        Answers { sources, pairs, readers, writer, status, stored }
     }
 
     /// What there is to ask for.
@@ -71,16 +95,20 @@ impl Answers {
     }
 
     /// Reads an answer on one of the connections.
-    async fn read<R>(
+    async fn read<R: Send + 'static>(
         &self,
         read: impl FnOnce(&mut Store, Judge<'_>) -> bars::Answer<R> + Send + 'static,
-    ) -> Result<R, HttpResponse>
-    where
-        R: Send + 'static,
-    {
+    ) -> Result<R, HttpResponse> {
+        self.on(&self.readers, read).await
+    }
+
+    async fn on<R: Send + 'static>(
+        &self,
+        pool: &Pool,
+        work: impl FnOnce(&mut Store, Judge<'_>) -> bars::Answer<R> + Send + 'static,
+    ) -> Result<R, HttpResponse> {
         let (config, clock) = (self.sources.config.clone(), self.sources.clock.clone());
-        let outcome =
-            self.readers.run(move |store| read(store, Judge { config: &config, clock: &clock })).await;
+        let outcome = pool.run(move |store| work(store, Judge { config: &config, clock: &clock })).await;
         outcome.map_err(|error| unanswered(&error))?.map_err(|wrong| refused(&wrong))
     }
 }
@@ -91,6 +119,11 @@ pub fn configure(app: &mut ServiceConfig) {
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))
         .service(readable("/v1/coverage", coverage))
+        .service(
+            web::resource("/v1/fetch").route(web::post().to(ask_fetch)).default_service(web::to(only_post)),
+        )
+        .service(readable("/v1/fetch/{id}", fetched))
+        .service(readable("/v1/openapi.json", openapi))
         .service(readable("/metrics", metrics))
         .default_service(web::to(not_found));
 }
@@ -113,7 +146,11 @@ pub fn json(status: StatusCode, value: &Value) -> HttpResponse {
 
 /// What is wrong with a request.
 fn refused(wrong: &Wrong) -> HttpResponse {
-    json(StatusCode::from_u16(wrong.status).unwrap_or(StatusCode::BAD_REQUEST), &wrong.view)
+    let mut answer = json(StatusCode::from_u16(wrong.status).unwrap_or(StatusCode::BAD_REQUEST), &wrong.view);
+    if wrong.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(fetch::RETRY_AFTER_S));
+    }
+    answer
 }
 
 /// Why a request has no answer. What may pass says when to come again.
@@ -139,7 +176,11 @@ fn unanswered(error: &NoAnswer) -> HttpResponse {
 /// An answer that a client need not be told again while it stays as it is: 304 where it has it already.
 fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
     // Of all that is said, so that nothing that changes can go unnoticed.
-    let digest = digest::digest(&digest::SHA256, &text.bytes);
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(&text.bytes);
+    let judged = text.judged.map(|(complete, fresh)| [u8::from(complete), u8::from(fresh)]);
+    digest.update(judged.as_ref().map_or(&[], |judged| judged.as_slice()));
+    let digest = digest.finish();
     let tag: String = digest.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = header::EntityTag::new_strong(tag);
     let is_known = match request.get_header() {
@@ -151,6 +192,10 @@ fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
     answer.insert_header((header::CACHE_CONTROL, "private, no-cache"));
     if let Ok(value) = header::ETag(tag).try_into_value() {
         answer.insert_header((header::ETAG, value));
+    }
+    if let Some((complete, fresh)) = text.judged {
+        answer.insert_header(("x-candlekeep-complete", complete.to_string()));
+        answer.insert_header(("x-candlekeep-fresh", fresh.to_string()));
     }
     if is_known {
         return answer.finish();
@@ -183,6 +228,40 @@ async fn coverage(request: HttpRequest, answers: Data<Answers>) -> impl Responde
     either(answer.await)
 }
 
+async fn ask_fetch(request: HttpRequest, body: Bytes, answers: Data<Answers>) -> impl Responder {
+    let answer = async {
+        if request.content_type() != "application/json" {
+            let reason = "the body is JSON, and Content-Type says so: application/json";
+            return Err(refused(&Wrong::new(415, "bad_type", reason)));
+        }
+        let asked =
+            asked::nothing(request.query_string()).and_then(|()| asked::fetch(&body, answers.known()));
+        let (asked, order) = (asked.map_err(|wrong| refused(&wrong))?, answers.sources.order.clone());
+        let asking = answers.on(&answers.writer, move |store, judge| fetch::ask(store, judge, &order, asked));
+        let view = asking.await?;
+        let place = (header::LOCATION, format!("/v1/fetch/{}", view.id));
+        Ok(HttpResponse::Accepted()
+            .insert_header(place)
+            .content_type(header::ContentType::json())
+            .body(views::line(&view)))
+    };
+    either(answer.await)
+}
+
+async fn fetched(request: HttpRequest, id: web::Path<String>, answers: Data<Answers>) -> impl Responder {
+    let answer = async {
+        asked::nothing(request.query_string()).map_err(|wrong| refused(&wrong))?;
+        let id: i64 = id.parse().map_err(|_| refused(&fetch::unknown(&*id)))?;
+        let view = answers.read(move |store, _| fetch::look(store, id)).await?;
+        Ok(HttpResponse::Ok().content_type(header::ContentType::json()).body(views::line(&view)))
+    };
+    either(answer.await)
+}
+
+async fn openapi() -> impl Responder {
+    HttpResponse::Ok().content_type(header::ContentType::json()).body(OPENAPI)
+}
+
 async fn healthz(answers: Data<Answers>) -> impl Responder {
     let report = answers.sources.health();
     let status = if report.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -213,10 +292,15 @@ async fn not_found() -> impl Responder {
 }
 
 async fn other_method() -> impl Responder {
-    let mut answer = json(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &views::error("other_method", "this can be read, by GET or HEAD"),
-    );
-    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    only("GET, HEAD", "this can be read, by GET or HEAD")
+}
+
+async fn only_post() -> impl Responder {
+    only("POST", "this can be asked for, by POST")
+}
+
+fn only(methods: &'static str, reason: &str) -> HttpResponse {
+    let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &views::error("other_method", reason));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     answer
 }

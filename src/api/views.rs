@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::health::HealthReport;
 use crate::completeness::Gap;
 use crate::domain::coverage::Run;
-use crate::store::StoredBar;
+use crate::healer::wishes::Progress;
+use crate::store::{FetchRequest, StoredBar};
 
 /// An error: a word for programs, and the reason for people.
 pub fn error(word: &str, reason: &str) -> Value {
@@ -133,6 +134,59 @@ impl RunView {
     pub fn of(run: &Run) -> RunView {
         let (from, to) = (run.span.start.0, run.span.end.0);
         RunView { from, to, state: run.state.as_str(), reason: run.reason.as_str() }
+    }
+}
+
+/// A request to fetch bars.
+#[derive(Debug, Serialize)]
+pub struct FetchView {
+    /// Its number.
+    pub id: i64,
+    pair: String,
+    timeframe: &'static str,
+    from: i64,
+    to: i64,
+    /// `asked`, `taken`, `done` or `refused`.
+    state: &'static str,
+    /// More about that, for people.
+    note: String,
+    asked_at: i64,
+    updated_at: i64,
+    /// How its buckets stand now.
+    buckets: ProgressView,
+}
+
+impl FetchView {
+    /// The request, and how far it is.
+    pub fn of(request: &FetchRequest, buckets: ProgressView) -> FetchView {
+        FetchView {
+            id: request.id,
+            pair: request.pair.to_string(),
+            timeframe: request.timeframe.as_str(),
+            from: request.span.start.0,
+            to: request.span.end.0,
+            state: request.state.as_str(),
+            note: request.note.clone(),
+            asked_at: request.asked_at.0,
+            updated_at: request.updated_at.0,
+            buckets,
+        }
+    }
+}
+
+/// Buckets by what is known of them.
+#[derive(Debug, Serialize)]
+pub struct ProgressView {
+    stored: u64,
+    without_bar: u64,
+    missing: u64,
+    lost: u64,
+}
+
+impl ProgressView {
+    /// The same for programs.
+    pub fn of(Progress { stored, without_bar, missing, lost }: Progress) -> ProgressView {
+        ProgressView { stored, without_bar, missing, lost }
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::status;
-use crate::api::{self, Door, Place, Sources, place};
+use super::{backfill, status};
+use crate::api::{self, Door, Place, Sources, Stretch, place};
 use crate::cli::Run;
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
@@ -104,7 +104,14 @@ fn sources(config: Arc<Config>, signs: Signs) -> Sources {
         let (config, clock) = (config.clone(), clock.clone());
         move || status::read_json(&config, clock.wall()).map_err(|failure| failure.to_string())
     };
-    Sources { config, signs, status: Arc::new(status), clock }
+    let order = {
+        let config = config.clone();
+        move |(pair, timeframe, span): Stretch| {
+            let order = backfill::order(&[pair], &[timeframe], Some(span), &config);
+            order.map(|order| order.wish.stretches).map_err(|failure| failure.to_string())
+        }
+    };
+    Sources { config, signs, status: Arc::new(status), order: Arc::new(order), clock }
 }
 
 /// Has `status` know where HTTP is served, or why it is not.

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod api_bars;
+#[cfg(test)]
 mod architecture;
 #[cfg(test)]
 mod away;

@@ -327,7 +327,7 @@ impl World {
         verify_pairs(&self.known(), &truth, start..self.settled_to(), DEPTH, tolerance, |_| true)
     }
 
-    fn known(&self) -> Database {
+    pub fn known(&self) -> Database {
         self.open().expect("there is a database")
     }
 }
