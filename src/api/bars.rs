@@ -38,14 +38,15 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// What time it is in the market: where it goes by its own clock it is as old as its newest bucket.
+    /// What time it is in the market: where it goes by its own clock it is as old as its newest bucket, and until there
+    /// is one nobody knows.
     pub(super) fn now(&self, store: &mut Store) -> Result<Timestamp, StoreError> {
         Ok(match self.config.clock {
             ClockKind::System => self.clock.wall(),
             ClockKind::Stream => {
                 // A bucket that the stream has told of needs no more time to be settled.
                 let newest = store.covered_to(Timeframe::M5)?.into_values().max();
-                newest.map_or(Timestamp(0), |end| end.plus(Timeframe::M5.seconds() - 1))
+                newest.map_or_else(|| self.clock.wall(), |end| end.plus(Timeframe::M5.seconds() - 1))
             }
         })
     }
@@ -224,4 +225,209 @@ pub fn coverage(store: &mut Store, judge: Judge<'_>, asked: &asked::Ledger) -> A
         };
         Ok(Ok(Text { content_type: JSON, bytes: line(&view), judged: None }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::asked::Known;
+    use crate::config::{self, Flags};
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Price, Reason, Source, State};
+
+    /// Wednesday 2024-01-17 10:00.
+    const TEN: Timestamp = Timestamp(1_705_485_600);
+    const STEP: i64 = 300;
+
+    /// A database with bars from ten o'clock on, and a time.
+    struct Scene {
+        _folder: tempfile::TempDir,
+        config: Config,
+        clock: Clock,
+        store: Store,
+    }
+
+    fn at(bucket: i64) -> Timestamp {
+        TEN.plus(bucket * STEP)
+    }
+
+    impl Scene {
+        /// A letter a bucket: s stored, q quiet, m missing, l lost, c closed; it is so long after their end.
+        fn new(buckets: &str, later_s: u64) -> Scene {
+            Scene::from(TEN, buckets, later_s)
+        }
+
+        fn from(start: Timestamp, buckets: &str, later_s: u64) -> Scene {
+            let folder = tempfile::tempdir().unwrap();
+            let database = Some(format!("sqlite://{}", folder.path().join("c.db").display()));
+            let flags = Flags { config: None, database };
+            let config = config::load(None, &BTreeMap::new(), &flags).unwrap();
+            let mut store = Store::open(&config.database).unwrap();
+            let facts = buckets.chars().enumerate().map(|(bucket, letter)| {
+                let start = start.plus(bucket as i64 * STEP);
+                let marked = |state, reason| {
+                    let span = start..start.plus(STEP);
+                    Fact::Marked(Mark { pair: pair(), timeframe: Timeframe::M5, span, state, reason })
+                };
+                match letter {
+                    's' => Fact::Settled(bar(start)),
+                    'q' => marked(State::Quiet, Reason::LaterRow),
+                    'm' => marked(State::Missing, Reason::Disconnected),
+                    'l' => marked(State::Lost, Reason::GivenUp),
+                    'c' => marked(State::Closed, Reason::Calendar),
+                    other => panic!("{other}"),
+                }
+            });
+            let batch = Arc::new(FactBatch { evidence: "test".into(), facts: facts.collect() });
+            store.commit(&[batch], TEN).unwrap();
+            let clock = Clock::simulated(start.plus(buckets.len() as i64 * STEP), 0);
+            clock.advance(Duration::from_secs(later_s));
+            Scene { _folder: folder, config, clock, store }
+        }
+
+        fn text(&mut self, query: &str) -> Result<Text, Wrong> {
+            let pairs: Vec<Pair> = self.config.pairs().collect();
+            let known = Known { pairs: &pairs, timeframes: &self.config.timeframes };
+            let asked = asked::candles(query, known).unwrap();
+            let judge = Judge { config: &self.config, clock: &self.clock };
+            candles(&mut self.store, judge, &asked).unwrap()
+        }
+
+        fn ask(&mut self, query: &str) -> Value {
+            let text = self.text(&format!("pair=EURUSD&timeframe={query}")).unwrap();
+            serde_json::from_slice(&text.bytes).unwrap()
+        }
+
+        /// Bars, completeness, freshness, and the missing runs in buckets since ten o'clock.
+        fn told(&mut self, query: &str) -> String {
+            let told = self.ask(query);
+            let bucket = |time: &Value| (time.as_i64().unwrap() - TEN.0) / STEP;
+            let missing = told["missing"].as_array().unwrap().iter();
+            let missing: Vec<String> = missing
+                .map(|run| {
+                    let (state, reason) = (run["state"].as_str().unwrap(), run["reason"].as_str().unwrap());
+                    format!("{}-{} {state} {reason}", bucket(&run["from"]), bucket(&run["to"]))
+                })
+                .collect();
+            let count = told["candles"].as_array().unwrap().len();
+            format!("{count} {} {} {}", told["complete"], told["fresh"], missing.join(", "))
+                .trim_end()
+                .to_owned()
+        }
+    }
+
+    fn pair() -> Pair {
+        "EURUSD".parse().unwrap()
+    }
+
+    fn bar(start: Timestamp) -> Bar {
+        let flat = |text| Ohlc::from_prices([Price::parse(text, 0).unwrap(); 4]);
+        Bar {
+            key: BarKey { pair: pair(), timeframe: Timeframe::M5, start },
+            bid: flat("1.30451"),
+            ask: flat("1.30462"),
+            volume: 7,
+            source: Source::Stream,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_of_an_answer_is_listed() {
+        for (buckets, query, expected) in [
+            ("ssssss", "5&count=6", "6 true true"),
+            ("ssssss", "5&count=2", "2 true true"),
+            ("ssqsss", "5&count=5", "5 true true"),
+            ("ssmsls", "5&count=4", "4 false true 2-3 missing disconnected, 4-5 lost given_up"),
+            // What lies before the answer is not its concern.
+            ("ssmsls", "5&count=1", "1 true true"),
+            ("sssssm", "5&count=2", "2 false false 5-6 missing disconnected"),
+            ("ssssss", "5&count=8", "6 false true -2-0 missing not_reached"),
+            ("sssmss", "15&count=1", "1 false false 3-4 missing disconnected"),
+            ("sssqss", "15&count=2", "2 true true"),
+            ("ssmsss", "5&from=2024-01-17T10:15&to=2024-01-17T10:25", "2 true true"),
+            (
+                "ssmsss",
+                "5&from=2024-01-17T10:05&to=2024-01-17T10:16",
+                "2 false true 2-3 missing disconnected",
+            ),
+            // What is still to come is not missing yet.
+            ("ssssss", "5&from=2024-01-17T10:00&to=2024-01-18", "6 true true"),
+            ("ssssss", "5&from=2024-01-17T12:00", "0 true true"),
+        ] {
+            assert_eq!(Scene::new(buckets, 60).told(query), expected, "{buckets} {query}");
+        }
+    }
+
+    #[test]
+    fn bars_grow_stale_with_time_and_not_while_the_market_is_closed() {
+        for (later_s, expected) in [
+            (0, "3 true true"),
+            (359, "3 true true"),
+            (360, "3 false false 3-4 missing not_reached"),
+            (700, "3 false false 3-5 missing not_reached"),
+        ] {
+            assert_eq!(Scene::new("sss", later_s).told("5&count=3"), expected, "{later_s}");
+        }
+        // Friday 21:50 to the close at 22:00; Sunday it opens at 22:00 by all accounts.
+        let friday = Timestamp(1_705_701_000);
+        for (hours, fresh) in [(1, true), (40, true), (48, true), (49, false)] {
+            let told = Scene::from(friday, "ss", hours * 3_600).ask("5&count=2");
+            assert_eq!((&told["fresh"], &told["complete"]), (&json!(fresh), &json!(fresh)), "{hours} h");
+        }
+    }
+
+    #[test]
+    fn a_range_with_more_bars_than_an_answer_has_is_refused() {
+        let mut scene = Scene::new(&"s".repeat(asked::COUNT_MAX as usize + 1), 0);
+        let from = |start: Timestamp| format!("pair=EURUSD&timeframe=5&from={start}");
+        let wrong = scene.text(&from(at(0))).unwrap_err();
+        assert_eq!((wrong.status, &wrong.view["error"]), (400, &json!("too_many_bars")));
+        assert_eq!(wrong.view["limit"], json!(10_000));
+        assert!(scene.text(&from(at(1))).is_ok());
+        assert_eq!(scene.ask("5&count=10000")["candles"].as_array().unwrap().len(), 10_000);
+        let wrong = scene.text(&from(at(-asked::BUCKETS_MAX))).unwrap_err();
+        assert_eq!(wrong.view["error"], json!("long_range"));
+    }
+
+    #[test]
+    fn numbers_are_the_doubles_that_the_database_has() {
+        let told = Scene::new("s", 0).ask("5&count=1");
+        let bar = json!({
+            "time": TEN.0, "open": 1.304565, "high": 1.304565, "low": 1.304565, "close": 1.304565,
+            "volume": 7, "source": "websocket", "revision": 0, "seq": 1,
+        });
+        assert_eq!(told["candles"], json!([bar]));
+        assert_eq!(Scene::new("s", 0).ask("5&count=1&price=ask")["candles"][0]["low"], json!(1.30462));
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    #[test]
+    fn without_arrow_it_says_which_build_has_it() {
+        let wrong = Scene::new("s", 0).text("pair=EURUSD&timeframe=5&format=arrow").unwrap_err();
+        assert_eq!((wrong.status, &wrong.view["error"]), (406, &json!("no_arrow")));
+        assert!(wrong.view["reason"].as_str().unwrap().contains("--features parquet"));
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn arrow_has_the_same_bars() {
+        use arrow_array::Array;
+        use arrow_array::cast::AsArray;
+        use arrow_array::types::{Float64Type, TimestampSecondType};
+        let text = Scene::new("sss", 0).text("pair=EURUSD&timeframe=5&format=arrow&price=bid").unwrap();
+        assert_eq!(text.content_type, "application/vnd.apache.arrow.stream");
+        let mut reader = arrow_ipc::reader::StreamReader::try_new(text.bytes.as_slice(), None).unwrap();
+        assert_eq!(reader.schema().metadata()["price"], "bid");
+        let batch = reader.next().unwrap().unwrap();
+        let times = batch["time"].as_primitive::<TimestampSecondType>();
+        assert_eq!(times.values(), &[at(0).0, at(1).0, at(2).0]);
+        assert_eq!(times.timezone(), Some("UTC"));
+        assert_eq!(batch["close"].as_primitive::<Float64Type>().values(), &[1.30451; 3]);
+        assert!(reader.next().is_none());
+    }
 }

@@ -1,8 +1,8 @@
 //! Bars over HTTP, against what the database says in bare SQL; what is missing, refused and fetched.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use candlekeep::simulator::Options;
 use serde_json::{Value, json};
 
 use super::api::{Answer, ask, serving, slow_market};
@@ -150,40 +150,254 @@ fn a_pair_without_bars_is_empty_and_a_database_that_is_not_there_is_said_to_be_a
 }
 
 #[test]
-fn holes_are_listed_and_the_tag_changes_with_what_is_said() {
-    // Bars that IG has no end of and no history for: the outage is never healed, since points are spent.
-    let world = World::new(Options { allowance: 28 * 30, ..market(2) });
+fn the_tag_says_whether_anything_has_changed() {
+    let world = World::new(market(2));
     let (mut service, address) = serving(&world, &[]);
     world.wait_complete(&mut service);
     let target = "/v1/candles?pair=EUR_USD&timeframe=5&count=12";
+    let known = |tag: &str, target: &str| {
+        ask(address, &format!("GET {target}"), &format!("If-None-Match: {tag}\r\n"))
+    };
     let whole = get(address, target);
     let tag = whole.header("ETag").expect("a tag").to_owned();
     assert_eq!(whole.header("Cache-Control"), Some("private, no-cache"));
-    let again = ask(address, &format!("GET {target}"), &format!("If-None-Match: {tag}\r\n"));
+    assert_eq!(whole.header("X-Candlekeep-Complete"), Some("true"));
+    let again = known(&tag, target);
     assert_eq!((again.status, again.body.as_str(), again.header("ETag")), (304, "", Some(&*tag)));
-    for (known, status) in [
+    for (tags, status) in [
         (format!("\"other\", W/{tag}"), 304),
         ("*".to_owned(), 304),
         ("\"other\"".to_owned(), 200),
         ("nonsense".to_owned(), 200),
     ] {
-        let answer = ask(address, &format!("GET {target}"), &format!("If-None-Match: {known}\r\n"));
-        assert_eq!(answer.status, status, "{known}");
+        assert_eq!(known(&tags, target).status, status, "{tags}");
     }
-    assert_ne!(get(address, &format!("{target}&price=bid")).header("ETag"), Some(&*tag));
-    service.stop();
-    world.verify(Holes::None);
-    // The same bars, but one of the buckets before the last is called missing.
-    let bars = bars_of(&whole.json(), 0);
-    let (hole, last) = (bars[bars.len() - 3].0, bars[bars.len() - 1].0);
+    let csv = format!("{target}&format=csv");
+    let csv_tag = get(address, &csv).header("ETag").unwrap().to_owned();
+    assert_ne!(csv_tag, tag);
+    assert_eq!(known(&csv_tag, &csv).status, 304);
+
+    // The same bars, of which one is called lost: nothing asks for it any more.
+    let hole = bars_of(&whole.json(), 0)[6].0;
     let database = rusqlite::Connection::open(world.database()).unwrap();
-    let run: (i64, i64) = database
-        .query_row(
-            "SELECT from_ts, to_ts FROM coverage WHERE pair = 'EUR_USD' AND timeframe = '5' AND from_ts <= ?1 AND to_ts > ?1",
-            [hole],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .unwrap();
-    drop(database);
-    assert!(run.0 <= hole && last < run.1);
+    let run = "SELECT pair, timeframe, {from}, {to}, {state}, reason, evidence, updated_at FROM coverage \
+         WHERE pair = 'EUR_USD' AND timeframe = '5' AND from_ts <= {hole} AND to_ts > {hole}";
+    let part = |from: &str, to: &str, state: &str| {
+        let select = run.replace("{from}", from).replace("{to}", to).replace("{state}", state);
+        let select = select.replace("{hole}", &hole.to_string());
+        format!("INSERT INTO parts {select};")
+    };
+    let (begin, end) = (hole.to_string(), (hole + STEP).to_string());
+    let statements = [
+        "BEGIN IMMEDIATE; CREATE TEMP TABLE parts AS SELECT * FROM coverage WHERE 0;".to_owned(),
+        part("from_ts", &begin, "state"),
+        part(&begin, &end, "'lost'"),
+        part(&end, "to_ts", "state"),
+        "DELETE FROM parts WHERE from_ts >= to_ts;".to_owned(),
+        "UPDATE parts SET reason = 'given_up' WHERE state = 'lost';".to_owned(),
+        format!(
+            "DELETE FROM coverage WHERE pair = 'EUR_USD' AND timeframe = '5' AND from_ts <= {hole} AND to_ts > {hole};"
+        ),
+        "INSERT INTO coverage SELECT * FROM parts; COMMIT;".to_owned(),
+    ];
+    database.execute_batch(&statements.concat()).unwrap();
+    let changed = known(&tag, target);
+    let told = changed.json();
+    assert_eq!(changed.status, 200);
+    assert_eq!(told["candles"], whole.json()["candles"], "the bars are the same");
+    assert_eq!(
+        told["missing"],
+        json!([{ "from": hole, "to": hole + STEP, "state": "lost", "reason": "given_up" }])
+    );
+    assert_eq!(told["complete"], false);
+    // CSV says the same bars, and the rest in its head.
+    let changed = known(&csv_tag, &csv);
+    assert_eq!((changed.status, changed.header("X-Candlekeep-Complete")), (200, Some("false")));
+    let runs = get(address, &format!("/v1/coverage?pair=EUR_USD&timeframe=5&from={begin}&to={end}")).json();
+    assert_eq!(
+        runs,
+        json!({
+            "pair": "EUR_USD", "timeframe": "5", "from": hole, "to": hole + STEP,
+            "runs": [{ "from": hole, "to": hole + STEP, "state": "lost", "reason": "given_up" }],
+        })
+    );
+    service.stop();
+}
+
+/// Sends a body.
+fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> Answer {
+    let headers = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    // What ends the head is there already.
+    ask(address, &format!("POST {target}"), headers.as_str())
+}
+
+#[test]
+fn bars_from_before_the_start_are_fetched_when_asked_for() {
+    let world = World::new(market(2));
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_complete(&mut service);
+    let (from, to) = (START.0 - 40 * STEP, START.0 - 20 * STEP);
+    let target = format!("/v1/candles?pair=EUR_USD&timeframe=5&from={from}&to={to}");
+    let before = get(address, &target).json();
+    assert_eq!((&before["candles"], &before["complete"]), (&json!([]), &json!(false)));
+    let points = world.simulator().stats().rest_requests;
+    let body = json!({ "pair": "EUR_USD", "timeframe": 5, "from": from, "to": to }).to_string();
+    for (target, content_type, body, status, word) in [
+        ("/v1/fetch", "text/plain", body.as_str(), 415, "bad_type"),
+        ("/v1/fetch", "application/x-www-form-urlencoded", "pair=EURUSD", 415, "bad_type"),
+        ("/v1/fetch", "application/json", "{", 400, "bad_body"),
+        (
+            "/v1/fetch",
+            "application/json",
+            r#"{"pair":"USDSEK","timeframe":5,"count":1}"#,
+            404,
+            "unknown_pair",
+        ),
+        (
+            "/v1/fetch",
+            "application/json",
+            r#"{"pair":"EURUSD","timeframe":30,"count":1}"#,
+            404,
+            "unknown_timeframe",
+        ),
+        (
+            "/v1/fetch",
+            "application/json",
+            r#"{"pair":"EURUSD","timeframe":5,"from":0,"to":1700000000}"#,
+            400,
+            "bad_range",
+        ),
+        ("/v1/fetch?pair=EURUSD", "application/json", body.as_str(), 400, "unknown_parameter"),
+    ] {
+        let answer = post(address, target, content_type, body);
+        assert_eq!((answer.status, &answer.json()["error"]), (status, &json!(word)), "{body}: {answer:?}");
+    }
+    let evil = format!(
+        "Origin: http://evil.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(ask(address, "POST /v1/fetch", &evil).status, 403);
+    let read = get(address, "/v1/fetch");
+    assert_eq!((read.status, read.header("Allow")), (405, Some("POST")));
+    for unknown in ["1", "0", "-1", "x", "99999999999999999999"] {
+        let answer = get(address, &format!("/v1/fetch/{unknown}"));
+        assert_eq!((answer.status, &answer.json()["error"]), (404, &json!("unknown_fetch")), "{unknown}");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 0, "what is refused is not written down");
+
+    let answer = post(address, "/v1/fetch", "application/json; charset=utf-8", &body);
+    let told = answer.json();
+    assert_eq!(answer.status, 202, "{told}");
+    let place = format!("/v1/fetch/{}", told["id"]);
+    assert_eq!(answer.header("Location"), Some(&*place));
+    assert_eq!((&told["from"], &told["to"], &told["pair"]), (&json!(from), &json!(to), &json!("EUR_USD")));
+    world.wait(&mut service, "the bars", |_| {
+        let told = get(address, &place).json();
+        assert_ne!(told["state"], "refused", "{told}");
+        told["state"] == "done"
+    });
+    let done = get(address, &place).json();
+    assert_eq!((&done["buckets"]["missing"], &done["buckets"]["lost"]), (&json!(0), &json!(0)), "{done}");
+    let after = get(address, &target).json();
+    let starts: Vec<i64> = bars_of(&after, 0).iter().map(|(start, _)| *start).collect();
+    assert_eq!(starts, (0..20).map(|bucket| from + bucket * STEP).collect::<Vec<_>>());
+    assert_eq!(after["complete"], true, "{after}");
+    assert!(world.simulator().stats().rest_requests > points);
+    service.stop();
+}
+
+/// A route whose answer has no end to read to.
+const STREAM: &str = "/v1/stream";
+/// Routes that are described and not served yet.
+const NOT_SERVED: [&str; 3] = ["/", "/readyz", STREAM];
+
+/// What the document says of itself, and what a route answers: every route is in it, and answers are as it says.
+#[test]
+fn the_openapi_document_says_what_is_answered() {
+    let world = World::new(market(1));
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_complete(&mut service);
+    let document = get(address, "/v1/openapi.json").json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let routes = get(address, "/nothing").json()["routes"].clone();
+    let served = routes.as_array().unwrap().iter().map(|route| route.as_str().unwrap());
+    let routes: BTreeSet<&str> = served.chain(NOT_SERVED).collect();
+    let told: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(told, routes);
+    for route in NOT_SERVED {
+        assert_eq!(get(address, route).status, 404, "{route} is served: it leaves the list");
+    }
+    let fetch =
+        post(address, "/v1/fetch", "application/json", r#"{"pair":"EURUSD","timeframe":"15","count":3}"#);
+    let fetched = format!("/v1/fetch/{}", fetch.json()["id"]);
+    let mut tried: Vec<(&str, &str, Answer)> = vec![("/v1/fetch", "post", fetch)];
+    for (route, target) in [
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&count=3"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=15&count=1000&price=ask"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=15&count=3&format=csv"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&limit=3"),
+        ("/v1/candles", "/v1/candles?pair=USDSEK&timeframe=5"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&count=0"),
+        ("/v1/coverage", "/v1/coverage?pair=EURUSD&timeframe=5"),
+        ("/v1/coverage", "/v1/coverage?pair=USDSEK&timeframe=5"),
+        ("/v1/fetch/{id}", &fetched),
+        ("/v1/fetch/{id}", "/v1/fetch/777"),
+        ("/v1/status", "/v1/status"),
+        ("/v1/openapi.json", "/v1/openapi.json"),
+        ("/healthz", "/healthz"),
+        ("/metrics", "/metrics"),
+        ("/readyz", "/readyz"),
+        ("/", "/"),
+    ] {
+        if !NOT_SERVED.contains(&route) {
+            tried.push((route, "get", get(address, target)));
+        }
+    }
+    let mut checked = 0;
+    for (route, method, answer) in &tried {
+        let response = &document["paths"][route][method]["responses"][answer.status.to_string()];
+        assert!(response.is_object(), "{route} does not tell of {answer:?}");
+        let content_type = answer.header("Content-Type").unwrap().split(';').next().unwrap();
+        let content = &response["content"][content_type];
+        assert!(content.is_object(), "{route} does not tell of {content_type}");
+        if content_type != "application/json" {
+            continue;
+        }
+        // References lead into the document.
+        let mut schema = content["schema"].clone();
+        schema["components"] = document["components"].clone();
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let body = answer.json();
+        let faults: Vec<String> = validator.iter_errors(&body).map(|fault| fault.to_string()).collect();
+        assert!(faults.is_empty(), "{route} {}: {faults:#?}\n{body}", answer.status);
+        // Nothing is answered that the document does not tell of.
+        untold(&document, &content["schema"], &body, route);
+        checked += 1;
+    }
+    assert!(checked >= 12, "{checked} answers were held against the document");
+    for (route, methods) in document["paths"].as_object().unwrap() {
+        let is_tried = |method: &String| tried.iter().any(|(tried, by, _)| tried == route && by == method);
+        let is_left_out = NOT_SERVED.contains(&route.as_str()) || route == STREAM;
+        assert!(is_left_out || methods.as_object().unwrap().keys().all(is_tried), "{route} was not tried");
+    }
+    service.stop();
+}
+
+/// Fails where an object has a member that its schema does not name.
+fn untold(document: &Value, schema: &Value, value: &Value, place: &str) {
+    let named = schema["$ref"]
+        .as_str()
+        .map(|name| &document["components"]["schemas"][name.rsplit('/').next().unwrap()]);
+    let schema = named.unwrap_or(schema);
+    if let (Some(members), Some(told)) = (value.as_object(), schema["properties"].as_object()) {
+        for (name, value) in members {
+            let of =
+                told.get(name).unwrap_or_else(|| panic!("{place} says {name}, and the document does not"));
+            untold(document, of, value, &format!("{place} {name}"));
+        }
+    }
+    for value in value.as_array().into_iter().flatten() {
+        untold(document, &schema["items"], value, place);
+    }
 }
