@@ -1,5 +1,6 @@
 //! Bars as Arrow's stream of record batches: what pandas and polars take without reading text.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{
@@ -43,7 +44,7 @@ pub fn stream(
     ];
     let fields: Vec<Field> =
         columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), false)).collect();
-    let schema = Arc::new(Schema::new_with_metadata(fields, told.into_iter().collect()));
+    let schema = Arc::new(Schema::new_with_metadata(fields, told.into_iter().collect::<HashMap<_, _>>()));
     let columns = columns.into_iter().map(|(_, column)| column).collect();
     let batch = RecordBatch::try_new(schema.clone(), columns)?;
     let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
