@@ -83,6 +83,12 @@ pub struct HealerSettings {
     pub scope: Scope,
 }
 
+/// House → HealerActor: the process ends, so nothing more is asked for. Answered once what was being fetched
+/// has been handed on.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopHealing;
+
 /// Keeps the ledger free of holes.
 pub struct HealerActor {
     healer: Rc<Healer>,
@@ -102,6 +108,8 @@ struct Healer {
     called: Cell<bool>,
     /// Somebody's wishes are being looked for.
     is_looking: Cell<bool>,
+    /// No more is to be asked for.
+    has_stopped: Cell<bool>,
     work: Mutex<Work>,
 }
 
@@ -151,6 +159,7 @@ impl HealerActor {
             pulse,
             called,
             is_looking: Cell::new(false),
+            has_stopped: Cell::new(false),
             work,
         };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
@@ -203,6 +212,16 @@ impl Handler<HolesRecorded> for HealerActor {
     }
 }
 
+impl Handler<StopHealing> for HealerActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: StopHealing, _: &mut Self::Context) -> Self::Result {
+        let healer = self.healer.clone();
+        healer.has_stopped.set(true);
+        Box::pin(async move { drop(healer.work.lock().await) })
+    }
+}
+
 /// What the database knows that a plan rests on.
 struct Known {
     pages: Vec<Page>,
@@ -220,7 +239,7 @@ impl Healer {
         while self.called.replace(false) {
             let outcome = async {
                 self.remember(&mut work).await?;
-                while !self.ledger_lags() {
+                while !self.ledger_lags() && !self.has_stopped.get() {
                     self.pulse.step(STEP_WITHIN);
                     self.take_wishes().await?;
                     let goes_on = self.heal_one(&mut work).await?;

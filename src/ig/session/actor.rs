@@ -71,18 +71,22 @@ struct Session {
     pulse: Pulse,
     /// Refused credentials may be tried once more.
     retry_refused: Cell<bool>,
-    state: Desk,
+    desk: Desk,
 }
 
 /// The tokens, which outlive the actor: one that is built anew tests them, which costs no login. Clones
 /// are one, and whoever speaks to IG holds it, so that two actors never log in side by side.
 #[derive(Clone, Default)]
-pub struct Desk(Rc<Mutex<State>>);
+pub struct Desk {
+    state: Rc<Mutex<State>>,
+    /// The process ends: nobody gets tokens any more.
+    is_closed: Rc<Cell<bool>>,
+}
 
 impl Desk {
     /// Has the tokens tested before they are used again. Where somebody holds them they are in use.
     fn mistrust(&self) {
-        if let Ok(mut state) = self.0.try_lock() {
+        if let Ok(mut state) = self.state.try_lock() {
             state.suspect = state.tokens.is_some();
         }
     }
@@ -103,13 +107,13 @@ impl SessionActor {
         store: StoreHandle,
         clock: Clock,
         settings: SessionSettings,
-        state: Desk,
+        desk: Desk,
         lifeline: Lifeline,
     ) -> SessionActor {
         let retry_refused = Cell::new(settings.retry_refused);
         let (alarm, pulse) = (lifeline.alarm().clone(), lifeline.pulse().clone());
-        state.mistrust();
-        let session = Session { rest, store, clock, settings, alarm, pulse, retry_refused, state };
+        desk.mistrust();
+        let session = Session { rest, store, clock, settings, alarm, pulse, retry_refused, desk };
         SessionActor { session: Rc::new(session), _lifeline: lifeline }
     }
 }
@@ -145,7 +149,7 @@ impl Handler<TokensRefused> for SessionActor {
     fn handle(&mut self, refused: TokensRefused, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
         let noting = async move {
-            let mut state = session.state.0.lock().await;
+            let mut state = session.desk.state.lock().await;
             if state.generation == refused.generation {
                 state.suspect = true;
                 if refused.certain {
@@ -162,9 +166,10 @@ impl Handler<LogOut> for SessionActor {
 
     fn handle(&mut self, _: LogOut, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
+        session.desk.is_closed.set(true);
         Box::pin(async move {
             // A login under way, which may be waiting for its turn, has no session to end yet.
-            let state = tokio::time::timeout(LOG_OUT_WAIT, session.state.0.lock()).await;
+            let state = tokio::time::timeout(LOG_OUT_WAIT, session.desk.state.lock()).await;
             let tokens = state.ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
@@ -179,7 +184,10 @@ impl Handler<LogOut> for SessionActor {
 impl Session {
     /// Tokens that work, as far as is known without asking or, with `validate`, by asking.
     async fn tokens(&self, validate: bool) -> Result<Arc<Tokens>, IgError> {
-        let mut state = self.state.0.lock().await;
+        let mut state = self.desk.state.lock().await;
+        if self.desk.is_closed.get() {
+            return Err(IgError::Retryable("logged out, since the process ends".to_owned()));
+        }
         self.pulse.step(LOGGED_IN_WITHIN + self.settings.login_spacing);
         failpoint::in_task("session.tokens").await;
         let tokens = self.tokens_of(&mut state, validate).await;
@@ -261,7 +269,7 @@ impl Session {
 
     /// Keeps a version 3 session alive while nobody asks for tokens.
     async fn keep_fresh(&self) {
-        let mut state = self.state.0.lock().await;
+        let mut state = self.desk.state.lock().await;
         let Some(tokens) = state.tokens.clone() else { return };
         self.pulse.step(LOGGED_IN_WITHIN);
         let refreshed = self.refresh(&mut state, &tokens).await;
