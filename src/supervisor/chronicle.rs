@@ -159,13 +159,11 @@ impl Chronicle {
             Ok(()) => (Exit::Done, TOLD_TO_STOP.to_owned()),
             Err(failure) => (failure.exit(), failure.to_string()),
         };
-        let end = RunEnd {
-            at: self.clock.wall().0,
-            exit: exit.code(),
-            why: why.chars().take(WHY_MAX).collect(),
-        };
+        let end =
+            RunEnd { at: self.clock.wall().0, exit: exit.code(), why: why.chars().take(WHY_MAX).collect() };
         let writing = self.run().as_mut().and_then(|(store, run)| {
-            let is_written = run.end.as_ref().is_some_and(|kept| (kept.exit, &kept.why) == (end.exit, &end.why));
+            let is_written =
+                run.end.as_ref().is_some_and(|kept| (kept.exit, &kept.why) == (end.exit, &end.why));
             if is_written {
                 return None;
             }
@@ -244,7 +242,11 @@ mod tests {
     fn only_the_holder_of_the_lease_runs_and_a_later_service_makes_a_record_old() {
         let check = |lease: Option<LeaseState>, is_running: bool, is_outdated: bool| {
             let (run, lease) = (run(None), lease.as_ref());
-            assert_eq!((run.is_running(lease), run.is_outdated(lease)), (is_running, is_outdated), "{lease:?}");
+            assert_eq!(
+                (run.is_running(lease), run.is_outdated(lease)),
+                (is_running, is_outdated),
+                "{lease:?}"
+            );
         };
         check(None, false, false);
         check(Some(lease("run", 3, true)), true, false);
@@ -255,7 +257,7 @@ mod tests {
         assert!(!run(Some((1, "x"))).is_well() && !run(None).is_well());
     }
 
-    #[actix_rt::test]
+    #[actix::test]
     async fn an_end_is_kept_unless_nothing_has_begun_or_the_lease_is_anothers() {
         let dir = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::sqlite(dir.path().join("c.db"));

@@ -31,6 +31,7 @@ mod hostile;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod last_run;
 mod lease;
 #[cfg(test)]
 mod load;
