@@ -5,10 +5,13 @@ use std::io::IsTerminal;
 /// Narrower texts are not folded, since nobody could read them.
 const TEXT_MIN: usize = 24;
 
+/// Columns of a terminal that does not say how wide it is.
+const COLUMNS: usize = 80;
+
 /// Columns of the terminal that stdout is; none where it is no terminal.
 pub fn columns() -> Option<usize> {
-    let size = if std::io::stdout().is_terminal() { terminal_size::terminal_size() } else { None };
-    size.map(|(columns, _)| usize::from(columns.0))
+    let told = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
+    std::io::stdout().is_terminal().then(|| told().unwrap_or(COLUMNS))
 }
 
 /// Folds a line at spaces so that it fits, under the text that begins at column `indent`. A longer word, such as a path

@@ -497,7 +497,7 @@ pub fn http(address: SocketAddr, listening: Listening, ours: Ours<'_>) -> Check 
         Listening::InUse(Answerer::Silent) if may_be_frozen => Check::warn(
             "http",
             format!("nobody answers on {address}: it is the service's, which is frozen or overwhelmed"),
-            "see service",
+            "candlekeep status tells more; systemctl restart candlekeep if it stays so",
         ),
         Listening::InUse(Answerer::Stranger | Answerer::Silent) => taken("another program".to_owned()),
         Listening::NoSuchAddress => {
