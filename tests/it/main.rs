@@ -32,6 +32,7 @@ mod hostile;
 mod killed;
 #[cfg(test)]
 mod last_run;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod load;
