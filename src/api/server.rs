@@ -97,7 +97,9 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 /// Serves until the process ends. An address that somebody else has is tried again and again: that nobody can look
 /// must not keep anything from being collected. Tells where it serves, or why it does not.
 pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
-    let clock = sources.clock.clone();
+    let (clock, chronicle) = (sources.clock.clone(), sources.signs.chronicle.clone());
+    // Before it collects it may turn out that another does, whose address this is.
+    let mut is_untold = false;
     let answers = Data::new(Answers::new(sources));
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
     loop {
@@ -114,9 +116,11 @@ pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
         };
         let pause = backoff.next_delay(fastrand::f64());
         // Once, and not with every attempt: another account's service may have the address for months.
-        let is_news = place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        is_untold |= place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        let speaks = is_untold && chronicle.has_begun();
+        is_untold &= !speaks;
         log::log!(
-            if is_news { log::Level::Warn } else { log::Level::Debug },
+            if speaks { log::Level::Warn } else { log::Level::Debug },
             address:% = door.listen, error:% = error, pause_ms = pause.as_millis() as u64;
             "HTTP cannot be served, trying again; what is collected does not depend on it"
         );

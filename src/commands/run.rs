@@ -48,9 +48,12 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     let patience = args.patience;
     let signs = Signs::new(&Clock::system(), patience.map(|seconds| Duration::from_secs(seconds.into())));
     let outcome = super::on_actix(async move {
-        watchdog::watch(patience)
+        watchdog::watch(patience, signs.chronicle.clone())
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
-        collect(Arc::new(config), flags, signs, recorder, door).await
+        let chronicle = signs.chronicle.clone();
+        let outcome = collect(Arc::new(config), flags, signs, recorder, door).await;
+        chronicle.ends(outcome.as_ref().map(drop)).await;
+        outcome
     });
     if let Some(recording) = recording {
         recording.finish();

@@ -150,7 +150,9 @@ fn introduce(simulator: &simulator::Simulator) {
 
 fn say_how_to_reach(api_url: &str, Credentials { identifier, password, api_key, .. }: &Credentials) {
     say(format!("  export IG_API_URL={api_url}"));
-    say(format!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}"));
+    say(format!(
+        "  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}   # or any other"
+    ));
     say("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
     say("  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0     # IG wants 61 s between logins, this does not");
     say("  candlekeep run --database sqlite://simulated.db");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chronicle::{self, Chronicle, LastRun};
 use super::house::{Purpose, RunFlags};
 use super::notify::Standing;
 use super::tenure::{self};
@@ -68,14 +69,24 @@ pub(super) async fn open_store(
     flags: &RunFlags,
     clock: &Clock,
     standing: &Standing,
+    chronicle: &Chronicle,
 ) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
     let opened = tenure::open(&config.database, standing).await?;
     let waits = flags.purpose == Purpose::Collect;
     let mut lease = tenure::acquire(&opened, flags.command, waits, clock, standing).await?;
     let (store, mut waiting) = (opened.store, tenure::Waiting::begin(standing));
+    let run = (flags.purpose == Purpose::Collect).then(|| LastRun::begun(&lease));
+    if let Some(run) = &run {
+        chronicle.begins(&store, run.clone());
+    }
     let prepared = loop {
         let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
-        let prepared = store.run(move |store| Ok((prepare(store, &config, accepts, &lease, now), lease)));
+        let begun = run.as_ref().map(LastRun::text);
+        let prepared = store.run(move |store| {
+            let begun = begun.map_or(Ok(()), |run| store.set_setting(chronicle::SETTING, &run));
+            let prepared = begun.map_err(RecoveryError::from);
+            Ok((prepared.and_then(|()| prepare(store, &config, accepts, &lease, now)), lease))
+        });
         let (prepared, same) = prepared.await?;
         lease = same;
         match prepared {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::chronicle::Chronicle;
 use super::groundwork::{
     Patient, SETTING_PACE, allowance_key, depth, give_up, learn, open_store, read_matched, recall,
     session_settings, watch,
@@ -60,6 +61,8 @@ const FOLD_WITHIN: Duration = Duration::from_secs(1);
 const BUILT_WITHIN: Duration = Duration::from_secs(300);
 /// How often it is looked what there is to tell of the stream.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// What was not made durable in time is fetched again.
+const NOT_STORED: &str = "what was held could not be stored; the next start heals what is missing";
 /// Where it is kept what a process is at, behind its number.
 pub const SETTING_AT: &str = "service.at";
 
@@ -100,6 +103,8 @@ pub struct Signs {
     pub roster: Roster,
     /// What it is at.
     pub standing: Standing,
+    /// How its run began, and ends.
+    pub chronicle: Chronicle,
 }
 
 impl Signs {
@@ -107,7 +112,7 @@ impl Signs {
     pub fn new(clock: &Clock, patience: Option<Duration>) -> Signs {
         let roster = Roster::new(clock.clone(), patience);
         let standing = Standing::new(&roster);
-        Signs { stats: Arc::default(), roster, standing }
+        Signs { stats: Arc::default(), roster, standing, chronicle: Chronicle::new(clock) }
     }
 }
 
@@ -119,6 +124,7 @@ pub struct House {
     pub instruments: Vec<Instrument>,
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
+    chronicle: Chronicle,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
     summary: Option<Speaking>,
@@ -140,11 +146,11 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let Signs { stats, roster, standing } = signs;
+        let Signs { stats, roster, standing, chronicle } = signs;
         notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
-            opened = open_store(config, &flags, &clock, &standing) => opened?,
+            opened = open_store(config, &flags, &clock, &standing, &chronicle) => opened?,
             failure = start_is_stuck(&roster, &clock) => return Err(failure),
             () = stop.clone() => return Ok(None),
         };
@@ -160,10 +166,10 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone());
+        let rooms = (keeper, tenure.clone(), chronicle);
         let lines = Lines::default();
         let built = tokio::select! {
-            built = House::build(config, flags, login, ground, lines.clone(), rooms, recorder, stop.clone()) => built,
+            built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
             failure = start_is_stuck(&roster, &clock) => Err(failure),
             () = told_for_long(stop) => Ok(None),
         };
@@ -179,9 +185,8 @@ impl House {
         config: &Config,
         flags: RunFlags,
         login: Login,
-        ground: Ground,
-        lines: Lines,
-        (mut keeper, tenure): (Keeper, Arc<Tenure>),
+        (ground, lines): (Ground, Lines),
+        (mut keeper, tenure, chronicle): (Keeper, Arc<Tenure>, Chronicle),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
@@ -302,7 +307,7 @@ impl House {
         keeper.begins();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, summary }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, chronicle, keeper, summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -347,7 +352,7 @@ impl House {
     pub async fn abandon(&self) {
         let saved = tokio::time::timeout(SAVE_WITHIN, self.blueprint.clone().drain()).await;
         if saved.is_err() {
-            log::warn!("what was held could not be stored; the next start heals what is missing");
+            log::warn!("{NOT_STORED}");
         }
         // What failed may be the database.
         let _ = tokio::time::timeout(GIVE_BACK_WITHIN, self.give_back_lease()).await;
@@ -390,17 +395,16 @@ impl House {
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
         }
-        self.give_back_lease().await;
+        let outcome = if is_drained { Ok(()) } else { Err(Failure::failed(NOT_STORED)) };
+        // Before the log is folded, and both at once: neither waits for long.
+        tokio::join!(self.chronicle.ends(outcome.as_ref().map(drop)), self.give_back_lease());
         let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
         if let Ok(Err(error)) = folded {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
         // Last, since it is IG that it may have to wait for.
         log_out(&lines).await;
-        if is_drained {
-            return Ok(());
-        }
-        Err(Failure::failed("what was held could not be stored; the next start heals what is missing"))
+        outcome
     }
 }
 

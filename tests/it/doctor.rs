@@ -154,7 +154,7 @@ fn beside_a_service_it_tells_what_that_knows_and_does_not_log_in() {
     report.expect("http", "warn", &["another program listens", "http.listen"]);
     assert_eq!(world.simulator().stats().logins, logins + 1);
     service.kill();
-    doctor(&world, &[]).expect("service", "warn", &["was killed or lost power", "candlekeep run"]);
+    doctor(&world, &[]).expect("service", "warn", &["ended without a word", "candlekeep run"]);
 }
 
 #[test]

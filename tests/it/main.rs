@@ -31,6 +31,8 @@ mod hostile;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod last_run;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod load;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::machine::within;
+use crate::api::{Place, place};
 use crate::commands::gaps::verify;
 use crate::config::{Config, Login};
 use crate::domain::{Timeframe, Timestamp};
@@ -12,6 +13,7 @@ use crate::ig::session::fingerprint;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{AllowanceState, DatabaseUrl, LeaseState, ServerFacts, Store, StoreError};
+use crate::supervisor::chronicle::LastRun;
 
 /// Longest that the file, and then the ledger, is looked through.
 pub const LOOK_WITHIN: Duration = Duration::from_secs(20);
@@ -20,6 +22,8 @@ pub const LOOK_WITHIN: Duration = Duration::from_secs(20);
 pub struct Known {
     /// Who collects, or did last.
     pub lease: Option<LeaseState>,
+    /// The service's last run, where it has left a record.
+    pub last_run: Option<LastRun>,
     /// Who waits for his turn.
     pub standbys: Vec<LeaseState>,
     /// The environment that it belongs to.
@@ -36,6 +40,8 @@ pub struct Known {
     pub allowance: Option<AllowanceState>,
     /// The end of the newest bar.
     pub newest: Option<Timestamp>,
+    /// Where its HTTP interface is served, as the process said that did so last.
+    pub http: Option<Place>,
     /// What the server is; none for a file.
     pub server: Option<ServerFacts>,
     /// By what refused credentials are known, and those that were.
@@ -52,6 +58,17 @@ impl Known {
     /// Numbers of the processes that collect or stand by.
     pub fn processes(&self) -> Vec<i64> {
         self.collector().into_iter().chain(&self.standbys).map(|process| process.pid).collect()
+    }
+
+    /// Whether one who listens on this address and does not answer is the process that collects: it says that it serves
+    /// there, or shows no sign of life.
+    pub fn may_be_frozen_at(&self, address: &str, now: Timestamp) -> bool {
+        self.collector().is_some_and(|lease| {
+            let place = self.http.as_ref().filter(|place| i64::from(place.pid) == lease.pid);
+            lease.silent_s(now).is_some()
+                || place
+                    .is_some_and(|place| place.error.is_none() && place.address.as_deref() == Some(address))
+        })
     }
 
     /// The process that collects now.
@@ -72,8 +89,10 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
         let refused = store.setting(SETTING_REFUSED)?.filter(|print| !print.is_empty());
         let allowance = store.latest_allowance_key(config.ig.environment.as_str())?;
         let newest = store.last_bars()?.into_iter().filter(|(_, timeframe, _)| *timeframe == Timeframe::M5);
+        let lease = store.lease(now)?;
         Ok(Known {
-            lease: store.lease(now)?,
+            last_run: LastRun::find(store, lease.as_ref())?,
+            lease,
             standbys: store.standbys(now)?,
             environment: store.environment()?,
             probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)).unwrap_or_default(),
@@ -82,6 +101,7 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
             logins: Logins::read(store)?,
             allowance: allowance.map(|key| store.allowance(&key, now)).transpose()?,
             newest: newest.map(|(_, timeframe, start)| start.plus(timeframe.seconds())).max(),
+            http: store.setting(place::SETTING)?.and_then(|text| Place::read(&text)),
             server: server.clone(),
             refused: key.zip(refused),
         })

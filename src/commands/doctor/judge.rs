@@ -8,14 +8,18 @@ use serde_json::Value;
 
 use super::check::Check;
 use super::machine::{FileFacts, Me, Room};
+use crate::commands::margin::lasting;
+use crate::commands::status::no_sign_of_life;
 use crate::config::keys::SECRETS;
-use crate::config::{Access, Config, ConfigError, Exposure, SecretFrom};
+use crate::config::{Access, Config, ConfigError, Exposure, Meant, SecretFrom};
 use crate::domain::scale::Verdict;
 use crate::domain::{Timeframe, Timestamp};
+use crate::exit::Exit;
 use crate::ig::IgError;
 use crate::ig::markets::{Instrument, Listing};
 use crate::skew::WARN_FROM_MS;
 use crate::store::{AllowanceState, LeaseState, ServerFacts, StoreError};
+use crate::supervisor::chronicle::LastRun;
 use crate::writer::journal::JOURNAL_BYTES_MAX;
 
 /// Free space below this is to be mended: as much as the spool may take while the database is away.
@@ -37,6 +41,9 @@ const DESCRIPTORS_FEW: u64 = 256;
 const CLOCK_OFF_MAX_MS: i64 = 3_600_000;
 /// No clock is right that shows an earlier time: 2025-01-01.
 const WRITTEN_AFTER: Timestamp = Timestamp(1_735_689_600);
+/// What a run ends with that no restart mends.
+const REFUSED: u8 = Exit::CredentialsRefused.code();
+const MISCONFIGURED: u8 = Exit::Configuration.code();
 /// Names of pairs that a line tells; more are counted.
 const NAMES_MAX: usize = 6;
 
@@ -53,10 +60,16 @@ pub fn configuration(config: &Config) -> Check {
 /// What is wrong with the configuration, and the key to change.
 pub fn misconfigured(error: &ConfigError) -> Check {
     let mend = match error {
-        ConfigError::Unreadable { path, .. } => format!("ls -l {path}, or name another file with --config"),
+        ConfigError::Unreadable { path, mend, .. } => {
+            let mend = mend.clone().unwrap_or_else(|| format!("ls -l {path}"));
+            format!("{mend}; or name another file with --config")
+        }
         ConfigError::Malformed { path, line, .. } => format!("mend line {line} of {path}"),
-        ConfigError::UnknownKey { key, nearest, .. } => {
+        ConfigError::UnknownKey { key, meant: Meant::Nearest(nearest), .. } => {
             format!("write {nearest} in place of {key}, or remove it")
+        }
+        ConfigError::UnknownKey { key, meant: Meant::OneOf(_), .. } => {
+            format!("write one of these in place of {key}, or remove it")
         }
         ConfigError::UnknownVariable { name, nearest } => format!("set {nearest}, and unset {name}"),
         ConfigError::SecretInFile { key, variable, .. } => format!("remove {key}, and set {variable}"),
@@ -162,7 +175,9 @@ pub fn credentials(
                 format!("missing: {names}{hint}"),
                 format!("set {names} in the environment, or NAME_FILE, or systemd's LoadCredential"),
             ),
-            ConfigError::Unreadable { path, .. } => (error.to_string(), format!("ls -l {path}")),
+            ConfigError::Unreadable { path, mend, .. } => {
+                (error.to_string(), mend.clone().unwrap_or_else(|| format!("ls -l {path}")))
+            }
             _ => (error.to_string(), "unset one of the two, or fill the file".to_owned()),
         };
         return Check::fix("credentials", state, mend);
@@ -210,7 +225,8 @@ pub fn clock(now: Timestamp, newest: Option<Timestamp>, is_synchronised: Option<
 pub fn clock_of_ig((low_ms, high_ms): (i64, i64)) -> Check {
     let mend = "sudo timedatectl set-ntp true, or set the clock";
     let off_ms = if low_ms > 0 { low_ms } else { high_ms.min(0) };
-    let words = format!("{} s {}", off_ms.abs() / 1_000, if off_ms > 0 { "ahead of" } else { "behind" });
+    let words =
+        format!("{} {}", lasting(off_ms.abs() / 1_000), if off_ms > 0 { "ahead of" } else { "behind" });
     if off_ms.abs() >= CLOCK_OFF_MAX_MS {
         let state = format!("the system's clock is {words} IG's, with which the service does not run");
         return Check::fix("clock of IG", state, mend);
@@ -424,8 +440,10 @@ pub enum Listening {
 pub enum Answerer {
     /// A service like ours, and the number of its process; none where it wants a token to tell.
     Service(Option<i64>),
-    /// Another program, or one that does not answer.
+    /// Another program.
     Stranger,
+    /// Somebody who takes the question and does not answer.
+    Silent,
 }
 
 impl Answerer {
@@ -440,8 +458,20 @@ impl Answerer {
     }
 }
 
-/// Whether the HTTP interface has its address. `ours`: the processes that collect into this database, or stand by.
-pub fn http(address: SocketAddr, listening: Listening, ours: &[i64], is_collecting: bool) -> Check {
+/// Who could have the address of the HTTP interface.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours<'a> {
+    /// The processes that collect into this database, or stand by.
+    pub processes: &'a [i64],
+    /// One of them collects.
+    pub is_collecting: bool,
+    /// It shows no sign of life, or has said itself that it serves there.
+    pub may_be_frozen: bool,
+}
+
+/// Whether the HTTP interface has its address.
+pub fn http(address: SocketAddr, listening: Listening, ours: Ours<'_>) -> Check {
+    let Ours { processes, is_collecting, may_be_frozen } = ours;
     let port = address.port();
     let taken = |who: String| {
         let mend = format!("`ss -ltnp sport = :{port}` shows it; http.listen names another address");
@@ -454,7 +484,7 @@ pub fn http(address: SocketAddr, listening: Listening, ours: &[i64], is_collecti
             Check::ok("http", format!("{address} is free; the service does not listen there"))
         }
         Listening::Free => Check::ok("http", format!("{address} is free")),
-        Listening::InUse(Answerer::Service(Some(pid))) if ours.contains(&pid) => {
+        Listening::InUse(Answerer::Service(Some(pid))) if processes.contains(&pid) => {
             Check::ok("http", format!("{address} is the service's, pid {pid}"))
         }
         Listening::InUse(Answerer::Service(None)) if is_collecting => {
@@ -464,7 +494,12 @@ pub fn http(address: SocketAddr, listening: Listening, ours: &[i64], is_collecti
             taken(format!("the service of another database, pid {pid},"))
         }
         Listening::InUse(Answerer::Service(None)) => taken("another service".to_owned()),
-        Listening::InUse(Answerer::Stranger) => taken("another program".to_owned()),
+        Listening::InUse(Answerer::Silent) if may_be_frozen => Check::warn(
+            "http",
+            format!("nobody answers on {address}: it is the service's, which is frozen or overwhelmed"),
+            "candlekeep status tells more; systemctl restart candlekeep if it stays so",
+        ),
+        Listening::InUse(Answerer::Stranger | Answerer::Silent) => taken("another program".to_owned()),
         Listening::NoSuchAddress => {
             Check::fix("http", format!("this machine has no address {}", address.ip()), "change http.listen")
         }
@@ -646,12 +681,31 @@ pub fn allowance(known: Option<&AllowanceState>, reserve: u32, now: Timestamp) -
     Check::ok("allowance", told)
 }
 
-/// What the running service says of itself.
-pub fn service(lease: Option<&LeaseState>, told: String) -> Check {
-    match lease {
-        Some(lease) if !lease.alive && !lease.released => {
-            Check::warn("service", told, "candlekeep run, which goes on from there")
+/// Whether a service runs and lives, or how its last run ended; `told` says so in words.
+pub fn service(lease: Option<&LeaseState>, run: Option<&LastRun>, told: String, now: Timestamp) -> Check {
+    let warn = |mend: &str| Check::warn("service", told.clone(), mend);
+    match (lease, run) {
+        (Some(lease), _) if lease.alive => match lease.silent_s(now) {
+            Some(silent_s) => Check::warn(
+                "service",
+                format!("{told}; {}", no_sign_of_life(silent_s)),
+                format!(
+                    "kill -CONT {} if somebody has stopped it, else systemctl restart candlekeep",
+                    lease.pid
+                ),
+            ),
+            None => Check::ok("service", told),
+        },
+        (_, Some(run)) if run.is_well() => Check::ok("service", told),
+        (_, Some(LastRun { end: Some(end), .. })) => warn(match end.exit {
+            REFUSED => "change IG_API_KEY, IG_USERNAME or IG_PASSWORD, then systemctl restart candlekeep",
+            MISCONFIGURED => "change what it names, then systemctl restart candlekeep",
+            _ => "journalctl -u candlekeep -e shows what came before",
+        }),
+        (_, Some(LastRun { end: None, .. })) => {
+            warn("candlekeep run goes on from there; journalctl -u candlekeep -e shows what came before")
         }
+        (Some(lease), None) if !lease.released => warn("candlekeep run, which goes on from there"),
         _ => Check::ok("service", told),
     }
 }

@@ -3,7 +3,8 @@
 use super::super::check::Level;
 use super::*;
 use crate::domain::Scale;
-use crate::store::AllowanceSeen;
+use crate::store::{AllowanceSeen, SILENT_AFTER_S};
+use crate::supervisor::chronicle::RunEnd;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -100,8 +101,8 @@ fn a_clock_that_cannot_be_right_is_to_be_mended() {
         ((-6_500, -4_800), Level::Ok, "agrees"),
         ((5_001, 6_000), Level::Warn, "5 s ahead of IG's, which is corrected for"),
         ((-9_999, -8_500), Level::Warn, "8 s behind IG's"),
-        ((3_600_000, 3_601_000), Level::Fix, "3600 s ahead of IG's, with which"),
-        ((-9_000_000, -8_999_000), Level::Fix, "8999 s behind"),
+        ((3_600_000, 3_601_000), Level::Fix, "60 min ahead of IG's, with which"),
+        ((-9_000_000, -8_999_000), Level::Fix, "2 h 29 min behind"),
     ] {
         check(&clock_of_ig(between), level, &[words]);
     }
@@ -197,6 +198,7 @@ fn facts_that_wait_descriptors_and_addresses() {
     let other = Listening::InUse(Answerer::Service(Some(8)));
     let silent = Listening::InUse(Answerer::Service(None));
     let stranger = Listening::InUse(Answerer::Stranger);
+    let mute = Listening::InUse(Answerer::Silent);
     for (listening, is_collecting, level, words) in [
         (Listening::Free, false, Level::Ok, "is free"),
         (Listening::Free, true, Level::Ok, "the service does not listen there"),
@@ -207,12 +209,18 @@ fn facts_that_wait_descriptors_and_addresses() {
         (silent, false, Level::Fix, "another service listens"),
         (stranger, true, Level::Warn, "another program listens"),
         (stranger, false, Level::Fix, "ss -ltnp sport = :8017"),
+        (mute, true, Level::Warn, "another program listens"),
+        (mute, false, Level::Fix, "another program listens"),
         (Listening::NoSuchAddress, false, Level::Fix, "http.listen"),
         (Listening::Forbidden, false, Level::Fix, "1024"),
         (Listening::Failed, false, Level::Fix, "http.listen"),
     ] {
-        check(&http(address, listening, &[7], is_collecting), level, &[words]);
+        let ours = Ours { processes: &[7], is_collecting, may_be_frozen: false };
+        check(&http(address, listening, ours), level, &[words]);
     }
+    let frozen = Ours { processes: &[7], is_collecting: true, may_be_frozen: true };
+    check(&http(address, mute, frozen), Level::Warn, &["it is the service's", "frozen"]);
+    check(&http(address, stranger, frozen), Level::Warn, &["another program listens"]);
 }
 
 #[test]
@@ -327,10 +335,30 @@ fn what_a_service_says_of_itself() {
         released,
         alive,
     };
-    check(&service(None, "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(true, false)), "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(false, true)), "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(false, false)), "x".into()), Level::Warn, &["candlekeep run"]);
+    let service_at = |lease: Option<&LeaseState>, run: Option<&LastRun>, later| {
+        service(lease, run, "x".into(), NOW.plus(later))
+    };
+    check(&service_at(None, None, 0), Level::Ok, &["x"]);
+    check(&service_at(Some(&lease(true, false)), None, SILENT_AFTER_S), Level::Ok, &["x"]);
+    let frozen = service_at(Some(&lease(true, false)), None, SILENT_AFTER_S + 1);
+    check(&frozen, Level::Warn, &["x; no sign of life for 21 s, 20 s are long", "kill -CONT 7"]);
+    check(&service_at(Some(&lease(false, true)), None, 3_600), Level::Ok, &["x"]);
+    check(&service_at(Some(&lease(false, false)), None, 0), Level::Warn, &["candlekeep run"]);
+    let run = |exit: Option<u8>| {
+        let end = exit.map(|exit| RunEnd { exit, ..RunEnd::default() });
+        LastRun { end, ..LastRun::default() }
+    };
+    for (exit, level, words) in [
+        (Some(0), Level::Ok, "x"),
+        (Some(1), Level::Warn, "journalctl -u candlekeep"),
+        (Some(77), Level::Warn, "change IG_API_KEY"),
+        (Some(78), Level::Warn, "change what it names"),
+        (None, Level::Warn, "candlekeep run goes on from there"),
+    ] {
+        // Whoever had the lease since, to look say, has given it back in good order.
+        check(&service_at(Some(&lease(false, true)), Some(&run(exit)), 3_600), level, &[words]);
+        check(&service_at(Some(&lease(true, false)), Some(&run(exit)), 0), Level::Ok, &["x"]);
+    }
     let told =
         of_the_service(None, Some(("interrupted", "noon")), &["EUR_USD".into()], Some("IG is in trouble"));
     check(&told[0], Level::Warn, &["interrupted since noon"]);
