@@ -9,7 +9,7 @@ use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
-use super::world::{DEPTH, Database, Holes, START, STEP, World, market};
+use super::world::{DEPTH, Database, Holes, START, STEP, Service, World, market};
 
 #[test]
 fn an_outage_is_healed_over_rest() {
@@ -322,6 +322,46 @@ fn a_locked_database_is_waited_for() {
     let summary = world.verify(Holes::None);
     // None was fetched again that had come over the stream.
     assert_eq!(summary.bars("5", "ig_rest"), 28 * DEPTH as usize, "{summary:?}");
+}
+
+/// A service that has logged in and finds its database locked before it has built anything.
+fn locked_after_the_login(world: &World) -> (Service, rusqlite::Connection) {
+    let (code, path) = ("error.service.marketdata.unavailable".to_owned(), "markets".to_owned());
+    world.simulator().control().apply(Fault::RefuseRest { times: 1, status: 503, code, path });
+    let mut service = world.run();
+    // Made while it pauses before it asks again what there is to build.
+    service.wait_said("cannot start yet", 1);
+    let lock = rusqlite::Connection::open(world.database()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    service.wait_said("instruments known", 1);
+    (service, lock)
+}
+
+#[test]
+fn a_database_that_is_locked_after_the_login_is_waited_for() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let (mut service, lock) = locked_after_the_login(&world);
+    service.wait_said("the database is away, waiting for it", 1);
+    lock.execute_batch("ROLLBACK").unwrap();
+    world.finish(service);
+    assert_eq!(world.simulator().stats().logins, 1);
+}
+
+#[test]
+fn told_to_stop_while_it_is_built_it_stops_in_good_order() {
+    for gives_back in [true, false] {
+        let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+        let (service, lock) = locked_after_the_login(&world);
+        service.signal("-TERM");
+        if gives_back {
+            // It is built to its end, and then hears of it.
+            lock.execute_batch("ROLLBACK").unwrap();
+        }
+        let log = service.ended().orderly();
+        for said in ["told to stop", "logged out"] {
+            assert!(log.iter().any(|line| line.contains(said)), "{gives_back}: {said}: {log:#?}");
+        }
+    }
 }
 
 #[test]

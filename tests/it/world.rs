@@ -457,7 +457,8 @@ impl Service {
         address.parse().unwrap()
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends it a signal: `-TERM`.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success());
     }
