@@ -66,7 +66,7 @@ const PURE: [&str; 59] = [
 ];
 
 /// What touches the world, reads a clock, or is another thing each time.
-const WORLDLY: [&str; 22] = [
+const WORLDLY: [&str; 21] = [
     "actix",
     "actix_rt",
     "actix_web",
@@ -88,7 +88,6 @@ const WORLDLY: [&str; 22] = [
     "std::env",
     "process::id",
     "SystemRandom",
-    "fastrand",
 ];
 
 /// Words of candles and of IG, which the protocol below them does not know.
