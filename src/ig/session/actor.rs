@@ -133,7 +133,8 @@ impl Handler<GetTokens> for SessionActor {
     // Ends with the actor, so that nobody who hangs holds the desk for ever.
     type Result = ResponseActFuture<Self, Result<Arc<Tokens>, IgError>>;
 
-    fn handle(&mut self, GetTokens { validate }: GetTokens, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, GetTokens { validate }: GetTokens, ctx: &mut Self::Context) -> Self::Result {
+        failpoint::in_room("session.asked", ctx);
         let session = self.session.clone();
         Box::pin(async move { session.tokens(validate).await }.into_actor(self))
     }
