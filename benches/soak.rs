@@ -25,6 +25,7 @@ mod chaos;
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
