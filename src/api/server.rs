@@ -31,7 +31,7 @@ use crate::exit::Failure;
 /// Connections at a time; whoever comes later waits until one ends.
 const CONNECTIONS_MAX: usize = 128;
 /// Descriptors that its clients take at most: each connection is a socket, and a second descriptor of the same one
-/// ([`Hand`]), since the server keeps the first to itself and would not let go of it.
+/// (`Hand`), since the server keeps the first to itself and would not let go of it.
 pub const CLIENT_DESCRIPTORS_MAX: u64 = 2 * CONNECTIONS_MAX as u64;
 /// Time for a request's head to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
