@@ -27,7 +27,7 @@ mod views;
 
 pub use health::HealthReport;
 pub use place::Place;
-pub use server::{Door, serve};
+pub use server::{CLIENT_DESCRIPTORS_MAX, Door, serve};
 
 use std::sync::Arc;
 

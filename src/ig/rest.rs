@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_tls::connect::{Connector as TcpConnector, Resolver};
+use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{AGE, DATE, HeaderMap, LOCATION};
 use awc::http::{Method, StatusCode, Uri};
 use awc::{Client, Connector};
@@ -27,7 +28,7 @@ use crate::config::Login;
 use crate::domain::{Epic, Timestamp};
 use crate::secret::Secret;
 use crate::skew;
-use crate::tls;
+use crate::tls::{self, Mistrust};
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
@@ -78,17 +79,54 @@ fn client(roots: RootCertStore) -> Client {
         .finish()
 }
 
+/// That there is no way to IG.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct NoWay {
+    /// Why, for people.
+    pub error: IgError,
+    /// What is in the way.
+    pub hurdle: Hurdle,
+}
+
+/// What is in the way to IG, by where it is to be looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurdle {
+    /// The host's name leads to no address.
+    Name,
+    /// Who answers is not believed to be the host.
+    Mistrust(Mistrust),
+    /// Who answers points elsewhere.
+    Redirect,
+    /// Anything else, on the way or at its end.
+    Other,
+}
+
+impl Hurdle {
+    fn of(error: &SendRequestError) -> Hurdle {
+        match error {
+            SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => Hurdle::Name,
+            SendRequestError::Connect(ConnectError::Io(why)) => {
+                mistrust(why).map_or(Hurdle::Other, |why| Hurdle::Mistrust(Mistrust::of(why)))
+            }
+            _ => Hurdle::Other,
+        }
+    }
+}
+
 /// Asks for nothing and says nothing of who asks: whether there is a way to IG, and by how much the system's
 /// clock is ahead of IG's, ms, between the two. `None` where the answer has no date of its own.
 ///
 /// # Errors
-/// Why there is no answer; [`IgError::Refused`] where it points elsewhere.
-pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, IgError> {
+/// Why there is no answer, or none of IG's.
+pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, NoWay> {
     let sent = clock.reading();
     let answer = client.head(format!("{base}/session")).send().await;
-    let answer = answer.map_err(|error| transport(base, &error))?;
+    let answer =
+        answer.map_err(|error| NoWay { error: transport(base, &error), hurdle: Hurdle::of(&error) })?;
     if answer.status().is_redirection() {
-        return Err(redirected(base, answer.status(), answer.headers()));
+        let error = redirected(base, answer.status(), answer.headers());
+        return Err(NoWay { error, hurdle: Hurdle::Redirect });
     }
     Ok(date(answer.headers()).map(|date| skew::between_ms(date.0, sent, clock.reading())))
 }
@@ -379,8 +417,7 @@ fn host(base: &str) -> &str {
     base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base)
 }
 
-fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
-    use awc::error::{ConnectError, SendRequestError};
+fn transport(base: &str, error: &SendRequestError) -> IgError {
     let host = host(base);
     match error {
         SendRequestError::Connect(ConnectError::Timeout) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 use candlekeep::simulator::faults::Fault;
-use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
+use candlekeep::simulator::{MarketOptions, Options, RequestZone, RestGarbage, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
 use super::world::{DEPTH, Database, Holes, START, STEP, Service, World, market};
@@ -262,6 +262,19 @@ fn a_key_that_is_disabled_while_it_runs_ends_the_process() {
     assert!(ended.reason().contains("the API key is disabled"), "{}", ended.reason());
     // The market has gone on meanwhile, which no ledger can know of.
     assert_eq!(world.output("gaps --verify", &[]).status.code(), Some(0));
+}
+
+#[test]
+fn history_that_is_answered_with_garbage_is_asked_for_again() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let control = world.simulator().control();
+    use RestGarbage::{Binary, Empty, Half, Other, Page};
+    for what in [Empty, Page, Half, Other, Binary] {
+        control.apply(Fault::GarbageRest { what, times: 1, path: "prices".to_owned() });
+    }
+    let log = world.finish(world.run()).0;
+    let unread = log.iter().filter(|line| line.contains("IG's answer cannot be read")).count();
+    assert!(unread > 0, "{log:#?}");
 }
 
 #[test]

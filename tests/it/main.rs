@@ -47,6 +47,7 @@ mod pipeline;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+#[expect(dead_code, reason = "benches have it too, which use the rest")]
 mod process;
 #[cfg(test)]
 mod proxy;

@@ -122,6 +122,11 @@ fn a_session_that_dies_keeps_its_tokens_and_one_that_hangs_lets_them_go() {
 }
 
 #[test]
+fn a_session_that_ends_while_it_is_asked_costs_no_login() {
+    survives("session.asked:9=stop", &format!("{DIED}session"), &["session"]);
+}
+
+#[test]
 fn a_history_that_dies_or_hangs_is_asked_again() {
     dies_or_hangs("history.fetch:9", "history");
 }

@@ -13,6 +13,7 @@ use candlekeep::clock::Clock;
 use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{Options, Speed};
 
+use super::postgres;
 use super::process::Process;
 use super::world::{Holes, START, STEP, STOP_WITHIN, Service, World, market};
 
@@ -71,7 +72,16 @@ fn next_descriptor(service: &Service) -> usize {
 
 #[test]
 fn without_descriptors_it_says_so_and_comes_back() {
-    let world = world(6, 8.0);
+    without_descriptors(&world(6, 8.0));
+}
+
+#[test]
+fn without_descriptors_on_a_server_it_says_so_and_comes_back() {
+    let Some(server) = postgres::shared() else { return };
+    without_descriptors(&world(6, 8.0).on_server(server.place()));
+}
+
+fn without_descriptors(world: &World) {
     let mut service = world.run();
     world.wait(&mut service, "an hour of bars", |world| {
         world.simulator().now() > START.plus(12 * STEP) && streamed(world) > 28 * 8
@@ -79,7 +89,7 @@ fn without_descriptors_it_says_so_and_comes_back() {
     let control = world.simulator().control();
     // What it has is enough as long as nothing breaks: bars are stored.
     limit_descriptors(&service, next_descriptor(&service));
-    let before = streamed(&world);
+    let before = streamed(world);
     world.wait(&mut service, "bars without a descriptor to spare", |world| streamed(world) > before + 28);
     // One is free again, and two are needed.
     control.cut_streams();
@@ -88,7 +98,7 @@ fn without_descriptors_it_says_so_and_comes_back() {
     control.cut_streams();
     expect_calm(&mut service, "no descriptors");
     limit_descriptors(&service, 1_024);
-    let before = streamed(&world);
+    let before = streamed(world);
     world.wait(&mut service, "its stream", |world| streamed(world) > before + 28);
     world.wait_complete(&mut service);
     let log = service.stop();

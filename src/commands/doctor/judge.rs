@@ -17,9 +17,11 @@ use crate::domain::{Timeframe, Timestamp};
 use crate::exit::Exit;
 use crate::ig::IgError;
 use crate::ig::markets::{Instrument, Listing};
+use crate::ig::rest::{Hurdle, NoWay};
 use crate::skew::WARN_FROM_MS;
 use crate::store::{AllowanceState, LeaseState, ServerFacts, StoreError};
 use crate::supervisor::chronicle::LastRun;
+use crate::tls::Mistrust;
 use crate::writer::journal::JOURNAL_BYTES_MAX;
 
 /// Free space below this is to be mended: as much as the spool may take while the database is away.
@@ -33,10 +35,12 @@ pub const BAR_BYTES: u64 = 400;
 const INODES_MIN: u64 = 16;
 /// Fewer are warned about.
 const INODES_FEW: u64 = 1_000;
-/// Descriptors that the service needs: the database's files, sockets, clients of the HTTP interface.
+/// Descriptors that the service itself needs: standard streams, the database's files and anchor, lock and spool, polls
+/// and wake-ups of each thread, sockets to IG and where it listens; some twice what a collecting service has open, for
+/// copies, reconnects and readers of the HTTP interface.
 const DESCRIPTORS_MIN: u64 = 64;
-/// Fewer leave little for clients.
-const DESCRIPTORS_FEW: u64 = 256;
+/// Fewer are too few once as many clients of the HTTP interface are there as are let in.
+const DESCRIPTORS_FEW: u64 = DESCRIPTORS_MIN + crate::api::CLIENT_DESCRIPTORS_MAX;
 /// A clock that differs from IG's by more than this ends the service (DESIGN, clocks), ms.
 const CLOCK_OFF_MAX_MS: i64 = 3_600_000;
 /// No clock is right that shows an earlier time: 2025-01-01.
@@ -513,28 +517,35 @@ pub fn http(address: SocketAddr, listening: Listening, ours: Ours<'_>) -> Check 
 }
 
 /// Whether there is a way to IG.
-pub fn network(api_url: &str, outcome: Result<(), &IgError>) -> Check {
-    let error = match outcome {
+pub fn network(api_url: &str, outcome: Result<(), &NoWay>) -> Check {
+    let NoWay { error, hurdle } = match outcome {
         Ok(()) if api_url.starts_with("https") => {
             return Check::ok("network", format!("{api_url} answers, its certificate is trusted"));
         }
         Ok(()) => return Check::ok("network", format!("{api_url} answers")),
-        Err(error) => error.to_string(),
+        Err(no_way) => no_way,
     };
     let place = api_url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(api_url);
-    let mend = if error.contains("is the clock right") {
-        "date -u shows the clock, sudo timedatectl set-ntp true sets it".to_owned()
-    } else if error.contains("another host name") || error.contains("redirect") {
-        "is ig.api_url right, or does a proxy or a portal of this network step in?".to_owned()
-    } else if error.contains("not trusted") {
-        "openssl s_client -connect shows who has signed it; ig.ca_file trusts a proxy of your own".to_owned()
-    } else if error.contains("cannot resolve") {
-        let name = place.rsplit_once(':').map_or(place, |(name, _)| name);
-        format!("getent hosts {name} asks once more; mend /etc/resolv.conf, or ig.api_url")
-    } else {
-        format!("curl -sSI {api_url}/session shows what is in the way: a firewall, a proxy, ig.api_url")
+    let mend = match hurdle {
+        Hurdle::Mistrust(Mistrust::Time) => {
+            "date -u shows the clock, sudo timedatectl set-ntp true sets it".to_owned()
+        }
+        Hurdle::Mistrust(Mistrust::Name) | Hurdle::Redirect => {
+            "is ig.api_url right, or does a proxy or a portal of this network step in?".to_owned()
+        }
+        Hurdle::Mistrust(Mistrust::Certificate) => {
+            "openssl s_client -connect shows who has signed it; ig.ca_file trusts a proxy of your own"
+                .to_owned()
+        }
+        Hurdle::Name => {
+            let name = place.rsplit_once(':').map_or(place, |(name, _)| name);
+            format!("getent hosts {name} asks once more; mend /etc/resolv.conf, or ig.api_url")
+        }
+        Hurdle::Mistrust(Mistrust::Protocol) | Hurdle::Other => {
+            format!("curl -sSI {api_url}/session shows what is in the way: a firewall, a proxy, ig.api_url")
+        }
     };
-    Check::fix("network", error, mend)
+    Check::fix("network", error.to_string(), mend)
 }
 
 /// Why nobody logs in.

@@ -265,7 +265,7 @@ fn of_broker(
                 // Before the lease is taken, so that a service that is started meanwhile is not kept out.
                 let wait = read.map(|known| known.logins.wait(config.session.login_spacing, clock.wall()));
                 actix_rt::time::sleep(wait.unwrap_or_default()).await;
-                checks.extend(of_login(broker::log_in(config, &login, client, clock).await))
+                checks.extend(of_login(broker::log_in(config, &login, client, clock).await)?)
             }
             (why_not, _) => checks.push(judge::not_logged_in(&why_not.unwrap_or(NoLogin::NoCredentials))),
         }
@@ -277,8 +277,12 @@ fn of_broker(
     Ok(checks)
 }
 
-fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Vec<Check> {
-    match outcome {
+/// What a login has shown, or why there was none.
+///
+/// # Errors
+/// It was told to stop meanwhile.
+fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Result<Vec<Check>, Failure> {
+    Ok(match outcome {
         Ok(found) => {
             let mut checks = vec![judge::login(Ok(&found))];
             match &found.no_instruments {
@@ -292,7 +296,8 @@ fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Vec<Check> {
         Err(NotDone::Ig(error)) => vec![judge::login(Err(&error))],
         Err(NotDone::Taken(who)) => vec![judge::not_logged_in(&NoLogin::Running(who))],
         Err(NotDone::NoPlace(why)) => vec![judge::not_logged_in(&NoLogin::NoPlace(why))],
-    }
+        Err(NotDone::Stopped) => return Err(Failure::failed("told to stop; it has logged out")),
+    })
 }
 
 fn of_service(known: &Known) -> Vec<Check> {

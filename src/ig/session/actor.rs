@@ -137,7 +137,8 @@ impl Handler<GetTokens> for SessionActor {
     // Ends with the actor, so that nobody who hangs holds the desk for ever.
     type Result = ResponseActFuture<Self, Result<Arc<Tokens>, IgError>>;
 
-    fn handle(&mut self, GetTokens { validate }: GetTokens, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, GetTokens { validate }: GetTokens, ctx: &mut Self::Context) -> Self::Result {
+        failpoint::in_room("session.asked", ctx);
         let session = self.session.clone();
         Box::pin(async move { session.tokens(validate).await }.into_actor(self))
     }
@@ -660,6 +661,46 @@ mod tests {
         session.tokens(true).await.unwrap();
         assert_eq!(*asked.lock().unwrap(), ["POST /session", "GET /session"]);
         assert_eq!(store.run(Logins::read).await.unwrap().failed, Failed::default());
+    }
+
+    #[actix::test]
+    async fn a_refusal_stands_where_the_database_takes_no_note_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.db");
+        let store = Store::open(&DatabaseUrl::sqlite(path.clone())).unwrap();
+        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        // It takes the note of a login that is begun, and none of what came of it.
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!(
+                "CREATE TRIGGER full BEFORE INSERT ON settings \
+                 WHEN NEW.key = '{SETTING_REFUSED}' OR NEW.key = '{}' AND NEW.value NOT LIKE '%not known%' \
+                 BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+                failed::SETTING
+            ))
+            .unwrap();
+        let refusal = r#"{"errorCode":"error.security.invalid-details"}"#;
+        let (base, asked) = fake::server(vec![fake::answer(401, refusal)]);
+        let (alarm, mut alerts) = Alarm::new();
+        let rest = RestClient::new(http_client(), &base, Secret::new("secret"));
+        let (settings, lifeline) = (settings(&base, Duration::ZERO), Lifeline::alone(Room::Session, &alarm));
+        let actor =
+            SessionActor::new(rest, store.clone(), Clock::system(), settings, Desk::default(), lifeline);
+        let told = actor.session.tokens(true).await.unwrap_err();
+        assert!(
+            matches!(&told, IgError::CredentialsRefused(code) if code.contains("invalid-details")),
+            "{told}"
+        );
+        let alert = alerts.try_recv();
+        assert!(matches!(&alert, Ok(Alert::Exit { code: Exit::CredentialsRefused, .. })), "{told}");
+        assert_eq!(*asked.lock().unwrap(), ["POST /session"]);
+        // Neither note is there: it was the database that failed, twice.
+        let (refused, failed) = (
+            store.run(|store| store.setting(SETTING_REFUSED)).await.unwrap(),
+            store.run(Logins::read).await.unwrap().failed,
+        );
+        assert_eq!((refused, failed.count), (None, 1));
+        assert!(!failed.why.contains("invalid-details"), "{}", failed.why);
     }
 
     #[actix::test]
