@@ -624,6 +624,17 @@ mod tests {
             (503, "<html>maintenance</html>".to_owned()),
             (504, code("error.security.authentication.timeout")),
             (200, "{}".to_owned()),
+            (200, "<html>welcome to this network</html>".to_owned()),
+            (200, String::new()),
+            // Pages of whatever stands in between, and codes that are none of IG's.
+            (400, "<html>bad request</html>".to_owned()),
+            (400, r#"{"errorCode":""}"#.to_owned()),
+            (401, "<html>who are you? api-key-invalid</html>".to_owned()),
+            (401, r#"{"message":"Unauthorized"}"#.to_owned()),
+            (401, String::new()),
+            (403, "<html>blocked</html>".to_owned()),
+            (404, "<html>not here</html>".to_owned()),
+            (407, "<html>proxy</html>".to_owned()),
         ] {
             let logins = logins_a_day(&[(status, &answer)]).await;
             println!("{status} {answer}: {logins} logins a day");
