@@ -191,17 +191,28 @@ impl Session {
         if let Some(tokens) = state.tokens.clone() {
             match self.still_good(state, tokens, validate).await {
                 Ok(tokens) => return Ok(tokens),
+                // IG is out of reach, in trouble or busy, which says nothing of the tokens.
+                Err(
+                    error @ (IgError::Retryable(_)
+                    | IgError::Unreachable(_)
+                    | IgError::Broken(_)
+                    | IgError::RateLimited(_)
+                    | IgError::AllowanceSpent(_)
+                    | IgError::LoginLater { .. }),
+                ) => return Err(error),
                 // Whether the credentials themselves are refused is for a login to say, which knows
-                // what follows then.
+                // what follows then. An answer that nobody expects might come for as long as the tokens
+                // are kept; a login mends that or is told of, and keeps its distance.
                 Err(
                     error @ (IgError::Unauthorized(_)
                     | IgError::CredentialsRefused(_)
-                    | IgError::Misconfigured(_)),
+                    | IgError::Misconfigured(_)
+                    | IgError::Refused(_)
+                    | IgError::Malformed(_)),
                 ) => {
                     log::info!(error:% = error; "tokens have ended, logging in again");
                     state.tokens = None;
                 }
-                Err(error) => return Err(error),
             }
         }
         let tokens = Arc::new(self.log_in(state.generation + 1).await?);
@@ -557,6 +568,8 @@ mod tests {
     const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
     const SESSION: &str = r#"{"accountId":"ABC12"}"#;
     const DISABLED: &str = r#"{"errorCode":"error.security.api-key-disabled"}"#;
+    const BEGIN: Timestamp = Timestamp(1_700_000_000);
+    const SPACING: Duration = Duration::from_secs(61);
 
     fn settings(base: &str, login_spacing: Duration) -> SessionSettings {
         let secret = || Secret::new("secret");
@@ -572,41 +585,79 @@ mod tests {
 
     /// A session of a process that has just started.
     fn session(store: &StoreHandle, clock: &Clock, settings: SessionSettings) -> Rc<Session> {
-        let (alarm, _) = Alarm::new();
+        session_of(store, clock, settings, &Alarm::new().0)
+    }
+
+    /// The same, which tells of what ends the process.
+    fn session_of(
+        store: &StoreHandle,
+        clock: &Clock,
+        settings: SessionSettings,
+        alarm: &Alarm,
+    ) -> Rc<Session> {
         let rest = RestClient::new(http_client(), &settings.api_url, Secret::new("secret"));
-        let lifeline = Lifeline::alone(Room::Session, &alarm);
+        let lifeline = Lifeline::alone(Room::Session, alarm);
         SessionActor::new(rest, store.clone(), clock.clone(), settings, Desk::default(), lifeline)
             .session
             .clone()
     }
 
+    /// A database and an IG that answers so, one request after the other.
+    struct Stage {
+        store: StoreHandle,
+        clock: Clock,
+        base: String,
+        asked: Arc<std::sync::Mutex<Vec<String>>>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new<'a>(answers: impl IntoIterator<Item = &'a (u16, &'a str)>) -> Stage {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+            let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+            let answers = answers.into_iter().map(|(status, body)| fake::answer(*status, body));
+            let (base, asked) = fake::server(answers.collect());
+            Stage { store, clock: Clock::simulated(BEGIN, 0), base, asked, _dir: dir }
+        }
+
+        /// A session of a process that has just started.
+        fn session(&self, spacing: Duration) -> Rc<Session> {
+            session(&self.store, &self.clock, settings(&self.base, spacing))
+        }
+
+        async fn logins(&self) -> Logins {
+            self.store.run(Logins::read).await.unwrap()
+        }
+
+        fn asked(&self) -> Vec<String> {
+            self.asked.lock().unwrap().clone()
+        }
+
+        fn asked_to_log_in(&self) -> usize {
+            self.asked().iter().filter(|asked| *asked == "POST /session").count()
+        }
+    }
+
     /// How often a day of processes that each live for one attempt asks for a login, with IG answering so.
     async fn logins_a_day(answers: &[(u16, &str)]) -> usize {
-        const SPACING: Duration = Duration::from_secs(61);
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let answers = answers.iter().map(|(status, json)| fake::answer(*status, json));
-        let (base, asked) = fake::server(answers.cycle().take(1_000).collect());
-        let begin = Timestamp(1_700_000_000);
-        let clock = Clock::simulated(begin, 0);
-        let logins = || asked.lock().unwrap().iter().filter(|asked| *asked == "POST /session").count();
-        while clock.wall().since(begin) < 24 * 3_600 {
-            let before = logins();
-            let told = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
-            assert_eq!(logins(), before + 1, "{told:?}");
-            let wait = store.run(Logins::read).await.unwrap().wait(SPACING, clock.wall());
+        let stage = Stage::new(answers.iter().cycle().take(1_000));
+        while stage.clock.wall().since(BEGIN) < 24 * 3_600 {
+            let before = stage.asked_to_log_in();
+            let told = stage.session(SPACING).tokens(true).await.unwrap_err();
+            assert_eq!(stage.asked_to_log_in(), before + 1, "{told:?}");
+            let wait = stage.logins().await.wait(SPACING, stage.clock.wall());
             assert!(wait >= SPACING, "{wait:?}");
             // Whoever starts meanwhile leaves IG alone, and says until when.
             if wait > SPACING {
-                let early = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
+                let early = stage.session(SPACING).tokens(true).await.unwrap_err();
                 assert_eq!(early.pause(), wait, "{early}");
                 assert!(early.to_string().ends_with(&told.to_string()), "{early}");
-                assert_eq!(logins(), before + 1);
+                assert_eq!(stage.asked_to_log_in(), before + 1);
             }
-            clock.advance(wait);
+            stage.clock.advance(wait);
         }
-        logins()
+        stage.asked_to_log_in()
     }
 
     #[actix::test]
@@ -646,62 +697,45 @@ mod tests {
 
     #[actix::test]
     async fn a_login_that_succeeds_forgets_those_before_and_a_clock_set_back_does_not_hold_it_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+        let stage = Stage::new(&[(200, LOGIN), (200, SESSION)]);
         let failed = Failed { count: 7, distance_s: 1_800, why: "x".to_owned() };
-        let now = Timestamp(1_700_000_000);
-        let (text, future) = (failed.write(), now.plus(86_400).0.to_string());
-        store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
-        store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
-        let (base, asked) = fake::server([LOGIN, SESSION].map(fake::ok).to_vec());
-        let clock = Clock::simulated(now, 0);
-        let session = session(&store, &clock, settings(&base, Duration::from_secs(61)));
+        let (text, future) = (failed.write(), BEGIN.plus(86_400).0.to_string());
+        stage.store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
+        stage.store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
+        let session = stage.session(SPACING);
         let early = session.tokens(true).await.unwrap_err();
         assert_eq!(early.pause().as_secs(), 1_800);
-        clock.advance(Duration::from_secs(1_800));
+        stage.clock.advance(Duration::from_secs(1_800));
         session.tokens(true).await.unwrap();
-        assert_eq!(*asked.lock().unwrap(), ["POST /session", "GET /session"]);
-        assert_eq!(store.run(Logins::read).await.unwrap().failed, Failed::default());
+        assert_eq!(stage.asked(), ["POST /session", "GET /session"]);
+        assert_eq!(stage.logins().await.failed, Failed::default());
     }
 
     #[actix::test]
     async fn a_login_that_never_reached_ig_does_not_count() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let clock = Clock::simulated(Timestamp(1_700_000_000), 0);
+        let stage = Stage::new(&[]);
         // Nobody listens there.
-        let session = session(&store, &clock, settings("http://127.0.0.1:1", Duration::from_secs(61)));
+        let session = session(&stage.store, &stage.clock, settings("http://127.0.0.1:1", SPACING));
         for _ in 0..3 {
             let told = session.tokens(true).await.unwrap_err();
             assert!(matches!(told, IgError::Unreachable(_)), "{told}");
         }
-        let logins = store.run(Logins::read).await.unwrap();
+        let logins = stage.logins().await;
         assert_eq!((logins.last, logins.failed), (None, Failed::default()));
     }
 
     /// A session that logs in and then has its tokens tested, with IG answering so; what came of
     /// the test, what was asked, and with which codes the process was asked to end.
     async fn tested(answers: &[(u16, &str)]) -> (Result<u64, IgError>, Vec<String>, Vec<Exit>) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let begin = [(200, LOGIN), (200, SESSION)];
-        let answers = begin.iter().chain(answers).map(|(status, json)| fake::answer(*status, json)).collect();
-        let (base, asked) = fake::server(answers);
-        let settings = settings(&base, Duration::ZERO);
+        let stage = Stage::new([(200, LOGIN), (200, SESSION)].iter().chain(answers));
         let (alarm, mut alerts) = Alarm::new();
-        let rest = RestClient::new(http_client(), &base, Secret::new("secret"));
-        let lifeline = Lifeline::alone(Room::Session, &alarm);
-        let actor = SessionActor::new(rest, store, Clock::system(), settings, Desk::default(), lifeline);
-        let session = actor.session.clone();
+        let session = session_of(&stage.store, &stage.clock, settings(&stage.base, Duration::ZERO), &alarm);
         assert_eq!(session.tokens(true).await.unwrap().generation, 1);
         let told = session.tokens(true).await.map(|tokens| tokens.generation);
         if told.is_err() {
-            let asked_before = asked.lock().unwrap().len();
+            let asked_before = stage.asked().len();
             assert!(session.tokens(true).await.is_err());
-            assert_eq!(asked.lock().unwrap().len(), asked_before, "refused credentials are tried once");
+            assert_eq!(stage.asked().len(), asked_before, "refused credentials are tried once");
         }
         let mut exits = Vec::new();
         while let Ok(alert) = alerts.try_recv() {
@@ -709,8 +743,7 @@ mod tests {
                 exits.push(code);
             }
         }
-        let asked = asked.lock().unwrap()[2..].to_vec();
-        (told, asked, exits)
+        (told, stage.asked()[2..].to_vec(), exits)
     }
 
     #[actix::test]
@@ -720,6 +753,38 @@ mod tests {
         assert_eq!(asked, ["GET /session", "POST /session"]);
         // The second is that of refused credentials, which are not tried again.
         assert_eq!(exits, [Exit::CredentialsRefused; 2]);
+    }
+
+    #[actix::test]
+    async fn tokens_whose_test_has_an_answer_that_nobody_expects_are_replaced() {
+        for (status, answer) in [
+            (400, r#"{"errorCode":"some.new.code"}"#),
+            (403, r#"{"errorCode":"some.new.code"}"#),
+            (403, "<html>blocked</html>"),
+            (404, r#"{"errorCode":"invalid.url"}"#),
+            (200, "<html>welcome to this network</html>"),
+            (200, r#"{"account":"ABC12"}"#),
+        ] {
+            let (told, asked, exits) = tested(&[(status, answer), (200, LOGIN), (200, SESSION)]).await;
+            assert_eq!((told, exits), (Ok(2), vec![]), "{status} {answer}");
+            assert_eq!(asked, ["GET /session", "POST /session", "GET /session"], "{status} {answer}");
+        }
+    }
+
+    #[actix::test]
+    async fn tokens_whose_test_tells_of_trouble_are_kept() {
+        for (status, answer) in [
+            (500, r#"{"errorCode":"system.error"}"#),
+            (503, "<html>maintenance</html>"),
+            (403, r#"{"errorCode":"error.public-api.exceeded-api-key-allowance"}"#),
+            (429, ""),
+        ] {
+            let stage = Stage::new(&[(200, LOGIN), (200, SESSION), (status, answer), (200, SESSION)]);
+            let session = stage.session(Duration::ZERO);
+            session.tokens(true).await.unwrap();
+            session.tokens(true).await.unwrap_err();
+            assert_eq!(session.tokens(true).await.unwrap().generation, 1, "{status} {answer}");
+        }
     }
 
     #[actix::test]
