@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::ig::IgError;
 use crate::ig::markets;
 use crate::ig::rest::RestClient;
-use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
+use crate::ig::session::actor::{Desk, Logins, SessionActor, SessionSettings};
 use crate::messages::{GetTokens, LogOut};
 use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::notify::Standing;
@@ -113,6 +113,8 @@ async fn look(
     let surveyed = markets::survey(&rest, &tokens, &config.feeds, config.ig.product).await;
     // It may be gone only where it has logged out.
     let _ = session.send(LogOut).await;
+    // That was all that it was for. Where the note fails, the next login keeps a longer distance.
+    let _ = store.run(Logins::note_lasting).await;
     let (instruments, no_instruments) = match surveyed {
         Ok(instruments) => (instruments, None),
         Err(error) => (Vec::new(), Some(error)),

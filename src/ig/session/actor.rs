@@ -333,7 +333,7 @@ impl Session {
             failed => failed,
         };
         match &result {
-            Ok(_) => self.note_success().await.unwrap_or_else(|error| {
+            Ok(_) => self.store.run(Logins::note_granted).await.unwrap_or_else(|error| {
                 // The login is made, and is not thrown away for a note.
                 log::warn!(error:% = error; "that these credentials work now could not be noted");
             }),
@@ -364,11 +364,6 @@ impl Session {
     async fn note_failure(&self, error: &IgError) -> Result<(), IgError> {
         let failed = self.logins().await?.failed;
         self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await
-    }
-
-    async fn note_success(&self) -> Result<(), IgError> {
-        self.save(SETTING_REFUSED, String::new()).await?;
-        self.save(failed::SETTING, String::new()).await
     }
 
     async fn log_in_v2(&self, generation: u64) -> Result<Tokens, IgError> {
@@ -509,7 +504,7 @@ impl Session {
 pub struct Logins {
     /// The last one.
     pub last: Option<Timestamp>,
-    /// Those since one succeeded.
+    /// Those since one has led somewhere.
     pub failed: Failed,
 }
 
@@ -522,6 +517,29 @@ impl Logins {
         let last = store.setting(SETTING_LAST_LOGIN)?.and_then(|text| text.parse().ok()).map(Timestamp);
         let failed = store.setting(failed::SETTING)?.map(|text| Failed::read(&text)).unwrap_or_default();
         Ok(Logins { last, failed })
+    }
+
+    /// IG has granted the last. That it refused these credentials is forgotten; whether the login leads
+    /// anywhere is to be seen.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn note_granted(store: &mut Store) -> Result<(), StoreError> {
+        store.set_setting(SETTING_REFUSED, "")?;
+        let failed = Logins::read(store)?.failed.and_granted();
+        store.set_setting(failed::SETTING, &failed.write())
+    }
+
+    /// The last login has led to a good while of streaming, or to an orderly end: those before it are
+    /// forgotten. Nothing where IG has not granted it.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn note_lasting(store: &mut Store) -> Result<(), StoreError> {
+        if Logins::read(store)?.failed.granted {
+            store.set_setting(failed::SETTING, "")?;
+        }
+        Ok(())
     }
 
     /// How long there is to be no other.
@@ -696,9 +714,50 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_login_that_succeeds_forgets_those_before_and_a_clock_set_back_does_not_hold_it_up() {
+    async fn a_day_of_processes_that_die_after_their_login_has_few_logins() {
+        let stage = Stage::new([(200, LOGIN), (200, SESSION)].iter().cycle().take(1_000));
+        while stage.clock.wall().since(BEGIN) < 24 * 3_600 {
+            stage.session(SPACING).tokens(true).await.unwrap();
+            let wait = stage.logins().await.wait(SPACING, stage.clock.wall());
+            assert!(wait >= SPACING, "{wait:?}");
+            stage.clock.advance(wait);
+        }
+        let logins = stage.asked_to_log_in();
+        assert!((40..=65).contains(&logins), "{logins}");
+    }
+
+    #[actix::test]
+    async fn what_a_granted_login_leads_to_decides_whether_those_before_count() {
+        let granted = [(200, LOGIN), (200, SESSION)];
+        let busy = (403, r#"{"errorCode":"error.public-api.exceeded-api-key-allowance"}"#);
+        let stage = Stage::new(granted.iter().chain(&granted).chain([&busy]).chain(&granted));
+        let log_in = async || {
+            stage.clock.advance(stage.logins().await.wait(SPACING, stage.clock.wall()));
+            stage.session(SPACING).tokens(true).await
+        };
+        let lasts = async || {
+            stage.store.run(Logins::note_lasting).await.unwrap();
+            stage.logins().await.failed
+        };
+        log_in().await.unwrap();
+        log_in().await.unwrap();
+        let failed = stage.logins().await.failed;
+        assert_eq!((failed.count, failed.granted), (2, true));
+        assert!(failed.distance(SPACING) > SPACING);
+        assert_eq!(lasts().await, Failed::default());
+        // One that has failed since speaks for itself.
+        log_in().await.unwrap_err();
+        let failed = lasts().await;
+        assert_eq!((failed.count, failed.granted), (1, false));
+        log_in().await.unwrap();
+        assert_eq!(stage.logins().await.failed.count, 2);
+        assert_eq!(lasts().await, Failed::default());
+    }
+
+    #[actix::test]
+    async fn a_clock_set_back_does_not_hold_a_login_up() {
         let stage = Stage::new(&[(200, LOGIN), (200, SESSION)]);
-        let failed = Failed { count: 7, distance_s: 1_800, why: "x".to_owned() };
+        let failed = Failed { count: 7, distance_s: 1_800, ..Failed::default() };
         let (text, future) = (failed.write(), BEGIN.plus(86_400).0.to_string());
         stage.store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
         stage.store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
@@ -708,7 +767,6 @@ mod tests {
         stage.clock.advance(Duration::from_secs(1_800));
         session.tokens(true).await.unwrap();
         assert_eq!(stage.asked(), ["POST /session", "GET /session"]);
-        assert_eq!(stage.logins().await.failed, Failed::default());
     }
 
     #[actix::test]
