@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::healer::actor;
 use crate::healer::book::Scope;
 use crate::ig::IgError;
-use crate::ig::session::actor::Logins;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, Store, StreamBreak};

@@ -13,12 +13,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
-use super::failed::{self, Failed};
 use super::fingerprint::{self, in_database};
-use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens, login_wait};
+use super::logins::{Logins, SETTING_REFUSED};
+use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens};
 use crate::clock::Clock;
 use crate::config::Login;
-use crate::domain::Timestamp;
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::ig::error::IgError;
@@ -26,7 +25,7 @@ use crate::ig::models::OauthToken;
 use crate::ig::rest::RestClient;
 use crate::messages::{GetTokens, LogOut, TokensRefused};
 use crate::secret::Secret;
-use crate::store::{Store, StoreError, StoreHandle};
+use crate::store::StoreHandle;
 use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 
 /// A login takes so long at most, beside the distance that it keeps from the last: a few calls to IG, each
@@ -34,10 +33,6 @@ use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(240);
 /// How long a logout waits for a login or a test of tokens that is under way.
 const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
-/// Where the time of the last login is kept, epoch seconds.
-pub const SETTING_LAST_LOGIN: &str = "session.last_login";
-/// Where the fingerprint of credentials that IG has refused is kept.
-pub const SETTING_REFUSED: &str = "session.refused_fingerprint";
 
 /// What the session needs to know.
 #[derive(Clone)]
@@ -339,7 +334,8 @@ impl Session {
             }),
             Err(IgError::CredentialsRefused(_)) => {
                 self.retry_refused.set(false);
-                self.save(SETTING_REFUSED, fingerprint).await.unwrap_or_else(|error| {
+                let noting = self.store.run(move |store| store.set_setting(SETTING_REFUSED, &fingerprint));
+                noting.await.unwrap_or_else(|error| {
                     log::warn!(error:% = error; "the next process will not know that these credentials were refused");
                 });
             }
@@ -353,17 +349,12 @@ impl Session {
             && !matches!(error, IgError::Unreachable(_))
         {
             // What IG has answered stands, whatever becomes of the note.
-            self.note_failure(error).await.unwrap_or_else(|error| {
+            let why = error.to_string();
+            self.store.run(move |store| Logins::note_failed(store, why)).await.unwrap_or_else(|error| {
                 log::warn!(error:% = error; "why a login failed could not be noted");
             });
         }
         result
-    }
-
-    /// Keeps why a login has failed; counted it is already.
-    async fn note_failure(&self, error: &IgError) -> Result<(), IgError> {
-        let failed = self.logins().await?.failed;
-        self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await
     }
 
     async fn log_in_v2(&self, generation: u64) -> Result<Tokens, IgError> {
@@ -443,7 +434,8 @@ impl Session {
         let key = fingerprint::key(&self.store).await?;
         let settings = &self.settings;
         let print = fingerprint::of_login(&key, &settings.api_url, &settings.credentials);
-        if !self.retry_refused.get() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
+        let refused = self.store.run(|store| store.setting(SETTING_REFUSED)).await.map_err(in_database)?;
+        if !self.retry_refused.get() && refused.as_ref() == Some(&print) {
             return Err(IgError::CredentialsRefused(
                 "refused before and not tried again, since IG locks accounts; change them or use --retry-credentials"
                     .to_owned(),
@@ -486,65 +478,8 @@ impl Session {
     }
 
     async fn note(&self, logins: &Logins) -> Result<(), IgError> {
-        self.save(failed::SETTING, logins.failed.write()).await?;
-        self.save(SETTING_LAST_LOGIN, logins.last.map(|at| at.0.to_string()).unwrap_or_default()).await
-    }
-
-    async fn load(&self, key: &'static str) -> Result<Option<String>, IgError> {
-        self.store.run(move |store| store.setting(key)).await.map_err(in_database)
-    }
-
-    async fn save(&self, key: &'static str, value: String) -> Result<(), IgError> {
-        self.store.run(move |store| store.set_setting(key, &value)).await.map_err(in_database)
-    }
-}
-
-/// What the database knows of logins.
-#[derive(Clone, Debug, Default)]
-pub struct Logins {
-    /// The last one.
-    pub last: Option<Timestamp>,
-    /// Those since one has led somewhere.
-    pub failed: Failed,
-}
-
-impl Logins {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Those of reading.
-    pub fn read(store: &mut Store) -> Result<Logins, StoreError> {
-        let last = store.setting(SETTING_LAST_LOGIN)?.and_then(|text| text.parse().ok()).map(Timestamp);
-        let failed = store.setting(failed::SETTING)?.map(|text| Failed::read(&text)).unwrap_or_default();
-        Ok(Logins { last, failed })
-    }
-
-    /// IG has granted the last. That it refused these credentials is forgotten; whether the login leads
-    /// anywhere is to be seen.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn note_granted(store: &mut Store) -> Result<(), StoreError> {
-        store.set_setting(SETTING_REFUSED, "")?;
-        let failed = Logins::read(store)?.failed.and_granted();
-        store.set_setting(failed::SETTING, &failed.write())
-    }
-
-    /// The last login has led to a good while of streaming, or to an orderly end: those before it are
-    /// forgotten. Nothing where IG has not granted it.
-    ///
-    /// # Errors
-    /// Those of reading and writing.
-    pub fn note_lasting(store: &mut Store) -> Result<(), StoreError> {
-        if Logins::read(store)?.failed.granted {
-            store.set_setting(failed::SETTING, "")?;
-        }
-        Ok(())
-    }
-
-    /// How long there is to be no other.
-    pub fn wait(&self, spacing: Duration, now: Timestamp) -> Duration {
-        login_wait(self.last, self.failed.distance(spacing), now)
+        let logins = logins.clone();
+        self.store.run(move |store| logins.note(store)).await.map_err(in_database)
     }
 }
 
@@ -577,279 +512,5 @@ fn offset_s(hours: Option<f64>) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ig::rest::{fake, http_client};
-    use crate::store::DatabaseUrl;
-    use crate::supervisor::{Alert, Room};
-
-    const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
-    const SESSION: &str = r#"{"accountId":"ABC12"}"#;
-    const DISABLED: &str = r#"{"errorCode":"error.security.api-key-disabled"}"#;
-    const BEGIN: Timestamp = Timestamp(1_700_000_000);
-    const SPACING: Duration = Duration::from_secs(61);
-
-    fn settings(base: &str, login_spacing: Duration) -> SessionSettings {
-        let secret = || Secret::new("secret");
-        SessionSettings {
-            credentials: Login { api_key: secret(), username: secret(), password: secret() },
-            api_url: base.to_owned(),
-            account_id: None,
-            version: 2,
-            login_spacing,
-            retry_refused: true,
-        }
-    }
-
-    /// A session of a process that has just started.
-    fn session(store: &StoreHandle, clock: &Clock, settings: SessionSettings) -> Rc<Session> {
-        session_of(store, clock, settings, &Alarm::new().0)
-    }
-
-    /// The same, which tells of what ends the process.
-    fn session_of(
-        store: &StoreHandle,
-        clock: &Clock,
-        settings: SessionSettings,
-        alarm: &Alarm,
-    ) -> Rc<Session> {
-        let rest = RestClient::new(http_client(), &settings.api_url, Secret::new("secret"));
-        let lifeline = Lifeline::alone(Room::Session, alarm);
-        SessionActor::new(rest, store.clone(), clock.clone(), settings, Desk::default(), lifeline)
-            .session
-            .clone()
-    }
-
-    /// A database and an IG that answers so, one request after the other.
-    struct Stage {
-        store: StoreHandle,
-        clock: Clock,
-        base: String,
-        asked: Arc<std::sync::Mutex<Vec<String>>>,
-        _dir: tempfile::TempDir,
-    }
-
-    impl Stage {
-        fn new<'a>(answers: impl IntoIterator<Item = &'a (u16, &'a str)>) -> Stage {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-            let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-            let answers = answers.into_iter().map(|(status, body)| fake::answer(*status, body));
-            let (base, asked) = fake::server(answers.collect());
-            Stage { store, clock: Clock::simulated(BEGIN, 0), base, asked, _dir: dir }
-        }
-
-        /// A session of a process that has just started.
-        fn session(&self, spacing: Duration) -> Rc<Session> {
-            session(&self.store, &self.clock, settings(&self.base, spacing))
-        }
-
-        async fn logins(&self) -> Logins {
-            self.store.run(Logins::read).await.unwrap()
-        }
-
-        fn asked(&self) -> Vec<String> {
-            self.asked.lock().unwrap().clone()
-        }
-
-        fn asked_to_log_in(&self) -> usize {
-            self.asked().iter().filter(|asked| *asked == "POST /session").count()
-        }
-    }
-
-    /// How often a day of processes that each live for one attempt asks for a login, with IG answering so.
-    async fn logins_a_day(answers: &[(u16, &str)]) -> usize {
-        let stage = Stage::new(answers.iter().cycle().take(1_000));
-        while stage.clock.wall().since(BEGIN) < 24 * 3_600 {
-            let before = stage.asked_to_log_in();
-            let told = stage.session(SPACING).tokens(true).await.unwrap_err();
-            assert_eq!(stage.asked_to_log_in(), before + 1, "{told:?}");
-            let wait = stage.logins().await.wait(SPACING, stage.clock.wall());
-            assert!(wait >= SPACING, "{wait:?}");
-            // Whoever starts meanwhile leaves IG alone, and says until when.
-            if wait > SPACING {
-                let early = stage.session(SPACING).tokens(true).await.unwrap_err();
-                assert_eq!(early.pause(), wait, "{early}");
-                assert!(early.to_string().ends_with(&told.to_string()), "{early}");
-                assert_eq!(stage.asked_to_log_in(), before + 1);
-            }
-            stage.clock.advance(wait);
-        }
-        stage.asked_to_log_in()
-    }
-
-    #[actix::test]
-    async fn whatever_a_day_of_logins_fails_with_there_are_few() {
-        let dead = r#"{"errorCode":"error.security.account-token-invalid"}"#;
-        let code = |code: &str| format!(r#"{{"errorCode":"{code}"}}"#);
-        for (status, answer) in [
-            (401, code("error.security.generic")),
-            (403, code("error.public-api.exceeded-api-key-allowance")),
-            (403, code("error.public-api.exceeded-account-allowance")),
-            (403, code("some.new.code")),
-            (429, String::new()),
-            (500, code("system.error")),
-            (500, code("error.security.get.session.timeout")),
-            (503, "<html>maintenance</html>".to_owned()),
-            (504, code("error.security.authentication.timeout")),
-            (200, "{}".to_owned()),
-            (200, "<html>welcome to this network</html>".to_owned()),
-            (200, String::new()),
-            // Pages of whatever stands in between, and codes that are none of IG's.
-            (400, "<html>bad request</html>".to_owned()),
-            (400, r#"{"errorCode":""}"#.to_owned()),
-            (401, "<html>who are you? api-key-invalid</html>".to_owned()),
-            (401, r#"{"message":"Unauthorized"}"#.to_owned()),
-            (401, String::new()),
-            (403, "<html>blocked</html>".to_owned()),
-            (404, "<html>not here</html>".to_owned()),
-            (407, "<html>proxy</html>".to_owned()),
-        ] {
-            let logins = logins_a_day(&[(status, &answer)]).await;
-            println!("{status} {answer}: {logins} logins a day");
-            assert!((40..=65).contains(&logins), "{status} {answer}: {logins}");
-        }
-        // A login that is granted with tokens that are dead.
-        assert!(logins_a_day(&[(200, LOGIN), (401, dead)]).await <= 65);
-    }
-
-    #[actix::test]
-    async fn a_day_of_processes_that_die_after_their_login_has_few_logins() {
-        let stage = Stage::new([(200, LOGIN), (200, SESSION)].iter().cycle().take(1_000));
-        while stage.clock.wall().since(BEGIN) < 24 * 3_600 {
-            stage.session(SPACING).tokens(true).await.unwrap();
-            let wait = stage.logins().await.wait(SPACING, stage.clock.wall());
-            assert!(wait >= SPACING, "{wait:?}");
-            stage.clock.advance(wait);
-        }
-        let logins = stage.asked_to_log_in();
-        assert!((40..=65).contains(&logins), "{logins}");
-    }
-
-    #[actix::test]
-    async fn what_a_granted_login_leads_to_decides_whether_those_before_count() {
-        let granted = [(200, LOGIN), (200, SESSION)];
-        let busy = (403, r#"{"errorCode":"error.public-api.exceeded-api-key-allowance"}"#);
-        let stage = Stage::new(granted.iter().chain(&granted).chain([&busy]).chain(&granted));
-        let log_in = async || {
-            stage.clock.advance(stage.logins().await.wait(SPACING, stage.clock.wall()));
-            stage.session(SPACING).tokens(true).await
-        };
-        let lasts = async || {
-            stage.store.run(Logins::note_lasting).await.unwrap();
-            stage.logins().await.failed
-        };
-        log_in().await.unwrap();
-        log_in().await.unwrap();
-        let failed = stage.logins().await.failed;
-        assert_eq!((failed.count, failed.granted), (2, true));
-        assert!(failed.distance(SPACING) > SPACING);
-        assert_eq!(lasts().await, Failed::default());
-        // One that has failed since speaks for itself.
-        log_in().await.unwrap_err();
-        let failed = lasts().await;
-        assert_eq!((failed.count, failed.granted), (1, false));
-        log_in().await.unwrap();
-        assert_eq!(stage.logins().await.failed.count, 2);
-        assert_eq!(lasts().await, Failed::default());
-    }
-
-    #[actix::test]
-    async fn a_clock_set_back_does_not_hold_a_login_up() {
-        let stage = Stage::new(&[(200, LOGIN), (200, SESSION)]);
-        let failed = Failed { count: 7, distance_s: 1_800, ..Failed::default() };
-        let (text, future) = (failed.write(), BEGIN.plus(86_400).0.to_string());
-        stage.store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
-        stage.store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
-        let session = stage.session(SPACING);
-        let early = session.tokens(true).await.unwrap_err();
-        assert_eq!(early.pause().as_secs(), 1_800);
-        stage.clock.advance(Duration::from_secs(1_800));
-        session.tokens(true).await.unwrap();
-        assert_eq!(stage.asked(), ["POST /session", "GET /session"]);
-    }
-
-    #[actix::test]
-    async fn a_login_that_never_reached_ig_does_not_count() {
-        let stage = Stage::new(&[]);
-        // Nobody listens there.
-        let session = session(&stage.store, &stage.clock, settings("http://127.0.0.1:1", SPACING));
-        for _ in 0..3 {
-            let told = session.tokens(true).await.unwrap_err();
-            assert!(matches!(told, IgError::Unreachable(_)), "{told}");
-        }
-        let logins = stage.logins().await;
-        assert_eq!((logins.last, logins.failed), (None, Failed::default()));
-    }
-
-    /// A session that logs in and then has its tokens tested, with IG answering so; what came of
-    /// the test, what was asked, and with which codes the process was asked to end.
-    async fn tested(answers: &[(u16, &str)]) -> (Result<u64, IgError>, Vec<String>, Vec<Exit>) {
-        let stage = Stage::new([(200, LOGIN), (200, SESSION)].iter().chain(answers));
-        let (alarm, mut alerts) = Alarm::new();
-        let session = session_of(&stage.store, &stage.clock, settings(&stage.base, Duration::ZERO), &alarm);
-        assert_eq!(session.tokens(true).await.unwrap().generation, 1);
-        let told = session.tokens(true).await.map(|tokens| tokens.generation);
-        if told.is_err() {
-            let asked_before = stage.asked().len();
-            assert!(session.tokens(true).await.is_err());
-            assert_eq!(stage.asked().len(), asked_before, "refused credentials are tried once");
-        }
-        let mut exits = Vec::new();
-        while let Ok(alert) = alerts.try_recv() {
-            if let Alert::Exit { code, .. } = alert {
-                exits.push(code);
-            }
-        }
-        (told, stage.asked()[2..].to_vec(), exits)
-    }
-
-    #[actix::test]
-    async fn a_key_that_is_refused_between_logins_ends_the_process() {
-        let (told, asked, exits) = tested(&[(403, DISABLED), (403, DISABLED)]).await;
-        assert!(matches!(told, Err(IgError::CredentialsRefused(_))), "{told:?}");
-        assert_eq!(asked, ["GET /session", "POST /session"]);
-        // The second is that of refused credentials, which are not tried again.
-        assert_eq!(exits, [Exit::CredentialsRefused; 2]);
-    }
-
-    #[actix::test]
-    async fn tokens_whose_test_has_an_answer_that_nobody_expects_are_replaced() {
-        for (status, answer) in [
-            (400, r#"{"errorCode":"some.new.code"}"#),
-            (403, r#"{"errorCode":"some.new.code"}"#),
-            (403, "<html>blocked</html>"),
-            (404, r#"{"errorCode":"invalid.url"}"#),
-            (200, "<html>welcome to this network</html>"),
-            (200, r#"{"account":"ABC12"}"#),
-        ] {
-            let (told, asked, exits) = tested(&[(status, answer), (200, LOGIN), (200, SESSION)]).await;
-            assert_eq!((told, exits), (Ok(2), vec![]), "{status} {answer}");
-            assert_eq!(asked, ["GET /session", "POST /session", "GET /session"], "{status} {answer}");
-        }
-    }
-
-    #[actix::test]
-    async fn tokens_whose_test_tells_of_trouble_are_kept() {
-        for (status, answer) in [
-            (500, r#"{"errorCode":"system.error"}"#),
-            (503, "<html>maintenance</html>"),
-            (403, r#"{"errorCode":"error.public-api.exceeded-api-key-allowance"}"#),
-            (429, ""),
-        ] {
-            let stage = Stage::new(&[(200, LOGIN), (200, SESSION), (status, answer), (200, SESSION)]);
-            let session = stage.session(Duration::ZERO);
-            session.tokens(true).await.unwrap();
-            session.tokens(true).await.unwrap_err();
-            assert_eq!(session.tokens(true).await.unwrap().generation, 1, "{status} {answer}");
-        }
-    }
-
-    #[actix::test]
-    async fn a_test_of_tokens_that_is_refused_leaves_the_verdict_to_a_login() {
-        let (told, asked, exits) = tested(&[(403, DISABLED), (200, LOGIN), (200, SESSION)]).await;
-        assert_eq!(told, Ok(2));
-        assert_eq!(asked, ["GET /session", "POST /session", "GET /session"]);
-        assert_eq!(exits, []);
-    }
-}
+#[path = "actor_tests.rs"]
+mod tests;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::StreamActor;
-use crate::ig::session::actor::Logins;
 use crate::ig::session::failed;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::{probes, state};
 use crate::store::{Store, StoreError};
 
