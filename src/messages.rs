@@ -114,6 +114,9 @@ pub enum HistoryError {
     /// The answer cannot be trusted to speak of what was asked.
     #[error(transparent)]
     Unproven(#[from] Unproven),
+    /// There are no tokens to ask with, for this reason: nothing was asked.
+    #[error("no tokens to ask with: {0}")]
+    NoTokens(#[source] IgError),
     /// The broker's side.
     #[error(transparent)]
     Ig(#[from] IgError),

@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::healer::actor;
 use crate::healer::book::Scope;
 use crate::ig::IgError;
-use crate::ig::session::actor::Logins;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{LeaseState, SILENT_AFTER_S, Store, StreamBreak};
@@ -64,7 +64,7 @@ struct Findings {
     at: Option<String>,
     /// Where HTTP is served, or why it is not.
     http: Option<Place>,
-    /// The last login, and those that failed since one succeeded.
+    /// The last login, and those that led nowhere since one has led somewhere.
     logins: Logins,
     /// The least time between logins.
     login_spacing: Duration,
@@ -277,7 +277,7 @@ fn logins_line(findings: &Findings) -> Option<String> {
 fn logins_next(findings: &Findings) -> Option<Timestamp> {
     let Logins { last, failed } = &findings.logins;
     let distance_s = failed.distance(findings.login_spacing).as_secs() as i64;
-    Some(last.filter(|_| failed.count > 0)?.plus(distance_s))
+    Some(last.filter(|_| failed.is_told())?.plus(distance_s))
 }
 
 /// What is missing, and what is asked for next.
@@ -678,7 +678,8 @@ mod tests {
     fn failed_logins_are_told_with_when_the_next_may_be() {
         let mut findings = findings();
         assert!(!text(&findings, None).contains("login "), "all is well");
-        findings.logins.failed = Failed { count: 3, distance_s: 244, why: "IG is in trouble".to_owned() };
+        let why = "IG is in trouble".to_owned();
+        findings.logins.failed = Failed { count: 3, distance_s: 244, why, granted: false };
         let expected =
             "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
         assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));

@@ -354,6 +354,11 @@ impl Healer {
                 }
                 Ok(true)
             }
+            Err(error @ HistoryError::NoTokens(_)) => {
+                log::warn!(error:% = error; "healing waits");
+                self.tell_trouble(work, error.to_string()).await?;
+                Ok(false)
+            }
             // Another hole may tell the zone, or be on a scale that is known.
             Err(HistoryError::ScaleInDoubt | HistoryError::ZoneUnknown) => Ok(true),
             Err(HistoryError::Unproven(error)) => {
@@ -554,7 +559,12 @@ fn was_answered(fetched: &Result<Range<Timestamp>, HistoryError>) -> bool {
         }
         Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_))) => true,
         Err(HistoryError::Ig(error)) => !error.came_before_any_history(),
-        Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
+        Err(
+            HistoryError::NotAffordable { .. }
+            | HistoryError::Store(_)
+            | HistoryError::NoTimeYet
+            | HistoryError::NoTokens(_),
+        ) => false,
     }
 }
 
@@ -568,4 +578,21 @@ pub fn read_bars_max(kept: &str) -> Option<(u32, Timestamp)> {
 pub fn bars_max((bars, since): (u32, Timestamp), now: Timestamp) -> Option<u32> {
     let holds = (0..BARS_MAX_HOLDS_S).contains(&now.since(since));
     (holds && (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars)).then_some(bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_before_it_was_asked_for_is_no_attempt() {
+        let refused = || IgError::Refused("some.new.code".to_owned());
+        let malformed = || IgError::Malformed("HTTP 403, <html>".to_owned());
+        for error in [refused(), malformed()] {
+            assert!(was_answered(&Err(HistoryError::Ig(error.clone()))), "{error}");
+            assert!(!was_answered(&Err(HistoryError::NoTokens(error.clone()))), "{error}");
+        }
+        assert!(!was_answered(&Err(HistoryError::NoTimeYet)));
+        assert!(!was_answered(&Err(HistoryError::NotAffordable { cost: 2, available: 1 })));
+    }
 }

@@ -32,6 +32,7 @@ use crate::ig::history::actor::HistorySettings;
 use crate::ig::markets::Instrument;
 use crate::ig::rest::{RestClient, http_client_for};
 use crate::ig::session::actor::Desk;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
 use crate::ig::stream::state::Phase;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
@@ -55,6 +56,8 @@ const SAVE_WITHIN: Duration = Duration::from_secs(3);
 const LOG_OUT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a start that is told to stop to log out.
 const HEED_WITHIN: Duration = Duration::from_secs(3);
+/// Time for noting that the login has led to an orderly end.
+const NOTE_WITHIN: Duration = Duration::from_secs(1);
 /// Time for folding the database's log, which the next start does as well.
 const FOLD_WITHIN: Duration = Duration::from_secs(1);
 /// The rooms are built for the first time within this time.
@@ -394,6 +397,9 @@ impl House {
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
+        } else {
+            // The login has led to an orderly end. Where that is not noted the next one keeps a longer distance.
+            let _ = tokio::time::timeout(NOTE_WITHIN, self.store().run(Logins::note_lasting)).await;
         }
         let outcome = if is_drained { Ok(()) } else { Err(Failure::failed(NOT_STORED)) };
         // Before the log is folded, and both at once: neither waits for long.

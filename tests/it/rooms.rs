@@ -67,8 +67,9 @@ fn ends(failpoint: &str, reason: &str) -> Vec<String> {
     let last = log.last().unwrap();
     assert!(last.starts_with("<3>") && last.contains(reason), "{failpoint}: {last}");
     // What is done about a failure does not fail itself.
-    let others =
-        |line: &&String| line.starts_with("<3>candlekeep::panic: ") && !line.contains("a failpoint has been reached");
+    let others = |line: &&String| {
+        line.starts_with("<3>candlekeep::panic: ") && !line.contains("a failpoint has been reached")
+    };
     assert_eq!(log.iter().find(others), None, "{failpoint}");
     after_a_restart(&world);
     log

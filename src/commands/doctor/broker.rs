@@ -16,6 +16,7 @@ use crate::ig::IgError;
 use crate::ig::markets;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
+use crate::ig::session::logins::Logins;
 use crate::messages::{GetTokens, LogOut};
 use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::notify::Standing;
@@ -130,6 +131,10 @@ async fn look(
     }
     // However it has gone, there may be a session. The room may be gone only where it has logged out.
     let _ = tokio::time::timeout(LOG_OUT_WITHIN, session.send(LogOut)).await;
+    if looked.is_ok() {
+        // That was all that it was for. Where the note fails, the next login keeps a longer distance.
+        let _ = store.run(Logins::note_lasting).await;
+    }
     looked
 }
 

@@ -307,7 +307,7 @@ fn of_service(known: &Known) -> Vec<Check> {
         stream.map(|stream| stream.refused.keys().cloned().collect()).unwrap_or_default();
     let failed = &known.logins.failed;
     judge::of_the_service(
-        (failed.count > 0).then(|| failed.in_words()).as_deref(),
+        failed.is_told().then(|| failed.in_words()).as_deref(),
         stream.map(|stream| (stream.phase.as_str(), since.as_str())),
         &refused,
         known.trouble.as_deref(),

@@ -340,7 +340,7 @@ impl History {
         span: &Range<Timestamp>,
         complete_to: Timestamp,
     ) -> Result<(), HistoryError> {
-        let tokens = self.tokens().await?;
+        let tokens = self.tokens().await.map_err(HistoryError::NoTokens)?;
         state.offsets.note_login(tokens.timezone_offset_s);
         let offset = state.offsets.guess(span.end.plus(-1));
         if offset == 0 {
@@ -470,6 +470,8 @@ impl History {
             (Ok(_), _) => state.complained_of = None,
             _ => {}
         }
+        // A login that failed is no word about this request.
+        tokens.map_err(HistoryError::NoTokens)?;
         let pages = answer?;
         log::debug!(pair:% = instrument.pair, timeframe:% = fetch.request.timeframe, query = query.as_str(); "asked for history");
         let rows = match self.rows(state, fetch, &pages) {
@@ -519,7 +521,7 @@ impl History {
     /// [`HistoryError::ScaleInDoubt`] while that stays open.
     async fn confirm_scale(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
         let instrument = &self.settings.instruments[fetch.request.feed.ix()];
-        let tokens = self.tokens().await?;
+        let tokens = self.tokens().await.map_err(HistoryError::NoTokens)?;
         actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
         let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await;
         if let Err(IgError::Unauthorized(_)) = &told {

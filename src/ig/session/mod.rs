@@ -3,4 +3,5 @@
 pub mod actor;
 pub mod failed;
 pub mod fingerprint;
+pub mod logins;
 pub mod tokens;
