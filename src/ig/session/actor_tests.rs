@@ -224,6 +224,25 @@ async fn a_refusal_stands_where_the_database_takes_no_note_of_it() {
 }
 
 #[actix::test]
+async fn nobody_logs_in_again_after_the_logout() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+    let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
+    let (base, asked) = fake::server([LOGIN, SESSION, "", LOGIN, SESSION].map(fake::ok).to_vec());
+    let (alarm, _) = Alarm::new();
+    let rest = RestClient::new(http_client(), &base, Secret::new("secret"));
+    let (settings, lifeline) = (settings(&base, Duration::ZERO), Lifeline::alone(Room::Session, &alarm));
+    let desk = Desk::default();
+    let session = SessionActor::new(rest, store.clone(), Clock::system(), settings, desk, lifeline).start();
+    session.send(GetTokens { validate: false }).await.unwrap().unwrap();
+    // Asked for while the logout is under way, as by a request for history that was about to be made.
+    let (_, late) = tokio::join!(session.send(LogOut), session.send(GetTokens { validate: false }));
+    assert!(late.unwrap().is_err());
+    assert!(session.send(GetTokens { validate: true }).await.unwrap().is_err());
+    assert_eq!(*asked.lock().unwrap(), ["POST /session", "GET /session", "DELETE /session"]);
+}
+
+#[actix::test]
 async fn a_login_that_never_reached_ig_does_not_count() {
     let stage = Stage::new(&[]);
     // Nobody listens there.
