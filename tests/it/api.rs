@@ -269,6 +269,9 @@ fn off_loopback_without_a_usable_token_nothing_starts() {
 
 #[test]
 fn off_listens_to_nobody_and_a_taken_address_is_waited_for() {
+    if !postgres::sees_descriptors() {
+        return;
+    }
     let world = slow_market();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
@@ -482,6 +485,9 @@ fn no_way_of_putting_a_request_leads_past_the_guard() {
 
 #[test]
 fn who_takes_no_answer_or_ends_no_second_request_loses_his_place() {
+    if !postgres::sees_descriptors() {
+        return;
+    }
     let world = slow_market();
     let (mut service, address) = serving(&world, &[]);
     let pid = service.pid();
@@ -550,6 +556,9 @@ const DESCRIPTORS_OWN: usize = 64;
 
 #[test]
 fn idle_and_slow_clients_cost_little_and_end_and_collecting_goes_on() {
+    if !postgres::sees_descriptors() {
+        return;
+    }
     let world = World::new(Options { speed: Speed::Times(600.0), rows_per_bar: Some(20), ..market(4) });
     let (mut service, address) = serving(&world, &[]);
     let (process, before) = (Process(service.pid()), memory_kib(service.pid()));
