@@ -50,6 +50,10 @@ pub enum IgError {
     /// This one request can never succeed; others can.
     #[error("IG refuses the request ({0})")]
     Refused(String),
+    /// Not IG's API has answered but something on the way to it: a redirect, or a page in the place of JSON.
+    /// IG was asked for nothing: try again later.
+    #[error("something else than IG has answered: {0}")]
+    NotIg(String),
     /// IG answered something that is not what its reference describes.
     #[error("IG's answer cannot be read: {0}")]
     Malformed(String),
@@ -75,7 +79,8 @@ impl IgError {
     pub fn came_before_any_history(&self) -> bool {
         match self {
             IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_) => true,
-            IgError::Unreachable(_) | IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
+            IgError::Unreachable(_) | IgError::NotIg(_) => true,
+            IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
             IgError::Refused(code) => REFUSED_UNREAD.iter().any(|part| code.contains(part)),
             _ => false,
         }
@@ -93,6 +98,7 @@ impl IgError {
     /// about the credentials and not about tokens.
     pub fn from_response(status: u16, body: &str, login: bool) -> IgError {
         let code = error_code(body).filter(|code| !code.is_empty());
+        let has_code = code.is_some();
         let code = code.unwrap_or_else(|| format!("HTTP {status}, {}", cut(body)));
         let lower = code.to_ascii_lowercase();
         let has = |part: &str| lower.contains(part);
@@ -116,7 +122,10 @@ impl IgError {
             401 => IgError::Unauthorized(code),
             400 if login => IgError::CredentialsRefused(code),
             500.. => IgError::Retryable(code),
-            _ => IgError::Refused(code),
+            _ if login || has_code => IgError::Refused(code),
+            // What is said of dates there is said in no code, and by whom nobody knows.
+            _ if begins_like_json(body.as_bytes()) => IgError::Malformed(code),
+            _ => IgError::NotIg(code),
         }
     }
 }
@@ -153,6 +162,11 @@ fn error_code(body: &str) -> Option<String> {
         error_code: String,
     }
     serde_json::from_str::<Body>(body).ok().map(|body| cut(&body.error_code))
+}
+
+/// Whether a text can be an answer of IG's: all are objects or lists.
+pub fn begins_like_json(body: &[u8]) -> bool {
+    body.trim_ascii_start().first().is_none_or(|first| matches!(first, b'{' | b'['))
 }
 
 /// Cuts outside text to a bound and makes it safe to print on one line.
@@ -207,6 +221,7 @@ mod tests {
             IgError::CredentialsRefused(_) => "give up",
             IgError::Refused(_) => "refused",
             IgError::Malformed(_) => "malformed",
+            IgError::NotIg(_) => "not IG",
         }
     }
 
