@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::complaints::Complaints;
 use super::failed::{self, Failed};
 use super::fingerprint::{self, in_database};
 use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens, login_wait};
@@ -94,6 +95,7 @@ struct State {
     generation: u64,
     /// IG complained about the current tokens.
     suspect: bool,
+    complaints: Complaints,
 }
 
 impl SessionActor {
@@ -148,7 +150,7 @@ impl Handler<TokensRefused> for SessionActor {
             let mut state = session.state.0.lock().await;
             if state.generation == refused.generation {
                 state.suspect = true;
-                if refused.certain {
+                if state.complaints.is_believed(refused.certain, session.clock.monotonic()) {
                     state.tokens = None;
                 }
             }
@@ -205,7 +207,7 @@ impl Session {
             }
         }
         let tokens = Arc::new(self.log_in(state.generation + 1).await?);
-        *state = State { tokens: Some(tokens.clone()), generation: tokens.generation, suspect: false };
+        (state.tokens, state.generation, state.suspect) = (Some(tokens.clone()), tokens.generation, false);
         Ok(tokens)
     }
 
@@ -250,7 +252,7 @@ impl Session {
     async fn refresh(&self, state: &mut State, tokens: &Tokens) -> Result<Arc<Tokens>, IgError> {
         let Some(bearer) = &tokens.bearer else { return Ok(Arc::new(tokens.clone())) };
         let answer = match self.rest.refresh(&bearer.refresh).await {
-            Err(IgError::Refused(code)) => Err(IgError::Unauthorized(code)),
+            Err(IgError::Refused(code) | IgError::Malformed(code)) => Err(IgError::Unauthorized(code)),
             other => other,
         }?;
         let renewed = Arc::new(Tokens { bearer: Some(self.bearer(answer)), ..tokens.clone() });
