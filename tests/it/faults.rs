@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
@@ -110,12 +111,7 @@ fn a_hole_over_a_change_of_daylight_saving_is_healed_bar_for_bar() {
 
 #[test]
 fn a_hole_right_after_a_change_of_daylight_saving_is_not_called_quiet() {
-    // Friday 2024-03-08 20:00 UTC and the market's beginning of the week, an hour earlier than before in New York's
-    // summer time; the Friday of 2024-11-01, and an hour later.
-    for (friday, before, after, opens) in
-        [(1_709_928_000, -5, -4, 1_710_104_400), (1_730_487_600, -4, -5, 1_730_671_200)]
-    {
-        let (start, opens) = (Timestamp(friday), Timestamp(opens));
+    let heals = |start: Timestamp, (before, after), opens: Timestamp| {
         let options = Options {
             timezone_offset_hours: before,
             // Sunday 07:00 UTC or thereabouts.
@@ -128,10 +124,7 @@ fn a_hole_right_after_a_change_of_daylight_saving_is_not_called_quiet() {
         // One on Friday, by which the old offset is known, and one in the week's first minutes.
         control.schedule_outage(start.plus(12 * STEP), start.plus(16 * STEP));
         control.schedule_outage(opens.plus(STEP / 2), opens.plus(3 * STEP));
-        let mut service = world.run();
-        world.wait_complete(&mut service);
-        service.stop();
-        world.verify(Holes::None);
+        world.finish(world.run());
         let healed = format!(
             "SELECT count(*) FROM coverage WHERE timeframe = '5' AND state = 'stored' AND evidence LIKE 'rest:%' \
              AND from_ts >= {} AND from_ts < {}",
@@ -139,7 +132,13 @@ fn a_hole_right_after_a_change_of_daylight_saving_is_not_called_quiet() {
             opens.0 + 3 * STEP
         );
         assert!(world.number(&healed) >= 28, "{} runs healed", world.number(&healed));
-    }
+    };
+    // Friday 2024-03-08 20:00 UTC and the beginning of the week in New York's summer time, an hour earlier than
+    // before; the Friday of 2024-11-01, and an hour later.
+    std::thread::scope(|scope| {
+        scope.spawn(|| heals(Timestamp(1_709_928_000), (-5, -4), Timestamp(1_710_104_400)));
+        scope.spawn(|| heals(Timestamp(1_730_487_600), (-4, -5), Timestamp(1_730_671_200)));
+    });
 }
 
 #[test]
@@ -149,8 +148,12 @@ fn history_that_is_refused_alone_brings_about_one_login_and_no_more() {
     let refused = Fault::RefuseRest { times: u32::MAX, status: 401, code, path };
     world.simulator().control().apply(refused);
     let mut service = world.run();
-    // Two requests a look, and each look is longer after the one before.
+    let clock = Clock::system();
+    world.wait(&mut service, "a first look", |world| world.simulator().stats().rest_refusals >= 1);
+    let first = clock.monotonic();
+    // Two requests a look, and each look is longer after the one before: half a minute, then a whole.
     world.wait(&mut service, "a third look", |world| world.simulator().stats().rest_refusals >= 5);
+    assert!(clock.monotonic() - first > Duration::from_secs(80), "it does not rest");
     // The first one, and the one that the complaint has brought about.
     assert_eq!(world.simulator().stats().logins, 2, "{:#?}", service.log());
     assert_eq!(world.simulator().stats().points_spent, 0);
