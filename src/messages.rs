@@ -61,7 +61,8 @@ pub struct GetTokens {
 pub struct TokensRefused {
     /// Which ones, so that a second complaint about the same tokens costs nothing.
     pub generation: u64,
-    /// Whether they are dead for certain; else they are tested before they are replaced.
+    /// Whether they are dead for certain. Else, and where that was said just before, they are tested before they
+    /// are replaced.
     pub certain: bool,
 }
 

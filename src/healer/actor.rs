@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::anchor;
 use super::attempts::{Attempt, Attempts};
 use super::book::{self, Scope, Watched};
 use super::facts::{self, Reading};
 use super::holes::{Kind, Page};
+use super::outcome;
 use super::plan::{
     self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
 };
 use crate::clock::{Clock, EventClock};
 use crate::config::Retention;
-use crate::domain::coverage::Run;
-use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Timestamp};
 use crate::failpoint;
 use crate::ig::IgError;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
@@ -49,7 +50,7 @@ const WISHES_EVERY: Duration = Duration::from_secs(5);
 /// bars are asked for.
 const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(5);
 const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(30);
-/// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
+/// How far from a hole a stored bucket is looked for: beyond a weekend, and the week's middle, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 /// Remembers that IG refuses large requests: how many bars it takes, and since when.
 pub const SETTING_BARS_MAX: &str = "history.bars_per_request";
@@ -366,6 +367,9 @@ impl Healer {
                 Ok(true)
             }
             Err(HistoryError::Ig(error)) => {
+                if let Some(pause) = outcome::refused_pause(&error, work.trouble.map(|(_, pause)| pause)) {
+                    work.trouble = Some((self.clock.monotonic() + pause, pause));
+                }
                 if !error.came_before_any_history() {
                     self.step_back(work, request).await?;
                 }
@@ -532,7 +536,7 @@ impl Healer {
         Ok(true)
     }
 
-    /// A stored bucket near the hole, before it rather than after.
+    /// A stored bucket near the hole.
     async fn anchor(&self, request: &Request) -> Result<Option<Timestamp>, StoreError> {
         if request.kind == Kind::Seen {
             // An empty answer proves nothing of it, so no point is spent on believing one.
@@ -542,11 +546,7 @@ impl Healer {
         let pair = self.settings.feeds[request.feed.ix()].pair;
         let around = span.start.plus(-ANCHOR_WITHIN_S)..span.end.plus(ANCHOR_WITHIN_S);
         let runs = self.store.run(move |store| store.coverage(pair, timeframe, around)).await?;
-        let stored = |run: &&Run| run.state == State::Stored;
-        let before = runs.iter().rev().filter(stored).find(|run| run.span.end <= span.start);
-        let after = runs.iter().filter(stored).find(|run| run.span.start >= span.end);
-        let last_of = |run: &Run| run.span.end.plus(-timeframe.seconds());
-        Ok(before.map(last_of).or(after.map(|run| run.span.start)))
+        Ok(self.event_clock.settled().and_then(|now| anchor::anchor(&runs, timeframe, &span, now)))
     }
 }
 
@@ -557,7 +557,7 @@ fn was_answered(fetched: &Result<Range<Timestamp>, HistoryError>) -> bool {
         Ok(_) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
             true
         }
-        Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_))) => true,
+        Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_) | IgError::NotIg(_))) => true,
         Err(HistoryError::Ig(error)) => !error.came_before_any_history(),
         Err(
             HistoryError::NotAffordable { .. }

@@ -50,6 +50,10 @@ pub enum IgError {
     /// This one request can never succeed; others can.
     #[error("IG refuses the request ({0})")]
     Refused(String),
+    /// Not IG's API has answered but something on the way to it: a redirect, or a page in the place of JSON.
+    /// IG was asked for nothing: try again later.
+    #[error("something else than IG has answered: {0}")]
+    NotIg(String),
     /// IG answered something that is not what its reference describes.
     #[error("IG's answer cannot be read: {0}")]
     Malformed(String),
@@ -75,7 +79,8 @@ impl IgError {
     pub fn came_before_any_history(&self) -> bool {
         match self {
             IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_) => true,
-            IgError::Unreachable(_) | IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
+            IgError::Unreachable(_) | IgError::NotIg(_) => true,
+            IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
             IgError::Refused(code) => REFUSED_UNREAD.iter().any(|part| code.contains(part)),
             _ => false,
         }
@@ -101,7 +106,8 @@ impl IgError {
                 401 if !login => IgError::Unauthorized(page),
                 429 => IgError::RateLimited(page),
                 500.. => IgError::Retryable(page),
-                _ => IgError::Malformed(page),
+                _ if begins_like_json(body.as_bytes()) => IgError::Malformed(page),
+                _ => IgError::NotIg(page),
             };
         };
         let lower = code.to_ascii_lowercase();
@@ -162,6 +168,11 @@ fn error_code(body: &str) -> Option<String> {
     (!code.trim().is_empty()).then(|| cut(code))
 }
 
+/// Whether a text can be an answer of IG's: all are objects or lists.
+pub fn begins_like_json(body: &[u8]) -> bool {
+    body.trim_ascii_start().first().is_none_or(|first| matches!(first, b'{' | b'['))
+}
+
 /// Cuts outside text to a bound and makes it safe to print on one line.
 pub fn cut(text: &str) -> String {
     let mut out: String = text.chars().take(TEXT_MAX).flat_map(char::escape_debug).collect();
@@ -217,6 +228,7 @@ mod tests {
             IgError::CredentialsRefused(_) => "give up",
             IgError::Refused(_) => "refused",
             IgError::Malformed(_) => "malformed",
+            IgError::NotIg(_) => "not IG",
         }
     }
 

@@ -17,9 +17,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use serde_json::json;
 
-use super::error::{IgError, cut};
+use super::error::{IgError, begins_like_json, cut};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::names::Names;
 use super::session::tokens::{Bearer, Pair, Tokens};
@@ -118,7 +119,7 @@ impl Hurdle {
 /// clock is ahead of IG's, ms, between the two. `None` where the answer has no date of its own.
 ///
 /// # Errors
-/// Why there is no answer, or none of IG's.
+/// Why there is no answer, or none of IG's: [`IgError::NotIg`] where it points elsewhere.
 pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, NoWay> {
     let sent = clock.reading();
     let answer = client.head(format!("{base}/session")).send().await;
@@ -456,7 +457,7 @@ fn redirected(base: &str, status: StatusCode, headers: &HeaderMap) -> IgError {
     // Only the host: the rest of an address may hold anything.
     let to = target.as_ref().and_then(Uri::host).map_or(String::new(), |host| format!(" to {}", cut(host)));
     let code = status.as_u16();
-    IgError::Refused(format!(
+    IgError::NotIg(format!(
         "{} answers with a redirect{to} (HTTP {code}), which is never followed",
         host(base)
     ))
@@ -495,8 +496,20 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 }
 
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, IgError> {
-    // The body may hold tokens, so only the parser's words are told.
-    serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))
+    // The body may hold tokens, and the parser's words quote it, so only the place is told.
+    serde_json::from_slice(body).map_err(|error| {
+        let what = match error.classify() {
+            // A page of a proxy's, or of a network that wants to be greeted first.
+            Category::Syntax if !begins_like_json(body) => {
+                return IgError::NotIg(format!("{} bytes that are no JSON", body.len()));
+            }
+            Category::Syntax => "no JSON",
+            Category::Data => "JSON of another shape",
+            Category::Eof => "JSON that ends too soon",
+            Category::Io => "unreadable",
+        };
+        malformed(&format!("{what}, line {} column {}", error.line(), error.column()))
+    })
 }
 
 fn malformed(why: &str) -> IgError {
@@ -641,6 +654,47 @@ mod tests {
             asked,
             ["GET /prices/CS.D.EURUSD.CFD.IP?max=10", "POST /session", "GET /session", "GET /session"]
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_a_word_of_it() {
+        let read = |body: &str| read_json::<LoginV3>(body.as_bytes()).err().unwrap();
+        let check = |body: &str, expected: &str| {
+            let IgError::Malformed(told) = read(body) else { panic!("{body}") };
+            assert_eq!(told, expected, "{body}");
+        };
+        check(r#"{"oauthToken":"zq-secret"}"#, "JSON of another shape, line 1 column 25");
+        check("{\"accountId\":\n[\"zq-secret\"]}", "JSON of another shape, line 2 column 0");
+        check(r#"{"accountId":"zq-sec"#, "JSON that ends too soon, line 1 column 20");
+        check(r#"{"accountId":zq-secret}"#, "no JSON, line 1 column 14");
+        check("", "JSON that ends too soon, line 1 column 0");
+        for page in ["<html>zq-secret</html>", "  zq-secret"] {
+            let IgError::NotIg(told) = read(page) else { panic!("{page}") };
+            assert!(told.ends_with("bytes that are no JSON"), "{told}");
+        }
+    }
+
+    #[actix::test]
+    async fn what_was_never_asked_of_igs_history_has_cost_nothing() {
+        let moved = "HTTP/1.1 302 So\r\nLocation: http://portal/\r\nContent-Length: 0\r\n\r\n".to_owned();
+        let page = "<html><p>please update your browser</p></html>";
+        let free = [moved, fake::answer(403, page), fake::answer(404, page), fake::answer(200, page)];
+        // One that has perhaps been asked.
+        let charged = [
+            fake::answer(404, r#"{"errorCode":"error.price-history.io-error"}"#),
+            fake::answer(200, "{\"pri"),
+        ];
+        let charged = charged.into_iter().chain([fake::answer(403, r#"{"message":"out of date"}"#)]);
+        for (answer, is_free) in
+            free.into_iter().map(|answer| (answer, true)).chain(charged.map(|a| (a, false)))
+        {
+            let (base, _) = fake::server(vec![answer.clone()]);
+            let rest = RestClient::new(http_client(), &base, Secret::new("key"));
+            let epic: Epic = "CS.D.EURUSD.CFD.IP".parse().unwrap();
+            let error = rest.prices(&tokens(), &epic, "max=10").await.unwrap_err();
+            assert_eq!(error.came_before_any_history(), is_free, "{answer}: {error:?}");
+            assert_eq!(matches!(error, IgError::NotIg(_)), is_free, "{answer}: {error:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{MarketOptions, Options, RequestZone, RestGarbage, Speed};
@@ -106,6 +107,57 @@ fn a_hole_over_a_change_of_daylight_saving_is_healed_bar_for_bar() {
         let output = world.output("gaps --verify", &[]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+#[test]
+fn a_hole_right_after_a_change_of_daylight_saving_is_not_called_quiet() {
+    let heals = |start: Timestamp, (before, after), opens: Timestamp| {
+        let options = Options {
+            timezone_offset_hours: before,
+            // Sunday 07:00 UTC or thereabouts.
+            timezone_change: Some((opens.plus(-14 * 3_600), after)),
+            end: Some(opens.plus(2 * 3_600)),
+            ..market(0)
+        };
+        let world = World::with_start(start, options);
+        let control = world.simulator().control();
+        // One on Friday, by which the old offset is known, and one in the week's first minutes.
+        control.schedule_outage(start.plus(12 * STEP), start.plus(16 * STEP));
+        control.schedule_outage(opens.plus(STEP / 2), opens.plus(3 * STEP));
+        world.finish(world.run());
+        let healed = format!(
+            "SELECT count(*) FROM coverage WHERE timeframe = '5' AND state = 'stored' AND evidence LIKE 'rest:%' \
+             AND from_ts >= {} AND from_ts < {}",
+            opens.0,
+            opens.0 + 3 * STEP
+        );
+        assert!(world.number(&healed) >= 28, "{} runs healed", world.number(&healed));
+    };
+    // Friday 2024-03-08 20:00 UTC and the beginning of the week in New York's summer time, an hour earlier than
+    // before; the Friday of 2024-11-01, and an hour later.
+    std::thread::scope(|scope| {
+        scope.spawn(|| heals(Timestamp(1_709_928_000), (-5, -4), Timestamp(1_710_104_400)));
+        scope.spawn(|| heals(Timestamp(1_730_487_600), (-4, -5), Timestamp(1_730_671_200)));
+    });
+}
+
+#[test]
+fn history_that_is_refused_alone_brings_about_one_login_and_no_more() {
+    let world = World::new(Options { speed: Speed::Times(600.0), ..market(48) });
+    let (code, path) = ("error.security.client-token-invalid".to_owned(), "prices".to_owned());
+    let refused = Fault::RefuseRest { times: u32::MAX, status: 401, code, path };
+    world.simulator().control().apply(refused);
+    let mut service = world.run();
+    let clock = Clock::system();
+    world.wait(&mut service, "a first look", |world| world.simulator().stats().rest_refusals >= 1);
+    let first = clock.monotonic();
+    // Two requests a look, and each look is longer after the one before: half a minute, then a whole.
+    world.wait(&mut service, "a third look", |world| world.simulator().stats().rest_refusals >= 5);
+    assert!(clock.monotonic() - first > Duration::from_secs(80), "it does not rest");
+    // The first one, and the one that the complaint has brought about.
+    assert_eq!(world.simulator().stats().logins, 2, "{:#?}", service.log());
+    assert_eq!(world.simulator().stats().points_spent, 0);
+    service.stop();
 }
 
 #[test]

@@ -5,10 +5,12 @@
 //! user's own matter, who can use files or systemd's credentials instead.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -18,6 +20,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::api::ask;
 use super::front::Front;
 use super::postgres;
+use super::proxy::Proxy;
 use super::systemd::Manager;
 use super::world::{Service, World, market};
 
@@ -318,6 +321,46 @@ fn no_secret_is_written_anywhere() {
             path.to_string_lossy().contains(".db") && path.extension().is_none_or(|end| end != "spool");
         if !is_database {
             search(&accounts, &path.display().to_string(), &bytes);
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_another_shape_gives_nothing_away() {
+    const TOKEN: &str = "zq-token-out-of-its-place";
+    const ACCOUNT: &str = "ZQACCOUNTOUTOFPLACE";
+    let of_v3 = format!(r#"{{"accountId":"ABC12","oauthToken":"{TOKEN}"}}"#);
+    let of_v2 = format!(r#"{{"currentAccountId":"ABC12","accounts":"{ACCOUNT}"}}"#);
+    for (version, body) in [("3", of_v3), ("2", of_v2)] {
+        let world = World::new(Options { credentials: marked(), ..market(1) });
+        let proxy = Proxy::start(world.simulator().address().port());
+        let url = proxy.lead(&world.simulator().api_url());
+        proxy.answer(Some(Arc::new(move |mut client| {
+            let mut head = [0; 8 * 1024];
+            let length = client.read(&mut head).ok()?;
+            if !head[..length].starts_with(b"POST /gateway/deal/session ") {
+                return Some((client, head[..length].to_vec()));
+            }
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            client.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).ok()?;
+            None
+        })));
+        let mut all = TALKATIVE.to_vec();
+        all.extend([("IG_API_URL", url.as_str()), ("CANDLEKEEP_SESSION_VERSION", version)]);
+        let mut said = Said::default();
+        let mut service = world.start("run --record said.jsonl", &all);
+        service.wait_said("JSON of another shape", 1);
+        for line in ["status", "doctor", "backfill --pairs EUR_USD"] {
+            said.command(&world, line, &all);
+        }
+        said.service("run", &service.stop());
+        let marks = [TOKEN, ACCOUNT].map(Mark::new);
+        for (what, text) in &said.0 {
+            search(&marks, what, text);
+        }
+        for path in files(world.folder()) {
+            search(&marks, &path.display().to_string(), &fs::read(&path).unwrap());
         }
     }
 }

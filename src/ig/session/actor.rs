@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::complaints::Complaints;
 use super::fingerprint::{self, in_database};
 use super::logins::{Logins, SETTING_REFUSED};
 use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens};
@@ -93,6 +94,7 @@ struct State {
     generation: u64,
     /// IG complained about the current tokens.
     suspect: bool,
+    complaints: Complaints,
 }
 
 impl SessionActor {
@@ -148,7 +150,7 @@ impl Handler<TokensRefused> for SessionActor {
             let mut state = session.desk.state.lock().await;
             if state.generation == refused.generation {
                 state.suspect = true;
-                if refused.certain {
+                if state.complaints.is_believed(refused.certain, session.clock.monotonic()) {
                     state.tokens = None;
                 }
             }
@@ -212,6 +214,7 @@ impl Session {
                     | IgError::CredentialsRefused(_)
                     | IgError::Misconfigured(_)
                     | IgError::Refused(_)
+                    | IgError::NotIg(_)
                     | IgError::Malformed(_)),
                 ) => {
                     log::info!(error:% = error; "tokens have ended, logging in again");
@@ -220,7 +223,7 @@ impl Session {
             }
         }
         let tokens = Arc::new(self.log_in(state.generation + 1).await?);
-        *state = State { tokens: Some(tokens.clone()), generation: tokens.generation, suspect: false };
+        (state.tokens, state.generation, state.suspect) = (Some(tokens.clone()), tokens.generation, false);
         Ok(tokens)
     }
 
@@ -265,7 +268,7 @@ impl Session {
     async fn refresh(&self, state: &mut State, tokens: &Tokens) -> Result<Arc<Tokens>, IgError> {
         let Some(bearer) = &tokens.bearer else { return Ok(Arc::new(tokens.clone())) };
         let answer = match self.rest.refresh(&bearer.refresh).await {
-            Err(IgError::Refused(code)) => Err(IgError::Unauthorized(code)),
+            Err(IgError::Refused(code) | IgError::Malformed(code)) => Err(IgError::Unauthorized(code)),
             other => other,
         }?;
         let renewed = Arc::new(Tokens { bearer: Some(self.bearer(answer)), ..tokens.clone() });
