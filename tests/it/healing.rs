@@ -183,8 +183,9 @@ fn a_login_that_is_refused_is_no_word_about_the_history_that_was_to_be_asked_for
     control.apply(Fault::RefuseRest { times: 2, status: 403, code, path });
     control.wipe_tokens();
     let first = world.start(&stretch(STRETCH), &[]);
-    service.wait_said("healing waits", 1);
+    let is_blamed = service.wait_said_one(&["healing waits", "IG refused a request for history"]) == 1;
     let log = service.log();
+    assert!(!is_blamed, "{log:#?}");
     let waits = log.iter().find(|line| line.contains("healing waits")).unwrap();
     assert!(waits.contains("no tokens to ask with") && waits.contains("some.new.code"), "{waits}");
     // Another wish has it look again, and the login succeeds.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use candlekeep::clock::Clock;
 use candlekeep::simulator::{Options, Speed};
 
-use super::hostile::{HTTP, Hostile, REST, STREAM, Siege, Stream};
+use super::hostile::{HTTP, Hostile, REST, STREAM, Siege};
 use super::process::Process;
 use super::world::{Holes, START, STEP, Service, World, market};
 
@@ -19,8 +19,6 @@ const SIEGE: Duration = Duration::from_millis(2_500);
 const BURST_MAX_KIB: u64 = 16 * 1024;
 /// Descriptors more than before that nothing excuses: of a connection that is being closed, and of one to REST.
 const DESCRIPTORS_MAX: usize = 3;
-/// Connections to a server that reads nothing, until it is looked what has become of them.
-const UNREAD: u64 = 8;
 /// Bars of 5 minutes that came over the stream.
 const STREAMED: &str = "SELECT count(*) FROM candles WHERE source = 'websocket'";
 /// Lines of its log for that time: a handful an attempt.
@@ -80,21 +78,6 @@ fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile
     let before = world.number(STREAMED);
     world.wait(service, "bars over its stream again", |world| world.number(STREAMED) > before);
     service.wait("its connections to be closed", || process.descriptors() <= descriptors + DESCRIPTORS_MAX);
-}
-
-#[test]
-fn a_server_that_reads_nothing_keeps_no_connection_open() {
-    let (world, mut siege, mut service) = besieged(8, &[("CANDLEKEEP_STREAM_TRANSPORT", "websocket")]);
-    let process = Process(service.pid());
-    let before = process.descriptors();
-    // The answers to these fill the socket.
-    siege.begin(Hostile::WebSocket(Stream::Pings));
-    service.wait("connections", || siege.seen().0 >= UNREAD);
-    // It goes on meanwhile, so the last ones are still open.
-    service.wait("those before to be closed", || process.descriptors() <= before + DESCRIPTORS_MAX);
-    println!("{} connections, {before} descriptors and then {}", siege.seen().0, process.descriptors());
-    siege.end();
-    world.finish(service);
 }
 
 /// Has it sent in one way after the other.

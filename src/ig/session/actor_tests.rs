@@ -82,6 +82,8 @@ async fn logins_a_day(answers: &[(u16, &str)]) -> usize {
         let before = stage.asked_to_log_in();
         let told = stage.session(SPACING).tokens(true).await.unwrap_err();
         assert_eq!(stage.asked_to_log_in(), before + 1, "{told:?}");
+        // Which would be remembered, and end the service for good.
+        assert!(!matches!(told, IgError::CredentialsRefused(_)), "{told:?}");
         let wait = stage.logins().await.wait(SPACING, stage.clock.wall());
         assert!(wait >= SPACING, "{wait:?}");
         // Whoever starts meanwhile leaves IG alone, and says until when.
