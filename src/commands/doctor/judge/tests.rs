@@ -1,10 +1,19 @@
 //! Tables of findings and what they mean.
 
-use super::super::check::Level;
+use std::path::Path;
+
 use super::*;
-use crate::domain::Scale;
-use crate::store::{AllowanceSeen, SILENT_AFTER_S};
-use crate::supervisor::chronicle::RunEnd;
+use crate::commands::doctor::check::{Check, Level};
+use crate::commands::doctor::machine::{FileFacts, Me, Room};
+use crate::config::{Access, ConfigError, SecretFrom};
+use crate::domain::scale::Verdict;
+use crate::domain::{Scale, Timeframe, Timestamp};
+use crate::ig::IgError;
+use crate::ig::markets::{Instrument, Listing};
+use crate::ig::rest::{Hurdle, NoWay};
+use crate::store::{AllowanceSeen, AllowanceState, LeaseState, SILENT_AFTER_S, ServerFacts, StoreError};
+use crate::supervisor::chronicle::{LastRun, RunEnd};
+use crate::tls::Mistrust;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
