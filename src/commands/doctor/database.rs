@@ -87,14 +87,17 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
     store.consistently(|store| {
         let key = store.setting(fingerprint::SETTING_KEY)?;
         let refused = store.setting(SETTING_REFUSED)?.filter(|print| !print.is_empty());
-        let allowance = store.latest_allowance_key(config.ig.environment.as_str())?;
+        // Whoever reads may be configured for another one, or for none.
+        let bound = store.environment()?;
+        let environment = bound.as_deref().unwrap_or(config.ig.environment.as_str());
+        let allowance = store.latest_allowance_key(environment)?;
         let newest = store.last_bars()?.into_iter().filter(|(_, timeframe, _)| *timeframe == Timeframe::M5);
         let lease = store.lease(now)?;
         Ok(Known {
             last_run: LastRun::find(store, lease.as_ref())?,
             lease,
             standbys: store.standbys(now)?,
-            environment: store.environment()?,
+            environment: bound,
             probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)).unwrap_or_default(),
             stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
             trouble: store.setting(SETTING_TROUBLE)?.filter(|text| !text.is_empty()),
