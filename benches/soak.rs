@@ -19,15 +19,16 @@ use std::time::{Duration, Instant};
 use candlekeep::simulator::faults::Script;
 use candlekeep::simulator::{MarketOptions, Options, Unfiltered};
 
-#[allow(dead_code, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/chaos.rs"]
 mod chaos;
-#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
-#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/world.rs"]
 mod world;
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use candlekeep::domain::Timestamp;
 use candlekeep::store::{DatabaseUrl, Store};
 
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
 

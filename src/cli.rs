@@ -107,7 +107,8 @@ Examples:
     #[command(
         long_about = "\
 Serves IG's REST interface and its Lightstreamer stream on one port, from a made-up market or from \
-recorded data, so that a client can be tested without an account. Any key, user and password log in.",
+recorded data, so that a client can be tested without an account. Any key, user and password log in, unless a \
+fault (refuse_rest) says otherwise.",
         after_help = "\
 Examples:
   candlekeep simulate
@@ -118,7 +119,8 @@ Examples:
 
 Then, in another terminal (the stream's own clock, since simulated time is not now):
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
-  export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x CANDLEKEEP_SESSION_LOGIN_SPACING_S=0
+  export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x     # or whatever you like: any are taken
+  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0
   candlekeep run --database sqlite://simulated.db"
     )]
     Simulate(Simulate),

@@ -27,7 +27,8 @@ pub const POINTS: [&str; 13] = [
 ];
 
 /// Places in the rooms. All but `lease.renew` are named after their room.
-pub const ROOMS: [&str; 12] = [
+pub const ROOMS: [&str; 13] = [
+    "session.asked",
     "session.tokens",
     "writer.facts",
     "writer.flushed",

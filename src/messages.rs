@@ -61,7 +61,8 @@ pub struct GetTokens {
 pub struct TokensRefused {
     /// Which ones, so that a second complaint about the same tokens costs nothing.
     pub generation: u64,
-    /// Whether they are dead for certain; else they are tested before they are replaced.
+    /// Whether they are dead for certain. Else, and where that was said just before, they are tested before they
+    /// are replaced.
     pub certain: bool,
 }
 
@@ -114,6 +115,9 @@ pub enum HistoryError {
     /// The answer cannot be trusted to speak of what was asked.
     #[error(transparent)]
     Unproven(#[from] Unproven),
+    /// There are no tokens to ask with, for this reason: nothing was asked.
+    #[error("no tokens to ask with: {0}")]
+    NoTokens(#[source] IgError),
     /// The broker's side.
     #[error(transparent)]
     Ig(#[from] IgError),

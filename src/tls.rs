@@ -64,6 +64,36 @@ pub fn in_words(host: &str, error: &Error) -> String {
     format!("the certificate of {host} is not trusted: {why}")
 }
 
+/// What there is to mend where a server is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistrust {
+    /// Its certificate is of another time than this system's clock shows.
+    Time,
+    /// Its certificate is for another name.
+    Name,
+    /// Nobody who is known vouches for it, or it is unsound.
+    Certificate,
+    /// TLS itself has failed.
+    Protocol,
+}
+
+impl Mistrust {
+    /// That of an error.
+    pub fn of(error: &Error) -> Mistrust {
+        let Error::InvalidCertificate(why) = error else { return Mistrust::Protocol };
+        match why {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Mistrust::Time,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Mistrust::Name
+            }
+            _ => Mistrust::Certificate,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use ring::{hmac, rand};
+use ring::hmac;
+use ring::rand::SecureRandom;
 
 /// Bytes of a request's head, names and values of its headers, and its target.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -42,11 +43,11 @@ pub enum NotAToken {
 }
 
 impl Token {
-    /// The token of a file with this text.
+    /// The token of a file with this text, compared by a key out of `random`.
     ///
     /// # Errors
     /// Why it is none.
-    pub fn parse(text: &str) -> Result<Token, NotAToken> {
+    pub fn parse(text: &str, random: &dyn SecureRandom) -> Result<Token, NotAToken> {
         let text = text.trim();
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(NotAToken::Characters);
@@ -54,7 +55,7 @@ impl Token {
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&text.len()) {
             return Err(NotAToken::Length);
         }
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new());
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, random);
         let key = key.map_err(|_| NotAToken::NoRandomness)?;
         let tag = hmac::sign(&key, text.as_bytes());
         Ok(Token { key, tag })
@@ -228,8 +229,12 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+    fn parse(text: &str) -> Result<Token, NotAToken> {
+        Token::parse(text, &ring::rand::SystemRandom::new())
+    }
+
     fn guard(listen: &str, token: Option<&str>) -> Guard {
-        let token = token.map(|token| Token::parse(token).unwrap());
+        let token = token.map(|token| parse(token).unwrap());
         Guard::new(listen.parse().unwrap(), vec!["Bars.example".to_owned()], token)
     }
 
@@ -306,10 +311,10 @@ mod tests {
             ("two words are no token", NotAToken::Characters),
             ("0123456789abcdefü", NotAToken::Characters),
         ] {
-            assert_eq!(Token::parse(text).unwrap_err(), expected, "{text}");
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
-        assert_eq!(Token::parse(&"x".repeat(TOKEN_BYTES_MAX + 1)).unwrap_err(), NotAToken::Length);
-        let token = Token::parse(&format!("{TOKEN}\n")).unwrap();
+        assert_eq!(parse(&"x".repeat(TOKEN_BYTES_MAX + 1)).unwrap_err(), NotAToken::Length);
+        let token = parse(&format!("{TOKEN}\n")).unwrap();
         assert!(token.is(TOKEN.as_bytes()) && !format!("{token:?}").contains(TOKEN));
     }
 

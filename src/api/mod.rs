@@ -39,7 +39,7 @@ mod views;
 
 pub use health::HealthReport;
 pub use place::Place;
-pub use server::{Door, serve};
+pub use server::{CLIENT_DESCRIPTORS_MAX, Door, serve};
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -265,7 +265,7 @@ async fn openapi() -> impl Responder {
 async fn healthz(answers: Data<Answers>) -> impl Responder {
     let report = answers.sources.health();
     let status = if report.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &views::health(&report))
+    json(status, &views::health(&report, std::process::id()))
 }
 
 async fn status(answers: Data<Answers>) -> impl Responder {

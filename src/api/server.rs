@@ -17,6 +17,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, Error, HttpResponse, HttpServer};
+use ring::rand::SystemRandom;
 use socket2::{SockRef, Socket};
 use tokio::sync::watch;
 
@@ -29,6 +30,9 @@ use crate::exit::Failure;
 
 /// Connections at a time; whoever comes later waits until one ends.
 const CONNECTIONS_MAX: usize = 128;
+/// Descriptors that its clients take at most: each connection is a socket, and a second descriptor of the same one
+/// (`Hand`), since the server keeps the first to itself and would not let go of it.
+pub const CLIENT_DESCRIPTORS_MAX: u64 = 2 * CONNECTIONS_MAX as u64;
 /// Time for a request's head to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// Time between two requests on one connection.
@@ -91,13 +95,15 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
     let file = std::fs::File::open(path).map_err(|error| unusable(&error))?;
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| unusable(&error))?;
-    Token::parse(&text).map_err(|error| unusable(&error))
+    Token::parse(&text, &SystemRandom::new()).map_err(|error| unusable(&error))
 }
 
 /// Serves until the process ends. An address that somebody else has is tried again and again: that nobody can look
 /// must not keep anything from being collected. Tells where it serves, or why it does not.
 pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
-    let clock = sources.clock.clone();
+    let (clock, chronicle) = (sources.clock.clone(), sources.signs.chronicle.clone());
+    // Before it collects it may turn out that another does, whose address this is.
+    let mut is_untold = false;
     let answers = Data::new(Answers::new(sources));
     let mut backoff = Backoff::new(RETRY_FIRST, 2.0, RETRY_LAST);
     loop {
@@ -114,9 +120,11 @@ pub async fn serve(door: Door, sources: Sources, told: watch::Sender<Place>) {
         };
         let pause = backoff.next_delay(fastrand::f64());
         // Once, and not with every attempt: another account's service may have the address for months.
-        let is_news = place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        is_untold |= place::tell(&told, &door.listen.to_string(), Some(error.to_string()), clock.wall());
+        let speaks = is_untold && chronicle.has_begun();
+        is_untold &= !speaks;
         log::log!(
-            if is_news { log::Level::Warn } else { log::Level::Debug },
+            if speaks { log::Level::Warn } else { log::Level::Debug },
             address:% = door.listen, error:% = error, pause_ms = pause.as_millis() as u64;
             "HTTP cannot be served, trying again; what is collected does not depend on it"
         );

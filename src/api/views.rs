@@ -19,8 +19,8 @@ pub fn not_found(routes: &[&str]) -> Value {
     json!({ "error": "not_found", "reason": "there is nothing here", "routes": routes })
 }
 
-/// `/healthz`.
-pub fn health(report: &HealthReport) -> Value {
+/// `/healthz` of the process with this number.
+pub fn health(report: &HealthReport, pid: u32) -> Value {
     let status = match report {
         report if !report.is_well() => "stuck",
         report if report.is_starting => "starting",
@@ -41,7 +41,7 @@ pub fn health(report: &HealthReport) -> Value {
         "rooms": rooms.collect::<Vec<_>>(),
         "version": env!("CARGO_PKG_VERSION"),
         // By which somebody who finds the address taken knows whose it is.
-        "pid": std::process::id(),
+        "pid": pid,
     })
 }
 
@@ -208,19 +208,19 @@ mod tests {
     fn health_names_what_is_stuck() {
         let room = |name, state| RoomReport { name, state, late: Duration::from_millis(1_500), restarts: 2 };
         let rooms = vec![room("stream", RoomState::Running), room("writer", RoomState::Stuck)];
-        let told = health(&HealthReport { rooms, ..HealthReport::default() });
+        let told = health(&HealthReport { rooms, ..HealthReport::default() }, 7);
         assert_eq!(told["status"], "stuck");
         assert_eq!(told["stuck"], json!(["writer"]));
         assert_eq!(
             told["rooms"][0],
             json!({ "name": "stream", "state": "running", "late_ms": 1_500, "restarts": 2 })
         );
-        assert_eq!(health(&HealthReport::default())["status"], "ok");
+        assert_eq!(health(&HealthReport::default(), 7)["status"], "ok");
         let starting =
             HealthReport { is_starting: true, at: "waiting for IG".to_owned(), ..HealthReport::default() };
-        let told = health(&starting);
+        let told = health(&starting, 7);
         assert_eq!((&told["status"], &told["at"]), (&json!("starting"), &json!("waiting for IG")));
-        let stuck = health(&HealthReport { start_late: Some(Duration::from_secs(1)), ..starting });
+        let stuck = health(&HealthReport { start_late: Some(Duration::from_secs(1)), ..starting }, 7);
         assert_eq!((&stuck["status"], &stuck["stuck"]), (&json!("stuck"), &json!(["start"])));
     }
 }

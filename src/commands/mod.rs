@@ -13,6 +13,7 @@ pub mod gaps;
 pub mod import;
 pub mod init;
 pub mod man;
+mod margin;
 mod market;
 pub mod outlook;
 pub mod run;

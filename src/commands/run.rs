@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -24,9 +26,6 @@ use crate::transcript::{Recorder, Recording};
 
 /// Time for an orderly end; systemd would wait longer, an operator would not.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-
-/// Time for giving the lease back where the house has failed.
-const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Collects candles until told to stop.
 ///
@@ -49,9 +48,12 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
     let patience = args.patience;
     let signs = Signs::new(&Clock::system(), patience.map(|seconds| Duration::from_secs(seconds.into())));
     let outcome = super::on_actix(async move {
-        watchdog::watch(patience)
+        watchdog::watch(patience, signs.chronicle.clone())
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
-        collect(Arc::new(config), flags, signs, recorder, door).await
+        let chronicle = signs.chronicle.clone();
+        let outcome = collect(Arc::new(config), flags, signs, recorder, door).await;
+        chronicle.ends(outcome.as_ref().map(drop)).await;
+        outcome
     });
     if let Some(recording) = recording {
         recording.finish();
@@ -66,13 +68,13 @@ async fn collect(
     recorder: Recorder,
     door: Option<Door>,
 ) -> Result<Exit, Failure> {
-    let mut told_to_stop = std::pin::pin!(told_to_stop());
+    let told_to_stop = told_to_stop();
     let (place, placed) = watch::channel(Place::off(Clock::system().wall()));
     if let Some(door) = door {
         // Before all else: who waits for the database, its turn or IG tells so.
         actix_rt::spawn(api::serve(door, sources(config.clone(), signs.clone()), place));
     }
-    let Some(mut house) = House::start(&config, flags, signs, recorder, &mut told_to_stop).await? else {
+    let Some(mut house) = House::start(&config, flags, signs, recorder, told_to_stop.clone()).await? else {
         log::info!("told to stop");
         return Ok(Exit::Done);
     };
@@ -80,12 +82,10 @@ async fn collect(
     actix_rt::spawn(keep_place(house.store().clone(), placed));
     tokio::select! {
         failure = house.failed() => {
-            house.save().await;
-            // What failed may be the database.
-            let _ = tokio::time::timeout(GIVE_BACK_WITHIN, house.give_back_lease()).await;
+            house.abandon().await;
             Err(failure)
         }
-        () = &mut told_to_stop => {
+        () = told_to_stop => {
             log::info!("told to stop");
             let Ok(stopped) = tokio::time::timeout(STOP_WITHIN, house.stop()).await else {
                 return Err(Failure::failed("could not stop in time; the next start heals what is missing"));
@@ -159,23 +159,31 @@ fn told(config: &Config) -> Value {
     })
 }
 
-/// Resolves on SIGTERM, SIGINT, or SIGHUP: that of a terminal that is closed.
-pub async fn told_to_stop() {
+/// Told to stop: by SIGTERM, SIGINT, or SIGHUP, that of a terminal that is closed. Each clone hears of it, also
+/// where it came before anybody waited.
+pub type Stop = Shared<LocalBoxFuture<'static, ()>>;
+
+/// From now on a signal is heard and ends nothing by itself.
+pub fn told_to_stop() -> Stop {
     let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signal handlers can be installed");
     // Who has started it with `nohup` wants it to go on.
     let hangs_up = !ignores_hangup(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
-    let hangup = async {
-        match hangs_up.then(|| signal(SignalKind::hangup()).ok()).flatten() {
-            Some(mut hangup) => _ = hangup.recv().await,
-            None => std::future::pending().await,
+    let hangup = hangs_up.then(|| signal(SignalKind::hangup()).ok()).flatten();
+    let told = async move {
+        let hangup = async {
+            match hangup {
+                Some(mut hangup) => _ = hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = hangup => {}
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = hangup => {}
-    }
+    told.boxed_local().shared()
 }
 
 /// Whether a process with this `/proc/PID/status` ignores SIGHUP.

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::run::told_to_stop;
+use super::run::{Stop, told_to_stop};
 use super::say;
 use crate::cli::{self, Simulate};
 use crate::exit::{Exit, Failure};
@@ -30,10 +30,12 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
     let script = args.faults.as_deref().map(read_faults).transpose()?.unwrap_or_default();
     let options = Options { faults: script, ..options(args) };
     super::on_actix(async move {
+        // Before anything is said: who has read where it is may want it to end.
+        let stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::configuration)?;
         introduce(&simulator);
         let mut ended = false;
-        until_told_to_stop(|| {
+        until(stop, || {
             let stats = simulator.stats();
             if stats.items > 0 && !ended {
                 log::info!(
@@ -54,6 +56,7 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
 
 /// Plays a transcript until told to stop.
 async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
+    let stop = told_to_stop();
     let player = transcript::play(file, args.listen, args.speed).map_err(Failure::configuration)?;
     say(player.api_url());
     say("");
@@ -63,7 +66,7 @@ async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
     ));
     say_how_to_reach(&player.api_url(), &Credentials::default());
     let mut ended = false;
-    until_told_to_stop(|| {
+    until(stop, || {
         let played = player.played();
         if played.has_ended && !std::mem::replace(&mut ended, true) {
             log::info!(
@@ -78,8 +81,7 @@ async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
 }
 
 /// Looks at what is served every now and then, until told to stop.
-async fn until_told_to_stop(mut look: impl FnMut()) {
-    let mut stop = std::pin::pin!(told_to_stop());
+async fn until(mut stop: Stop, mut look: impl FnMut()) {
     loop {
         tokio::select! {
             () = &mut stop => return,
@@ -148,7 +150,9 @@ fn introduce(simulator: &simulator::Simulator) {
 
 fn say_how_to_reach(api_url: &str, Credentials { identifier, password, api_key, .. }: &Credentials) {
     say(format!("  export IG_API_URL={api_url}"));
-    say(format!("  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}"));
+    say(format!(
+        "  export IG_API_KEY={api_key} IG_USERNAME={identifier} IG_PASSWORD={password}   # or any other"
+    ));
     say("  export CANDLEKEEP_CLOCK=stream      # market time is not the wall clock's");
     say("  export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0     # IG wants 61 s between logins, this does not");
     say("  candlekeep run --database sqlite://simulated.db");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::margin::{self, hang, lasting};
 use super::market::Market;
 use super::outlook::{self, Outlook, Wish, words};
 use super::{plain_table, say};
@@ -19,10 +20,11 @@ use crate::exit::{Exit, Failure};
 use crate::healer::actor;
 use crate::healer::book::Scope;
 use crate::ig::IgError;
-use crate::ig::session::actor::Logins;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
-use crate::store::{LeaseState, Store, StreamBreak};
+use crate::store::{LeaseState, SILENT_AFTER_S, Store, StreamBreak};
+use crate::supervisor::chronicle::LastRun;
 use crate::supervisor::house::{SETTING_AT, at_of};
 use crate::supervisor::keeper::{Failures, SETTING_ROOMS};
 use crate::writer::recovery;
@@ -30,13 +32,23 @@ use crate::writer::recovery;
 /// Breaks of the stream that are shown.
 const BREAKS_SHOWN: u32 = 5;
 
+/// Where the text of a line begins, behind what it is about; of a break of the stream, and of what was found out.
+const TEXT_AT: usize = 10;
+const BREAK_AT: usize = 6;
+const FOUND_AT: usize = 28;
+
 /// What there is to tell.
 struct Findings {
+    /// The market's time, by which bars are old.
     now: Timestamp,
+    /// The machine's.
+    wall: Timestamp,
     database: String,
     /// Facts that wait for the database; none where there is no spool, or it cannot be read.
     spooled: Option<u64>,
     lease: Option<LeaseState>,
+    /// The service's last run, where it has left a record.
+    last_run: Option<LastRun>,
     /// Who would collect next.
     standbys: Vec<LeaseState>,
     market: Market,
@@ -52,7 +64,7 @@ struct Findings {
     at: Option<String>,
     /// Where HTTP is served, or why it is not.
     http: Option<Place>,
-    /// The last login, and those that failed since one succeeded.
+    /// The last login, and those that led nowhere since one has led somewhere.
     logins: Logins,
     /// The least time between logins.
     login_spacing: Duration,
@@ -74,7 +86,7 @@ struct PairState {
 pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
     let findings = find(config, Clock::system().wall())?;
     match args.format {
-        Report::Text => say(text(&findings).trim_end()),
+        Report::Text => say(text(&findings, margin::columns()).trim_end()),
         Report::Json => say(json(&findings)),
     }
     Ok(Exit::Done)
@@ -113,16 +125,20 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     }
     // A market that goes by its own clock is as old as its newest bar.
     let lease = store.lease(now)?;
+    let last_run = LastRun::find(&mut store, lease.as_ref())?;
     let standbys = store.standbys(now)?;
     let collector = lease.as_ref().filter(|lease| lease.alive).map(|lease| lease.pid);
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
+    let wall = now;
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {
         now,
+        wall,
         database: config.database.to_string(),
         spooled,
         lease,
+        last_run,
         standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),
         stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
@@ -152,16 +168,26 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     })
 }
 
-fn text(findings: &Findings) -> String {
+fn text(findings: &Findings, columns: Option<usize>) -> String {
     let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("a String takes any text");
+    let mut folded = |text: String, indent: usize| {
+        writeln!(out, "{}", hang(&text, indent, columns)).expect("a String takes any text");
+    };
+    let mut line = |text: String| folded(text, TEXT_AT);
     line(format!("database  {}", findings.database));
     if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
         line(format!(
             "spool     {facts} facts wait until the database takes them; the ledger lacks them so far"
         ));
     }
-    line(format!("service   {}", service_line(findings.lease.as_ref())));
+    let (lease, run) = (findings.lease.as_ref(), findings.last_run.as_ref());
+    line(format!("service   {}", service_line(lease, run)));
+    if let Some(silent_s) = lease.and_then(|lease| lease.silent_s(findings.wall)) {
+        line(format!("          WARN: {}", no_sign_of_life(silent_s)));
+    }
+    if let Some(run) = run.filter(|run| lease.is_some_and(|lease| lease.alive) && !run.is_running(lease)) {
+        line(format!("          {}", run.in_words(lease)));
+    }
     // That it streams is told below, with more.
     if let Some(at) = findings.at.as_deref().filter(|at| !at.starts_with("streaming")) {
         line(format!("          {at}"));
@@ -202,25 +228,33 @@ fn text(findings: &Findings) -> String {
         let missing = state.missing.map_or("-".to_owned(), |missing| missing.to_string());
         table.add_row([pair.to_string(), last, age, missing]);
     }
-    line(format!("\n{table}"));
+    folded(String::new(), 0);
+    table.lines().for_each(|row| folded(row, 0));
     if !findings.breaks.is_empty() {
-        line("\nlatest breaks of the stream, in which rows may have been lost:".to_owned());
+        folded("\nlatest breaks of the stream, in which rows may have been lost:".to_owned(), 0);
         for told in &findings.breaks {
             let who = told.pair.as_deref().unwrap_or("every pair");
-            line(format!("  {} to {}  {who}  {}", told.from, told.to, told.cause));
+            folded(format!("  {} to {}  {who}  {}", told.from, told.to, told.cause), BREAK_AT);
         }
     }
-    line("\nwhat was found out about IG:".to_owned());
-    for (about, known) in findings.probes.clone().unwrap_or_default().lines() {
-        line(format!("  {about:<25} {known}"));
+    let probes = findings.probes.as_ref().filter(|probes| **probes != Probes::default());
+    if probes.is_none() && findings.records.is_empty() {
+        return out;
+    }
+    folded("\nwhat was found out about IG:".to_owned(), 0);
+    for (about, known) in probes.cloned().unwrap_or_default().lines() {
+        folded(format!("  {about:<25} {known}"), FOUND_AT);
     }
     for record in &findings.records {
         let granted = record.granted.as_deref().unwrap_or("not seen yet");
         let about = format!("{} account", record.environment);
-        line(format!(
-            "  {about:<25} rows granted: {granted}; {} of {MATCHES_TO_EARN} inferred closes have matched REST",
-            record.matched.min(MATCHES_TO_EARN)
-        ));
+        folded(
+            format!(
+                "  {about:<25} rows granted: {granted}; {} of {MATCHES_TO_EARN} inferred closes have matched REST",
+                record.matched.min(MATCHES_TO_EARN)
+            ),
+            FOUND_AT,
+        );
     }
     out
 }
@@ -243,7 +277,7 @@ fn logins_line(findings: &Findings) -> Option<String> {
 fn logins_next(findings: &Findings) -> Option<Timestamp> {
     let Logins { last, failed } = &findings.logins;
     let distance_s = failed.distance(findings.login_spacing).as_secs() as i64;
-    Some(last.filter(|_| failed.count > 0)?.plus(distance_s))
+    Some(last.filter(|_| failed.is_told())?.plus(distance_s))
 }
 
 /// What is missing, and what is asked for next.
@@ -261,11 +295,22 @@ fn healing_line(outlook: &Outlook) -> String {
     }
 }
 
-/// Who collects, or did last.
-pub(super) fn service_line(lease: Option<&LeaseState>) -> String {
+/// What is told of a process that has the lease and shows no sign of life.
+pub(super) fn no_sign_of_life(silent_s: i64) -> String {
+    let silence = lasting(silent_s);
+    format!("no sign of life for {silence}, {SILENT_AFTER_S} s are long: it is frozen, or cannot write")
+}
+
+/// Who collects, or how the last run ended.
+pub(super) fn service_line(lease: Option<&LeaseState>, run: Option<&LastRun>) -> String {
+    if let Some(lease) = lease.filter(|lease| lease.alive) {
+        return format!("{}, running since {}", lease.who(), lease.acquired_at);
+    }
+    if let Some(run) = run {
+        return format!("not running; {}", run.in_words(lease));
+    }
     match lease {
         None => "not running; never ran on this database".to_owned(),
-        Some(lease) if lease.alive => format!("{} since {}", lease.who(), lease.acquired_at),
         Some(lease) if lease.released => {
             format!("not running; last: {}, until {}", lease.command, lease.renewed_at)
         }
@@ -332,6 +377,7 @@ fn json(findings: &Findings) -> String {
             "renewed_at": lease.renewed_at.0,
             "released": lease.released,
             "alive": lease.alive,
+            "silent_s": lease.silent_s(findings.wall),
         })
     };
     json!({
@@ -339,6 +385,7 @@ fn json(findings: &Findings) -> String {
         "database": findings.database,
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),
+        "last_run": findings.last_run.as_ref().map(|run| run.json(findings.lease.as_ref())),
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
         "login": {
             "last": findings.logins.last.map(|last| last.0),
@@ -385,10 +432,11 @@ fn age(seconds: i64) -> String {
 mod tests {
     use super::*;
     use crate::domain::FeedIx;
-    use crate::healer::plan::{Now, Plan, Waiting, Why};
+    use crate::healer::plan::{Now, Plan, Refused, Waiting, Why};
     use crate::ig::session::failed::Failed;
     use crate::ig::stream::state::Phase;
-    use crate::store::{AllowanceSeen, AllowanceState};
+    use crate::store::{AllowanceSeen, AllowanceState, Refusals};
+    use crate::supervisor::chronicle::RunEnd;
     use crate::supervisor::keeper::RoomFailures;
 
     fn lease() -> LeaseState {
@@ -404,20 +452,102 @@ mod tests {
         }
     }
 
+    fn last_run(end: Option<(u8, &str)>) -> LastRun {
+        let end = end.map(|(exit, why)| RunEnd { at: 1_705_489_190, exit, why: why.to_owned() });
+        LastRun { command: "run".to_owned(), epoch: 3, pid: 4711, began_at: 1_705_485_600, end }
+    }
+
     #[test]
     fn who_collects_or_how_the_last_one_ended_is_told() {
-        let check = |lease: Option<LeaseState>, expected| assert_eq!(service_line(lease.as_ref()), expected);
-        check(None, "not running; never ran on this database");
-        check(Some(lease()), "run, pid 4711 on castle since 2024-01-17T10:00:00Z");
+        let check = |lease: Option<LeaseState>, run: Option<LastRun>, expected| {
+            assert_eq!(service_line(lease.as_ref(), run.as_ref()), expected);
+        };
+        check(None, None, "not running; never ran on this database");
+        let running = "run, pid 4711 on castle, running since 2024-01-17T10:00:00Z";
+        check(Some(lease()), Some(last_run(None)), running);
+        check(Some(lease()), None, running);
         let dead = LeaseState { alive: false, ..lease() };
         check(
             Some(dead.clone()),
+            Some(last_run(None)),
+            "not running; the last run began 2024-01-17T10:00:00Z, ended without a word, \
+             last seen 2024-01-17T10:59:57Z: killed, or the machine went down",
+        );
+        check(
+            Some(LeaseState { released: true, ..dead.clone() }),
+            Some(last_run(Some((1, "the disk is full")))),
+            "not running; the last run began 2024-01-17T10:00:00Z, ended 2024-01-17T10:59:50Z with exit 1: \
+             the disk is full",
+        );
+        // What an older version, or a command that fetches history, has left.
+        check(
+            Some(dead.clone()),
+            None,
             "not running; last: run, was killed or lost power, last seen 2024-01-17T10:59:57Z",
         );
         check(
             Some(LeaseState { released: true, ..dead }),
+            None,
             "not running; last: run, until 2024-01-17T10:59:57Z",
         );
+    }
+
+    #[test]
+    fn a_service_that_shows_no_sign_of_life_is_warned_about() {
+        let mut findings = findings();
+        assert!(!text(&findings, None).contains("no sign of life"));
+        assert!(json(&findings).contains(r#""silent_s":null"#));
+        findings.wall = Timestamp(1_705_489_197 + 85);
+        let expected =
+            "\n          WARN: no sign of life for 85 s, 20 s are long: it is frozen, or cannot write\n";
+        assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
+        assert!(json(&findings).contains(r#""silent_s":85"#));
+    }
+
+    #[test]
+    fn while_another_command_has_the_lease_the_last_run_is_told_too() {
+        let mut findings = findings();
+        findings.last_run = Some(last_run(Some((77, "IG refuses the credentials"))));
+        assert!(!text(&findings, None).contains("the last run"), "it is the one that runs");
+        findings.lease = Some(LeaseState { command: "backfill".to_owned(), epoch: 4, ..lease() });
+        let told =
+            "          the last run began 2024-01-17T10:00:00Z, ended 2024-01-17T10:59:50Z with exit 77: IG";
+        assert!(text(&findings, None).contains(told), "{}", text(&findings, None));
+        let told: serde_json::Value = serde_json::from_str(&json(&findings)).unwrap();
+        let run = &told["last_run"];
+        assert_eq!(
+            (&run["exit"], &run["running"], &run["ended_at"]),
+            (&json!(77), &json!(false), &json!(1_705_489_190))
+        );
+    }
+
+    #[test]
+    fn where_ig_has_said_that_the_points_are_spent_none_are_left() {
+        let mut findings = findings();
+        findings.outlook.allowance.refusals = Some(Refusals { times: 1, last_at: Timestamp(1_705_489_000) });
+        findings.outlook.purse.refused = Some(Refused::Wait);
+        let expected = "allowance no data points left, as IG said on Wed 10:56; by what was told before: \
+                        999 of 10000 data points left (IG, Wed 08:26); renewed Fri 2024-01-19 21:33 UTC\n";
+        assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
+    }
+
+    #[test]
+    fn a_terminal_of_80_columns_is_wide_enough() {
+        let text = text(&findings(), Some(80));
+        for line in text.lines() {
+            assert!(line.trim_end().chars().count() <= 80, "{line}");
+        }
+        let folded = "allowance 999 of 10000 data points left (IG, Wed 08:26), 1000 kept for holes of\n          the last day";
+        assert!(text.contains(folded), "{text}");
+    }
+
+    #[test]
+    fn where_nothing_was_found_out_nothing_is_told_of_it() {
+        let mut findings = findings();
+        assert!(text(&findings, None).contains("what was found out about IG"));
+        findings.records.clear();
+        findings.probes = Some(Probes::default());
+        assert!(!text(&findings, None).contains("what was found out about IG"));
     }
 
     fn findings() -> Findings {
@@ -449,6 +579,8 @@ mod tests {
         };
         Findings {
             now: Timestamp(1_705_489_200),
+            wall: Timestamp(1_705_489_200),
+            last_run: None,
             database: "sqlite://c.db".to_owned(),
             spooled: Some(56),
             at: Some("waiting for IG: no connection".to_owned()),
@@ -496,10 +628,10 @@ mod tests {
 
     #[test]
     fn people_read_what_stands_and_what_is_missing() {
-        let text = text(&findings());
+        let text = text(&findings(), None);
         for expected in [
             "database  sqlite://c.db\nspool     56 facts wait until the database takes them; the ledger lacks them so far\n\
-             service   run, pid 4711 on castle since 2024-01-17T10:00:00Z\n\
+             service   run, pid 4711 on castle, running since 2024-01-17T10:00:00Z\n\
              \x20         waiting for IG: no connection\n\
              \x20         stream restarted 2 times, last 2024-01-17T10:56:40Z: died\n\
              http      not served on 127.0.0.1:8017 since 2024-01-17T08:26:40Z: address in use\n\
@@ -545,11 +677,12 @@ mod tests {
     #[test]
     fn failed_logins_are_told_with_when_the_next_may_be() {
         let mut findings = findings();
-        assert!(!text(&findings).contains("login "), "all is well");
-        findings.logins.failed = Failed { count: 3, distance_s: 244, why: "IG is in trouble".to_owned() };
+        assert!(!text(&findings, None).contains("login "), "all is well");
+        let why = "IG is in trouble".to_owned();
+        findings.logins.failed = Failed { count: 3, distance_s: 244, why, granted: false };
         let expected =
             "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
-        assert!(text(&findings).contains(expected), "{}", text(&findings));
+        assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
         assert!(
             json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#),
             "{}",

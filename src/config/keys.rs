@@ -2,6 +2,8 @@
 //! does, and what it is when nobody says. The template, the README's table and the check for
 //! unknown names all follow this list.
 
+use super::Meant;
+
 /// One configuration key.
 #[derive(Debug)]
 pub struct Key {
@@ -300,15 +302,53 @@ pub fn find_by_variable(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.short == Some(name) || key.variable() == name)
 }
 
-/// The path that a mistaken one most likely means. A bare last part counts too: `reserve` is
-/// close to `history.reserve`.
-pub fn nearest_path(path: &str) -> String {
-    let paths = KEYS.iter().map(|key| key.path).chain(["pairs", "calendars"]);
-    let distance = |known: &str| {
+/// What a mistaken name most likely means of those that are known: the nearest, unless more than a third of its letters
+/// differ.
+pub fn meant<'a>(
+    typed: &str,
+    known: impl Iterator<Item = &'a str>,
+    distance: impl Fn(&str, &str) -> usize,
+) -> Meant {
+    let known: Vec<&str> = known.collect();
+    let nearest = known.iter().map(|known| (distance(typed, known), *known)).min_by_key(|(far, _)| *far);
+    match nearest {
+        Some((far, nearest)) if far <= (typed.chars().count() / 3).max(1) => {
+            Meant::Nearest(nearest.to_owned())
+        }
+        _ => Meant::OneOf(known.into_iter().map(str::to_owned).collect()),
+    }
+}
+
+/// What a mistaken path most likely means. A bare last part counts too: `reserve` is close to
+/// `history.reserve`. Where none is near, the keys of its section are meant, or those at the top and the sections.
+pub fn meant_path(path: &str) -> Meant {
+    let paths = || KEYS.iter().map(|key| key.path).chain(["pairs", "calendars"]);
+    let distance = |typed: &str, known: &str| {
         let last = known.rsplit('.').next().unwrap_or(known);
-        strsim::damerau_levenshtein(path, known).min(strsim::damerau_levenshtein(path, last))
+        strsim::damerau_levenshtein(typed, known).min(strsim::damerau_levenshtein(typed, last))
     };
-    paths.min_by_key(|known| distance(known)).unwrap_or_default().to_owned()
+    let nearest = meant(path, paths(), distance);
+    if matches!(nearest, Meant::Nearest(_)) {
+        return nearest;
+    }
+    let section = path.split_once('.').map_or("", |(section, _)| section);
+    let within = |section: &str| {
+        let own = KEYS.iter().filter(|key| key.section_and_name().0 == section);
+        own.map(|key| key.path.to_owned()).collect::<Vec<_>>()
+    };
+    let own = within(section);
+    if !section.is_empty() && !own.is_empty() {
+        return Meant::OneOf(own);
+    }
+    let mut all = within("");
+    for section in paths().filter_map(|path| path.split_once('.')).map(|(section, _)| format!("[{section}]"))
+    {
+        if !all.contains(&section) {
+            all.push(section);
+        }
+    }
+    all.extend(["[pairs]", "[calendars]"].map(str::to_owned));
+    Meant::OneOf(all)
 }
 
 /// The variable that a mistaken one most likely means.
@@ -352,7 +392,19 @@ mod tests {
             ("ig.acount_type", "ig.account_type"),
             ("timeframe", "timeframes"),
         ] {
-            assert_eq!(nearest_path(typed), meant, "{typed}");
+            assert_eq!(meant_path(typed), Meant::Nearest(meant.to_owned()), "{typed}");
+        }
+        for (typed, first, last) in [
+            ("http.port", "http.listen", "http.allowed_hosts"),
+            ("logging.level", "timeframes", "[calendars]"),
+            ("verbose", "timeframes", "[calendars]"),
+        ] {
+            let Meant::OneOf(keys) = meant_path(typed) else { panic!("{typed} is near to nothing") };
+            assert_eq!(
+                (keys.first().unwrap().as_str(), keys.last().unwrap().as_str()),
+                (first, last),
+                "{keys:?}"
+            );
         }
         for (typed, meant) in [
             ("CANDLEKEEP_HISTORY_RESERV", "CANDLEKEEP_HISTORY_RESERVE"),

@@ -178,12 +178,8 @@ impl Given {
             self.table().ok_or_else(|| self.expected(format_args!("a table of {}", known.join(", "))))?;
         for key in entries.keys() {
             if !known.contains(key) {
-                let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(key, known));
-                return Err(ConfigError::UnknownKey {
-                    place: self.place.clone(),
-                    key: cut(key),
-                    nearest: nearest.copied().unwrap_or_default().to_owned(),
-                });
+                let meant = keys::meant(key, known.iter().copied(), strsim::damerau_levenshtein);
+                return Err(ConfigError::UnknownKey { place: self.place.clone(), key: cut(key), meant });
             }
         }
         Ok(entries)
@@ -367,7 +363,7 @@ impl FileLayer<'_> {
         if let Some((_, variable)) = SECRET_NAMES.iter().find(|(name, _)| *name == last) {
             return ConfigError::SecretInFile { place, key: cut(&path), variable };
         }
-        ConfigError::UnknownKey { place, nearest: keys::nearest_path(&path), key: cut(&path) }
+        ConfigError::UnknownKey { place, meant: keys::meant_path(&path), key: cut(&path) }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
 use crate::domain::scale::Scale;
 use crate::domain::{Calendar, Epic, Pair, Timeframe, Timestamp};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::secret::Secret;
 use crate::store::DatabaseUrl;
 use crate::tlcp::Transport;
@@ -437,8 +437,10 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: String,
-        /// What the system says.
+        /// What the system says, and who may read it.
         reason: String,
+        /// The command that lets others read it, where that is what is lacking.
+        mend: Option<String>,
     },
     /// The file is not TOML.
     #[error("{path}:{line}:{column}: not valid TOML: {message}")]
@@ -453,14 +455,14 @@ pub enum ConfigError {
         message: String,
     },
     /// A key that means nothing here.
-    #[error("{place}: unknown key \"{key}\"; the nearest known key is \"{nearest}\"")]
+    #[error("{place}: unknown key \"{key}\"; {meant}")]
     UnknownKey {
         /// Where it stands.
         place: String,
         /// The key.
         key: String,
-        /// The key that was probably meant.
-        nearest: String,
+        /// What was probably meant.
+        meant: Meant,
     },
     /// A variable with our prefix that means nothing.
     #[error("unknown environment variable {name}; the nearest known one is {nearest}")]
@@ -500,9 +502,32 @@ pub enum ConfigError {
     },
 }
 
+/// What somebody may have meant by a key that is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// This one, which is spelled nearly so.
+    Nearest(String),
+    /// One of those that there are in its section.
+    OneOf(Vec<String>),
+}
+
+impl fmt::Display for Meant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Meant::Nearest(key) => write!(f, "the nearest known key is \"{key}\""),
+            Meant::OneOf(keys) => write!(f, "known here are {}", keys.join(", ")),
+        }
+    }
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
-        Failure::new(Exit::Configuration, error)
+        match &error {
+            ConfigError::Unreadable { mend: Some(mend), .. } => {
+                Failure::configuration(format_args!("{error}; {mend}"))
+            }
+            _ => Failure::configuration(error),
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::keys::{CONFIG_VARIABLE, PREFIX, SECRETS};
-use super::{Config, ConfigError, FILE_NAME, FileText, Flags, Origin, SecretFrom, has_password, load};
+use super::{
+    Access, Config, ConfigError, FILE_NAME, FileText, Flags, Origin, SecretFrom, has_password, load,
+};
 
 /// A configuration or a secret is far smaller; whatever is larger was named by mistake.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -114,10 +116,7 @@ fn add_secret_files(
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |error: io::Error| ConfigError::Unreadable {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    };
+    let unreadable = |error: io::Error| unreadable(path, &error, Access::of(path));
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
@@ -128,9 +127,50 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+/// Why a file cannot be read, and where others may and this user may not, what lets him.
+fn unreadable(path: &Path, error: &io::Error, access: Option<Access>) -> ConfigError {
+    let (path, reason) = (path.display().to_string(), error.to_string());
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return ConfigError::Unreadable { path, reason, mend: None };
+    }
+    let Some(Access { owner, mode }) = access else {
+        let mend = format!("its folder lets this user not in: namei -l {path} shows which");
+        return ConfigError::Unreadable { path, reason, mend: Some(mend) };
+    };
+    let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
+    let reason = format!("{reason}: it is of {owner}, mode {:03o}", mode & 0o777);
+    let mend = format!("sudo chgrp GROUP {path} && sudo chmod g+r {path}, GROUP being one of this user's");
+    ConfigError::Unreadable { path, reason, mend: Some(mend) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Failure;
+
+    #[test]
+    fn a_file_that_this_user_may_not_read_is_told_with_whose_it_is_and_what_lets_him() {
+        let told = |error: io::ErrorKind, access: Option<(u32, u32)>| {
+            let access = access.map(|(owner, mode)| Access { owner, mode });
+            Failure::from(unreadable(Path::new("c.toml"), &error.into(), access)).to_string()
+        };
+        use io::ErrorKind::{NotFound, PermissionDenied};
+        assert_eq!(told(NotFound, None), "cannot read c.toml: entity not found");
+        let denied = "cannot read c.toml: permission denied";
+        let mend = "sudo chgrp GROUP c.toml && sudo chmod g+r c.toml, GROUP being one of this user's";
+        assert_eq!(
+            told(PermissionDenied, Some((0, 0o100_600))),
+            format!("{denied}: it is of root, mode 600; {mend}")
+        );
+        assert_eq!(
+            told(PermissionDenied, Some((7, 0o100_640))),
+            format!("{denied}: it is of user 7, mode 640; {mend}")
+        );
+        assert_eq!(
+            told(PermissionDenied, None),
+            format!("{denied}; its folder lets this user not in: namei -l c.toml shows which")
+        );
+    }
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

@@ -156,6 +156,16 @@ fn unknown_names_are_refused_with_the_nearest_known() {
         "candlekeep.toml:2: pairs.USD_SEK: unknown key \"epik\"; the nearest known key is \"epic\"",
     );
     refused(
+        "[pairs]\nUSD_SEK = { symbol = \"CS.D.USDSEK.CFD.IP\" }\n",
+        &[],
+        "candlekeep.toml:2: pairs.USD_SEK: unknown key \"symbol\"; known here are epic, scale, calendar",
+    );
+    refused(
+        "[http]\nport = 8017\n",
+        &[],
+        "candlekeep.toml:2: unknown key \"http.port\"; known here are http.listen, http.token_file, http.allowed_hosts",
+    );
+    refused(
         "",
         &[("CANDLEKEEP_CLOKC", "")],
         "unknown environment variable CANDLEKEEP_CLOKC; the nearest known one is CANDLEKEEP_CLOCK",

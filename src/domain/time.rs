@@ -4,6 +4,8 @@ use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+const DAY_S: i64 = 86_400;
+
 /// Seconds since 1970-01-01 00:00:00 UTC: the unit of every timestamp in the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
@@ -35,6 +37,13 @@ impl Timestamp {
     #[must_use]
     pub fn ceil(self, length_s: i64) -> Timestamp {
         self.plus(length_s - 1).floor(length_s)
+    }
+
+    /// The start of the trading week that holds this instant: Sunday 00:00 UTC, while the market is closed.
+    #[must_use]
+    pub fn week(self) -> Timestamp {
+        // 1970-01-04 was a Sunday.
+        self.plus(-3 * DAY_S).floor(7 * DAY_S).plus(3 * DAY_S)
     }
 
     /// The same instant as a calendar date and time. Instants beyond chrono's range (some
@@ -71,5 +80,14 @@ mod tests {
         assert_eq!(start.ceil(300), start);
         assert_eq!(start.plus(1).ceil(300), start.plus(300));
         assert_eq!(Timestamp(-1).floor(300), Timestamp(-300));
+    }
+
+    #[test]
+    fn a_week_begins_on_sunday() {
+        let sunday = Timestamp(1_583_625_600); // 2020-03-08
+        assert_eq!(sunday.to_string(), "2020-03-08T00:00:00Z");
+        let week = |seconds: i64| sunday.plus(seconds).week().since(sunday) / DAY_S;
+        assert_eq!([-1, 0, 1, 7 * DAY_S - 1, 7 * DAY_S].map(week), [-7, 0, 0, 0, 7]);
+        assert_eq!(Timestamp(0).week(), Timestamp(-4 * DAY_S));
     }
 }

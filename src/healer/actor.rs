@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
+use super::anchor;
 use super::attempts::{Attempt, Attempts};
 use super::book::{self, Scope, Watched};
 use super::facts::{self, Reading};
 use super::holes::{Kind, Page};
+use super::outcome;
 use super::plan::{
     self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
 };
 use crate::clock::{Clock, EventClock};
 use crate::config::Retention;
-use crate::domain::coverage::Run;
-use crate::domain::{Fact, FactBatch, Mark, Pair, State, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Timestamp};
 use crate::failpoint;
 use crate::ig::IgError;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
@@ -49,7 +50,7 @@ const WISHES_EVERY: Duration = Duration::from_secs(5);
 /// bars are asked for.
 const TROUBLE_PAUSE_FIRST: Duration = Duration::from_secs(5);
 const TROUBLE_PAUSE_LAST: Duration = Duration::from_secs(30);
-/// How far from a hole a stored bucket is looked for: beyond a weekend, seconds.
+/// How far from a hole a stored bucket is looked for: beyond a weekend, and the week's middle, seconds.
 const ANCHOR_WITHIN_S: i64 = 4 * 86_400;
 /// Remembers that IG refuses large requests: how many bars it takes, and since when.
 pub const SETTING_BARS_MAX: &str = "history.bars_per_request";
@@ -83,6 +84,12 @@ pub struct HealerSettings {
     pub scope: Scope,
 }
 
+/// House → HealerActor: the process ends, so nothing more is asked for. Answered once what was being fetched
+/// has been handed on.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopHealing;
+
 /// Keeps the ledger free of holes.
 pub struct HealerActor {
     healer: Rc<Healer>,
@@ -102,6 +109,8 @@ struct Healer {
     called: Cell<bool>,
     /// Somebody's wishes are being looked for.
     is_looking: Cell<bool>,
+    /// No more is to be asked for.
+    has_stopped: Cell<bool>,
     work: Mutex<Work>,
 }
 
@@ -151,6 +160,7 @@ impl HealerActor {
             pulse,
             called,
             is_looking: Cell::new(false),
+            has_stopped: Cell::new(false),
             work,
         };
         HealerActor { healer: Rc::new(healer), _lifeline: lifeline }
@@ -203,6 +213,16 @@ impl Handler<HolesRecorded> for HealerActor {
     }
 }
 
+impl Handler<StopHealing> for HealerActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: StopHealing, _: &mut Self::Context) -> Self::Result {
+        let healer = self.healer.clone();
+        healer.has_stopped.set(true);
+        Box::pin(async move { drop(healer.work.lock().await) })
+    }
+}
+
 /// What the database knows that a plan rests on.
 struct Known {
     pages: Vec<Page>,
@@ -220,7 +240,7 @@ impl Healer {
         while self.called.replace(false) {
             let outcome = async {
                 self.remember(&mut work).await?;
-                while !self.ledger_lags() {
+                while !self.ledger_lags() && !self.has_stopped.get() {
                     self.pulse.step(STEP_WITHIN);
                     self.take_wishes().await?;
                     let goes_on = self.heal_one(&mut work).await?;
@@ -335,6 +355,11 @@ impl Healer {
                 }
                 Ok(true)
             }
+            Err(error @ HistoryError::NoTokens(_)) => {
+                log::warn!(error:% = error; "healing waits");
+                self.tell_trouble(work, error.to_string()).await?;
+                Ok(false)
+            }
             // Another hole may tell the zone, or be on a scale that is known.
             Err(HistoryError::ScaleInDoubt | HistoryError::ZoneUnknown) => Ok(true),
             Err(HistoryError::Unproven(error)) => {
@@ -342,6 +367,9 @@ impl Healer {
                 Ok(true)
             }
             Err(HistoryError::Ig(error)) => {
+                if let Some(pause) = outcome::refused_pause(&error, work.trouble.map(|(_, pause)| pause)) {
+                    work.trouble = Some((self.clock.monotonic() + pause, pause));
+                }
                 if !error.came_before_any_history() {
                     self.step_back(work, request).await?;
                 }
@@ -508,7 +536,7 @@ impl Healer {
         Ok(true)
     }
 
-    /// A stored bucket near the hole, before it rather than after.
+    /// A stored bucket near the hole.
     async fn anchor(&self, request: &Request) -> Result<Option<Timestamp>, StoreError> {
         if request.kind == Kind::Seen {
             // An empty answer proves nothing of it, so no point is spent on believing one.
@@ -518,11 +546,7 @@ impl Healer {
         let pair = self.settings.feeds[request.feed.ix()].pair;
         let around = span.start.plus(-ANCHOR_WITHIN_S)..span.end.plus(ANCHOR_WITHIN_S);
         let runs = self.store.run(move |store| store.coverage(pair, timeframe, around)).await?;
-        let stored = |run: &&Run| run.state == State::Stored;
-        let before = runs.iter().rev().filter(stored).find(|run| run.span.end <= span.start);
-        let after = runs.iter().filter(stored).find(|run| run.span.start >= span.end);
-        let last_of = |run: &Run| run.span.end.plus(-timeframe.seconds());
-        Ok(before.map(last_of).or(after.map(|run| run.span.start)))
+        Ok(self.event_clock.settled().and_then(|now| anchor::anchor(&runs, timeframe, &span, now)))
     }
 }
 
@@ -533,9 +557,14 @@ fn was_answered(fetched: &Result<Range<Timestamp>, HistoryError>) -> bool {
         Ok(_) | Err(HistoryError::Unproven(_) | HistoryError::ZoneUnknown | HistoryError::ScaleInDoubt) => {
             true
         }
-        Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_))) => true,
+        Err(HistoryError::Ig(IgError::Refused(_) | IgError::Malformed(_) | IgError::NotIg(_))) => true,
         Err(HistoryError::Ig(error)) => !error.came_before_any_history(),
-        Err(HistoryError::NotAffordable { .. } | HistoryError::Store(_) | HistoryError::NoTimeYet) => false,
+        Err(
+            HistoryError::NotAffordable { .. }
+            | HistoryError::Store(_)
+            | HistoryError::NoTimeYet
+            | HistoryError::NoTokens(_),
+        ) => false,
     }
 }
 
@@ -549,4 +578,21 @@ pub fn read_bars_max(kept: &str) -> Option<(u32, Timestamp)> {
 pub fn bars_max((bars, since): (u32, Timestamp), now: Timestamp) -> Option<u32> {
     let holds = (0..BARS_MAX_HOLDS_S).contains(&now.since(since));
     (holds && (BARS_PER_REQUEST_MIN..=BARS_PER_REQUEST_MAX).contains(&bars)).then_some(bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_before_it_was_asked_for_is_no_attempt() {
+        let refused = || IgError::Refused("some.new.code".to_owned());
+        let malformed = || IgError::Malformed("HTTP 403, <html>".to_owned());
+        for error in [refused(), malformed()] {
+            assert!(was_answered(&Err(HistoryError::Ig(error.clone()))), "{error}");
+            assert!(!was_answered(&Err(HistoryError::NoTokens(error.clone()))), "{error}");
+        }
+        assert!(!was_answered(&Err(HistoryError::NoTimeYet)));
+        assert!(!was_answered(&Err(HistoryError::NotAffordable { cost: 2, available: 1 })));
+    }
 }

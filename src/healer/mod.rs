@@ -2,10 +2,12 @@
 //! tells what the answers say.
 
 pub mod actor;
+pub mod anchor;
 pub mod attempts;
 pub mod book;
 pub mod facts;
 pub mod holes;
+pub mod outcome;
 pub mod plan;
 pub mod wishes;
 

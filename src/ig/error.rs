@@ -50,6 +50,10 @@ pub enum IgError {
     /// This one request can never succeed; others can.
     #[error("IG refuses the request ({0})")]
     Refused(String),
+    /// Not IG's API has answered but something on the way to it: a redirect, or a page in the place of JSON.
+    /// IG was asked for nothing: try again later.
+    #[error("something else than IG has answered: {0}")]
+    NotIg(String),
     /// IG answered something that is not what its reference describes.
     #[error("IG's answer cannot be read: {0}")]
     Malformed(String),
@@ -75,7 +79,8 @@ impl IgError {
     pub fn came_before_any_history(&self) -> bool {
         match self {
             IgError::Unauthorized(_) | IgError::RateLimited(_) | IgError::AllowanceSpent(_) => true,
-            IgError::Unreachable(_) | IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
+            IgError::Unreachable(_) | IgError::NotIg(_) => true,
+            IgError::CredentialsRefused(_) | IgError::LoginLater { .. } => true,
             IgError::Refused(code) => REFUSED_UNREAD.iter().any(|part| code.contains(part)),
             _ => false,
         }
@@ -89,11 +94,22 @@ impl IgError {
         }
     }
 
-    /// Sorts an HTTP error answer. `login` says whether the call was a login, where a 401 is
+    /// Sorts an HTTP error answer. `login` says whether the call was a login, where a 400 or 401 is
     /// about the credentials and not about tokens.
+    ///
+    /// IG promises every error of its own a code. A body without one is a page of whatever stands in
+    /// between (gateway, proxy, maintenance), so its words say nothing, and nothing is refused for good.
     pub fn from_response(status: u16, body: &str, login: bool) -> IgError {
-        let code = error_code(body).filter(|code| !code.is_empty());
-        let code = code.unwrap_or_else(|| format!("HTTP {status}, {}", cut(body)));
+        let Some(code) = error_code(body) else {
+            let page = format!("HTTP {status}, {}", cut(body));
+            return match status {
+                401 if !login => IgError::Unauthorized(page),
+                429 => IgError::RateLimited(page),
+                500.. => IgError::Retryable(page),
+                _ if begins_like_json(body.as_bytes()) => IgError::Malformed(page),
+                _ => IgError::NotIg(page),
+            };
+        };
         let lower = code.to_ascii_lowercase();
         let has = |part: &str| lower.contains(part);
         if has("historical-data-allowance") {
@@ -112,9 +128,8 @@ impl IgError {
             return IgError::Retryable(code);
         }
         match status {
-            401 if login => IgError::CredentialsRefused(code),
+            400 | 401 if login => IgError::CredentialsRefused(code),
             401 => IgError::Unauthorized(code),
-            400 if login => IgError::CredentialsRefused(code),
             500.. => IgError::Retryable(code),
             _ => IgError::Refused(code),
         }
@@ -146,13 +161,16 @@ const REFUSED_FOR_GOOD: [&str; 21] = [
     "not-a-client-account",
 ];
 
+/// The code of an error of IG's own; none in any other body, or where it is empty.
 fn error_code(body: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Body {
-        error_code: String,
-    }
-    serde_json::from_str::<Body>(body).ok().map(|body| cut(&body.error_code))
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    let code = body.get("errorCode")?.as_str()?;
+    (!code.trim().is_empty()).then(|| cut(code))
+}
+
+/// Whether a text can be an answer of IG's: all are objects or lists.
+pub fn begins_like_json(body: &[u8]) -> bool {
+    body.trim_ascii_start().first().is_none_or(|first| matches!(first, b'{' | b'['))
 }
 
 /// Cuts outside text to a bound and makes it safe to print on one line.
@@ -197,8 +215,11 @@ mod tests {
     use super::*;
 
     fn kind(status: u16, code: &str, login: bool) -> &'static str {
-        let body = format!(r#"{{"errorCode":"{code}"}}"#);
-        match IgError::from_response(status, &body, login) {
+        kind_of_body(status, &format!(r#"{{"errorCode":"{code}"}}"#), login)
+    }
+
+    fn kind_of_body(status: u16, body: &str, login: bool) -> &'static str {
+        match IgError::from_response(status, body, login) {
             IgError::Retryable(_) | IgError::Unreachable(_) | IgError::Broken(_) => "retry",
             IgError::Misconfigured(_) => "misconfigured",
             IgError::Unauthorized(_) => "re-login",
@@ -207,6 +228,7 @@ mod tests {
             IgError::CredentialsRefused(_) => "give up",
             IgError::Refused(_) => "refused",
             IgError::Malformed(_) => "malformed",
+            IgError::NotIg(_) => "not IG",
         }
     }
 
@@ -229,15 +251,58 @@ mod tests {
             (401, "ERROR.public-api.failure.account-token-invalid", false, "re-login"),
             (401, "error.security.oauth-token-invalid", false, "re-login"),
             (401, "some.new.code", false, "re-login"),
+            (401, "some.new.code", true, "give up"),
+            (403, "some.new.code", true, "refused"),
+            (403, "some.new.code", false, "refused"),
             (403, "error.public-api.exceeded-api-key-allowance", false, "wait"),
             (403, "error.public-api.exceeded-account-allowance", true, "wait"),
             (429, "", false, "wait"),
+            (429, "some.new.code", true, "wait"),
             (403, "error.public-api.exceeded-account-historical-data-allowance", false, "week"),
             (404, "error.error.price-history.io-error", false, "refused"),
             (403, "unauthorised.access.to.equity.exception", false, "refused"),
             (400, "error.invalid.daterange", false, "refused"),
         ] {
             assert_eq!(kind(status, code, login), expected, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_code_of_igs_refuses_nothing_for_good() {
+        let bodies = [
+            "",
+            " ",
+            "null",
+            r#"["error.security.invalid-details"]"#,
+            "{}",
+            r#""error.security.invalid-details""#,
+            r#"{"errorCode":null}"#,
+            r#"{"errorCode":" "}"#,
+            r#"{"errorCode":{"code":"error.security.invalid-details"}}"#,
+            r#"{"error":"error.security.invalid-details"}"#,
+            r#"{"message":"Forbidden"}"#,
+            "<html>Blocked: api-key-invalid, account-suspended, too-many-failed-attempts</html>",
+            "<html>exceeded-account-historical-data-allowance; client-token-invalid; session.timeout</html>",
+        ];
+        for (status, at_login, otherwise) in [
+            (400, "malformed", "malformed"),
+            (401, "malformed", "re-login"),
+            (403, "malformed", "malformed"),
+            (404, "malformed", "malformed"),
+            (407, "malformed", "malformed"),
+            (429, "wait", "wait"),
+            (500, "retry", "retry"),
+            (503, "retry", "retry"),
+        ] {
+            for body in bodies {
+                // What is neither an object nor a list is not even of IG's kind.
+                let told = |kind| match kind {
+                    "malformed" if !begins_like_json(body.as_bytes()) => "not IG",
+                    kind => kind,
+                };
+                assert_eq!(kind_of_body(status, body, true), told(at_login), "{status} {body}");
+                assert_eq!(kind_of_body(status, body, false), told(otherwise), "{status} {body}");
+            }
         }
     }
 

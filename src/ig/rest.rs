@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_tls::connect::{Connector as TcpConnector, Resolver};
+use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{AGE, DATE, HeaderMap, LOCATION};
 use awc::http::{Method, StatusCode, Uri};
 use awc::{Client, Connector};
@@ -16,9 +17,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use serde_json::json;
 
-use super::error::{IgError, cut};
+use super::error::{IgError, begins_like_json, cut};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::names::Names;
 use super::session::tokens::{Bearer, Pair, Tokens};
@@ -27,7 +29,7 @@ use crate::config::Login;
 use crate::domain::{Epic, Timestamp};
 use crate::secret::Secret;
 use crate::skew;
-use crate::tls;
+use crate::tls::{self, Mistrust};
 use crate::transcript::Recorder;
 use crate::transcript::format::Headers;
 
@@ -78,17 +80,54 @@ fn client(roots: RootCertStore) -> Client {
         .finish()
 }
 
+/// That there is no way to IG.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct NoWay {
+    /// Why, for people.
+    pub error: IgError,
+    /// What is in the way.
+    pub hurdle: Hurdle,
+}
+
+/// What is in the way to IG, by where it is to be looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurdle {
+    /// The host's name leads to no address.
+    Name,
+    /// Who answers is not believed to be the host.
+    Mistrust(Mistrust),
+    /// Who answers points elsewhere.
+    Redirect,
+    /// Anything else, on the way or at its end.
+    Other,
+}
+
+impl Hurdle {
+    fn of(error: &SendRequestError) -> Hurdle {
+        match error {
+            SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => Hurdle::Name,
+            SendRequestError::Connect(ConnectError::Io(why)) => {
+                mistrust(why).map_or(Hurdle::Other, |why| Hurdle::Mistrust(Mistrust::of(why)))
+            }
+            _ => Hurdle::Other,
+        }
+    }
+}
+
 /// Asks for nothing and says nothing of who asks: whether there is a way to IG, and by how much the system's
 /// clock is ahead of IG's, ms, between the two. `None` where the answer has no date of its own.
 ///
 /// # Errors
-/// Why there is no answer; [`IgError::Refused`] where it points elsewhere.
-pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, IgError> {
+/// Why there is no answer, or none of IG's: [`IgError::NotIg`] where it points elsewhere.
+pub async fn reach(client: &Client, base: &str, clock: &Clock) -> Result<Option<(i64, i64)>, NoWay> {
     let sent = clock.reading();
     let answer = client.head(format!("{base}/session")).send().await;
-    let answer = answer.map_err(|error| transport(base, &error))?;
+    let answer =
+        answer.map_err(|error| NoWay { error: transport(base, &error), hurdle: Hurdle::of(&error) })?;
     if answer.status().is_redirection() {
-        return Err(redirected(base, answer.status(), answer.headers()));
+        let error = redirected(base, answer.status(), answer.headers());
+        return Err(NoWay { error, hurdle: Hurdle::Redirect });
     }
     Ok(date(answer.headers()).map(|date| skew::between_ms(date.0, sent, clock.reading())))
 }
@@ -379,8 +418,7 @@ fn host(base: &str) -> &str {
     base.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(base)
 }
 
-fn transport(base: &str, error: &awc::error::SendRequestError) -> IgError {
-    use awc::error::{ConnectError, SendRequestError};
+fn transport(base: &str, error: &SendRequestError) -> IgError {
     let host = host(base);
     match error {
         SendRequestError::Connect(ConnectError::Timeout) => {
@@ -419,7 +457,7 @@ fn redirected(base: &str, status: StatusCode, headers: &HeaderMap) -> IgError {
     // Only the host: the rest of an address may hold anything.
     let to = target.as_ref().and_then(Uri::host).map_or(String::new(), |host| format!(" to {}", cut(host)));
     let code = status.as_u16();
-    IgError::Refused(format!(
+    IgError::NotIg(format!(
         "{} answers with a redirect{to} (HTTP {code}), which is never followed",
         host(base)
     ))
@@ -458,8 +496,20 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 }
 
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, IgError> {
-    // The body may hold tokens, so only the parser's words are told.
-    serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))
+    // The body may hold tokens, and the parser's words quote it, so only the place is told.
+    serde_json::from_slice(body).map_err(|error| {
+        let what = match error.classify() {
+            // A page of a proxy's, or of a network that wants to be greeted first.
+            Category::Syntax if !begins_like_json(body) => {
+                return IgError::NotIg(format!("{} bytes that are no JSON", body.len()));
+            }
+            Category::Syntax => "no JSON",
+            Category::Data => "JSON of another shape",
+            Category::Eof => "JSON that ends too soon",
+            Category::Io => "unreadable",
+        };
+        malformed(&format!("{what}, line {} column {}", error.line(), error.column()))
+    })
 }
 
 fn malformed(why: &str) -> IgError {
@@ -604,6 +654,47 @@ mod tests {
             asked,
             ["GET /prices/CS.D.EURUSD.CFD.IP?max=10", "POST /session", "GET /session", "GET /session"]
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_a_word_of_it() {
+        let read = |body: &str| read_json::<LoginV3>(body.as_bytes()).err().unwrap();
+        let check = |body: &str, expected: &str| {
+            let IgError::Malformed(told) = read(body) else { panic!("{body}") };
+            assert_eq!(told, expected, "{body}");
+        };
+        check(r#"{"oauthToken":"zq-secret"}"#, "JSON of another shape, line 1 column 25");
+        check("{\"accountId\":\n[\"zq-secret\"]}", "JSON of another shape, line 2 column 0");
+        check(r#"{"accountId":"zq-sec"#, "JSON that ends too soon, line 1 column 20");
+        check(r#"{"accountId":zq-secret}"#, "no JSON, line 1 column 14");
+        check("", "JSON that ends too soon, line 1 column 0");
+        for page in ["<html>zq-secret</html>", "  zq-secret"] {
+            let IgError::NotIg(told) = read(page) else { panic!("{page}") };
+            assert!(told.ends_with("bytes that are no JSON"), "{told}");
+        }
+    }
+
+    #[actix::test]
+    async fn what_was_never_asked_of_igs_history_has_cost_nothing() {
+        let moved = "HTTP/1.1 302 So\r\nLocation: http://portal/\r\nContent-Length: 0\r\n\r\n".to_owned();
+        let page = "<html><p>please update your browser</p></html>";
+        let free = [moved, fake::answer(403, page), fake::answer(404, page), fake::answer(200, page)];
+        // One that has perhaps been asked.
+        let charged = [
+            fake::answer(404, r#"{"errorCode":"error.price-history.io-error"}"#),
+            fake::answer(200, "{\"pri"),
+        ];
+        let charged = charged.into_iter().chain([fake::answer(403, r#"{"message":"out of date"}"#)]);
+        for (answer, is_free) in
+            free.into_iter().map(|answer| (answer, true)).chain(charged.map(|a| (a, false)))
+        {
+            let (base, _) = fake::server(vec![answer.clone()]);
+            let rest = RestClient::new(http_client(), &base, Secret::new("key"));
+            let epic: Epic = "CS.D.EURUSD.CFD.IP".parse().unwrap();
+            let error = rest.prices(&tokens(), &epic, "max=10").await.unwrap_err();
+            assert_eq!(error.came_before_any_history(), is_free, "{answer}: {error:?}");
+            assert_eq!(matches!(error, IgError::NotIg(_)), is_free, "{answer}: {error:?}");
+        }
     }
 
     #[test]

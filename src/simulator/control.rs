@@ -122,43 +122,85 @@ impl Refusals {
 /// What goes wrong over REST.
 #[derive(Debug, Default)]
 pub(crate) struct RestFaults {
-    refusals: VecDeque<RestRefusal>,
+    refusals: VecDeque<Due<desk::Refusal>>,
+    garbage: VecDeque<Due<RestGarbage>>,
     /// How much of the present history lacks, in seconds, and until when.
     behind: Option<(i64, Timestamp)>,
     /// How many of the next answers about a pair have a null price; at most an entry a pair.
     null_legs: BTreeMap<Pair, u32>,
 }
 
+/// What an answer over REST is in place of what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestGarbage {
+    /// Nothing at all.
+    Empty,
+    /// A page of HTML, as from a proxy.
+    Page,
+    /// Its first half.
+    Half,
+    /// JSON of another kind.
+    Other,
+    /// Bytes that are no text.
+    Binary,
+}
+
+impl RestGarbage {
+    /// The body that is sent in the place of this one.
+    pub(crate) fn garble(self, body: &[u8]) -> Vec<u8> {
+        match self {
+            RestGarbage::Empty => Vec::new(),
+            RestGarbage::Page => b"<html><body>Please sign in</body></html>".to_vec(),
+            RestGarbage::Half => body[..body.len() / 2].to_vec(),
+            RestGarbage::Other => br#"[{"prices": 7}]"#.to_vec(),
+            RestGarbage::Binary => b"\x00\xff\xfe{\x80".to_vec(),
+        }
+    }
+}
+
+/// What is to become of the next requests whose path begins so.
 #[derive(Debug)]
-struct RestRefusal {
+struct Due<T> {
     times: u32,
-    refusal: desk::Refusal,
+    what: T,
     path: String,
 }
 
-/// Refusals of REST requests that may be waiting.
-const REST_REFUSALS_MAX: usize = 1_000;
+/// Requests of one kind may be waiting for so many things to become of them.
+const DUE_MAX: usize = 1_000;
 
-impl RestFaults {
-    /// The next so many requests whose path begins so, with or without a slash, are refused.
-    fn refuse(&mut self, times: u32, refusal: desk::Refusal, path: &str) {
-        if times > 0 && self.refusals.len() < REST_REFUSALS_MAX {
-            let path = path.trim_start_matches('/').to_owned();
-            self.refusals.push_back(RestRefusal { times, refusal, path });
+impl<T: Clone> Due<T> {
+    /// Has it happen to the next so many requests whose path begins so, with or without a slash.
+    fn add(waiting: &mut VecDeque<Due<T>>, times: u32, what: T, path: &str) {
+        if times > 0 && waiting.len() < DUE_MAX {
+            waiting.push_back(Due { times, what, path: path.trim_start_matches('/').to_owned() });
         }
     }
 
+    /// What becomes of a request for this path, behind the base address, if anything does.
+    fn take(waiting: &mut VecDeque<Due<T>>, path: &str) -> Option<T> {
+        let path = path.trim_start_matches('/');
+        let place = waiting.iter().position(|due| path.starts_with(&due.path))?;
+        let first = &mut waiting[place];
+        first.times -= 1;
+        let what = first.what.clone();
+        if first.times == 0 {
+            waiting.remove(place);
+        }
+        Some(what)
+    }
+}
+
+impl RestFaults {
     /// Why a request for this path, behind the base address, is refused, if it is.
     pub fn refusal(&mut self, path: &str) -> Option<desk::Refusal> {
-        let path = path.trim_start_matches('/');
-        let place = self.refusals.iter().position(|refusal| path.starts_with(&refusal.path))?;
-        let first = &mut self.refusals[place];
-        first.times -= 1;
-        let refusal = first.refusal.clone();
-        if first.times == 0 {
-            self.refusals.remove(place);
-        }
-        Some(refusal)
+        Due::take(&mut self.refusals, path)
+    }
+
+    /// What is answered to it in the place of what it has brought about, if not that.
+    pub fn garbage(&mut self, path: &str) -> Option<RestGarbage> {
+        Due::take(&mut self.garbage, path)
     }
 
     /// History lacks so many seconds until then. Where it lacks some already, the greater lack
@@ -262,7 +304,10 @@ impl Control {
             }
             Fault::RefuseRest { times, status, code, path } => {
                 let refusal = desk::Refusal::new(status, &code);
-                shared.rest_faults().refuse(times, refusal, &path);
+                Due::add(&mut shared.rest_faults().refusals, times, refusal, &path);
+            }
+            Fault::GarbageRest { what, times, path } => {
+                Due::add(&mut shared.rest_faults().garbage, times, what, &path);
             }
             Fault::RestBehind { by_s, for_s } => {
                 shared.rest_faults().fall_behind(i64::from(by_s), later(for_s), shared.now());
@@ -410,7 +455,7 @@ mod tests {
     fn a_path_is_refused_with_or_without_its_slash() {
         for path in ["prices", "/prices"] {
             let mut faults = RestFaults::default();
-            faults.refuse(1, desk::Refusal::new(500, "system.error"), path);
+            Due::add(&mut faults.refusals, 1, desk::Refusal::new(500, "system.error"), path);
             assert!(faults.refusal("session").is_none(), "{path}");
             assert!(faults.refusal("prices/CS.D.EURUSD.CFD.IP").is_some(), "{path}");
             assert!(faults.refusal("prices/CS.D.EURUSD.CFD.IP").is_none(), "{path}");

@@ -46,7 +46,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use clock::{NotASpeed, Speed};
-pub use control::{Address, Control, Cut, Refusal, Rubbish};
+pub use control::{Address, Control, Cut, Refusal, RestGarbage, Rubbish};
 pub use desk::{Account, AccountType, Credentials, RequestLimits, TokenLifetimes};
 pub use feed::{Received, Unfiltered};
 pub use listing::Product;

@@ -110,7 +110,11 @@ pub(crate) async fn handle(
                 response.insert_header(("CST", tokens.cst));
                 response.insert_header(("X-SECURITY-TOKEN", tokens.xst));
             }
-            response.body(reply.body)
+            let garbage = shared.rest_faults().garbage(path);
+            response.body(match garbage {
+                Some(garbage) => garbage.garble(&reply.body),
+                None => reply.body,
+            })
         }
         Err(refusal) => {
             shared.rest_refusals.fetch_add(1, Ordering::Relaxed);

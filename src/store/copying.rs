@@ -23,7 +23,7 @@ use super::settings as words;
 /// The setting that says that a copy into the database has begun and not ended.
 pub(super) const UNFINISHED: &str = "copy.unfinished";
 /// Settings that belong to one database and are not copied.
-const OWN_SETTINGS: [&str; 2] = [UNFINISHED, "database_id"];
+const OWN_SETTINGS: [&str; 3] = [UNFINISHED, "database_id", "service.run"];
 /// Rows in memory at a time.
 const PAGE_ROWS: i64 = 5_000;
 

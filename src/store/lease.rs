@@ -21,6 +21,10 @@ use crate::domain::Timestamp;
 /// that one whose holder dies is another's within 15.
 pub const LEASE_S: i64 = 10;
 
+/// A holder that lives, and of whom nothing was heard for longer, seconds: six renewals have not come. It is frozen, or
+/// cannot write.
+pub const SILENT_AFTER_S: i64 = 2 * LEASE_S;
+
 /// Rows of those who wait no more are removed once they are a day old.
 const FORGET_STANDBY_S: i64 = 86_400;
 
@@ -64,6 +68,16 @@ impl Lease {
     /// Number of this holder: one more than the last one's.
     pub fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// What its holder does.
+    pub fn command(&self) -> &str {
+        &self.process.command
+    }
+
+    /// Since when it is this holder's.
+    pub fn acquired_at(&self) -> Timestamp {
+        self.acquired_at
     }
 
     /// By what its writes are known.
@@ -133,6 +147,11 @@ impl LeaseState {
     /// The process, for people: `run, pid 4711 on HOST`.
     pub fn who(&self) -> String {
         format!("{}, pid {} on {}", self.command, self.pid, self.host)
+    }
+
+    /// For how many seconds nothing was heard, at wall time `now`, of one that lives; none while that is not long.
+    pub fn silent_s(&self, now: Timestamp) -> Option<i64> {
+        Some(now.since(self.renewed_at)).filter(|seconds| self.alive && *seconds > SILENT_AFTER_S)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chronicle::{self, Chronicle, LastRun};
 use super::house::{Purpose, RunFlags};
 use super::notify::Standing;
 use super::tenure::{self};
@@ -68,14 +69,24 @@ pub(super) async fn open_store(
     flags: &RunFlags,
     clock: &Clock,
     standing: &Standing,
+    chronicle: &Chronicle,
 ) -> Result<(StoreHandle, Lease, Option<JournalHandle>), Failure> {
     let opened = tenure::open(&config.database, standing).await?;
     let waits = flags.purpose == Purpose::Collect;
     let mut lease = tenure::acquire(&opened, flags.command, waits, clock, standing).await?;
     let (store, mut waiting) = (opened.store, tenure::Waiting::begin(standing));
+    let run = (flags.purpose == Purpose::Collect).then(|| LastRun::begun(&lease));
+    if let Some(run) = &run {
+        chronicle.begins(&store, run.clone());
+    }
     let prepared = loop {
         let (config, accepts, now) = (config.clone(), flags.accept_feed_change, clock.wall());
-        let prepared = store.run(move |store| Ok((prepare(store, &config, accepts, &lease, now), lease)));
+        let begun = run.as_ref().map(LastRun::text);
+        let prepared = store.run(move |store| {
+            let begun = begun.map_or(Ok(()), |run| store.set_setting(chronicle::SETTING, &run));
+            let prepared = begun.map_err(RecoveryError::from);
+            Ok((prepared.and_then(|()| prepare(store, &config, accepts, &lease, now)), lease))
+        });
         let (prepared, same) = prepared.await?;
         lease = same;
         match prepared {
@@ -178,11 +189,36 @@ async fn learn_once(
     Ok((tokens, instruments, per_minute))
 }
 
+/// The database, for what is asked of it once between the login and the first room: what is the matter with
+/// it, and passes, is waited for as before the login.
+pub(super) struct Patient<'a> {
+    pub(super) store: &'a StoreHandle,
+    pub(super) standing: &'a Standing,
+    /// Whether somebody waits at all.
+    pub(super) waits: bool,
+}
+
+impl Patient<'_> {
+    /// Does this, as often as it takes.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Store) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mut waiting = tenure::Waiting::begin(self.standing);
+        loop {
+            match self.store.run(work.clone()).await {
+                Err(error) if self.waits && error.is_retryable() => waiting.wait(&error).await,
+                done => return done,
+            }
+        }
+    }
+}
+
 /// Writes the watched feeds down and finds where an earlier run stopped accounting for each.
 pub(super) async fn watch(
     config: &Config,
     purpose: &Purpose,
-    store: &StoreHandle,
+    shelf: &Patient<'_>,
     tokens: &Tokens,
     instruments: &[Instrument],
     clock: &Clock,
@@ -205,7 +241,7 @@ pub(super) async fn watch(
     let now = clock.wall();
     let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
     let watches = !matches!(purpose, Purpose::Backfill { watches: false, .. });
-    let resume = store
+    let resume = shelf
         .run(move |store| {
             let before = store.feeds()?;
             if watches {
@@ -246,9 +282,9 @@ pub(super) fn unproven(store: &mut Store, ends: &[(Pair, Timestamp)]) -> Result<
 
 /// What this account's guessed closes have earned. A record from before it was kept by account goes
 /// to the first account that asks: until then one database has mostly served one.
-pub(super) async fn read_matched(store: &StoreHandle, record: &RecordKeys) -> Result<u32, Failure> {
+pub(super) async fn read_matched(shelf: &Patient<'_>, record: &RecordKeys) -> Result<u32, Failure> {
     let key = record.matched.clone();
-    let text = store
+    let text = shelf
         .run(move |store| {
             if let Some(own) = store.setting(&key)? {
                 return Ok(Some(own));
@@ -265,35 +301,38 @@ pub(super) async fn read_matched(store: &StoreHandle, record: &RecordKeys) -> Re
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// What earlier processes left for the stream.
-pub(super) async fn recall(tlcp_version: &str, store: &StoreHandle) -> Result<Memory, Failure> {
+/// Reads what earlier processes left for the stream.
+pub(super) fn recall(
+    tlcp_version: &str,
+) -> impl Fn(&mut Store) -> Result<Memory, StoreError> + Clone + use<> {
     let wanted = tlcp_version.to_owned();
-    let memory = store
-        .run(move |store| {
-            let mut setting = |key| Ok::<_, StoreError>(store.setting(key)?.unwrap_or_default());
-            let version = setting(SETTING_VERSION)?;
-            Ok(Memory {
-                probes: Probes::read(&setting(probes::SETTING)?),
-                silent_exits: setting(SETTING_SILENT_EXITS)?.parse().unwrap_or(0),
-                // What worked counts as long as the same is wanted.
-                version_worked: version
-                    .split_once(' ')
-                    .filter(|(then, _)| *then == wanted)
-                    .and_then(|(_, worked)| Version::parse(worked)),
-            })
+    move |store| {
+        let mut setting = |key| Ok::<_, StoreError>(store.setting(key)?.unwrap_or_default());
+        let version = setting(SETTING_VERSION)?;
+        Ok(Memory {
+            probes: Probes::read(&setting(probes::SETTING)?),
+            silent_exits: setting(SETTING_SILENT_EXITS)?.parse().unwrap_or(0),
+            // What worked counts as long as the same is wanted.
+            version_worked: version
+                .split_once(' ')
+                .filter(|(then, _)| *then == wanted)
+                .and_then(|(_, worked)| Version::parse(worked)),
         })
-        .await?;
-    Ok(memory)
+    }
 }
 
 pub(super) async fn allowance_key(
     config: &Config,
-    store: &StoreHandle,
+    shelf: &Patient<'_>,
     login: &Login,
     tokens: &Tokens,
     clock: &Clock,
 ) -> Result<AllowanceKey, Failure> {
-    let fingerprint_key = fingerprint::key(store).await.map_err(Failure::failed)?;
+    let known = shelf.run(|store| store.setting(fingerprint::SETTING_KEY)).await?;
+    let fingerprint_key = match known {
+        Some(key) => key,
+        None => fingerprint::key(shelf.store).await.map_err(Failure::failed)?,
+    };
     let key = AllowanceKey {
         environment: config.ig.environment.as_str().to_owned(),
         account: tokens.account_id.clone(),
@@ -301,6 +340,6 @@ pub(super) async fn allowance_key(
     };
     // What the last process had booked and not settled will never be.
     let (spender, now) = (key.clone(), clock.wall());
-    store.run(move |store| store.give_up_booked_spends(&spender, now)).await?;
+    shelf.run(move |store| store.give_up_booked_spends(&spender, now)).await?;
     Ok(key)
 }

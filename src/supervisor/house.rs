@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::chronicle::Chronicle;
 use super::groundwork::{
-    SETTING_PACE, allowance_key, depth, give_up, learn, open_store, read_matched, recall, session_settings,
-    watch,
+    Patient, SETTING_PACE, allowance_key, depth, give_up, learn, open_store, read_matched, recall,
+    session_settings, watch,
 };
 use super::keeper::{Keeper, start_is_stuck};
 use super::notify::{self, Standing};
@@ -24,13 +25,14 @@ use crate::clock::{Clock, EventClock};
 use crate::config::{Config, Login, Retention};
 use crate::domain::Timeframe;
 use crate::exit::Failure;
-use crate::healer::actor::HealerSettings;
+use crate::healer::actor::{HealerSettings, StopHealing};
 use crate::healer::book::{Scope, Watched};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistorySettings;
 use crate::ig::markets::Instrument;
 use crate::ig::rest::{RestClient, http_client_for};
 use crate::ig::session::actor::Desk;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
 use crate::ig::stream::state::Phase;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
@@ -42,6 +44,10 @@ use crate::transcript::Recorder;
 
 /// Time for closing the stream.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// Time for an answer of IG's to come that was asked for before.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Time for giving the lease back where something has failed.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// Time for making durable what is held at the end, in the spool if need be.
 const DRAIN_WITHIN: Duration = Duration::from_secs(4);
 /// The same where the house has failed.
@@ -50,12 +56,16 @@ const SAVE_WITHIN: Duration = Duration::from_secs(3);
 const LOG_OUT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a start that is told to stop to log out.
 const HEED_WITHIN: Duration = Duration::from_secs(3);
+/// Time for noting that the login has led to an orderly end.
+const NOTE_WITHIN: Duration = Duration::from_secs(1);
 /// Time for folding the database's log, which the next start does as well.
 const FOLD_WITHIN: Duration = Duration::from_secs(1);
 /// The rooms are built for the first time within this time.
 const BUILT_WITHIN: Duration = Duration::from_secs(300);
 /// How often it is looked what there is to tell of the stream.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// What was not made durable in time is fetched again.
+const NOT_STORED: &str = "what was held could not be stored; the next start heals what is missing";
 /// Where it is kept what a process is at, behind its number.
 pub const SETTING_AT: &str = "service.at";
 
@@ -96,6 +106,8 @@ pub struct Signs {
     pub roster: Roster,
     /// What it is at.
     pub standing: Standing,
+    /// How its run began, and ends.
+    pub chronicle: Chronicle,
 }
 
 impl Signs {
@@ -103,7 +115,7 @@ impl Signs {
     pub fn new(clock: &Clock, patience: Option<Duration>) -> Signs {
         let roster = Roster::new(clock.clone(), patience);
         let standing = Standing::new(&roster);
-        Signs { stats: Arc::default(), roster, standing }
+        Signs { stats: Arc::default(), roster, standing, chronicle: Chronicle::new(clock) }
     }
 }
 
@@ -115,6 +127,7 @@ pub struct House {
     pub instruments: Vec<Instrument>,
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
+    chronicle: Chronicle,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
     summary: Option<Speaking>,
@@ -136,11 +149,11 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let Signs { stats, roster, standing } = signs;
+        let Signs { stats, roster, standing, chronicle } = signs;
         notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
-            opened = open_store(config, &flags, &clock, &standing) => opened?,
+            opened = open_store(config, &flags, &clock, &standing, &chronicle) => opened?,
             failure = start_is_stuck(&roster, &clock) => return Err(failure),
             () = stop.clone() => return Ok(None),
         };
@@ -156,14 +169,17 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone());
+        let rooms = (keeper, tenure.clone(), chronicle);
+        let lines = Lines::default();
         let built = tokio::select! {
-            built = House::build(config, flags, login, ground, rooms, recorder, stop.clone()) => built,
+            built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
             failure = start_is_stuck(&roster, &clock) => Err(failure),
             () = told_for_long(stop) => Ok(None),
         };
         if !matches!(built, Ok(Some(_))) {
-            tenure.end(&store, &clock).await;
+            // It may be the database that is the matter.
+            let _ = tokio::time::timeout(GIVE_BACK_WITHIN, tenure.end(&store, &clock)).await;
+            log_out(&lines).await;
         }
         built
     }
@@ -172,8 +188,8 @@ impl House {
         config: &Config,
         flags: RunFlags,
         login: Login,
-        ground: Ground,
-        (mut keeper, tenure): (Keeper, Arc<Tenure>),
+        (ground, lines): (Ground, Lines),
+        (mut keeper, tenure, chronicle): (Keeper, Arc<Tenure>, Chronicle),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
@@ -188,30 +204,29 @@ impl House {
             rest: rest.clone(),
             desk: Desk::default(),
             settings: session_settings(config, &login, &flags),
-            lines: Lines::default(),
+            lines: lines.clone(),
         };
         keeper.stands(Room::Session, entrance.session());
-        let lines = entrance.lines.clone();
 
         let (tokens, instruments, per_minute) = tokio::select! {
             learnt = learn(config, &login, &rest, &lines.session, &standing) => learnt?,
             failure = keeper.first_failure() => return Err(failure),
-            () = stop => {
-                let _ = lines.log_out.send(LogOut).await;
-                return Ok(None);
-            }
+            () = stop => return Ok(None),
         };
         standing.starts("building the rooms", BUILT_WITHIN);
         let pace = per_minute.to_string();
-        store.run(move |store| store.set_setting(SETTING_PACE, &pace)).await?;
+        // Until here it was waited for, and a login is too dear to end over what passes.
+        let waits = flags.purpose == Purpose::Collect;
+        let shelf = &Patient { store: &store, standing: &standing, waits };
+        shelf.run(move |store| store.set_setting(SETTING_PACE, &pace)).await?;
         let calendars = config.feed_calendars();
-        let mut feeds = watch(config, &flags.purpose, &store, &tokens, &instruments, &clock).await?;
+        let mut feeds = watch(config, &flags.purpose, shelf, &tokens, &instruments, &clock).await?;
         if matches!(flags.purpose, Purpose::Backfill { watches: false, .. }) {
             // Of others there is nothing to account for.
             feeds.retain(|feed| feed.resume.is_some());
         }
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
-        let matched = read_matched(&store, &record).await?;
+        let matched = read_matched(shelf, &record).await?;
         let frontiers = feeds.iter().map(|feed| feed.resume).collect();
         let ways = (lines.facts.clone(), lines.holes.clone());
         let outbound = Outbound::new(ways, ground.alarm.clone(), frontiers, matched);
@@ -225,11 +240,11 @@ impl House {
                 calendars: calendars.clone(),
                 clock_kind: config.clock,
                 options: config.stream.clone(),
-                memory: recall(&config.stream.tlcp_version, &store).await?,
+                memory: shelf.run(recall(&config.stream.tlcp_version)).await?,
                 recorder,
             }),
         };
-        let allowance = allowance_key(config, &store, &login, &tokens, &clock).await?;
+        let allowance = allowance_key(config, shelf, &login, &tokens, &clock).await?;
         let history = HistorySettings {
             instruments: instruments.clone(),
             allowance: allowance.clone(),
@@ -295,7 +310,7 @@ impl House {
         keeper.begins();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, keeper, summary }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, chronicle, keeper, summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -335,16 +350,19 @@ impl House {
         }
     }
 
-    /// Makes durable what is held, where the house has failed and its rooms may not.
-    pub async fn save(&self) {
+    /// Ends a house that has failed: makes durable what is held, though its rooms may not, gives the lease back
+    /// and logs out.
+    pub async fn abandon(&self) {
         let saved = tokio::time::timeout(SAVE_WITHIN, self.blueprint.clone().drain()).await;
         if saved.is_err() {
-            log::warn!("what was held could not be stored; the next start heals what is missing");
+            log::warn!("{NOT_STORED}");
         }
+        // What failed may be the database.
+        let _ = tokio::time::timeout(GIVE_BACK_WITHIN, self.give_back_lease()).await;
+        log_out(&self.blueprint.entrance.lines).await;
     }
 
-    /// Gives the lease back where there is no more to be done in good order.
-    pub async fn give_back_lease(&self) {
+    async fn give_back_lease(&self) {
         self.tenure.end(self.store(), &self.blueprint.entrance.ground.clock).await;
     }
 
@@ -356,9 +374,15 @@ impl House {
     pub async fn stop(mut self) -> Result<(), Failure> {
         self.blueprint.entrance.ground.standing.stops();
         let lines = self.blueprint.entrance.lines.clone();
-        // One that hangs has no more to say.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, lines.stop_streaming.send(StopStreaming)).await;
-        [Room::Stream, Room::Healer, Room::Retention].into_iter().for_each(|room| self.keeper.dismiss(room));
+        let ending = [Room::Stream, Room::History, Room::Healer, Room::Retention];
+        ending.into_iter().for_each(|room| self.keeper.dismiss(room));
+        // One that hangs has no more to say. Nobody asks IG for anything more; an answer that is on its way was
+        // paid for, and is waited for a little.
+        let _ = tokio::join!(
+            tokio::time::timeout(CLOSE_WITHIN, lines.stop_streaming.send(StopStreaming)),
+            tokio::time::timeout(ANSWER_WITHIN, lines.stop_healing.send(StopHealing)),
+        );
+        [Room::Healer, Room::History].into_iter().for_each(|room| self.keeper.retire(room));
         let drained = self.blueprint.clone().drain();
         let is_drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, drained) => drained.is_ok(),
@@ -373,20 +397,27 @@ impl House {
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
+        } else {
+            // The login has led to an orderly end. Where that is not noted the next one keeps a longer distance.
+            let _ = tokio::time::timeout(NOTE_WITHIN, self.store().run(Logins::note_lasting)).await;
         }
-        self.give_back_lease().await;
+        let outcome = if is_drained { Ok(()) } else { Err(Failure::failed(NOT_STORED)) };
+        // Before the log is folded, and both at once: neither waits for long.
+        tokio::join!(self.chronicle.ends(outcome.as_ref().map(drop)), self.give_back_lease());
         let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
         if let Ok(Err(error)) = folded {
             log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
         }
         // Last, since it is IG that it may have to wait for.
-        if tokio::time::timeout(LOG_OUT_WITHIN, lines.log_out.send(LogOut)).await.is_err() {
-            log::warn!("IG does not answer, so the session there ends by itself");
-        }
-        if is_drained {
-            return Ok(());
-        }
-        Err(Failure::failed("what was held could not be stored; the next start heals what is missing"))
+        log_out(&lines).await;
+        outcome
+    }
+}
+
+/// Ends the session with IG, if there is one.
+async fn log_out(lines: &Lines) {
+    if tokio::time::timeout(LOG_OUT_WITHIN, lines.log_out.send(LogOut)).await.is_err() {
+        log::warn!("IG does not answer, so the session there ends by itself");
     }
 }
 

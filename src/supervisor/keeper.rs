@@ -188,9 +188,7 @@ impl Keeper {
                 match self.care.poll(now) {
                     Some(Order::GiveUp(why)) => return Failure::failed(why),
                     Some(Order::Retire(room)) => {
-                        if let Some(handles) = &self.rooms[room.ix()] {
-                            handles.retire.do_send(Retire);
-                        }
+                        self.retire(room);
                         continue;
                     }
                     Some(Order::Build(room)) => {
@@ -316,6 +314,13 @@ impl Keeper {
     /// The room is needed no more: it is not built anew.
     pub fn dismiss(&mut self, room: Room) {
         self.care.dismiss(room);
+    }
+
+    /// Tells the room to end.
+    pub fn retire(&self, room: Room) {
+        if let Some(handles) = &self.rooms[room.ix()] {
+            handles.retire.do_send(Retire);
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! blocked, and [`notify`] tells systemd how things stand.
 
 pub mod care;
+pub mod chronicle;
 pub mod groundwork;
 pub mod house;
 pub mod keeper;

@@ -115,8 +115,7 @@ pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
         let mut told = Told::new(watchdog);
         loop {
             let now = clock.monotonic();
-            let state = standing.state().clone();
-            let news = told.news(&state, roster.is_well(now), now);
+            let news = told.look(&standing, &roster, now);
             let news: Vec<NotifyState<'_>> = news.iter().map(News::as_state).collect();
             // Who does not listen has no use for a complaint.
             if !news.is_empty() && sd_notify::notify(&news).is_err() {
@@ -168,6 +167,12 @@ impl Told {
         Told { state: State::default(), feeds_every, fed: None, extended: None }
     }
 
+    /// What is to be told now, by how things stand and whether all that lives makes progress.
+    fn look(&mut self, standing: &Standing, roster: &Roster, now: Instant) -> Vec<News> {
+        let state = standing.state().clone();
+        self.news(&state, roster.is_well(now), now)
+    }
+
     /// What is to be told now.
     fn news(&mut self, state: &State, is_well: bool, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
@@ -207,10 +212,7 @@ mod tests {
         let roster = Roster::new(clock.clone(), None);
         let standing = Standing::new(&roster);
         let mut told = Told::new(Some(40 * S));
-        let mut look = |standing: &Standing| {
-            let now = clock.monotonic();
-            told.news(&standing.state().clone(), roster.is_well(now), now)
-        };
+        let mut look = |standing: &Standing| told.look(standing, &roster, clock.monotonic());
         assert_eq!(look(&standing), [News::Lives, News::GoesOn]);
         assert_eq!(look(&standing), []);
         standing.starts("opening\nthe database", 5 * S);

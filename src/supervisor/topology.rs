@@ -21,7 +21,7 @@ use crate::clock::{Clock, EventClock};
 use crate::config::Retention;
 use crate::domain::{FactBatch, Pair, Reason, StreamEvent, Timestamp};
 use crate::exit::Failure;
-use crate::healer::actor::{HealerActor, HealerSettings};
+use crate::healer::actor::{HealerActor, HealerSettings, StopHealing};
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
@@ -66,6 +66,7 @@ pub(super) struct Lines {
     pub(super) fetch: Line<FetchBars>,
     pub(super) learn_time: Line<LearnTime>,
     pub(super) holes: Line<HolesRecorded>,
+    pub(super) stop_healing: Line<StopHealing>,
 }
 
 /// What the rooms are built on.
@@ -244,6 +245,7 @@ impl Blueprint {
         )
         .start();
         lines.holes.lead(healer.clone().recipient());
+        lines.stop_healing.lead(healer.clone().recipient());
         Handles::of(&healer)
     }
 
@@ -296,7 +298,7 @@ impl Blueprint {
     async fn stream_after_another(&self, mut settings: StreamSettings) -> Handles {
         // Before anything that the new one tells.
         tell_broken(&self.entrance.lines.told);
-        let recalled = recall(&self.tlcp_version, &self.entrance.ground.store);
+        let recalled = self.entrance.ground.store.run(recall(&self.tlcp_version));
         match tokio::time::timeout(RECALL_WITHIN, recalled).await {
             Ok(Ok(memory)) => settings.memory = memory,
             Ok(Err(_)) | Err(_) => log::warn!("the database does not tell what is known of the stream"),

@@ -5,22 +5,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::exit::Exit;
+use super::chronicle::Chronicle;
+use crate::exit::{Exit, Failure};
 
 /// How often the rooms' thread shows that it lives, and how often it is looked whether it does.
 const BEAT: Duration = Duration::from_secs(1);
 /// Looks in a row without a sign of life after which the process ends. Looks are counted and not time, since
 /// a process that was stopped for long has not been blocked for long. Sooner than systemd's, which could not say why.
 const BLOCKED_AFTER: u32 = 30;
-/// How long the last line may take: what blocks the other thread may be the log itself.
+/// How long the last line, and its record in the database, may take: what blocks the other thread may be the log itself.
 const LAST_LINE_WITHIN: Duration = Duration::from_secs(1);
+/// Why it ends the process.
+const BLOCKED: &str = "the thread of the rooms is blocked, ending the process";
 
 /// Watches over the thread that this is called on, which runs an actix system, for as long as the process
-/// lives. `blocked_after`: looks in a row, where the usual number is not meant.
+/// lives. `blocked_after`: looks in a row, where the usual number is not meant. `chronicle` is told why it ends.
 ///
 /// # Errors
 /// Where the system gives no thread.
-pub fn watch(blocked_after: Option<u32>) -> std::io::Result<()> {
+pub fn watch(blocked_after: Option<u32>, chronicle: Chronicle) -> std::io::Result<()> {
     let beats = Arc::new(AtomicU64::new(0));
     let seen = beats.clone();
     let limit = blocked_after.unwrap_or(BLOCKED_AFTER);
@@ -29,7 +32,7 @@ pub fn watch(blocked_after: Option<u32>) -> std::io::Result<()> {
         loop {
             thread::sleep(BEAT);
             if count.look(seen.load(Ordering::Relaxed)) {
-                end(limit);
+                end(limit, &chronicle);
             }
         }
     })?;
@@ -63,10 +66,12 @@ impl Count {
 }
 
 /// Ends the process, whatever its other threads are at: nothing that is durable is lost by that.
-fn end(seconds: u32) -> ! {
+fn end(seconds: u32, chronicle: &Chronicle) -> ! {
+    // The database has a thread of its own, which does it while the last line is waited for.
+    drop(chronicle.ends(Err(&Failure::failed(BLOCKED))));
     // In a thread of its own, which nobody waits for.
     let told = thread::Builder::new().spawn(move || {
-        log::error!(seconds; "the thread of the rooms is blocked, ending the process");
+        log::error!(seconds; "{BLOCKED}");
     });
     if told.is_ok() {
         thread::sleep(LAST_LINE_WITHIN);

@@ -214,20 +214,14 @@ impl WriterActor {
     }
 
     /// Nothing that comes later is stored before what has failed, so going on makes no sense. What
-    /// is in the journal stays there for the next process.
+    /// is in the journal stays there for the next process. Who waits goes on waiting: the core has his
+    /// findings still, and is about to be told to put them into the journal.
     fn end(&mut self, fatal: Fatal) {
-        let error = match fatal {
-            Fatal::Store(error) => error,
-            Fatal::Journal(error) => {
-                self.lifeline.alarm().exit(Exit::Failed, error.to_string());
-                StoreError::Closed
-            }
+        let why = match fatal {
+            Fatal::Store(error) => error.to_string(),
+            Fatal::Journal(error) => error.to_string(),
         };
-        self.lifeline.alarm().exit(Exit::Failed, error.to_string());
-        let error = Arc::new(error);
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.answer.send(Err(error.clone()));
-        }
+        self.lifeline.alarm().exit(Exit::Failed, why);
     }
 
     /// Moves what found no room into the core, in order.

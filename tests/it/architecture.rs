@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 55] = [
+const PURE: [&str; 65] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -12,10 +12,12 @@ const PURE: [&str; 55] = [
     "aggregator/outbox.rs",
     "aggregator/patience.rs",
     "aggregator/rollup.rs",
+    "healer/anchor.rs",
     "healer/attempts.rs",
     "healer/book.rs",
     "healer/facts.rs",
     "healer/holes.rs",
+    "healer/outcome.rs",
     "healer/plan.rs",
     "healer/wishes.rs",
     "writer/batch.rs",
@@ -28,20 +30,27 @@ const PURE: [&str; 55] = [
     "ig/stream/probes.rs",
     "ig/stream/silence.rs",
     "ig/stream/state.rs",
+    "ig/stream/translate.rs",
     "ig/parse.rs",
     "ig/error.rs",
     "ig/models.rs",
+    "ig/history/answer.rs",
     "ig/history/form.rs",
     "ig/history/offsets.rs",
     "ig/history/pace.rs",
     "ig/history/zone.rs",
+    "ig/session/failed.rs",
+    "ig/session/complaints.rs",
     "ig/session/tokens.rs",
+    "commands/doctor/check.rs",
+    "commands/doctor/judge",
     "commands/import/lines.rs",
     "commands/import/rows.rs",
     "commands/market.rs",
     "retention/mod.rs",
     "supervisor/care.rs",
     "api/asked.rs",
+    "api/guard.rs",
     "api/views.rs",
     "columns.rs",
     "logging/line.rs",
@@ -50,6 +59,7 @@ const PURE: [&str; 55] = [
     "backoff.rs",
     "skew.rs",
     "store/correction.rs",
+    "store/url.rs",
     "simulator/faults",
     "simulator/feed/mischief.rs",
     "simulator/feed/candles.rs",
@@ -61,8 +71,8 @@ const PURE: [&str; 55] = [
     "transcript/secrets.rs",
 ];
 
-/// What touches the world or reads a clock.
-const WORLDLY: [&str; 14] = [
+/// What touches the world, reads a clock, or is another thing each time.
+const WORLDLY: [&str; 21] = [
     "actix",
     "actix_rt",
     "actix_web",
@@ -76,7 +86,14 @@ const WORLDLY: [&str; 14] = [
     "Instant::now",
     "SystemTime::now",
     "std::fs",
-    "std::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
+    "std::env",
+    "process::id",
+    "SystemRandom",
 ];
 
 /// Words of candles and of IG, which the protocol below them does not know.

@@ -8,6 +8,7 @@ use candlekeep::simulator::{Options, Speed};
 use candlekeep::writer::journal;
 use rusqlite::Connection;
 
+use super::postgres;
 use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
 
 /// A market of six hours that flies by in 24 seconds: longer than a write waits for a lock.
@@ -217,7 +218,7 @@ fn a_full_disk_costs_no_bar() {
     // Room for the spool, and for a database of this market.
     let disk = world.folder().join("disk");
     let Some(disk) = SmallDisk::mount(&disk, journal::PREALLOCATED + (24 << 20)) else {
-        return println!("skipped: no file system can be mounted here");
+        return postgres::say_skipped("NOT RUN: no file system can be mounted here");
     };
     let database = disk.0.join("candlekeep.db");
     let url = format!("sqlite:///{}", database.display());
@@ -255,7 +256,7 @@ fn what_is_written_beside_the_database_leaves_nothing_half_on_a_full_disk() {
     let world = World::new(Options { speed: Speed::Times(900.0), ..market(3) });
     let disk = world.folder().join("disk");
     let Some(disk) = SmallDisk::mount(&disk, 64 << 10) else {
-        return println!("skipped: no file system can be mounted here");
+        return postgres::say_skipped("NOT RUN: no file system can be mounted here");
     };
     let place = |name: &str| disk.0.join(name).display().to_string();
     let mut service = world.start(&format!("run --record {}", place("recording")), &[]);

@@ -226,7 +226,7 @@ fn a_full_disk_of_the_server_s_costs_no_bar() {
     let Some(server) = Server::start(&[]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 48 << 20) else {
-        return println!("skipped: no file system can be mounted here");
+        return postgres::say_skipped("NOT RUN: no file system can be mounted here");
     };
     let space = folder.path().join("disk/space");
     std::fs::create_dir(&space).unwrap();
@@ -394,4 +394,35 @@ fn a_leader_that_spools_while_the_server_is_away_is_the_leader_afterwards() {
     second.wait_said("it is this one's turn to collect", 1);
     second.stop();
     scene.world.verify_from(START.plus(3_600), Holes::None);
+}
+
+/// Whoever only reads gives up a connection without an answer after so long (`store/postgres`).
+const READER_PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn who_reads_behind_a_lock_gives_up_and_says_so() {
+    let Some(server) = Server::start(&[]) else { return };
+    let scene = Scene::new(1, 80.0, server.place());
+    let mut service = scene.run();
+    scene.collects(&mut service);
+    service.stop();
+    let lock = postgres::Session::begin(&scene.address);
+    lock.run("BEGIN; LOCK TABLE candles IN ACCESS EXCLUSIVE MODE");
+    let begun = now();
+    let readers =
+        ["status", "candles EUR_USD 5", "gaps --verify", "explain EUR_USD 2024-01-17T09:30", "doctor"];
+    let readers = readers.map(|line| (line, scene.world.start(line, &[])));
+    for (line, reader) in readers {
+        let ended = reader.ended();
+        // One that opens another connection waits once more.
+        assert!(begun.elapsed() >= READER_PATIENCE - Duration::from_secs(1), "{line}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < 3 * READER_PATIENCE, "{line}: {:?}", begun.elapsed());
+        assert_eq!(ended.code, Some(1), "{line}: {:#?}", ended.log);
+        if line != "doctor" {
+            assert!(ended.reason().contains("the database does not answer"), "{line}: {:#?}", ended.log);
+        }
+    }
+    drop(lock);
+    // It was the lock, and nothing else.
+    assert!(scene.world.output("gaps --verify", &[]).status.success());
 }

@@ -10,8 +10,9 @@ use std::process::Output;
 use candlekeep::simulator::{Options, Speed};
 use serde_json::Value;
 
+use super::front::Front;
 use super::postgres;
-use super::world::{World, market};
+use super::world::{STOP_WITHIN, World, market};
 
 /// No interface that another program on this machine may have taken.
 const NO_HTTP: (&str, &str) = ("CANDLEKEEP_HTTP", "off");
@@ -154,7 +155,7 @@ fn beside_a_service_it_tells_what_that_knows_and_does_not_log_in() {
     report.expect("http", "warn", &["another program listens", "http.listen"]);
     assert_eq!(world.simulator().stats().logins, logins + 1);
     service.kill();
-    doctor(&world, &[]).expect("service", "warn", &["was killed or lost power", "candlekeep run"]);
+    doctor(&world, &[]).expect("service", "warn", &["ended without a word", "candlekeep run"]);
 }
 
 #[test]
@@ -296,4 +297,24 @@ fn a_server_is_asked_what_it_is_and_what_it_allows() {
     report.expect("server", "ok", &["PostgreSQL ", "all that is needed"]);
     report.expect("ledger", "ok", &["accounted for once"]);
     assert!(report.all("integrity").is_empty() && report.all("readers").is_empty());
+}
+
+#[test]
+fn one_that_is_told_to_stop_logs_out_what_it_has_logged_in() {
+    let world = world();
+    let front = Front::start(world.simulator().address(), None);
+    let url = front.api_url();
+    // Logged in, it waits for what IG says of the instruments, which never comes.
+    front.swallow("/markets");
+    for (round, interrupts) in [(1, true), (2, false)] {
+        let mut doctor = world.start("doctor", &[NO_HTTP, ("IG_API_URL", &url)]);
+        doctor.wait("the question after the login", || front.asked("GET /gateway/deal/markets") == round);
+        let ended = if interrupts { doctor.interrupt() } else { doctor.terminate() };
+        assert!(ended.took < STOP_WITHIN, "{:?}", ended.took);
+        assert_eq!(ended.code, Some(1), "{}", ended.reason());
+        assert!(ended.reason().contains("told to stop; it has logged out"), "{}", ended.reason());
+        let logins = front.asked("POST /gateway/deal/session");
+        assert_eq!((logins, front.asked("DELETE /gateway/deal/session")), (round, round));
+        assert_eq!(world.number("SELECT expires_at <= renewed_at FROM lease"), 1, "its lease is given back");
+    }
 }

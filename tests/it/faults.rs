@@ -4,12 +4,13 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::{Fact, FactBatch, Mark, Reason, State, Timeframe, Timestamp};
 use candlekeep::simulator::faults::Fault;
-use candlekeep::simulator::{MarketOptions, Options, RequestZone, Speed};
+use candlekeep::simulator::{MarketOptions, Options, RequestZone, RestGarbage, Speed};
 use candlekeep::store::{DatabaseUrl, Store};
 
-use super::world::{DEPTH, Database, Holes, START, STEP, World, market};
+use super::world::{DEPTH, Database, Holes, START, STEP, Service, World, market};
 
 #[test]
 fn an_outage_is_healed_over_rest() {
@@ -106,6 +107,57 @@ fn a_hole_over_a_change_of_daylight_saving_is_healed_bar_for_bar() {
         let output = world.output("gaps --verify", &[]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+#[test]
+fn a_hole_right_after_a_change_of_daylight_saving_is_not_called_quiet() {
+    let heals = |start: Timestamp, (before, after), opens: Timestamp| {
+        let options = Options {
+            timezone_offset_hours: before,
+            // Sunday 07:00 UTC or thereabouts.
+            timezone_change: Some((opens.plus(-14 * 3_600), after)),
+            end: Some(opens.plus(2 * 3_600)),
+            ..market(0)
+        };
+        let world = World::with_start(start, options);
+        let control = world.simulator().control();
+        // One on Friday, by which the old offset is known, and one in the week's first minutes.
+        control.schedule_outage(start.plus(12 * STEP), start.plus(16 * STEP));
+        control.schedule_outage(opens.plus(STEP / 2), opens.plus(3 * STEP));
+        world.finish(world.run());
+        let healed = format!(
+            "SELECT count(*) FROM coverage WHERE timeframe = '5' AND state = 'stored' AND evidence LIKE 'rest:%' \
+             AND from_ts >= {} AND from_ts < {}",
+            opens.0,
+            opens.0 + 3 * STEP
+        );
+        assert!(world.number(&healed) >= 28, "{} runs healed", world.number(&healed));
+    };
+    // Friday 2024-03-08 20:00 UTC and the beginning of the week in New York's summer time, an hour earlier than
+    // before; the Friday of 2024-11-01, and an hour later.
+    std::thread::scope(|scope| {
+        scope.spawn(|| heals(Timestamp(1_709_928_000), (-5, -4), Timestamp(1_710_104_400)));
+        scope.spawn(|| heals(Timestamp(1_730_487_600), (-4, -5), Timestamp(1_730_671_200)));
+    });
+}
+
+#[test]
+fn history_that_is_refused_alone_brings_about_one_login_and_no_more() {
+    let world = World::new(Options { speed: Speed::Times(600.0), ..market(48) });
+    let (code, path) = ("error.security.client-token-invalid".to_owned(), "prices".to_owned());
+    let refused = Fault::RefuseRest { times: u32::MAX, status: 401, code, path };
+    world.simulator().control().apply(refused);
+    let mut service = world.run();
+    let clock = Clock::system();
+    world.wait(&mut service, "a first look", |world| world.simulator().stats().rest_refusals >= 1);
+    let first = clock.monotonic();
+    // Two requests a look, and each look is longer after the one before: half a minute, then a whole.
+    world.wait(&mut service, "a third look", |world| world.simulator().stats().rest_refusals >= 5);
+    assert!(clock.monotonic() - first > Duration::from_secs(80), "it does not rest");
+    // The first one, and the one that the complaint has brought about.
+    assert_eq!(world.simulator().stats().logins, 2, "{:#?}", service.log());
+    assert_eq!(world.simulator().stats().points_spent, 0);
+    service.stop();
 }
 
 #[test]
@@ -265,6 +317,19 @@ fn a_key_that_is_disabled_while_it_runs_ends_the_process() {
 }
 
 #[test]
+fn history_that_is_answered_with_garbage_is_asked_for_again() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let control = world.simulator().control();
+    use RestGarbage::{Binary, Empty, Half, Other, Page};
+    for what in [Empty, Page, Half, Other, Binary] {
+        control.apply(Fault::GarbageRest { what, times: 1, path: "prices".to_owned() });
+    }
+    let log = world.finish(world.run()).0;
+    let unread = log.iter().filter(|line| line.contains("IG's answer cannot be read")).count();
+    assert!(unread > 0, "{log:#?}");
+}
+
+#[test]
 fn dead_tokens_cost_one_login() {
     let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
     let mut service = world.run();
@@ -322,6 +387,46 @@ fn a_locked_database_is_waited_for() {
     let summary = world.verify(Holes::None);
     // None was fetched again that had come over the stream.
     assert_eq!(summary.bars("5", "ig_rest"), 28 * DEPTH as usize, "{summary:?}");
+}
+
+/// A service that has logged in and finds its database locked before it has built anything.
+fn locked_after_the_login(world: &World) -> (Service, rusqlite::Connection) {
+    let (code, path) = ("error.service.marketdata.unavailable".to_owned(), "markets".to_owned());
+    world.simulator().control().apply(Fault::RefuseRest { times: 1, status: 503, code, path });
+    let mut service = world.run();
+    // Made while it pauses before it asks again what there is to build.
+    service.wait_said("cannot start yet", 1);
+    let lock = rusqlite::Connection::open(world.database()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    service.wait_said("instruments known", 1);
+    (service, lock)
+}
+
+#[test]
+fn a_database_that_is_locked_after_the_login_is_waited_for() {
+    let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+    let (mut service, lock) = locked_after_the_login(&world);
+    service.wait_said("the database is away, waiting for it", 1);
+    lock.execute_batch("ROLLBACK").unwrap();
+    world.finish(service);
+    assert_eq!(world.simulator().stats().logins, 1);
+}
+
+#[test]
+fn told_to_stop_while_it_is_built_it_stops_in_good_order() {
+    for gives_back in [true, false] {
+        let world = World::new(Options { speed: Speed::Times(3_600.0), ..market(4) });
+        let (service, lock) = locked_after_the_login(&world);
+        service.signal("-TERM");
+        if gives_back {
+            // It is built to its end, and then hears of it.
+            lock.execute_batch("ROLLBACK").unwrap();
+        }
+        let log = service.ended().orderly();
+        for said in ["told to stop", "logged out"] {
+            assert!(log.iter().any(|line| line.contains(said)), "{gives_back}: {said}: {log:#?}");
+        }
+    }
 }
 
 #[test]

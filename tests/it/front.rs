@@ -30,6 +30,8 @@ struct Shared {
     heard: Mutex<Vec<u8>>,
     /// Where requests are pointed to whose first line has this in it.
     elsewhere: Mutex<Option<(&'static str, String)>>,
+    /// Requests whose first line has this in it are heard and not passed on.
+    swallowed: Mutex<Option<&'static str>>,
     connections: AtomicUsize,
     /// It does not say that it has taken TLS off.
     is_quiet: AtomicBool,
@@ -46,6 +48,7 @@ impl Front {
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             heard: Mutex::default(),
             elsewhere: Mutex::default(),
+            swallowed: Mutex::default(),
             connections: AtomicUsize::new(0),
             is_quiet: AtomicBool::new(false),
         });
@@ -83,6 +86,16 @@ impl Front {
     /// Leads to the simulator again, whatever is asked.
     pub fn point_nowhere(&self) {
         *self.shared.elsewhere.lock().unwrap() = None;
+    }
+
+    /// Leaves requests from now on that have `path` in their first line without an answer.
+    pub fn swallow(&self, path: &'static str) {
+        *self.shared.swallowed.lock().unwrap() = Some(path);
+    }
+
+    /// How many requests began so.
+    pub fn asked(&self, line: &str) -> usize {
+        memchr::memmem::find_iter(&self.heard(), line).count()
     }
 
     /// Passes requests on from now on without saying that they came over TLS, so that the stream's address has none.
@@ -129,6 +142,9 @@ impl Shared {
                     if bytes.is_empty() {
                         return Ok(());
                     }
+                    if self.swallows(bytes) {
+                        continue;
+                    }
                     to_server.write_all(&self.forwarded(bytes)).await?;
                 }
                 read = from_server.read(&mut answered) => {
@@ -146,8 +162,11 @@ impl Shared {
     /// Where this request is pointed to.
     fn pointed(&self, bytes: &[u8]) -> Option<String> {
         let (path, elsewhere) = self.elsewhere.lock().unwrap().clone()?;
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        memchr::memmem::find(line, path.as_bytes()).map(|_| elsewhere)
+        first_line_has(bytes, path).then_some(elsewhere)
+    }
+
+    fn swallows(&self, bytes: &[u8]) -> bool {
+        self.swallowed.lock().unwrap().is_some_and(|path| first_line_has(bytes, path))
     }
 
     fn hear(&self, bytes: &[u8]) {
@@ -167,6 +186,11 @@ impl Shared {
             }
         }
     }
+}
+
+fn first_line_has(bytes: &[u8], path: &str) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    memchr::memmem::find(line, path.as_bytes()).is_some()
 }
 
 /// When a certificate is valid.

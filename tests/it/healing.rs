@@ -171,3 +171,32 @@ fn what_cannot_be_healed_for_four_weeks_is_lost_and_can_be_asked_for_again() {
     );
     assert!(world.number(&again) > 0, "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[test]
+fn a_login_that_is_refused_is_no_word_about_the_history_that_was_to_be_asked_for() {
+    let world = World::new(market(1));
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    let control = world.simulator().control();
+    let (code, path) = ("some.new.code".to_owned(), "session".to_owned());
+    // The test of the tokens that have died, and the login that follows.
+    control.apply(Fault::RefuseRest { times: 2, status: 403, code, path });
+    control.wipe_tokens();
+    let first = world.start(&stretch(STRETCH), &[]);
+    let is_blamed = service.wait_said_one(&["healing waits", "IG refused a request for history"]) == 1;
+    let log = service.log();
+    assert!(!is_blamed, "{log:#?}");
+    let waits = log.iter().find(|line| line.contains("healing waits")).unwrap();
+    assert!(waits.contains("no tokens to ask with") && waits.contains("some.new.code"), "{waits}");
+    // Another wish has it look again, and the login succeeds.
+    let output = world.output(&stretch("backfill --pairs GBPUSD"), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(first.ended().code, Some(0));
+    let log = service.stop();
+    let blames = ["refused a request for history", "asking for fewer bars"];
+    assert!(!log.iter().any(|line| blames.iter().any(|blame| line.contains(blame))), "{log:#?}");
+    let halved = "SELECT count(*) FROM settings WHERE key = 'history.bars_per_request'";
+    assert_eq!(world.number(halved), 0);
+    // What was booked for the request that was not made is given back.
+    assert_eq!(world.number("SELECT count(*) FROM allowance WHERE state <> 'settled'"), 0);
+}

@@ -23,9 +23,11 @@ fn is_released(world: &World) -> bool {
 #[test]
 fn a_second_run_is_refused_before_it_logs_in() {
     let world = world();
-    let mut first = world.run();
+    let mut first = world.start("run", &[("CANDLEKEEP_HTTP", "127.0.0.1:0")]);
+    let address = first.http_address().to_string();
     first.wait_said("collecting", 1);
-    let second = world.run().ended();
+    // That the first one has the address too is no news then.
+    let second = world.start("run", &[("CANDLEKEEP_HTTP", &address)]).ended();
     assert_eq!(second.code, Some(1), "{:#?}", second.log);
     let begins =
         format!("<3>candlekeep: another process collects into this database: run, pid {} on ", first.pid());
@@ -39,7 +41,7 @@ fn a_second_run_is_refused_before_it_logs_in() {
     first.kill();
     assert!(!is_released(&world));
     let status = printed(&world, "status");
-    assert!(status.contains("not running; last: run, was killed or lost power, last seen "), "{status}");
+    assert!(status.contains("ended without a word, last seen "), "{status}");
 
     // At once, though the row has not expired.
     let mut third = world.run();
@@ -51,7 +53,7 @@ fn a_second_run_is_refused_before_it_logs_in() {
     third.stop();
     assert!(is_released(&world));
     let status = printed(&world, "status");
-    assert!(status.contains("service   not running; last: run, until "), "{status}");
+    assert!(status.contains("service   not running; the last run began "), "{status}");
 }
 
 #[test]

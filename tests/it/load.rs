@@ -17,6 +17,8 @@ const RESIDENT_MAX_KIB: u64 = 160 * 1024;
 const SIEGE: Duration = Duration::from_millis(2_500);
 /// What bursts of rows may add to it, KiB: much more than they hold.
 const BURST_MAX_KIB: u64 = 16 * 1024;
+/// Descriptors more than before that nothing excuses: of a connection that is being closed, and of one to REST.
+const DESCRIPTORS_MAX: usize = 3;
 /// Bars of 5 minutes that came over the stream.
 const STREAMED: &str = "SELECT count(*) FROM candles WHERE source = 'websocket'";
 /// Lines of its log for that time: a handful an attempt.
@@ -47,7 +49,7 @@ fn lines_of(service: &Service) -> usize {
 /// Has it sent for a while, and looks what that does to the program.
 fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile) {
     let process = Process(service.pid());
-    let (lines, cpu) = (lines_of(service), process.usage());
+    let (lines, cpu, descriptors) = (lines_of(service), process.usage(), process.descriptors());
     process.forget_peak();
     siege.begin(what);
     if let Hostile::Rest(_) = what {
@@ -75,6 +77,7 @@ fn endure(world: &World, siege: &mut Siege, service: &mut Service, what: Hostile
     assert!(peak <= RESIDENT_MAX_KIB, "{what:?}: {peak} KiB");
     let before = world.number(STREAMED);
     world.wait(service, "bars over its stream again", |world| world.number(STREAMED) > before);
+    service.wait("its connections to be closed", || process.descriptors() <= descriptors + DESCRIPTORS_MAX);
 }
 
 /// Has it sent in one way after the other.

@@ -33,6 +33,8 @@ mod hostile;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod last_run;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod load;
@@ -47,6 +49,7 @@ mod pipeline;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+#[expect(dead_code, reason = "benches have it too, which use the rest")]
 mod process;
 #[cfg(test)]
 mod proxy;

@@ -355,6 +355,11 @@ fn status_and_doctor_tell_how_it_stands_and_what_was_found_out() {
     assert_eq!(told["probes"]["sessions"], 1);
     assert_eq!(told["probes"]["unfiltered_granted"], 28);
     assert_eq!(told["pairs"].as_array().unwrap().len(), 28);
+    // Whoever looks need not be configured as the service is.
+    assert!(told["allowance"]["remaining"].as_i64().unwrap() < 10_000, "{}", told["allowance"]);
+    let elsewhere = world.output("status --format json", &[("IG_API_URL", "")]);
+    let elsewhere: serde_json::Value = serde_json::from_slice(&elsewhere.stdout).unwrap();
+    assert_eq!(elsewhere["allowance"], told["allowance"]);
     let doctor = world.output("doctor", &[]);
     let text = String::from_utf8(doctor.stdout).unwrap();
     assert_eq!(doctor.status.code(), Some(0), "{text}");

@@ -65,6 +65,15 @@ pub fn say_skipped(what: &str) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
+/// Whether a test may count what the program has open: it hides that from all but root.
+pub fn sees_descriptors() -> bool {
+    let sees = rustix::process::geteuid().is_root();
+    if !sees {
+        say_skipped("NOT RUN: only root sees what descriptors the program has open");
+    }
+    sees
+}
+
 /// PostgreSQL does not run as root.
 fn as_nobody_special(command: &mut Command) -> &mut Command {
     let (uid, gid) = unprivileged();

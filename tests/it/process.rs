@@ -23,13 +23,11 @@ impl Usage {
     }
 
     /// What was used since an earlier reading.
-    #[allow(dead_code, reason = "not every binary of which this is a part asks for it")]
     pub fn since(&self, earlier: &Usage) -> Usage {
         Usage { user: self.user - earlier.user, system: self.system - earlier.system }
     }
 }
 
-#[allow(dead_code, reason = "no binary of which this is a part asks for all of it")]
 impl Process {
     fn read(self, name: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{name}", self.0)).expect("a living process")

@@ -66,6 +66,11 @@ fn ends(failpoint: &str, reason: &str) -> Vec<String> {
     assert_eq!(code, Some(1), "{failpoint}: {:#?}", excerpt(&log));
     let last = log.last().unwrap();
     assert!(last.starts_with("<3>") && last.contains(reason), "{failpoint}: {last}");
+    // What is done about a failure does not fail itself.
+    let others = |line: &&String| {
+        line.starts_with("<3>candlekeep::panic: ") && !line.contains("a failpoint has been reached")
+    };
+    assert_eq!(log.iter().find(others), None, "{failpoint}");
     after_a_restart(&world);
     log
 }
@@ -115,6 +120,11 @@ fn a_stream_that_dies_is_an_outage_like_any_other() {
 #[test]
 fn a_session_that_dies_keeps_its_tokens_and_one_that_hangs_lets_them_go() {
     dies_or_hangs("session.tokens:9", "session");
+}
+
+#[test]
+fn a_session_that_ends_while_it_is_asked_costs_no_login() {
+    survives("session.asked:9=stop", &format!("{DIED}session"), &["session"]);
 }
 
 #[test]

@@ -129,6 +129,27 @@ fn a_new_scale_is_confirmed_over_rest_and_costs_no_bar() {
 }
 
 #[test]
+fn a_new_scale_is_confirmed_although_the_tokens_are_dead() {
+    // The open stream needs none, and history is out of order, so nobody else finds out.
+    let script = r#"[
+        {"do": "refuse_rest", "path": "prices", "times": 100000, "status": 500, "code": "system.error", "after_s": 3500},
+        {"do": "wipe_tokens", "after_s": 3600},
+        {"do": "scale", "pairs": ["EUR_USD"], "in_points": true, "after_s": 3700}
+    ]"#;
+    let faults = Script::parse(script).unwrap();
+    let world = World::new(Options { faults, speed: Speed::Times(600.0), ..slow(12) });
+    let mut service = world.run();
+    service.wait_said("IG confirms a price, subscribing again", 1);
+    assert_eq!(world.simulator().stats().logins, 2, "{:#?}", service.log());
+    let streamed = bars_of(&world, "EUR_USD", "websocket");
+    world.wait(&mut service, "bars on the new scale", |world| {
+        bars_of(world, "EUR_USD", "websocket") > streamed
+    });
+    let log = service.stop();
+    assert_eq!(said(&log, "IG was asked about a price scale in vain"), 1);
+}
+
+#[test]
 fn a_scale_that_only_the_stream_has_is_known_by_the_price_that_rest_tells() {
     let script = r#"[
         {"do": "scale", "pairs": ["EUR_USD"], "in_points": true, "side": "stream", "after_s": 3700},

@@ -5,10 +5,12 @@
 //! user's own matter, who can use files or systemd's credentials instead.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -18,6 +20,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::api::ask;
 use super::front::Front;
 use super::postgres;
+use super::proxy::Proxy;
 use super::systemd::Manager;
 use super::world::{Service, World, market};
 
@@ -323,6 +326,46 @@ fn no_secret_is_written_anywhere() {
 }
 
 #[test]
+fn an_answer_of_another_shape_gives_nothing_away() {
+    const TOKEN: &str = "zq-token-out-of-its-place";
+    const ACCOUNT: &str = "ZQACCOUNTOUTOFPLACE";
+    let of_v3 = format!(r#"{{"accountId":"ABC12","oauthToken":"{TOKEN}"}}"#);
+    let of_v2 = format!(r#"{{"currentAccountId":"ABC12","accounts":"{ACCOUNT}"}}"#);
+    for (version, body) in [("3", of_v3), ("2", of_v2)] {
+        let world = World::new(Options { credentials: marked(), ..market(1) });
+        let proxy = Proxy::start(world.simulator().address().port());
+        let url = proxy.lead(&world.simulator().api_url());
+        proxy.answer(Some(Arc::new(move |mut client| {
+            let mut head = [0; 8 * 1024];
+            let length = client.read(&mut head).ok()?;
+            if !head[..length].starts_with(b"POST /gateway/deal/session ") {
+                return Some((client, head[..length].to_vec()));
+            }
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            client.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).ok()?;
+            None
+        })));
+        let mut all = TALKATIVE.to_vec();
+        all.extend([("IG_API_URL", url.as_str()), ("CANDLEKEEP_SESSION_VERSION", version)]);
+        let mut said = Said::default();
+        let mut service = world.start("run --record said.jsonl", &all);
+        service.wait_said("JSON of another shape", 1);
+        for line in ["status", "doctor", "backfill --pairs EUR_USD"] {
+            said.command(&world, line, &all);
+        }
+        said.service("run", &service.stop());
+        let marks = [TOKEN, ACCOUNT].map(Mark::new);
+        for (what, text) in &said.0 {
+            search(&marks, what, text);
+        }
+        for path in files(world.folder()) {
+            search(&marks, &path.display().to_string(), &fs::read(&path).unwrap());
+        }
+    }
+}
+
+#[test]
 fn no_secret_is_written_where_rooms_panic_or_asked_for_over_http_or_told_to_systemd() {
     let world = World::new(Options { credentials: marked(), speed: Speed::Times(300.0), ..market(40) });
     let front = Front::start(world.simulator().address(), None);
@@ -465,10 +508,9 @@ fn no_image_is_made_of_a_process_s_memory() {
     let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
-    // Root can look into it all the same.
-    if rustix::process::getuid().is_root() {
-        assert!(fs::read(format!("{proc}/environ")).is_ok());
-    }
+    // Root can look into it all the same, and its own user cannot.
+    let is_seen = fs::read(format!("{proc}/environ")).is_ok();
+    assert_eq!(is_seen, rustix::process::getuid().is_root());
     service.stop();
 }
 
@@ -476,8 +518,7 @@ fn no_image_is_made_of_a_process_s_memory() {
 fn another_process_of_the_same_user_cannot_look_into_one() {
     const NOBODY: u32 = 65_534;
     if !rustix::process::getuid().is_root() {
-        eprintln!("NOT RUN: only root can start a program as another user");
-        return;
+        return postgres::say_skipped("NOT RUN: only root can start a program as another user");
     }
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -491,6 +532,52 @@ fn another_process_of_the_same_user_cannot_look_into_one() {
     let environ = fs::metadata(format!("/proc/{}/environ", process.pid())).unwrap();
     assert_eq!(environ.uid(), 0, "it can be looked into by whoever it runs as");
     process.stop();
+}
+
+/// What is planted where it may be seen.
+const PLANTED: &str = "zq-planted-5150";
+
+#[test]
+fn what_is_planted_is_found_in_each_kind_of_output() {
+    let world = World::new(Options { speed: Speed::Times(60.0), ..market(10) });
+    let url = format!("sqlite:///{}", world.folder().join(PLANTED).display());
+    let token_file = world.folder().join("token");
+    fs::write(&token_file, HTTP_TOKEN).unwrap();
+    let variables = [
+        &TALKATIVE[..2],
+        &[("CANDLEKEEP_HTTP", "127.0.0.1:0"), ("CANDLEKEEP_HTTP_TOKEN_FILE", token_file.to_str().unwrap())],
+    ]
+    .concat();
+    let mut service = world.start(&format!("run --database {url} --record {PLANTED}.jsonl"), &variables);
+    service.wait_said("collecting", 1);
+    let mut said = Said::default();
+    said.http(&mut service);
+    said.0.push(("arguments".to_owned(), arguments(&service)));
+    said.command(&world, &format!("status --database {url}"), &variables);
+    said.command(&world, &format!("gaps --database {url}.none"), &variables);
+    said.service("run", &service.stop());
+    let database = world.folder().join(PLANTED);
+    let planting = rusqlite::Connection::open(&database).unwrap();
+    planting.execute("INSERT INTO settings VALUES (?1, ?1)", [PLANTED]).unwrap();
+    drop(planting);
+    let read = |path: &Path| (path.display().to_string(), fs::read(path).unwrap());
+    said.0.extend(files(world.folder()).iter().filter(|path| **path == database).map(|path| read(path)));
+    let mark = [Mark::new(PLANTED)];
+    for kind in [
+        "run",
+        "arguments",
+        "/v1/status over HTTP",
+        &format!("stdout of status --database {url}"),
+        &format!("stderr of gaps --database {url}.none"),
+        &database.display().to_string(),
+    ] {
+        let of_kind: Vec<_> = said.0.iter().filter(|(what, _)| what == kind).collect();
+        assert!(!of_kind.is_empty(), "nothing is said of {kind}");
+        let finds = |(what, text): &&(String, Vec<u8>)| {
+            std::panic::catch_unwind(|| search(&mark, what, text)).is_err()
+        };
+        assert!(of_kind.iter().any(finds), "what was planted is not found in {kind}");
+    }
 }
 
 #[test]

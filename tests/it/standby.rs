@@ -122,6 +122,41 @@ fn a_paused_leader_is_followed_and_writes_nothing_when_it_wakes() {
 }
 
 #[test]
+fn a_leader_that_was_frozen_for_hours_finds_another_and_costs_no_bar() {
+    let Some(server) = postgres::shared() else { return };
+    const HOUR_S: i64 = 3_600;
+    // Fifteen minutes a second: the lease alone lasts for hours.
+    let options = Options { speed: Speed::Times(900.0), rows_per_bar: Some(8), ..market(12) };
+    let world = World::new(options).on_server(server.place());
+    let (mut first, mut second) = leader_and_standby(&world);
+    let streamed = |world: &World| world.number("SELECT count(*) FROM candles WHERE source = 'websocket'");
+    world.wait(&mut first, "bars", |world| streamed(world) > 28);
+    signal(&first, Signal::STOP);
+    let (frozen_at, stored) = (world.simulator().now(), streamed(&world));
+    wait_leading(&world, &mut second);
+    world.wait(&mut second, "bars of its own", |world| {
+        world.simulator().now() > frozen_at.plus(3 * HOUR_S) && streamed(world) > stored + 28
+    });
+    assert!(!world.simulator().has_ended(), "there is nothing left to collect");
+    signal(&first, Signal::CONT);
+    let ended = first.ended();
+    assert_eq!(ended.code, Some(1), "{:#?}", ended.log);
+    assert!(ended.reason().contains("is lost to another process: run, pid"), "{}", ended.reason());
+    // From here on one alone collects, whose lease it stays.
+    world.wait_complete(&mut second);
+    assert_eq!(leader(&world), i64::from(second.pid()));
+    assert_eq!(world.number("SELECT epoch FROM lease WHERE name = 'collector'"), 2);
+    second.stop();
+    // Nothing is corrected, nothing missing, and nothing there twice.
+    verify(&world);
+    let doubles =
+        "SELECT count(*) FROM (SELECT seq FROM candles GROUP BY seq HAVING count(*) > 1) AS doubles";
+    assert_eq!(world.number(doubles), 0);
+    let verified = world.output("gaps --verify", &[]);
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
 fn a_server_that_restarts_costs_no_bar_and_no_leader() {
     let Some(mut server) = Server::start(&[]) else { return };
     let world = world(&server);

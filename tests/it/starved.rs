@@ -13,6 +13,7 @@ use candlekeep::clock::Clock;
 use candlekeep::simulator::faults::Fault;
 use candlekeep::simulator::{Options, Speed};
 
+use super::postgres;
 use super::process::Process;
 use super::world::{Holes, START, STEP, STOP_WITHIN, Service, World, market};
 
@@ -71,7 +72,19 @@ fn next_descriptor(service: &Service) -> usize {
 
 #[test]
 fn without_descriptors_it_says_so_and_comes_back() {
-    let world = world(6, 8.0);
+    without_descriptors(&world(6, 8.0));
+}
+
+#[test]
+fn without_descriptors_on_a_server_it_says_so_and_comes_back() {
+    let Some(server) = postgres::shared() else { return };
+    without_descriptors(&world(6, 8.0).on_server(server.place()));
+}
+
+fn without_descriptors(world: &World) {
+    if !postgres::sees_descriptors() {
+        return;
+    }
     let mut service = world.run();
     world.wait(&mut service, "an hour of bars", |world| {
         world.simulator().now() > START.plus(12 * STEP) && streamed(world) > 28 * 8
@@ -79,7 +92,7 @@ fn without_descriptors_it_says_so_and_comes_back() {
     let control = world.simulator().control();
     // What it has is enough as long as nothing breaks: bars are stored.
     limit_descriptors(&service, next_descriptor(&service));
-    let before = streamed(&world);
+    let before = streamed(world);
     world.wait(&mut service, "bars without a descriptor to spare", |world| streamed(world) > before + 28);
     // One is free again, and two are needed.
     control.cut_streams();
@@ -88,7 +101,7 @@ fn without_descriptors_it_says_so_and_comes_back() {
     control.cut_streams();
     expect_calm(&mut service, "no descriptors");
     limit_descriptors(&service, 1_024);
-    let before = streamed(&world);
+    let before = streamed(world);
     world.wait(&mut service, "its stream", |world| streamed(world) > before + 28);
     world.wait_complete(&mut service);
     let log = service.stop();
@@ -180,7 +193,7 @@ fn answer(query: &[u8], manner: Manner) -> Option<Vec<u8>> {
 #[test]
 fn without_names_it_says_so_and_comes_back() {
     let Some(server) = NameServer::start() else {
-        return println!("skipped: no name server can be made here");
+        return postgres::say_skipped("NOT RUN: no name server can be made here");
     };
     let world = world(5, 8.0);
     // Nobody answers from the beginning: it waits, and ends in time when told to.
@@ -256,8 +269,8 @@ fn a_locked_account_is_left_alone_however_often_it_starts() {
 /// Where logins have failed for longer than this, the next is not waited for.
 const WAITED_FOR: Duration = Duration::from_secs(60);
 
-/// The most logins that can fail within this time, where the first two are a second apart.
-fn failed_logins_max(within: Duration) -> u64 {
+/// The most logins that can lead nowhere within this time, where the first two are a second apart.
+fn fruitless_logins_max(within: Duration) -> u64 {
     let (mut logins, mut least_s) = (1, 0.0);
     loop {
         // Each distance is twice the one before, less a fifth, in whole seconds of a clock that tells no parts.
@@ -269,17 +282,41 @@ fn failed_logins_max(within: Duration) -> u64 {
     }
 }
 
+/// How often a program is started whose logins lead nowhere.
+fn starts() -> u32 {
+    std::env::var("CANDLEKEEP_STARTS").map_or(16, |starts| starts.parse().unwrap())
+}
+
+/// A second between logins.
+const SPACING: [(&str, &str); 1] = [("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "1")];
+
+/// Holds logins that led nowhere against the time for which they did, and has the program run and end as it
+/// should, after which they are forgotten.
+fn expect_few(world: &mut World, logins: u64, took: Duration) {
+    println!("{logins} logins in {} starts within {took:?}", starts());
+    assert!(logins <= fruitless_logins_max(took), "{logins} logins within {took:?}");
+    let status = world.output("status", &[]);
+    let told = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(told.contains("login     ") && told.contains("; the next not before 20"), "{told}");
+    if took < WAITED_FOR {
+        world.replace(market(1));
+        let mut service = world.start("run", &SPACING);
+        world.wait_complete(&mut service);
+        service.stop();
+        assert!(!String::from_utf8_lossy(&world.output("status", &[]).stdout).contains("login  "));
+        world.verify(Holes::None);
+    }
+}
+
 #[test]
 fn logins_that_fail_become_rare_however_often_it_starts() {
-    let starts = std::env::var("CANDLEKEEP_STARTS").map_or(16, |starts| starts.parse().unwrap());
     let mut world = World::new(market(1));
     let (code, path) = ("error.public-api.exceeded-api-key-allowance".to_owned(), "session".to_owned());
     world.simulator().control().apply(Fault::RefuseRest { times: u32::MAX, status: 403, code, path });
-    let spacing = [("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "1")];
     let clock = Clock::system();
     let began = clock.monotonic();
-    for start in 0..starts {
-        let mut service = world.start("run", &spacing);
+    for start in 0..starts() {
+        let mut service = world.start("run", &SPACING);
         service.wait_said("cannot start yet", 1);
         if start % 2 == 0 {
             service.kill();
@@ -287,21 +324,23 @@ fn logins_that_fail_become_rare_however_often_it_starts() {
             service.stop();
         }
     }
-    let (logins, took) = (world.simulator().stats().rest_requests, clock.monotonic() - began);
-    println!("{logins} logins in {starts} starts within {took:?}");
-    assert!(logins <= failed_logins_max(took), "{logins} logins within {took:?}");
-    let status = world.output("status", &[]);
-    let told = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(told.contains("login     the last") && told.contains("; the next not before 20"), "{told}");
-    // When IG has it again it comes by itself, and what failed is forgotten.
-    if took < WAITED_FOR {
-        world.replace(market(1));
-        let mut service = world.start("run", &spacing);
-        world.wait_complete(&mut service);
-        service.stop();
-        assert!(!String::from_utf8_lossy(&world.output("status", &[]).stdout).contains("login  "));
-        world.verify(Holes::None);
+    let logins = world.simulator().stats().rest_requests;
+    expect_few(&mut world, logins, clock.monotonic() - began);
+}
+
+#[test]
+fn logins_that_are_granted_become_rare_where_the_process_dies_after_each() {
+    let mut world = World::new(market(1));
+    let clock = Clock::system();
+    let began = clock.monotonic();
+    for start in 0..starts() {
+        let mut service = world.start("run", &SPACING);
+        let has_logged_in = service.wait_said_one(&["logged in", "cannot start yet"]) == 0;
+        assert!(has_logged_in || start > 1, "killed once it logs in at once: {:#?}", service.log());
+        service.kill();
     }
+    let logins = world.simulator().stats().logins;
+    expect_few(&mut world, logins, clock.monotonic() - began);
 }
 
 #[test]

@@ -448,6 +448,15 @@ impl Service {
         self.wait(text, || said() >= times);
     }
 
+    /// Waits until a line of stderr contains one of these texts; which.
+    pub fn wait_said_one(&mut self, texts: &[&str]) -> usize {
+        let log = self.log.clone();
+        let said =
+            || texts.iter().position(|text| log.lock().unwrap().iter().any(|line| line.contains(text)));
+        self.wait(&texts.join(" or "), || said().is_some());
+        said().expect("it was waited for")
+    }
+
     /// Where its HTTP interface listens, once it does.
     pub fn http_address(&mut self) -> SocketAddr {
         self.wait_said("serving HTTP", 1);
@@ -457,7 +466,8 @@ impl Service {
         address.parse().unwrap()
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends it a signal: `-TERM`.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success());
     }

@@ -172,7 +172,6 @@ fn look(config: &Config, order: &Order, ahead: bool) -> Result<Outlook, Failure>
 /// What a start of the service can fail with; a database that cannot be read.
 pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed, Failure> {
     let stop = super::run::told_to_stop();
-    let mut stop = std::pin::pin!(stop);
     let before = look(&config, &order, true)?;
     let watches = order.wish.stretches.is_empty();
     // A market that goes by its own clock may have gone on without anybody knowing.
@@ -199,7 +198,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         purpose: Purpose::Backfill { scope: order.scope.clone(), watches },
     };
     let signs = Signs::new(&Clock::system(), None);
-    let started = House::start(&config, flags, signs, Recorder::default(), &mut stop).await?;
+    let started = House::start(&config, flags, signs, Recorder::default(), stop.clone()).await?;
     let Some(mut house) = started else {
         return Ok(Followed { interrupted: true, ..Followed::nothing(before) });
     };
@@ -208,7 +207,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         let caught_up = tokio::select! {
             caught_up = catching_up => caught_up,
             failure = house.failed() => return Err(failure),
-            () = &mut stop => return Ok(Followed { interrupted: true, ..Followed::nothing(look(&config, &order, true)?) }),
+            () = stop.clone() => return Ok(Followed { interrupted: true, ..Followed::nothing(look(&config, &order, true)?) }),
         };
         match caught_up {
             Ok(()) => {}
@@ -227,7 +226,7 @@ pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed
         tokio::select! {
             followed = follower.follow() => followed,
             failure = house.failed() => Err(failure),
-            () = &mut stop => Ok(follower.interrupted()),
+            () = stop => Ok(follower.interrupted()),
         }
     };
     let outcome = outcome.await;

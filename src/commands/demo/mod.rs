@@ -57,7 +57,7 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
     let (options, leave) = (options(args), args.exit);
     let database = database(flags);
     super::on_actix(async move {
-        let mut stop = std::pin::pin!(told_to_stop());
+        let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
         say(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));

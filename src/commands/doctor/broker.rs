@@ -1,18 +1,22 @@
 //! The one login: through the same rooms as the service's, so with its spacing, its notes and its rules.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
-use actix::Actor;
+use actix::{Actor, Addr};
 use awc::Client;
 
 use super::judge::LoggedIn;
 use crate::clock::Clock;
+use crate::commands::run::told_to_stop;
 use crate::config::{Config, Login};
 use crate::exit::Failure;
 use crate::ig::IgError;
 use crate::ig::markets;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
+use crate::ig::session::logins::Logins;
 use crate::messages::{GetTokens, LogOut};
 use crate::store::{Store, StoreError, StoreHandle};
 use crate::supervisor::notify::Standing;
@@ -23,6 +27,10 @@ use crate::supervisor::{Alarm, Lifeline, Room, Roster};
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
 /// Longest that a login and what follows takes, its wait apart.
 const LOGIN_WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for a login that is under way when it is to end: without its tokens it cannot be logged out.
+const LOGIN_UNDER_WAY_WITHIN: Duration = Duration::from_secs(4);
+/// Longest that a logout takes.
+const LOG_OUT_WITHIN: Duration = Duration::from_secs(4);
 /// Longest wait for the turn of a login; who would have to wait longer is told so instead.
 pub const WAIT_MAX: Duration = Duration::from_secs(65);
 
@@ -35,6 +43,8 @@ pub enum NotDone {
     NoPlace(String),
     /// IG, or the way there.
     Ig(IgError),
+    /// It was told to stop meanwhile.
+    Stopped,
 }
 
 impl From<StoreError> for NotDone {
@@ -74,12 +84,11 @@ pub async fn log_in(
     let (alarm, _alerts) = Alarm::new();
     let store = opened.store;
     let tenure = Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone());
-    let looking = look(config, login, client, &store, clock, alarm);
-    let looked = tokio::time::timeout(LOGIN_WITHIN + WAIT_MAX, looking).await;
+    let looked = look(config, login, client, &store, clock, alarm).await;
     tenure.end(&store, clock).await;
     // What is written is in the file, as after an orderly stop; where somebody reads just now, the next one sees to it.
     let _ = store.run(Store::fold_log).await;
-    looked.unwrap_or_else(|_| Err(NotDone::Ig(IgError::Retryable("it takes too long".to_owned()))))
+    looked
 }
 
 async fn look(
@@ -108,11 +117,38 @@ async fn look(
         Lifeline::alone(Room::Session, &alarm),
     )
     .start();
+    let has_tokens = Cell::new(false);
+    let mut looking = pin!(ask(config, &rest, &session, &has_tokens));
+    // Listened to from here on, and no sooner: until then nothing would be left behind.
+    let looked = tokio::select! {
+        looked = tokio::time::timeout(LOGIN_WITHIN + WAIT_MAX, &mut looking) => {
+            looked.unwrap_or_else(|_| Err(NotDone::Ig(IgError::Retryable("it takes too long".to_owned()))))
+        }
+        () = told_to_stop() => Err(NotDone::Stopped),
+    };
+    if matches!(looked, Err(NotDone::Stopped)) && !has_tokens.get() {
+        let _ = tokio::time::timeout(LOGIN_UNDER_WAY_WITHIN, looking).await;
+    }
+    // However it has gone, there may be a session. The room may be gone only where it has logged out.
+    let _ = tokio::time::timeout(LOG_OUT_WITHIN, session.send(LogOut)).await;
+    if looked.is_ok() {
+        // That was all that it was for. Where the note fails, the next login keeps a longer distance.
+        let _ = store.run(Logins::note_lasting).await;
+    }
+    looked
+}
+
+/// Has the session room log in, and asks IG about the instruments.
+async fn ask(
+    config: &Config,
+    rest: &RestClient,
+    session: &Addr<SessionActor>,
+    has_tokens: &Cell<bool>,
+) -> Result<LoggedIn, NotDone> {
     let gone = |_| NotDone::Ig(IgError::Retryable("the session room is gone".to_owned()));
     let tokens = session.send(GetTokens { validate: false }).await.map_err(gone)?.map_err(NotDone::Ig)?;
-    let surveyed = markets::survey(&rest, &tokens, &config.feeds, config.ig.product).await;
-    // It may be gone only where it has logged out.
-    let _ = session.send(LogOut).await;
+    has_tokens.set(true);
+    let surveyed = markets::survey(rest, &tokens, &config.feeds, config.ig.product).await;
     let (instruments, no_instruments) = match surveyed {
         Ok(instruments) => (instruments, None),
         Err(error) => (Vec::new(), Some(error)),

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::commands::margin::hang;
+
 /// Where the text of a line begins: behind level and name.
 const TEXT_AT: usize = 21;
-/// Narrower texts are not folded, since nobody could read them.
-const TEXT_MIN: usize = 24;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,12 +79,8 @@ impl Check {
             Some(mend) => format!("{state}; {mend}"),
             None => state.clone(),
         };
-        let width = columns.map(|columns| columns.saturating_sub(TEXT_AT)).filter(|width| *width >= TEXT_MIN);
-        let text = match width {
-            Some(width) => fold(&text, width).join(&format!("\n{:TEXT_AT$}", "")),
-            None => text,
-        };
-        format!("{:<5} {name:<14} {text}", level.shown())
+        let line = format!("{:<5} {name:<14} {text}", level.shown());
+        hang(&line, TEXT_AT, columns)
     }
 
     /// The same, for programs.
@@ -98,26 +94,8 @@ impl Check {
     }
 }
 
-/// A text in lines of at most so many characters, cut at spaces. A longer word, such as a path that is to be copied,
-/// has a line of its own and stays whole.
-fn fold(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -145,14 +123,5 @@ mod tests {
             Check::ok("a", "b").json(),
             json!({ "name": "a", "ok": true, "level": "ok", "state": "b" })
         );
-    }
-
-    proptest! {
-        #[test]
-        fn folding_loses_nothing_and_keeps_to_the_width(text in "[a-z/é]{1,12}( [a-z]{1,12}){0,20}", width in 12usize..60) {
-            let lines = fold(&text, width);
-            prop_assert_eq!(lines.join(" "), text);
-            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
-        }
     }
 }

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use super::machine::within;
+use crate::api::{Place, place};
 use crate::commands::gaps::verify;
 use crate::config::{Config, Login};
 use crate::domain::{Timeframe, Timestamp};
 use crate::healer::actor::SETTING_TROUBLE;
-use crate::ig::session::actor::{Logins, SETTING_REFUSED};
 use crate::ig::session::fingerprint;
+use crate::ig::session::logins::{Logins, SETTING_REFUSED};
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
 use crate::store::{AllowanceState, DatabaseUrl, LeaseState, ServerFacts, Store, StoreError};
+use crate::supervisor::chronicle::LastRun;
 
 /// Longest that the file, and then the ledger, is looked through.
 pub const LOOK_WITHIN: Duration = Duration::from_secs(20);
@@ -20,6 +22,8 @@ pub const LOOK_WITHIN: Duration = Duration::from_secs(20);
 pub struct Known {
     /// Who collects, or did last.
     pub lease: Option<LeaseState>,
+    /// The service's last run, where it has left a record.
+    pub last_run: Option<LastRun>,
     /// Who waits for his turn.
     pub standbys: Vec<LeaseState>,
     /// The environment that it belongs to.
@@ -36,6 +40,8 @@ pub struct Known {
     pub allowance: Option<AllowanceState>,
     /// The end of the newest bar.
     pub newest: Option<Timestamp>,
+    /// Where its HTTP interface is served, as the process said that did so last.
+    pub http: Option<Place>,
     /// What the server is; none for a file.
     pub server: Option<ServerFacts>,
     /// By what refused credentials are known, and those that were.
@@ -54,6 +60,17 @@ impl Known {
         self.collector().into_iter().chain(&self.standbys).map(|process| process.pid).collect()
     }
 
+    /// Whether one who listens on this address and does not answer is the process that collects: it says that it serves
+    /// there, or shows no sign of life.
+    pub fn may_be_frozen_at(&self, address: &str, now: Timestamp) -> bool {
+        self.collector().is_some_and(|lease| {
+            let place = self.http.as_ref().filter(|place| i64::from(place.pid) == lease.pid);
+            lease.silent_s(now).is_some()
+                || place
+                    .is_some_and(|place| place.error.is_none() && place.address.as_deref() == Some(address))
+        })
+    }
+
     /// The process that collects now.
     pub fn collector(&self) -> Option<&LeaseState> {
         self.lease.as_ref().filter(|lease| lease.alive)
@@ -70,18 +87,24 @@ pub fn read(config: &Config, now: Timestamp) -> Result<Known, StoreError> {
     store.consistently(|store| {
         let key = store.setting(fingerprint::SETTING_KEY)?;
         let refused = store.setting(SETTING_REFUSED)?.filter(|print| !print.is_empty());
-        let allowance = store.latest_allowance_key(config.ig.environment.as_str())?;
+        // Whoever reads may be configured for another one, or for none.
+        let bound = store.environment()?;
+        let environment = bound.as_deref().unwrap_or(config.ig.environment.as_str());
+        let allowance = store.latest_allowance_key(environment)?;
         let newest = store.last_bars()?.into_iter().filter(|(_, timeframe, _)| *timeframe == Timeframe::M5);
+        let lease = store.lease(now)?;
         Ok(Known {
-            lease: store.lease(now)?,
+            last_run: LastRun::find(store, lease.as_ref())?,
+            lease,
             standbys: store.standbys(now)?,
-            environment: store.environment()?,
+            environment: bound,
             probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)).unwrap_or_default(),
             stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
             trouble: store.setting(SETTING_TROUBLE)?.filter(|text| !text.is_empty()),
             logins: Logins::read(store)?,
             allowance: allowance.map(|key| store.allowance(&key, now)).transpose()?,
             newest: newest.map(|(_, timeframe, start)| start.plus(timeframe.seconds())).max(),
+            http: store.setting(place::SETTING)?.and_then(|text| Place::read(&text)),
             server: server.clone(),
             refused: key.zip(refused),
         })

@@ -149,9 +149,15 @@ fn answerer(address: SocketAddr) -> Answerer {
     };
     let address = SocketAddr::new(ip, address.port());
     // As a whole, however slowly he speaks.
-    within(ANSWER_WITHIN, move || ask_health(address).ok()).flatten().map_or(Answerer::Stranger, |answer| {
-        answer.split_once("\r\n\r\n").map_or(Answerer::Stranger, |(_, body)| Answerer::of(body))
-    })
+    match within(ANSWER_WITHIN, move || ask_health(address)) {
+        Some(Ok(answer)) => {
+            answer.split_once("\r\n\r\n").map_or(Answerer::Stranger, |(_, body)| Answerer::of(body))
+        }
+        Some(Err(error)) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Answerer::Stranger
+        }
+        _ => Answerer::Silent,
+    }
 }
 
 fn ask_health(address: SocketAddr) -> std::io::Result<String> {

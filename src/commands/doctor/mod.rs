@@ -12,7 +12,6 @@ mod database;
 mod judge;
 mod machine;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -20,8 +19,9 @@ use serde_json::json;
 use self::broker::NotDone;
 use self::check::Check;
 use self::database::{Known, LOOK_WITHIN};
-use self::judge::NoLogin;
+use self::judge::{NoLogin, Ours};
 use self::machine::{FileFacts, Me, folder_of};
+use super::margin::{self, hang};
 use super::say;
 use super::status::service_line;
 use crate::api::Door;
@@ -56,14 +56,16 @@ pub fn execute(args: &Doctor, flags: &Flags) -> Result<Exit, Failure> {
 }
 
 fn text(checks: &[Check], probes: &Probes) {
-    let width = if std::io::stdout().is_terminal() { terminal_size::terminal_size() } else { None };
-    let columns = width.map(|(columns, _)| usize::from(columns.0));
+    let columns = margin::columns();
     for check in checks {
         say(check.line(columns));
     }
+    if *probes == Probes::default() {
+        return;
+    }
     say("\nwhat was found out about IG:");
     for (about, known) in probes.lines() {
-        say(format_args!("      {about:<25} {known}"));
+        say(hang(&format!("      {about:<25} {known}"), 32, columns));
     }
 }
 
@@ -100,8 +102,11 @@ fn examine(config: &Config, is_offline: bool) -> Result<(Vec<Check>, Probes), Fa
         Some(known) => checks.extend(of_database(config, known)),
         None => checks.push(Check::ok("database", format!("{}: not asked (--offline)", config.database))),
     }
-    checks.extend(of_machine(config, &spools, read));
-    checks.extend(read.map(|known| judge::service(known.lease.as_ref(), service_line(known.lease.as_ref()))));
+    checks.extend(of_machine(config, &spools, read, now));
+    checks.extend(read.map(|known| {
+        let (lease, run) = (known.lease.as_ref(), known.last_run.as_ref());
+        judge::service(lease, run, service_line(lease, run), now)
+    }));
 
     let why_not =
         why_not(config, &me, &files, known.as_ref(), login.as_ref().err(), are_refused, is_offline, now);
@@ -138,7 +143,7 @@ fn of_database(config: &Config, known: &Result<Known, StoreError>) -> Vec<Check>
     checks
 }
 
-fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>) -> Vec<Check> {
+fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>, now: Timestamp) -> Vec<Check> {
     let is_collecting = read.is_some_and(|known| known.collector().is_some());
     let mut checks = Vec::new();
     let day_bytes = judge::bytes_a_day(config.feeds.len(), &config.timeframes);
@@ -161,8 +166,10 @@ fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>) -> Vec<
     checks.push(judge::descriptors(machine::descriptors()));
     match config.http.listen {
         Some(address) => {
-            let ours = read.map(Known::processes).unwrap_or_default();
-            checks.push(judge::http(address, machine::listening(address), &ours, is_collecting));
+            let processes = read.map(Known::processes).unwrap_or_default();
+            let may_be_frozen = read.is_some_and(|known| known.may_be_frozen_at(&address.to_string(), now));
+            let ours = Ours { processes: &processes, is_collecting, may_be_frozen };
+            checks.push(judge::http(address, machine::listening(address), ours));
         }
         None => checks.push(Check::ok("http", "off")),
     }
@@ -258,7 +265,7 @@ fn of_broker(
                 // Before the lease is taken, so that a service that is started meanwhile is not kept out.
                 let wait = read.map(|known| known.logins.wait(config.session.login_spacing, clock.wall()));
                 actix_rt::time::sleep(wait.unwrap_or_default()).await;
-                checks.extend(of_login(broker::log_in(config, &login, client, clock).await))
+                checks.extend(of_login(broker::log_in(config, &login, client, clock).await)?)
             }
             (why_not, _) => checks.push(judge::not_logged_in(&why_not.unwrap_or(NoLogin::NoCredentials))),
         }
@@ -270,8 +277,12 @@ fn of_broker(
     Ok(checks)
 }
 
-fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Vec<Check> {
-    match outcome {
+/// What a login has shown, or why there was none.
+///
+/// # Errors
+/// It was told to stop meanwhile.
+fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Result<Vec<Check>, Failure> {
+    Ok(match outcome {
         Ok(found) => {
             let mut checks = vec![judge::login(Ok(&found))];
             match &found.no_instruments {
@@ -285,7 +296,8 @@ fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Vec<Check> {
         Err(NotDone::Ig(error)) => vec![judge::login(Err(&error))],
         Err(NotDone::Taken(who)) => vec![judge::not_logged_in(&NoLogin::Running(who))],
         Err(NotDone::NoPlace(why)) => vec![judge::not_logged_in(&NoLogin::NoPlace(why))],
-    }
+        Err(NotDone::Stopped) => return Err(Failure::failed("told to stop; it has logged out")),
+    })
 }
 
 fn of_service(known: &Known) -> Vec<Check> {
@@ -295,7 +307,7 @@ fn of_service(known: &Known) -> Vec<Check> {
         stream.map(|stream| stream.refused.keys().cloned().collect()).unwrap_or_default();
     let failed = &known.logins.failed;
     judge::of_the_service(
-        (failed.count > 0).then(|| failed.in_words()).as_deref(),
+        failed.is_told().then(|| failed.in_words()).as_deref(),
         stream.map(|stream| (stream.phase.as_str(), since.as_str())),
         &refused,
         known.trouble.as_deref(),

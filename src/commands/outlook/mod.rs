@@ -189,7 +189,10 @@ impl Known {
         ends.retain(|pair, _| {
             feeds.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
         });
-        let key = store.latest_allowance_key(config.ig.environment.as_str())?;
+        // Whoever reads may be configured for another one, or for none.
+        let bound = store.environment()?;
+        let environment = bound.as_deref().unwrap_or(config.ig.environment.as_str());
+        let key = store.latest_allowance_key(environment)?;
         let allowance = key.map(|key| store.allowance(&key, wall)).transpose()?.unwrap_or_default();
         let attempts = Attempts::from_kept(store.attempts()?.into_iter().map(|row| {
             (row.pair, row.timeframe, Attempt { span: row.span, times: row.times, next_at: row.next_at })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
-use super::answer::{self, Unproven};
+use super::answer::{self, Asked, Emptiness, Unproven};
 use super::form::{self, Form};
 use super::offsets::{self, Offsets};
 use super::pace::Pace;
@@ -82,8 +82,10 @@ struct State {
     /// The pace has let a request be made that was not made yet.
     has_turn: bool,
     zone: Zone,
-    /// When a range of each feed's was last seen to be read as it was meant.
-    ranges_read_at: Vec<Option<Instant>>,
+    /// By which bucket a range of each feed's was last seen to be read as it was meant, and when.
+    ranges_read: Vec<Option<(Timestamp, Instant)>>,
+    /// When the last bar was asked for, to learn the offset of the week.
+    offset_asked_at: Option<Instant>,
     /// The last answer left no points, so that it may have been cut short.
     took_the_last: bool,
     /// Tokens that IG complained of with a history request.
@@ -106,7 +108,8 @@ impl HistoryActor {
             pace: Pace::new(settings.per_minute),
             has_turn: false,
             zone: Zone::Unknown,
-            ranges_read_at: vec![None; settings.instruments.len()],
+            ranges_read: vec![None; settings.instruments.len()],
+            offset_asked_at: None,
             took_the_last: false,
             complained_of: None,
             offsets: Offsets::default(),
@@ -225,16 +228,14 @@ impl History {
             return Err(Unproven::OtherOffset.into());
         }
         match answer::check_range(&rows, &span) {
-            Ok(()) => self.note_read(&mut state, fetch),
+            Ok(()) => self.note_read(&mut state, fetch, span.end.plus(-1)),
             // Where it says nothing there is nothing to prove.
             Err(Unproven::Empty) if answer::speaks_of(&span, &rows, timeframe, now).is_empty() => {}
-            // Another range of this pair's was read as meant just now.
-            Err(Unproven::Empty) if self.has_just_read(&state, fetch) => {}
-            Err(Unproven::Empty) => self.check_zone(&mut state, fetch).await?,
+            Err(Unproven::Empty) => self.prove_empty(&mut state, fetch, span.end.plus(-1)).await?,
             Err(error) => {
                 log::warn!(pair:% = self.settings.instruments[fetch.request.feed.ix()].pair, zone:? = state.zone; "an answer lies beside the range that was asked for");
                 state.zone = Zone::Unknown;
-                state.ranges_read_at.fill(None);
+                state.ranges_read.fill(None);
                 return Err(error.into());
             }
         }
@@ -252,6 +253,11 @@ impl History {
         span: Range<Timestamp>,
         complete_to: Timestamp,
     ) -> Result<(Range<Timestamp>, i64), HistoryError> {
+        let last = span.end.plus(-1);
+        let is_unseen = state.offsets.are_told() && state.offsets.seen(last).is_none();
+        if state.zone != Zone::Utc && is_unseen && last.week() == complete_to.week() {
+            self.learn_offset(state, fetch).await?;
+        }
         if state.zone == Zone::Unknown {
             self.learn_zone(state, fetch, &span, complete_to).await?;
         }
@@ -259,7 +265,6 @@ impl History {
             return Ok((span, 0));
         }
         let span = state.offsets.of_one(&span);
-        let last = span.end.plus(-1);
         let timeframe = fetch.request.timeframe;
         let bars = self.calendar(fetch).bars_at_most(span.clone(), timeframe);
         let is_guess = state.offsets.are_told() && state.offsets.seen(last).is_none();
@@ -302,27 +307,58 @@ impl History {
         }
     }
 
-    /// Whether a range of this pair's was seen to be read as meant, and to have bars, so recently that
-    /// it need not be tested.
-    fn has_just_read(&self, state: &State, fetch: &FetchBars) -> bool {
-        let (now, read_at) = (self.clock.monotonic(), state.ranges_read_at[fetch.request.feed.ix()]);
-        read_at.is_some_and(|at| now.saturating_duration_since(at) < RANGES_HOLD_FOR)
+    fn note_read(&self, state: &mut State, fetch: &FetchBars, by: Timestamp) {
+        state.ranges_read[fetch.request.feed.ix()] = Some((by, self.clock.monotonic()));
     }
 
-    fn note_read(&self, state: &mut State, fetch: &FetchBars) {
-        state.ranges_read_at[fetch.request.feed.ix()] = Some(self.clock.monotonic());
+    /// Whether so little time has passed since.
+    fn is_recent(&self, at: Instant) -> bool {
+        self.clock.monotonic().saturating_duration_since(at) < RANGES_HOLD_FOR
     }
 
-    /// After an empty answer: spends a point on a bar that is known, to see that ranges are still
-    /// read as they are meant.
-    async fn check_zone(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
-        let anchor = fetch.anchor.ok_or(Unproven::Empty)?;
+    /// Spends a point on the last bar of all, which no range is needed for: it tells the offset of its week,
+    /// which is the present one where the market has traded in it.
+    async fn learn_offset(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
+        // History may lag behind a week that has just begun: it is not asked again and again.
+        if state.offset_asked_at.is_some_and(|at| self.is_recent(at)) {
+            return Ok(());
+        }
+        state.offset_asked_at = Some(self.clock.monotonic());
+        self.ask(state, fetch, &fetch.request.span, "max=1", 1).await?;
+        Ok(())
+    }
+
+    /// After an empty answer to a range that ends with the second `last`: spends a point on a bar that is
+    /// known, where need be, to see that ranges are still read as they are meant.
+    async fn prove_empty(
+        &self,
+        state: &mut State,
+        fetch: &FetchBars,
+        last: Timestamp,
+    ) -> Result<(), HistoryError> {
+        let read = state.ranges_read[fetch.request.feed.ix()].filter(|(_, at)| self.is_recent(*at));
+        let asked = Asked {
+            last,
+            zone: state.zone,
+            is_offset_seen: state.offsets.seen(last).is_some(),
+            read: read.map(|(by, _)| by),
+            anchor: fetch.anchor,
+        };
+        let anchor = match answer::emptiness(&asked) {
+            Emptiness::Proved => return Ok(()),
+            Emptiness::IfRead(anchor) => anchor,
+            Emptiness::Unproved => return Err(Unproven::Empty.into()),
+        };
         let span = anchor..anchor.plus(fetch.request.timeframe.seconds());
         let offset_s = state.offsets.guess(anchor);
         let (rows, _) = self.ask_span(state, fetch, &span, offset_s).await?;
+        if state.zone != Zone::Utc && !offsets::agree(&rows, offset_s) {
+            // The next one is written as these rows tell.
+            return Err(Unproven::OtherOffset.into());
+        }
         match answer::check_range(&rows, &span) {
             Ok(()) => {
-                self.note_read(state, fetch);
+                self.note_read(state, fetch, anchor);
                 Ok(())
             }
             Err(error) => {
@@ -340,7 +376,7 @@ impl History {
         span: &Range<Timestamp>,
         complete_to: Timestamp,
     ) -> Result<(), HistoryError> {
-        let tokens = self.tokens().await?;
+        let tokens = self.tokens().await.map_err(HistoryError::NoTokens)?;
         state.offsets.note_login(tokens.timezone_offset_s);
         let offset = state.offsets.guess(span.end.plus(-1));
         if offset == 0 {
@@ -356,6 +392,10 @@ impl History {
         let end = if traded { passed } else { span.end };
         let probe = end.plus(-step)..end;
         let (rows, _) = self.ask_span(state, fetch, &probe, offset).await?;
+        if rows.is_empty() && state.offsets.seen(probe.start).is_none() {
+            // Perhaps it was written with an offset of before a change.
+            self.learn_offset(state, fetch).await?;
+        }
         let starts: Vec<Timestamp> = rows.iter().map(|row| row.start).collect();
         if !offsets::agree(&rows, offset) {
             // The next attempt is written as these rows tell.
@@ -470,6 +510,8 @@ impl History {
             (Ok(_), _) => state.complained_of = None,
             _ => {}
         }
+        // A login that failed is no word about this request.
+        tokens.map_err(HistoryError::NoTokens)?;
         let pages = answer?;
         log::debug!(pair:% = instrument.pair, timeframe:% = fetch.request.timeframe, query = query.as_str(); "asked for history");
         let rows = match self.rows(state, fetch, &pages) {
@@ -519,7 +561,7 @@ impl History {
     /// [`HistoryError::ScaleInDoubt`] while that stays open.
     async fn confirm_scale(&self, state: &mut State, fetch: &FetchBars) -> Result<(), HistoryError> {
         let instrument = &self.settings.instruments[fetch.request.feed.ix()];
-        let tokens = self.tokens().await?;
+        let tokens = self.tokens().await.map_err(HistoryError::NoTokens)?;
         actix_rt::time::sleep_until(state.pace.reserve(self.clock.monotonic()).into()).await;
         let told = markets::confirm(&self.rest, &tokens, std::slice::from_ref(instrument)).await;
         if let Err(IgError::Unauthorized(_)) = &told {

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::zone::Zone;
 use crate::domain::scale::{self, Scale};
 use crate::domain::{Bar, Calendar, Expectation, FetchedBar, Pair, Timeframe, Timestamp};
 use crate::ig::models::Prices;
@@ -135,6 +136,47 @@ pub fn trusted(
     start..end.max(start)
 }
 
+/// What is known when an answer to a range has come without any row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The last second of the range.
+    pub last: Timestamp,
+    /// In which zone it was written.
+    pub zone: Zone,
+    /// Whether a row has told the offset of local time in its week.
+    pub is_offset_seen: bool,
+    /// The bucket by which the pair's last range was seen to be read as meant, while that holds.
+    pub read: Option<Timestamp>,
+    /// A bucket whose bar is known.
+    pub anchor: Option<Timestamp>,
+}
+
+/// What an answer without any row proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emptiness {
+    /// That IG has no bar there.
+    Proved,
+    /// That, if a range of this bucket, whose bar is known, is read as it is meant.
+    IfRead(Timestamp),
+    /// Nothing.
+    Unproved,
+}
+
+/// What an answer without any row proves. A range that was written with an offset that nobody has seen in its
+/// week is perhaps read an hour aside, in a closed market: a bar of another week says nothing against that,
+/// since the offset changes with daylight saving.
+pub fn emptiness(asked: &Asked) -> Emptiness {
+    let is_of_its_week = |time: Timestamp| time.week() == asked.last.week();
+    let is_written_aright = asked.zone == Zone::Utc || asked.is_offset_seen;
+    if asked.read.is_some_and(is_of_its_week) {
+        return Emptiness::Proved;
+    }
+    match asked.anchor {
+        Some(anchor) if is_written_aright || is_of_its_week(anchor) => Emptiness::IfRead(anchor),
+        _ => Emptiness::Unproved,
+    }
+}
+
 /// Whether a local time can be so far from UTC.
 pub fn is_of_this_planet(offset_s: i64) -> bool {
     offset_s.abs() <= OFFSET_MAX_S
@@ -219,6 +261,32 @@ mod tests {
         // Friday's close lies between.
         let friday = 2 * 288 + 119;
         assert_eq!(check(&[friday], friday, friday + 500), (friday, friday + 500), "no hour of trading");
+    }
+
+    #[test]
+    fn an_empty_answer_is_believed_only_as_far_as_its_own_week_is_known() {
+        use Emptiness::{IfRead, Proved, Unproved};
+        // The first hour of a week, and the Friday before.
+        let (sunday, friday) = (Timestamp(1_710_104_400), Timestamp(1_709_931_600));
+        let monday = sunday.plus(12 * 3_600);
+        let check = |zone, is_offset_seen, read, anchor, expected| {
+            let asked = Asked { last: sunday.plus(899), zone, is_offset_seen, read, anchor };
+            assert_eq!(emptiness(&asked), expected, "{asked:?}");
+        };
+        for zone in [Zone::Local, Zone::Unknown] {
+            check(zone, false, None, None, Unproved);
+            check(zone, false, None, Some(friday), Unproved);
+            check(zone, false, Some(friday), Some(friday), Unproved);
+            check(zone, false, Some(friday), Some(monday), IfRead(monday));
+            check(zone, false, Some(monday), None, Proved);
+            check(zone, true, None, Some(friday), IfRead(friday));
+            check(zone, true, Some(friday), None, Unproved);
+            check(zone, true, Some(friday), Some(friday), IfRead(friday));
+            check(zone, true, Some(monday), None, Proved);
+        }
+        check(Zone::Utc, false, None, Some(friday), IfRead(friday));
+        check(Zone::Utc, false, None, None, Unproved);
+        check(Zone::Utc, false, Some(monday), None, Proved);
     }
 
     /// Judges flat bars, each told as bid and ask, of GBP/USD. `#` stands for a null.

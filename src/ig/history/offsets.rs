@@ -77,7 +77,7 @@ pub fn agree(rows: &[FetchedBar], offset_s: i64) -> bool {
 
 /// Which week, from Sunday 00:00 UTC on.
 fn week(time: Timestamp) -> i64 {
-    time.plus(-FIRST_SUNDAY_S).0.div_euclid(WEEK_S)
+    time.week().since(Timestamp(FIRST_SUNDAY_S)) / WEEK_S
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::Mutex;
 
-use super::failed::{self, Failed};
+use super::complaints::Complaints;
 use super::fingerprint::{self, in_database};
-use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens, login_wait};
+use super::logins::{Logins, SETTING_REFUSED};
+use super::tokens::{Bearer, Pair, REFRESH_EVERY, Tokens};
 use crate::clock::Clock;
 use crate::config::Login;
-use crate::domain::Timestamp;
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::ig::error::IgError;
@@ -26,7 +26,7 @@ use crate::ig::models::OauthToken;
 use crate::ig::rest::RestClient;
 use crate::messages::{GetTokens, LogOut, TokensRefused};
 use crate::secret::Secret;
-use crate::store::{Store, StoreError, StoreHandle};
+use crate::store::StoreHandle;
 use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 
 /// A login takes so long at most, beside the distance that it keeps from the last: a few calls to IG, each
@@ -34,10 +34,6 @@ use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(240);
 /// How long a logout waits for a login or a test of tokens that is under way.
 const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
-/// Where the time of the last login is kept, epoch seconds.
-pub const SETTING_LAST_LOGIN: &str = "session.last_login";
-/// Where the fingerprint of credentials that IG has refused is kept.
-pub const SETTING_REFUSED: &str = "session.refused_fingerprint";
 
 /// What the session needs to know.
 #[derive(Clone)]
@@ -71,18 +67,22 @@ struct Session {
     pulse: Pulse,
     /// Refused credentials may be tried once more.
     retry_refused: Cell<bool>,
-    state: Desk,
+    desk: Desk,
 }
 
 /// The tokens, which outlive the actor: one that is built anew tests them, which costs no login. Clones
 /// are one, and whoever speaks to IG holds it, so that two actors never log in side by side.
 #[derive(Clone, Default)]
-pub struct Desk(Rc<Mutex<State>>);
+pub struct Desk {
+    state: Rc<Mutex<State>>,
+    /// The process ends: nobody gets tokens any more.
+    is_closed: Rc<Cell<bool>>,
+}
 
 impl Desk {
     /// Has the tokens tested before they are used again. Where somebody holds them they are in use.
     fn mistrust(&self) {
-        if let Ok(mut state) = self.0.try_lock() {
+        if let Ok(mut state) = self.state.try_lock() {
             state.suspect = state.tokens.is_some();
         }
     }
@@ -94,6 +94,7 @@ struct State {
     generation: u64,
     /// IG complained about the current tokens.
     suspect: bool,
+    complaints: Complaints,
 }
 
 impl SessionActor {
@@ -103,13 +104,13 @@ impl SessionActor {
         store: StoreHandle,
         clock: Clock,
         settings: SessionSettings,
-        state: Desk,
+        desk: Desk,
         lifeline: Lifeline,
     ) -> SessionActor {
         let retry_refused = Cell::new(settings.retry_refused);
         let (alarm, pulse) = (lifeline.alarm().clone(), lifeline.pulse().clone());
-        state.mistrust();
-        let session = Session { rest, store, clock, settings, alarm, pulse, retry_refused, state };
+        desk.mistrust();
+        let session = Session { rest, store, clock, settings, alarm, pulse, retry_refused, desk };
         SessionActor { session: Rc::new(session), _lifeline: lifeline }
     }
 }
@@ -133,7 +134,8 @@ impl Handler<GetTokens> for SessionActor {
     // Ends with the actor, so that nobody who hangs holds the desk for ever.
     type Result = ResponseActFuture<Self, Result<Arc<Tokens>, IgError>>;
 
-    fn handle(&mut self, GetTokens { validate }: GetTokens, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, GetTokens { validate }: GetTokens, ctx: &mut Self::Context) -> Self::Result {
+        failpoint::in_room("session.asked", ctx);
         let session = self.session.clone();
         Box::pin(async move { session.tokens(validate).await }.into_actor(self))
     }
@@ -145,10 +147,10 @@ impl Handler<TokensRefused> for SessionActor {
     fn handle(&mut self, refused: TokensRefused, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
         let noting = async move {
-            let mut state = session.state.0.lock().await;
+            let mut state = session.desk.state.lock().await;
             if state.generation == refused.generation {
                 state.suspect = true;
-                if refused.certain {
+                if state.complaints.is_believed(refused.certain, session.clock.monotonic()) {
                     state.tokens = None;
                 }
             }
@@ -162,9 +164,10 @@ impl Handler<LogOut> for SessionActor {
 
     fn handle(&mut self, _: LogOut, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
+        session.desk.is_closed.set(true);
         Box::pin(async move {
             // A login under way, which may be waiting for its turn, has no session to end yet.
-            let state = tokio::time::timeout(LOG_OUT_WAIT, session.state.0.lock()).await;
+            let state = tokio::time::timeout(LOG_OUT_WAIT, session.desk.state.lock()).await;
             let tokens = state.ok().and_then(|mut state| state.tokens.take());
             if let Some(tokens) = tokens {
                 match session.rest.log_out(&tokens).await {
@@ -179,7 +182,10 @@ impl Handler<LogOut> for SessionActor {
 impl Session {
     /// Tokens that work, as far as is known without asking or, with `validate`, by asking.
     async fn tokens(&self, validate: bool) -> Result<Arc<Tokens>, IgError> {
-        let mut state = self.state.0.lock().await;
+        let mut state = self.desk.state.lock().await;
+        if self.desk.is_closed.get() {
+            return Err(IgError::Retryable("logged out, since the process ends".to_owned()));
+        }
         self.pulse.step(LOGGED_IN_WITHIN + self.settings.login_spacing);
         failpoint::in_task("session.tokens").await;
         let tokens = self.tokens_of(&mut state, validate).await;
@@ -191,21 +197,33 @@ impl Session {
         if let Some(tokens) = state.tokens.clone() {
             match self.still_good(state, tokens, validate).await {
                 Ok(tokens) => return Ok(tokens),
+                // IG is out of reach, in trouble or busy, which says nothing of the tokens.
+                Err(
+                    error @ (IgError::Retryable(_)
+                    | IgError::Unreachable(_)
+                    | IgError::Broken(_)
+                    | IgError::RateLimited(_)
+                    | IgError::AllowanceSpent(_)
+                    | IgError::LoginLater { .. }),
+                ) => return Err(error),
                 // Whether the credentials themselves are refused is for a login to say, which knows
-                // what follows then.
+                // what follows then. An answer that nobody expects might come for as long as the tokens
+                // are kept; a login mends that or is told of, and keeps its distance.
                 Err(
                     error @ (IgError::Unauthorized(_)
                     | IgError::CredentialsRefused(_)
-                    | IgError::Misconfigured(_)),
+                    | IgError::Misconfigured(_)
+                    | IgError::Refused(_)
+                    | IgError::NotIg(_)
+                    | IgError::Malformed(_)),
                 ) => {
                     log::info!(error:% = error; "tokens have ended, logging in again");
                     state.tokens = None;
                 }
-                Err(error) => return Err(error),
             }
         }
         let tokens = Arc::new(self.log_in(state.generation + 1).await?);
-        *state = State { tokens: Some(tokens.clone()), generation: tokens.generation, suspect: false };
+        (state.tokens, state.generation, state.suspect) = (Some(tokens.clone()), tokens.generation, false);
         Ok(tokens)
     }
 
@@ -250,7 +268,7 @@ impl Session {
     async fn refresh(&self, state: &mut State, tokens: &Tokens) -> Result<Arc<Tokens>, IgError> {
         let Some(bearer) = &tokens.bearer else { return Ok(Arc::new(tokens.clone())) };
         let answer = match self.rest.refresh(&bearer.refresh).await {
-            Err(IgError::Refused(code)) => Err(IgError::Unauthorized(code)),
+            Err(IgError::Refused(code) | IgError::Malformed(code)) => Err(IgError::Unauthorized(code)),
             other => other,
         }?;
         let renewed = Arc::new(Tokens { bearer: Some(self.bearer(answer)), ..tokens.clone() });
@@ -261,7 +279,7 @@ impl Session {
 
     /// Keeps a version 3 session alive while nobody asks for tokens.
     async fn keep_fresh(&self) {
-        let mut state = self.state.0.lock().await;
+        let mut state = self.desk.state.lock().await;
         let Some(tokens) = state.tokens.clone() else { return };
         self.pulse.step(LOGGED_IN_WITHIN);
         let refreshed = self.refresh(&mut state, &tokens).await;
@@ -322,13 +340,14 @@ impl Session {
             failed => failed,
         };
         match &result {
-            Ok(_) => self.note_success().await.unwrap_or_else(|error| {
+            Ok(_) => self.store.run(Logins::note_granted).await.unwrap_or_else(|error| {
                 // The login is made, and is not thrown away for a note.
                 log::warn!(error:% = error; "that these credentials work now could not be noted");
             }),
             Err(IgError::CredentialsRefused(_)) => {
                 self.retry_refused.set(false);
-                self.save(SETTING_REFUSED, fingerprint).await.unwrap_or_else(|error| {
+                let noting = self.store.run(move |store| store.set_setting(SETTING_REFUSED, &fingerprint));
+                noting.await.unwrap_or_else(|error| {
                     log::warn!(error:% = error; "the next process will not know that these credentials were refused");
                 });
             }
@@ -342,22 +361,12 @@ impl Session {
             && !matches!(error, IgError::Unreachable(_))
         {
             // What IG has answered stands, whatever becomes of the note.
-            self.note_failure(error).await.unwrap_or_else(|error| {
+            let why = error.to_string();
+            self.store.run(move |store| Logins::note_failed(store, why)).await.unwrap_or_else(|error| {
                 log::warn!(error:% = error; "why a login failed could not be noted");
             });
         }
         result
-    }
-
-    /// Keeps why a login has failed; counted it is already.
-    async fn note_failure(&self, error: &IgError) -> Result<(), IgError> {
-        let failed = self.logins().await?.failed;
-        self.save(failed::SETTING, Failed { why: error.to_string(), ..failed }.write()).await
-    }
-
-    async fn note_success(&self) -> Result<(), IgError> {
-        self.save(SETTING_REFUSED, String::new()).await?;
-        self.save(failed::SETTING, String::new()).await
     }
 
     async fn log_in_v2(&self, generation: u64) -> Result<Tokens, IgError> {
@@ -437,7 +446,8 @@ impl Session {
         let key = fingerprint::key(&self.store).await?;
         let settings = &self.settings;
         let print = fingerprint::of_login(&key, &settings.api_url, &settings.credentials);
-        if !self.retry_refused.get() && self.load(SETTING_REFUSED).await?.as_ref() == Some(&print) {
+        let refused = self.store.run(|store| store.setting(SETTING_REFUSED)).await.map_err(in_database)?;
+        if !self.retry_refused.get() && refused.as_ref() == Some(&print) {
             return Err(IgError::CredentialsRefused(
                 "refused before and not tried again, since IG locks accounts; change them or use --retry-credentials"
                     .to_owned(),
@@ -480,42 +490,8 @@ impl Session {
     }
 
     async fn note(&self, logins: &Logins) -> Result<(), IgError> {
-        self.save(failed::SETTING, logins.failed.write()).await?;
-        self.save(SETTING_LAST_LOGIN, logins.last.map(|at| at.0.to_string()).unwrap_or_default()).await
-    }
-
-    async fn load(&self, key: &'static str) -> Result<Option<String>, IgError> {
-        self.store.run(move |store| store.setting(key)).await.map_err(in_database)
-    }
-
-    async fn save(&self, key: &'static str, value: String) -> Result<(), IgError> {
-        self.store.run(move |store| store.set_setting(key, &value)).await.map_err(in_database)
-    }
-}
-
-/// What the database knows of logins.
-#[derive(Clone, Debug, Default)]
-pub struct Logins {
-    /// The last one.
-    pub last: Option<Timestamp>,
-    /// Those since one succeeded.
-    pub failed: Failed,
-}
-
-impl Logins {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Those of reading.
-    pub fn read(store: &mut Store) -> Result<Logins, StoreError> {
-        let last = store.setting(SETTING_LAST_LOGIN)?.and_then(|text| text.parse().ok()).map(Timestamp);
-        let failed = store.setting(failed::SETTING)?.map(|text| Failed::read(&text)).unwrap_or_default();
-        Ok(Logins { last, failed })
-    }
-
-    /// How long there is to be no other.
-    pub fn wait(&self, spacing: Duration, now: Timestamp) -> Duration {
-        login_wait(self.last, self.failed.distance(spacing), now)
+        let logins = logins.clone();
+        self.store.run(move |store| logins.note(store)).await.map_err(in_database)
     }
 }
 
@@ -548,174 +524,5 @@ fn offset_s(hours: Option<f64>) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ig::rest::{fake, http_client};
-    use crate::store::DatabaseUrl;
-    use crate::supervisor::{Alert, Room};
-
-    const LOGIN: &str = r#"{"currentAccountId":"ABC12","lightstreamerEndpoint":"http://x"}"#;
-    const SESSION: &str = r#"{"accountId":"ABC12"}"#;
-    const DISABLED: &str = r#"{"errorCode":"error.security.api-key-disabled"}"#;
-
-    fn settings(base: &str, login_spacing: Duration) -> SessionSettings {
-        let secret = || Secret::new("secret");
-        SessionSettings {
-            credentials: Login { api_key: secret(), username: secret(), password: secret() },
-            api_url: base.to_owned(),
-            account_id: None,
-            version: 2,
-            login_spacing,
-            retry_refused: true,
-        }
-    }
-
-    /// A session of a process that has just started.
-    fn session(store: &StoreHandle, clock: &Clock, settings: SessionSettings) -> Rc<Session> {
-        let (alarm, _) = Alarm::new();
-        let rest = RestClient::new(http_client(), &settings.api_url, Secret::new("secret"));
-        let lifeline = Lifeline::alone(Room::Session, &alarm);
-        SessionActor::new(rest, store.clone(), clock.clone(), settings, Desk::default(), lifeline)
-            .session
-            .clone()
-    }
-
-    /// How often a day of processes that each live for one attempt asks for a login, with IG answering so.
-    async fn logins_a_day(answers: &[(u16, &str)]) -> usize {
-        const SPACING: Duration = Duration::from_secs(61);
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let answers = answers.iter().map(|(status, json)| fake::answer(*status, json));
-        let (base, asked) = fake::server(answers.cycle().take(1_000).collect());
-        let begin = Timestamp(1_700_000_000);
-        let clock = Clock::simulated(begin, 0);
-        let logins = || asked.lock().unwrap().iter().filter(|asked| *asked == "POST /session").count();
-        while clock.wall().since(begin) < 24 * 3_600 {
-            let before = logins();
-            let told = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
-            assert_eq!(logins(), before + 1, "{told:?}");
-            let wait = store.run(Logins::read).await.unwrap().wait(SPACING, clock.wall());
-            assert!(wait >= SPACING, "{wait:?}");
-            // Whoever starts meanwhile leaves IG alone, and says until when.
-            if wait > SPACING {
-                let early = session(&store, &clock, settings(&base, SPACING)).tokens(true).await.unwrap_err();
-                assert_eq!(early.pause(), wait, "{early}");
-                assert!(early.to_string().ends_with(&told.to_string()), "{early}");
-                assert_eq!(logins(), before + 1);
-            }
-            clock.advance(wait);
-        }
-        logins()
-    }
-
-    #[actix::test]
-    async fn whatever_a_day_of_logins_fails_with_there_are_few() {
-        let dead = r#"{"errorCode":"error.security.account-token-invalid"}"#;
-        let code = |code: &str| format!(r#"{{"errorCode":"{code}"}}"#);
-        for (status, answer) in [
-            (401, code("error.security.generic")),
-            (403, code("error.public-api.exceeded-api-key-allowance")),
-            (403, code("error.public-api.exceeded-account-allowance")),
-            (403, code("some.new.code")),
-            (429, String::new()),
-            (500, code("system.error")),
-            (500, code("error.security.get.session.timeout")),
-            (503, "<html>maintenance</html>".to_owned()),
-            (504, code("error.security.authentication.timeout")),
-            (200, "{}".to_owned()),
-        ] {
-            let logins = logins_a_day(&[(status, &answer)]).await;
-            println!("{status} {answer}: {logins} logins a day");
-            assert!((40..=65).contains(&logins), "{status} {answer}: {logins}");
-        }
-        // A login that is granted with tokens that are dead.
-        assert!(logins_a_day(&[(200, LOGIN), (401, dead)]).await <= 65);
-    }
-
-    #[actix::test]
-    async fn a_login_that_succeeds_forgets_those_before_and_a_clock_set_back_does_not_hold_it_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let failed = Failed { count: 7, distance_s: 1_800, why: "x".to_owned() };
-        let now = Timestamp(1_700_000_000);
-        let (text, future) = (failed.write(), now.plus(86_400).0.to_string());
-        store.run(move |store| store.set_setting(failed::SETTING, &text)).await.unwrap();
-        store.run(move |store| store.set_setting(SETTING_LAST_LOGIN, &future)).await.unwrap();
-        let (base, asked) = fake::server([LOGIN, SESSION].map(fake::ok).to_vec());
-        let clock = Clock::simulated(now, 0);
-        let session = session(&store, &clock, settings(&base, Duration::from_secs(61)));
-        let early = session.tokens(true).await.unwrap_err();
-        assert_eq!(early.pause().as_secs(), 1_800);
-        clock.advance(Duration::from_secs(1_800));
-        session.tokens(true).await.unwrap();
-        assert_eq!(*asked.lock().unwrap(), ["POST /session", "GET /session"]);
-        assert_eq!(store.run(Logins::read).await.unwrap().failed, Failed::default());
-    }
-
-    #[actix::test]
-    async fn a_login_that_never_reached_ig_does_not_count() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let clock = Clock::simulated(Timestamp(1_700_000_000), 0);
-        // Nobody listens there.
-        let session = session(&store, &clock, settings("http://127.0.0.1:1", Duration::from_secs(61)));
-        for _ in 0..3 {
-            let told = session.tokens(true).await.unwrap_err();
-            assert!(matches!(told, IgError::Unreachable(_)), "{told}");
-        }
-        let logins = store.run(Logins::read).await.unwrap();
-        assert_eq!((logins.last, logins.failed), (None, Failed::default()));
-    }
-
-    /// A session that logs in and then has its tokens tested, with IG answering so; what came of
-    /// the test, what was asked, and with which codes the process was asked to end.
-    async fn tested(answers: &[(u16, &str)]) -> (Result<u64, IgError>, Vec<String>, Vec<Exit>) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
-        let (store, _) = StoreHandle::spawn("session-test", store).unwrap();
-        let begin = [(200, LOGIN), (200, SESSION)];
-        let answers = begin.iter().chain(answers).map(|(status, json)| fake::answer(*status, json)).collect();
-        let (base, asked) = fake::server(answers);
-        let settings = settings(&base, Duration::ZERO);
-        let (alarm, mut alerts) = Alarm::new();
-        let rest = RestClient::new(http_client(), &base, Secret::new("secret"));
-        let lifeline = Lifeline::alone(Room::Session, &alarm);
-        let actor = SessionActor::new(rest, store, Clock::system(), settings, Desk::default(), lifeline);
-        let session = actor.session.clone();
-        assert_eq!(session.tokens(true).await.unwrap().generation, 1);
-        let told = session.tokens(true).await.map(|tokens| tokens.generation);
-        if told.is_err() {
-            let asked_before = asked.lock().unwrap().len();
-            assert!(session.tokens(true).await.is_err());
-            assert_eq!(asked.lock().unwrap().len(), asked_before, "refused credentials are tried once");
-        }
-        let mut exits = Vec::new();
-        while let Ok(alert) = alerts.try_recv() {
-            if let Alert::Exit { code, .. } = alert {
-                exits.push(code);
-            }
-        }
-        let asked = asked.lock().unwrap()[2..].to_vec();
-        (told, asked, exits)
-    }
-
-    #[actix::test]
-    async fn a_key_that_is_refused_between_logins_ends_the_process() {
-        let (told, asked, exits) = tested(&[(403, DISABLED), (403, DISABLED)]).await;
-        assert!(matches!(told, Err(IgError::CredentialsRefused(_))), "{told:?}");
-        assert_eq!(asked, ["GET /session", "POST /session"]);
-        // The second is that of refused credentials, which are not tried again.
-        assert_eq!(exits, [Exit::CredentialsRefused; 2]);
-    }
-
-    #[actix::test]
-    async fn a_test_of_tokens_that_is_refused_leaves_the_verdict_to_a_login() {
-        let (told, asked, exits) = tested(&[(403, DISABLED), (200, LOGIN), (200, SESSION)]).await;
-        assert_eq!(told, Ok(2));
-        assert_eq!(asked, ["GET /session", "POST /session", "GET /session"]);
-        assert_eq!(exits, []);
-    }
-}
+#[path = "actor_tests.rs"]
+mod tests;

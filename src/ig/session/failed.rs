@@ -1,10 +1,12 @@
-//! Logins that failed, and how long IG is left alone after them. Pure.
+//! Logins that led nowhere, and how long IG is left alone after them. Pure.
 //!
 //! Brokers lock accounts and revoke keys that log in without end. A login that IG refuses for good is never
 //! repeated; each other one that IG has heard of and that led nowhere doubles the distance to the next, in
-//! this process and in those after it.
+//! this process and in those after it. One that IG grants has led nowhere until the service has streamed for
+//! a while or come to an orderly end: a process that dies each time after its login would else log in
+//! as often as it is started.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,9 @@ pub const SETTING: &str = "session.failed_logins";
 /// The longest distance between logins, before jitter. What IG's limits of requests ask for is over
 /// within minutes, and what a night of maintenance costs beyond its end is little to heal.
 pub const DISTANCE_LAST: Duration = Duration::from_secs(30 * 60);
+/// A login that has led to streaming for so long has led somewhere. No shorter than the longest distance, so
+/// that a process that dies whenever it has come so far logs in no more often than one whose logins fail.
+pub const LASTS_AFTER: Duration = DISTANCE_LAST;
 /// Doublings after which any distance has long reached the last.
 const DOUBLINGS_MAX: u32 = 16;
 /// Of a login that was begun and of whose end nothing is known, as when the process is killed.
@@ -29,6 +34,14 @@ pub struct Failed {
     pub distance_s: u64,
     /// What came of the last.
     pub why: String,
+    /// IG has granted the last, and what it leads to is to be seen.
+    #[serde(default)]
+    pub granted: bool,
+}
+
+/// Whether a login of that time, which is streamed with now, has led somewhere.
+pub fn lasts(login: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(login) >= LASTS_AFTER
 }
 
 impl Failed {
@@ -42,7 +55,7 @@ impl Failed {
         serde_json::to_string(self).expect("plain numbers and texts make JSON")
     }
 
-    /// With one login more, which counts as failed until it has succeeded, or is known not to have reached
+    /// With one login more, which counts as failed until it has led somewhere, or is known not to have reached
     /// IG. The first distance is the spacing of logins, and each is twice the one before. `random` is
     /// uniform in 0..1.
     pub fn and_one(&self, spacing: Duration, random: f64) -> Failed {
@@ -51,7 +64,18 @@ impl Failed {
             distances.next_delay(random);
         }
         let distance_s = distances.next_delay(random).as_secs();
-        Failed { count: self.count.saturating_add(1), distance_s, why: UNKNOWN.to_owned() }
+        Failed { count: self.count.saturating_add(1), distance_s, why: UNKNOWN.to_owned(), granted: false }
+    }
+
+    /// With the last one granted, which does not take it out of the count yet.
+    #[must_use]
+    pub fn and_granted(self) -> Failed {
+        Failed { why: String::new(), granted: true, ..self }
+    }
+
+    /// Whether there is anything to tell: one login that was granted is as it should be.
+    pub fn is_told(&self) -> bool {
+        self.count > u32::from(self.granted)
     }
 
     /// The least time from the last login to the next.
@@ -62,6 +86,9 @@ impl Failed {
     /// For people.
     pub fn in_words(&self) -> String {
         match self.count {
+            count if self.granted => {
+                format!("none of the last {count} has led to {} min of streaming", LASTS_AFTER.as_secs() / 60)
+            }
             1 => format!("the last failed: {}", self.why),
             count => format!("the last {count} failed: {}", self.why),
         }
@@ -79,8 +106,12 @@ mod tests {
     /// Logins of a day without a success: six until the longest distance is reached, less a fifth each.
     const LOGINS_A_DAY_MAX: u32 = 65;
 
-    /// Logins within a day of processes of which each lives for so many seconds at most, where none succeeds.
-    fn logins_a_day(random: f64, lives_s: i64) -> u32 {
+    /// Seconds after its end that a process is started again.
+    const STARTED_AGAIN_S: i64 = 5;
+
+    /// Logins within a day of processes of which each lives for so many seconds at most, and where no login
+    /// is granted, or each is.
+    fn logins_a_day(random: f64, lives_s: i64, granted: bool) -> u32 {
         let (mut kept, mut last, mut logins) = (String::new(), None, 0);
         let mut now = 0;
         while now < DAY_S {
@@ -92,20 +123,51 @@ mod tests {
                 continue;
             }
             now += wait;
-            kept = failed.and_one(SPACING, random).write();
             last = Some(Timestamp(now));
             logins += 1;
+            let failed = failed.and_one(SPACING, random);
+            kept = if granted { failed.and_granted().write() } else { failed.write() };
+            if granted {
+                now += lives_s + STARTED_AGAIN_S;
+                if lives_s >= LASTS_AFTER.as_secs() as i64 {
+                    kept.clear();
+                }
+            }
         }
         logins
     }
 
     #[test]
     fn a_day_of_failed_logins_has_few_of_them_however_often_it_starts() {
-        let (most, least) = (logins_a_day(0.0, DAY_S), logins_a_day(1.0, DAY_S));
-        assert_eq!((most, logins_a_day(0.5, DAY_S), least), (LOGINS_A_DAY_MAX, 53, 45));
+        let few = |random, lives_s| logins_a_day(random, lives_s, false);
+        assert_eq!((few(0.0, DAY_S), few(0.5, DAY_S), few(1.0, DAY_S)), (LOGINS_A_DAY_MAX, 53, 45));
         // Some 1,000 processes.
-        assert!((60..=LOGINS_A_DAY_MAX).contains(&logins_a_day(0.0, 86)));
-        assert!((60..=LOGINS_A_DAY_MAX).contains(&logins_a_day(0.0, 1)));
+        assert!((60..=LOGINS_A_DAY_MAX).contains(&few(0.0, 86)));
+        assert!((60..=LOGINS_A_DAY_MAX).contains(&few(0.0, 1)));
+    }
+
+    #[test]
+    fn a_day_of_processes_that_die_after_their_login_has_few_logins_too() {
+        for lives_s in [1, 20, 60, 600, 1_200, 1_799, 1_800, 1_801, 3_600] {
+            for random in [0.0, 0.5, 1.0] {
+                let logins = logins_a_day(random, lives_s, true);
+                assert!((20..=LOGINS_A_DAY_MAX).contains(&logins), "{lives_s} s, {random}: {logins}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_login_that_is_granted_is_not_told_of_and_several_are() {
+        let once = Failed::default().and_one(SPACING, 0.5);
+        assert!(!Failed::default().is_told() && once.is_told());
+        let granted = once.and_granted();
+        assert!(!granted.is_told());
+        assert_eq!(granted.distance(SPACING), SPACING, "a restart waits no longer than any login");
+        let again = granted.and_one(SPACING, 0.5);
+        assert_eq!(again.in_words(), "the last 2 failed: its outcome is not known");
+        let again = again.and_granted();
+        assert!(again.is_told());
+        assert_eq!(again.in_words(), "none of the last 2 has led to 30 min of streaming");
     }
 
     #[test]
@@ -130,8 +192,11 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_read_and_what_is_no_such_thing_is_nothing() {
-        let failed = Failed { count: 3, distance_s: 250, why: "a \"code\"".to_owned() };
+        let failed = Failed { count: 3, distance_s: 250, why: "a \"code\"".to_owned(), granted: false };
         assert_eq!(Failed::read(&failed.write()), failed);
+        assert_eq!(Failed::read(r#"{"count":3,"distance_s":250,"why":"a \"code\""}"#), failed);
+        let granted = failed.and_granted();
+        assert_eq!(Failed::read(&granted.write()), granted);
         for text in ["", "3", "{}", r#"{"count":-1}"#] {
             assert_eq!(Failed::read(text), Failed::default(), "{text}");
         }

@@ -103,6 +103,8 @@ pub struct StreamActor {
     silent_items: SilentItems,
     recorder: Recorder,
     faulty: Faulty,
+    /// The login of which it is noted that it has led to a good while of streaming.
+    lasting: Option<u64>,
     /// Feeds whose scale is in doubt, and how often REST was asked in a row.
     doubted: BTreeSet<FeedIx>,
     confirmations: usize,
@@ -168,6 +170,7 @@ impl StreamActor {
             kept_state: StreamState::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
             faulty: Faulty::default(),
+            lasting: None,
             doubted: BTreeSet::new(),
             confirmations: 0,
             link: None,
@@ -285,7 +288,10 @@ impl Actor for StreamActor {
         // What the database says is of the one before.
         self.begin_state();
         self.attempt(self.reconnect.first(self.clock.monotonic()), ctx);
-        ctx.run_interval(KEEP_PROBES_EVERY, |act, _| act.keep_probes());
+        ctx.run_interval(KEEP_PROBES_EVERY, |act, _| {
+            act.keep_probes();
+            act.keep_lasting();
+        });
         if let Some(silence) = &self.silence {
             ctx.run_interval(silence.look_every(), Self::look_for_silence);
         }

@@ -2,6 +2,7 @@
 //! each for the rest. What they bring goes to the [`StreamActor`], one message a batch, and the
 //! next batch is read only when that is dealt with.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::pin::pin;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use awc::http::StatusCode;
 use awc::http::header::CONTENT_TYPE;
 use awc::ws::{Frame, Message as WsMessage};
 use bytes::Bytes;
-use futures_util::{SinkExt, Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures_util::future::{Either, select};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
 
 use super::actor::StreamActor;
 use super::frames::Bounded;
@@ -29,6 +31,8 @@ pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 const PIECES_PER_BATCH: usize = 64;
 /// Messages on their way out; more waiting means that the socket is stuck.
 const OUTGOING_MAX: usize = 64;
+/// A connection that is of no use any more has so long to take what is on its way, and to be closed in good form.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 /// Longest wait for the whole answer to a request beside the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest such answer, in bytes: a line a request.
@@ -71,6 +75,8 @@ pub enum Connection {
         outgoing: mpsc::Sender<WsMessage>,
         /// Its reader.
         reader: actix_rt::task::JoinHandle<()>,
+        /// Dropped with the connection, which ends its writer before long.
+        held: oneshot::Sender<Infallible>,
     },
     /// One that is made by its first request.
     Http {
@@ -157,19 +163,34 @@ pub async fn open_websocket(
     if let Some(other) = echoed.filter(|echoed| *echoed != version.subprotocol()) {
         return Err((Lost::Refused, format!("it speaks {}", cut(other))));
     }
-    let (mut sink, stream) = framed.into_map_codec(|codec| Bounded::new(codec, MESSAGE_MAX)).split();
-    let (outgoing, mut queue) = mpsc::channel(OUTGOING_MAX);
-    actix_rt::spawn(async move {
+    let (sink, stream) = framed.into_map_codec(|codec| Bounded::new(codec, MESSAGE_MAX)).split();
+    let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+    let (held, abandoned) = oneshot::channel();
+    actix_rt::spawn(write(sink, queue, abandoned, CLOSED_WITHIN));
+    let reader = actix_rt::spawn(read(stream, Piece::Frame, socket, actor));
+    Ok(Connection::WebSocket { outgoing, reader, held })
+}
+
+/// Writes what is queued, and closes the connection when nobody queues any more. A peer that does not read
+/// would hold it open for ever, so once it is abandoned it has `grace` and no more.
+async fn write<T>(
+    mut sink: impl Sink<T> + Unpin,
+    mut queue: mpsc::Receiver<T>,
+    abandoned: oneshot::Receiver<Infallible>,
+    grace: Duration,
+) {
+    let writing = async {
         while let Some(message) = queue.recv().await {
             if sink.send(message).await.is_err() {
                 return;
             }
         }
-        // All senders are gone: the connection is of no use any more.
         let _ = sink.close().await;
-    });
-    let reader = actix_rt::spawn(read(stream, Piece::Frame, socket, actor));
-    Ok(Connection::WebSocket { outgoing, reader })
+    };
+    match select(pin!(writing), abandoned).await {
+        Either::Left(_) => {}
+        Either::Right((_, writing)) => drop(tokio::time::timeout(grace, writing).await),
+    }
 }
 
 /// Why there is no WebSocket, for people.
@@ -295,6 +316,9 @@ async fn answer(client: &Client, url: &str, post: Post, limit: Duration) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use super::*;
     use crate::ig::rest::{fake, http_client};
 
@@ -313,6 +337,52 @@ mod tests {
         // Its listener is gone with it.
         let error = http_client().ws(&base).connect().await.map(drop).unwrap_err();
         assert_eq!(kind(&error), Lost::Unreachable, "{}", why(&error));
+    }
+
+    /// Takes so many messages and then neither messages nor the end, like a socket whose peer does not read.
+    struct Full {
+        room: usize,
+        taken: mpsc::UnboundedSender<u32>,
+    }
+
+    impl Sink<u32> for Full {
+        type Error = Infallible;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            if self.room > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn start_send(mut self: Pin<&mut Self>, message: u32) -> Result<(), Infallible> {
+            self.room -= 1;
+            self.taken.send(message).unwrap();
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Pending
+        }
+    }
+
+    #[actix::test]
+    async fn a_writer_whose_peer_reads_nothing_ends_soon_after_its_connection() {
+        for (room, expected) in [(0, vec![]), (1, vec![1]), (9, vec![1, 2])] {
+            let (taken, mut told) = mpsc::unbounded_channel();
+            let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+            let (held, abandoned) = oneshot::channel();
+            let grace = Duration::from_millis(50);
+            let writer = actix_rt::spawn(write(Full { room, taken }, queue, abandoned, grace));
+            outgoing.try_send(1).unwrap();
+            outgoing.try_send(2).unwrap();
+            // What is queued when it is abandoned is written as far as the peer takes it.
+            drop((outgoing, held));
+            let ended = tokio::time::timeout(Duration::from_secs(60), writer).await;
+            ended.expect("it holds the socket for ever").unwrap();
+            assert_eq!(std::iter::from_fn(|| told.try_recv().ok()).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[actix::test]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::{Map, Value};
 
-use super::control::{Address, Cut, Refusal, Rubbish};
+use super::control::{Address, Cut, Refusal, RestGarbage, Rubbish};
 use super::tlcp::{Field, TlcpVersion};
 use crate::domain::{Pair, Timestamp};
 pub(crate) use plan::Plan;
@@ -259,6 +259,17 @@ pub enum Fault {
         status: u16,
         /// IG's `errorCode`.
         code: String,
+        /// Beginning of the path behind the base address, such as `prices`; all, unless given.
+        #[serde(default)]
+        path: String,
+    },
+    /// REST requests are answered with garbage after they have been done: tokens are handed out, points spent.
+    GarbageRest {
+        /// What.
+        what: RestGarbage,
+        /// How many.
+        #[serde(default = "once")]
+        times: u32,
         /// Beginning of the path behind the base address, such as `prices`; all, unless given.
         #[serde(default)]
         path: String,

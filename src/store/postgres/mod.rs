@@ -45,6 +45,11 @@ const SHAKE_HANDS_WITHIN: Duration = Duration::from_secs(5);
 /// swallows what is sent, it takes for alive. Longer than the server itself lets a write wait for another.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long one answer may take before the connection is given up, of one that only reads: for all that somebody
+/// waits for it who could press Ctrl-C, a script could not. Everything is read by the page or by the pair, so that
+/// what takes longer is a lock, a server that hangs, or one that is past its strength.
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long a write waits for another that has begun, unless told otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -150,7 +155,7 @@ pub(super) fn open_read_only(target: Target, place: &str) -> Result<Server, Stor
     refuse_newer(place, &applied, &known)?;
     refuse_older(place, &applied, &known)?;
     server.is_read_only = true;
-    server.wait_for(None);
+    server.wait_for(Some(READ_WITHIN));
     Ok(server)
 }
 

@@ -9,7 +9,7 @@ use super::StreamActor;
 use crate::domain::FeedIx;
 use crate::ig::error::IgError;
 use crate::ig::markets::{self, Instrument};
-use crate::messages::GetTokens;
+use crate::messages::{GetTokens, TokensRefused};
 
 /// Pauses before REST is asked about a scale in doubt, and asked again; the last one repeats.
 const CONFIRM_PAUSES_S: [u64; 5] = [1, 5, 30, 120, 600];
@@ -40,7 +40,13 @@ impl StreamActor {
                     .await
                     .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;
                 let (feeds, instruments): (Vec<FeedIx>, Vec<Instrument>) = asked.into_iter().unzip();
-                let told = markets::confirm(&rest, &tokens, &instruments).await?;
+                let told = markets::confirm(&rest, &tokens, &instruments).await;
+                if let Err(IgError::Unauthorized(_)) = &told {
+                    // An open stream outlives its tokens, so nobody may have noticed: the next round has others.
+                    let generation = tokens.generation;
+                    session.refused.hint(TokensRefused { generation, certain: false });
+                }
+                let told = told?;
                 Ok::<_, IgError>(feeds.into_iter().zip(told).collect::<Vec<_>>())
             };
             ctx.spawn(asking.into_actor(act).map(|told, act, ctx| {

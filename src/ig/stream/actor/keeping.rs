@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::StreamActor;
+use crate::ig::session::failed;
+use crate::ig::session::logins::Logins;
 use crate::ig::stream::{probes, state};
 use crate::store::{Store, StoreError};
 
@@ -65,6 +67,16 @@ impl StreamActor {
             self.keep(probes::SETTING, self.kept_probes.write());
         }
     }
+
+    /// Has the logins that led nowhere forgotten, once the present one has led to a good while of streaming.
+    pub(super) fn keep_lasting(&mut self) {
+        let now = self.clock.monotonic();
+        let Some(link) = self.link.as_ref().filter(|link| link.works) else { return };
+        let generation = link.tokens.generation;
+        if failed::lasts(link.tokens.since, now) && self.lasting.replace(generation) != Some(generation) {
+            self.save(Logins::note_lasting);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,14 +94,18 @@ mod tests {
     use crate::ig::markets::Instrument;
     use crate::ig::rest::{RestClient, http_client};
     use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
+    use crate::ig::session::failed::Failed;
+    use crate::ig::session::tokens::{Pair, Tokens};
+    use crate::ig::stream::actor::connections::{Connecting, Link};
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
+    use crate::ig::stream::frames::Frames;
     use crate::ig::stream::translate::{Carried, Translation};
     use crate::messages::{SessionLines, StreamTold};
     use crate::secret::Secret;
     use crate::stats::Stats;
     use crate::store::{DatabaseUrl, StoreHandle};
     use crate::supervisor::{Alarm, Alert, Lifeline, Line, Room};
-    use crate::tlcp::{Change, EndCause, Event, Lost, Transport, Version};
+    use crate::tlcp::{Change, EndCause, Event, Lost, Options, TlcpSession, Transport, Version};
     use crate::transcript::Recorder;
 
     /// Wednesday 2020-01-15 12:00 UTC.
@@ -250,5 +266,58 @@ mod tests {
         stream.exit_in_silence(0);
         assert!(matches!(stage.alerts.recv().await, Some(Alert::Exit { .. })));
         assert_eq!(stage.written().await, ["all 0..7 silent for long, subscribed anew"]);
+    }
+
+    /// A session of this login that was made now, over which rows come.
+    fn link(clock: &Clock, generation: u64) -> Link {
+        let secret = || Secret::new("secret");
+        let tokens = Tokens {
+            generation,
+            pair: Pair { cst: secret(), xst: secret() },
+            bearer: None,
+            account_id: String::new(),
+            account_type: None,
+            lightstreamer_endpoint: String::new(),
+            timezone_offset_s: 0,
+            since: clock.monotonic(),
+        };
+        Link {
+            session: TlcpSession::new(Options::default(), String::new(), String::new()),
+            tokens: Arc::new(tokens),
+            version: Version::V2_4_0,
+            connection: None,
+            connecting: Connecting::No,
+            frames: Frames::default(),
+            timer: None,
+            works: true,
+        }
+    }
+
+    #[actix::test]
+    async fn a_good_while_of_streaming_has_logins_forgotten_that_led_nowhere() {
+        let (stage, mut stream) = Stage::new();
+        let failed = async || stage.store.run(Logins::read).await.unwrap().failed;
+        let granted = Failed { count: 3, ..Failed::default() }.and_granted().write();
+        let again = granted.clone();
+        stage.store.run(move |store| store.set_setting(failed::SETTING, &granted)).await.unwrap();
+        stream.link = Some(link(&stage.clock, 1));
+        stage.clock.advance(failed::LASTS_AFTER - Duration::from_secs(1));
+        stream.keep_lasting();
+        assert_eq!(failed().await.count, 3, "not yet");
+        stage.clock.advance(Duration::from_secs(1));
+        stream.link.as_mut().unwrap().works = false;
+        stream.keep_lasting();
+        assert_eq!(failed().await.count, 3, "nothing comes");
+        stream.link.as_mut().unwrap().works = true;
+        stream.keep_lasting();
+        assert_eq!(failed().await, Failed::default());
+        // Each login has to earn it.
+        stage.store.run(move |store| store.set_setting(failed::SETTING, &again)).await.unwrap();
+        stream.link = Some(link(&stage.clock, 2));
+        stream.keep_lasting();
+        assert_eq!(failed().await.count, 3);
+        stage.clock.advance(failed::LASTS_AFTER);
+        stream.keep_lasting();
+        assert_eq!(failed().await, Failed::default());
     }
 }

@@ -1,9 +1,19 @@
 //! Tables of findings and what they mean.
 
-use super::super::check::Level;
+use std::path::Path;
+
 use super::*;
-use crate::domain::Scale;
-use crate::store::AllowanceSeen;
+use crate::commands::doctor::check::{Check, Level};
+use crate::commands::doctor::machine::{FileFacts, Me, Room};
+use crate::config::{Access, ConfigError, SecretFrom};
+use crate::domain::scale::Verdict;
+use crate::domain::{Scale, Timeframe, Timestamp};
+use crate::ig::IgError;
+use crate::ig::markets::{Instrument, Listing};
+use crate::ig::rest::{Hurdle, NoWay};
+use crate::store::{AllowanceSeen, AllowanceState, LeaseState, SILENT_AFTER_S, ServerFacts, StoreError};
+use crate::supervisor::chronicle::{LastRun, RunEnd};
+use crate::tls::Mistrust;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -100,8 +110,8 @@ fn a_clock_that_cannot_be_right_is_to_be_mended() {
         ((-6_500, -4_800), Level::Ok, "agrees"),
         ((5_001, 6_000), Level::Warn, "5 s ahead of IG's, which is corrected for"),
         ((-9_999, -8_500), Level::Warn, "8 s behind IG's"),
-        ((3_600_000, 3_601_000), Level::Fix, "3600 s ahead of IG's, with which"),
-        ((-9_000_000, -8_999_000), Level::Fix, "8999 s behind"),
+        ((3_600_000, 3_601_000), Level::Fix, "60 min ahead of IG's, with which"),
+        ((-9_000_000, -8_999_000), Level::Fix, "2 h 29 min behind"),
     ] {
         check(&clock_of_ig(between), level, &[words]);
     }
@@ -190,13 +200,15 @@ fn facts_that_wait_descriptors_and_addresses() {
     check(&spool(Some(5), false).unwrap(), Level::Fix, &["5 facts wait", "; candlekeep run"]);
     check(&descriptors(Some(63)), Level::Fix, &["63", "LimitNOFILE"]);
     check(&descriptors(Some(64)), Level::Warn, &["64"]);
-    check(&descriptors(Some(256)), Level::Ok, &["256"]);
+    check(&descriptors(Some(DESCRIPTORS_FEW - 1)), Level::Warn, &["319"]);
+    check(&descriptors(Some(DESCRIPTORS_FEW)), Level::Ok, &["320"]);
     check(&descriptors(None), Level::Ok, &[]);
     let address = "127.0.0.1:8017".parse().unwrap();
     let ours = Listening::InUse(Answerer::Service(Some(7)));
     let other = Listening::InUse(Answerer::Service(Some(8)));
     let silent = Listening::InUse(Answerer::Service(None));
     let stranger = Listening::InUse(Answerer::Stranger);
+    let mute = Listening::InUse(Answerer::Silent);
     for (listening, is_collecting, level, words) in [
         (Listening::Free, false, Level::Ok, "is free"),
         (Listening::Free, true, Level::Ok, "the service does not listen there"),
@@ -207,42 +219,41 @@ fn facts_that_wait_descriptors_and_addresses() {
         (silent, false, Level::Fix, "another service listens"),
         (stranger, true, Level::Warn, "another program listens"),
         (stranger, false, Level::Fix, "ss -ltnp sport = :8017"),
+        (mute, true, Level::Warn, "another program listens"),
+        (mute, false, Level::Fix, "another program listens"),
         (Listening::NoSuchAddress, false, Level::Fix, "http.listen"),
         (Listening::Forbidden, false, Level::Fix, "1024"),
         (Listening::Failed, false, Level::Fix, "http.listen"),
     ] {
-        check(&http(address, listening, &[7], is_collecting), level, &[words]);
+        let ours = Ours { processes: &[7], is_collecting, may_be_frozen: false };
+        check(&http(address, listening, ours), level, &[words]);
     }
+    let frozen = Ours { processes: &[7], is_collecting: true, may_be_frozen: true };
+    check(&http(address, mute, frozen), Level::Warn, &["it is the service's", "frozen"]);
+    check(&http(address, stranger, frozen), Level::Warn, &["another program listens"]);
 }
 
 #[test]
 fn trouble_on_the_way_to_ig_is_called_by_its_name() {
-    let network =
-        |why: &str| network("https://api.example/gateway", Err(&IgError::Unreachable(why.to_owned())));
+    let network = |hurdle| {
+        let no_way = NoWay { error: IgError::Unreachable("whatever is said".into()), hurdle };
+        network("https://api.example:8443/gateway", Err(&no_way))
+    };
     check(&super::network("https://api.example/gateway", Ok(())), Level::Ok, &["certificate is trusted"]);
     check(&super::network("http://127.0.0.1:1/gateway", Ok(())), Level::Ok, &["answers"]);
-    check(
-        &network("cannot resolve api.example: no such name"),
-        Level::Fix,
-        &["getent hosts api.example", "resolv.conf"],
-    );
-    check(
-        &network("cannot connect to api.example: refused"),
-        Level::Fix,
-        &["curl -sSI https://api.example/gateway/session"],
-    );
-    let untrusted = |why| crate::tls::in_words("api.example", &rustls::Error::InvalidCertificate(why));
-    for (why, words) in [
-        (rustls::CertificateError::Expired, "; date -u"),
-        (rustls::CertificateError::NotValidYet, "; date -u"),
-        (rustls::CertificateError::NotValidForName, "is ig.api_url right"),
-        (rustls::CertificateError::UnknownIssuer, "ig.ca_file"),
+    let believes = |why| Hurdle::Mistrust(Mistrust::of(&rustls::Error::InvalidCertificate(why)));
+    for (hurdle, words) in [
+        (Hurdle::Name, "getent hosts api.example asks once more; mend /etc/resolv.conf"),
+        (Hurdle::Other, "curl -sSI https://api.example:8443/gateway/session"),
+        (Hurdle::Redirect, "portal"),
+        (believes(rustls::CertificateError::Expired), "; date -u"),
+        (believes(rustls::CertificateError::NotValidYet), "; date -u"),
+        (believes(rustls::CertificateError::NotValidForName), "is ig.api_url right"),
+        (believes(rustls::CertificateError::UnknownIssuer), "ig.ca_file"),
+        (Hurdle::Mistrust(Mistrust::of(&rustls::Error::DecryptError)), "curl -sSI"),
     ] {
-        check(&network(&untrusted(why)), Level::Fix, &["certificate of api.example is not trusted", words]);
+        check(&network(hurdle), Level::Fix, &["whatever is said", words]);
     }
-    let elsewhere =
-        IgError::Refused("h answers with a redirect to evil (HTTP 302), which is never followed".into());
-    check(&super::network("https://h/g", Err(&elsewhere)), Level::Fix, &["redirect to evil", "portal"]);
 }
 
 #[test]
@@ -327,10 +338,30 @@ fn what_a_service_says_of_itself() {
         released,
         alive,
     };
-    check(&service(None, "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(true, false)), "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(false, true)), "x".into()), Level::Ok, &["x"]);
-    check(&service(Some(&lease(false, false)), "x".into()), Level::Warn, &["candlekeep run"]);
+    let service_at = |lease: Option<&LeaseState>, run: Option<&LastRun>, later| {
+        service(lease, run, "x".into(), NOW.plus(later))
+    };
+    check(&service_at(None, None, 0), Level::Ok, &["x"]);
+    check(&service_at(Some(&lease(true, false)), None, SILENT_AFTER_S), Level::Ok, &["x"]);
+    let frozen = service_at(Some(&lease(true, false)), None, SILENT_AFTER_S + 1);
+    check(&frozen, Level::Warn, &["x; no sign of life for 21 s, 20 s are long", "kill -CONT 7"]);
+    check(&service_at(Some(&lease(false, true)), None, 3_600), Level::Ok, &["x"]);
+    check(&service_at(Some(&lease(false, false)), None, 0), Level::Warn, &["candlekeep run"]);
+    let run = |exit: Option<u8>| {
+        let end = exit.map(|exit| RunEnd { exit, ..RunEnd::default() });
+        LastRun { end, ..LastRun::default() }
+    };
+    for (exit, level, words) in [
+        (Some(0), Level::Ok, "x"),
+        (Some(1), Level::Warn, "journalctl -u candlekeep"),
+        (Some(77), Level::Warn, "change IG_API_KEY"),
+        (Some(78), Level::Warn, "change what it names"),
+        (None, Level::Warn, "candlekeep run goes on from there"),
+    ] {
+        // Whoever had the lease since, to look say, has given it back in good order.
+        check(&service_at(Some(&lease(false, true)), Some(&run(exit)), 3_600), level, &[words]);
+        check(&service_at(Some(&lease(true, false)), Some(&run(exit)), 0), Level::Ok, &["x"]);
+    }
     let told =
         of_the_service(None, Some(("interrupted", "noon")), &["EUR_USD".into()], Some("IG is in trouble"));
     check(&told[0], Level::Warn, &["interrupted since noon"]);
