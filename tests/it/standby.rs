@@ -64,7 +64,7 @@ fn on_a_server_it_collects_and_reads_as_on_a_file() {
     service.stop();
     let status = printed(&world, "status");
     assert!(status.contains("database  postgres://candlekeep@127.0.0.1:"), "{status}");
-    assert!(status.contains("service   not running; last: run, until "), "{status}");
+    assert!(status.contains("service   not running; the last run began "), "{status}");
     let verified = world.output("gaps --verify", &[]);
     assert!(verified.status.success(), "{verified:?}");
     let bars = printed(&world, "candles EURUSD 5m --count 3 --format csv");
