@@ -416,7 +416,6 @@ mod tests {
     #[cfg(feature = "parquet")]
     #[test]
     fn arrow_has_the_same_bars() {
-        use arrow_array::Array;
         use arrow_array::cast::AsArray;
         use arrow_array::types::{Float64Type, TimestampSecondType};
         let text = Scene::new("sss", 0).text("pair=EURUSD&timeframe=5&format=arrow&price=bid").unwrap();
