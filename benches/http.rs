@@ -17,13 +17,13 @@ use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source
 use candlekeep::simulator::{Options, Speed};
 use candlekeep::store::{BarQuery, DatabaseUrl, Store};
 
-#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
-#[allow(dead_code, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
-#[allow(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/world.rs"]
 mod world;
 

@@ -466,6 +466,7 @@ async fn show(stats: &Stats, pairs: usize, standing: &Standing) -> Infallible {
         actix_rt::time::sleep(SHOW_EVERY).await;
     }
 }
+
 /// Resolves once `stop` has been for so long that whoever is to heed it does not: it waits for a database
 /// that does not answer.
 async fn told_for_long(stop: impl Future<Output = ()>) {
