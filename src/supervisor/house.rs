@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::task::JoinHandle;
 
 use super::chronicle::Chronicle;
 use super::groundwork::{
@@ -128,6 +129,8 @@ pub struct House {
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
     chronicle: Chronicle,
+    /// Has `status` know what it is at.
+    noting: JoinHandle<()>,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
     summary: Option<Speaking>,
@@ -158,7 +161,7 @@ impl House {
             () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
-        actix_rt::spawn(keep_at(standing.clone(), store.clone()));
+        let noting = actix_rt::spawn(keep_at(standing.clone(), store.clone()));
         let keeper = Keeper::new(roster.clone(), clock.clone(), store.clone(), alerts);
         let ground = Ground {
             clock: clock.clone(),
@@ -169,7 +172,7 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone(), chronicle);
+        let rooms = (keeper, tenure.clone(), chronicle, noting);
         let lines = Lines::default();
         let built = tokio::select! {
             built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
@@ -189,7 +192,7 @@ impl House {
         flags: RunFlags,
         login: Login,
         (ground, lines): (Ground, Lines),
-        (mut keeper, tenure, chronicle): (Keeper, Arc<Tenure>, Chronicle),
+        (mut keeper, tenure, chronicle, noting): (Keeper, Arc<Tenure>, Chronicle, JoinHandle<()>),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
@@ -310,7 +313,7 @@ impl House {
         keeper.begins();
         standing.has_started();
         standing.is_at("connecting to the stream");
-        Ok(Some(House { stats, instruments, blueprint, tenure, chronicle, keeper, summary }))
+        Ok(Some(House { stats, instruments, blueprint, tenure, chronicle, noting, keeper, summary }))
     }
 
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
@@ -402,7 +405,8 @@ impl House {
             let _ = tokio::time::timeout(NOTE_WITHIN, self.store().run(Logins::note_lasting)).await;
         }
         let outcome = if is_drained { Ok(()) } else { Err(Failure::failed(NOT_STORED)) };
-        // Before the log is folded, and both at once: neither waits for long.
+        // Before the log is folded, after which nothing is written; both at once: neither waits for long.
+        self.noting.abort();
         tokio::join!(self.chronicle.ends(outcome.as_ref().map(drop)), self.give_back_lease());
         let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
         if let Ok(Err(error)) = folded {

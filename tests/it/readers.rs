@@ -14,6 +14,7 @@ use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source
 use candlekeep::store::{DatabaseUrl, Store};
 use rusqlite::{Connection, OpenFlags};
 
+use super::front::Front;
 use super::postgres;
 use super::world::{World, market};
 
@@ -164,4 +165,17 @@ fn another_user_of_the_group_reads_at_any_time() {
     assert!(output.status.success(), "{output:?}");
     drop(Store::open(&DatabaseUrl::sqlite(&path)).unwrap());
     check("after another process had it open");
+}
+
+#[test]
+fn nothing_is_written_after_the_log_is_folded_in_however_long_the_logout_takes() {
+    let world = World::new(market(48));
+    let front = Front::start(world.simulator().address(), None);
+    let url = front.api_url();
+    let mut service = world.start("run", &[("IG_API_URL", &url)]);
+    world.wait_complete(&mut service);
+    front.swallow("DELETE");
+    service.stop();
+    assert_eq!(front.asked("DELETE /gateway/deal/session"), 1);
+    assert_eq!(log_length(&world.database()), 0);
 }
