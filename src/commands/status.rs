@@ -679,7 +679,7 @@ mod tests {
         let mut findings = findings();
         assert!(!text(&findings, None).contains("login "), "all is well");
         let why = "IG is in trouble".to_owned();
-        findings.logins.failed = Failed { count: 3, distance_s: 244, why, granted: false };
+        findings.logins.failed = Failed { count: 3, distance_s: 244, why, ..Failed::default() };
         let expected =
             "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
         assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));

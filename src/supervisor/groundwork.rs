@@ -28,7 +28,7 @@ use crate::ig::session::fingerprint;
 use crate::ig::session::tokens::Tokens;
 use crate::ig::stream::actor::{Memory, SETTING_SILENT_EXITS, SETTING_VERSION};
 use crate::ig::stream::probes::{self, Probes};
-use crate::messages::{GetTokens, SessionLines};
+use crate::messages::{GetTokens, SessionLines, TokensRefused};
 use crate::store::{AllowanceKey, Feed, Lease, Store, StoreError, StoreHandle};
 use crate::tlcp::Version;
 use crate::writer::journal::{Journal, JournalHandle};
@@ -169,7 +169,15 @@ async fn learn_once(
         .send(GetTokens { validate: false })
         .await
         .map_err(|_| IgError::Retryable("the session room is gone".to_owned()))??;
-    let instruments = markets::resolve(rest, &tokens, &config.feeds, config.ig.product).await?;
+    let resolved = markets::resolve(rest, &tokens, &config.feeds, config.ig.product).await;
+    let instruments = resolved.map_err(|error| match error {
+        // Whether IG refuses the credentials is for a login to say.
+        IgError::CredentialsRefused(why) | IgError::Unauthorized(why) => {
+            session.refused.hint(TokensRefused { generation: tokens.generation, certain: true });
+            IgError::Retryable(format!("IG refuses to tell of the instruments: {why}"))
+        }
+        other => other,
+    })?;
     let per_minute = match config.history.requests_per_minute {
         Some(per_minute) => per_minute,
         None => {

@@ -133,7 +133,7 @@ async fn look(
     let _ = tokio::time::timeout(LOG_OUT_WITHIN, session.send(LogOut)).await;
     if looked.is_ok() {
         // That was all that it was for. Where the note fails, the next login keeps a longer distance.
-        let _ = store.run(Logins::note_lasting).await;
+        let _ = store.run(Logins::note_stopped).await;
     }
     looked
 }

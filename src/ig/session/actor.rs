@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::complaints::Complaints;
 use super::fingerprint::{self, in_database};
@@ -32,8 +32,9 @@ use crate::supervisor::{Alarm, Lifeline, Pulse, watched_over};
 /// A login takes so long at most, beside the distance that it keeps from the last: a few calls to IG, each
 /// with its own limit.
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(240);
-/// How long a logout waits for a login or a test of tokens that is under way.
-const LOG_OUT_WAIT: Duration = Duration::from_secs(2);
+/// How long a logout waits for a login or a test of tokens that is under way, so that IG has as long again to
+/// hear of it.
+const LOG_OUT_WAIT: Duration = Duration::from_secs(1);
 
 /// What the session needs to know.
 #[derive(Clone)]
@@ -77,9 +78,25 @@ pub struct Desk {
     state: Rc<Mutex<State>>,
     /// The process ends: nobody gets tokens any more.
     is_closed: Rc<Cell<bool>>,
+    closing: Rc<Notify>,
 }
 
 impl Desk {
+    /// Nobody gets tokens any more, nor goes on waiting for them.
+    fn close(&self) {
+        self.is_closed.set(true);
+        self.closing.notify_waiters();
+    }
+
+    /// # Errors
+    /// Once it is closed.
+    fn open(&self) -> Result<(), IgError> {
+        match self.is_closed.get() {
+            true => Err(IgError::Retryable("logged out, since the process ends".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// Has the tokens tested before they are used again. Where somebody holds them they are in use.
     fn mistrust(&self) {
         if let Ok(mut state) = self.state.try_lock() {
@@ -164,12 +181,13 @@ impl Handler<LogOut> for SessionActor {
 
     fn handle(&mut self, _: LogOut, _: &mut Self::Context) -> Self::Result {
         let session = self.session.clone();
-        session.desk.is_closed.set(true);
+        session.desk.close();
         Box::pin(async move {
-            // A login under way, which may be waiting for its turn, has no session to end yet.
-            let state = tokio::time::timeout(LOG_OUT_WAIT, session.desk.state.lock()).await;
-            let tokens = state.ok().and_then(|mut state| state.tokens.take());
-            if let Some(tokens) = tokens {
+            let Ok(mut state) = tokio::time::timeout(LOG_OUT_WAIT, session.desk.state.lock()).await else {
+                log::warn!("IG has not answered a login or a question yet; a session there ends by itself");
+                return;
+            };
+            if let Some(tokens) = state.tokens.take() {
                 match session.rest.log_out(&tokens).await {
                     Ok(()) => log::info!("logged out"),
                     Err(error) => log::warn!(error:% = error; "could not log out"),
@@ -183,9 +201,7 @@ impl Session {
     /// Tokens that work, as far as is known without asking or, with `validate`, by asking.
     async fn tokens(&self, validate: bool) -> Result<Arc<Tokens>, IgError> {
         let mut state = self.desk.state.lock().await;
-        if self.desk.is_closed.get() {
-            return Err(IgError::Retryable("logged out, since the process ends".to_owned()));
-        }
+        self.desk.open()?;
         self.pulse.step(LOGGED_IN_WITHIN + self.settings.login_spacing);
         failpoint::in_task("session.tokens").await;
         let tokens = self.tokens_of(&mut state, validate).await;
@@ -477,10 +493,16 @@ impl Session {
             return Err(IgError::LoginLater { at, wait, why: before.failed.in_words() });
         }
         if !wait.is_zero() {
+            self.desk.open()?;
             log::info!(wait_s = wait.as_secs(); "waiting before the next login");
-            actix_rt::time::sleep(wait).await;
+            tokio::select! {
+                () = actix_rt::time::sleep(wait) => {}
+                () = self.desk.closing.notified() => {}
+            }
         }
-        let failed = before.failed.and_one(spacing, fastrand::f64());
+        self.desk.open()?;
+        let rest = before.last.map_or(Duration::MAX, |last| duration_s(self.clock.wall().since(last)));
+        let failed = before.failed.clone().after(rest).and_one(spacing, fastrand::f64());
         self.note(&Logins { last: Some(self.clock.wall()), failed }).await?;
         Ok(before)
     }
@@ -517,6 +539,11 @@ fn stays_in_tls(api_url: &str, tokens: Tokens) -> Result<Tokens, IgError> {
         ));
     }
     Ok(tokens)
+}
+
+/// Nothing where the clock has gone back.
+fn duration_s(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.max(0).cast_unsigned())
 }
 
 fn offset_s(hours: Option<f64>) -> i64 {

@@ -245,6 +245,34 @@ async fn nobody_logs_in_again_after_the_logout() {
 }
 
 #[actix::test]
+async fn who_waits_for_a_turn_to_log_in_hears_of_the_end_at_once_and_never_does() {
+    let stage = Stage::new(&[(200, LOGIN), (200, SESSION)]);
+    stage.session(SPACING).tokens(true).await.unwrap();
+    let last = stage.logins().await.last;
+    // The next process.
+    let (settings, desk) = (settings(&stage.base, SPACING), Desk::default());
+    let rest = RestClient::new(http_client(), &stage.base, Secret::new("secret"));
+    let lifeline = Lifeline::alone(Room::Session, &Alarm::new().0);
+    let (store, clock) = (stage.store.clone(), stage.clock.clone());
+    let session = SessionActor::new(rest, store, clock, settings, desk.clone(), lifeline).start();
+    let asking = session.send(GetTokens { validate: false });
+    let ending = async {
+        // Each question to the database is answered in its turn: it has long asked its own then.
+        for _ in 0..500 {
+            stage.logins().await;
+            tokio::task::yield_now().await;
+        }
+        assert!(desk.state.try_lock().is_err(), "it waits");
+        session.send(LogOut).await.unwrap();
+    };
+    let both = async { tokio::join!(asking, ending) };
+    let (told, ()) = tokio::time::timeout(SPACING / 2, both).await.expect("long before its turn");
+    assert!(told.unwrap().is_err());
+    assert_eq!(stage.asked_to_log_in(), 1);
+    assert_eq!(stage.logins().await.last, last);
+}
+
+#[actix::test]
 async fn a_login_that_never_reached_ig_does_not_count() {
     let stage = Stage::new(&[]);
     // Nobody listens there.

@@ -18,7 +18,7 @@ pub const SETTING_REFUSED: &str = "session.refused_fingerprint";
 pub struct Logins {
     /// The last one.
     pub last: Option<Timestamp>,
-    /// Those since one has led somewhere.
+    /// Those since one has led somewhere, and what is excused.
     pub failed: Failed,
 }
 
@@ -63,14 +63,27 @@ impl Logins {
         store.set_setting(failed::SETTING, &failed.write())
     }
 
-    /// The last login has led to a good while of streaming, or to an orderly end: those before it are
-    /// forgotten. Nothing where IG has not granted it.
+    /// The last login has led to a good while of streaming: those before it are forgotten. Nothing where IG
+    /// has not granted it.
     ///
     /// # Errors
     /// Those of reading and writing.
     pub fn note_lasting(store: &mut Store) -> Result<(), StoreError> {
         if Logins::read(store)?.failed.granted {
             store.set_setting(failed::SETTING, "")?;
+        }
+        Ok(())
+    }
+
+    /// The last login has led to an orderly end, see [`Failed::and_stopped`].
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn note_stopped(store: &mut Store) -> Result<(), StoreError> {
+        let failed = Logins::read(store)?.failed;
+        let stopped = failed.clone().and_stopped();
+        if stopped != failed {
+            store.set_setting(failed::SETTING, &stopped.write())?;
         }
         Ok(())
     }
