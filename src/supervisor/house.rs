@@ -59,8 +59,9 @@ const LOG_OUT_WITHIN: Duration = Duration::from_secs(2);
 const HEED_WITHIN: Duration = Duration::from_secs(3);
 /// Time for noting that the login has led to an orderly end.
 const NOTE_WITHIN: Duration = Duration::from_secs(1);
-/// Time for folding the database's log, which the next start does as well.
-const FOLD_WITHIN: Duration = Duration::from_secs(1);
+/// Time for folding the database's log, which the next start does as well: as long as for logging out, which
+/// goes on meanwhile.
+const FOLD_WITHIN: Duration = LOG_OUT_WITHIN;
 /// The rooms are built for the first time within this time.
 const BUILT_WITHIN: Duration = Duration::from_secs(300);
 /// How often it is looked what there is to tell of the stream.
@@ -397,24 +398,40 @@ impl House {
         if let Some(summary) = self.summary.take() {
             summary.finish();
         }
+        // After the log is folded in nothing is written.
+        [Room::Stream, Room::Retention].into_iter().for_each(|room| self.keeper.retire(room));
+        self.noting.abort();
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
-        } else {
-            // The login has led to an orderly end. Where that is not noted the next one keeps a longer distance.
-            let _ = tokio::time::timeout(NOTE_WITHIN, self.store().run(Logins::note_lasting)).await;
         }
         let outcome = if is_drained { Ok(()) } else { Err(Failure::failed(NOT_STORED)) };
-        // Before the log is folded, after which nothing is written; both at once: neither waits for long.
-        self.noting.abort();
-        tokio::join!(self.chronicle.ends(outcome.as_ref().map(drop)), self.give_back_lease());
-        let folded = tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await;
-        if let Ok(Err(error)) = folded {
-            log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
-        }
-        // Last, since it is IG that it may have to wait for.
-        log_out(&lines).await;
+        // All at once: none of it waits for long.
+        tokio::join!(
+            self.note_stopped(is_drained && spooled == 0),
+            self.chronicle.ends(outcome.as_ref().map(drop)),
+            self.give_back_lease(),
+        );
+        // Last, since it is IG that it may have to wait for, or the disk.
+        tokio::join!(self.fold_log(), log_out(&lines));
         outcome
+    }
+
+    /// Takes note of where the login has led. Where that fails the next one keeps a longer distance.
+    async fn note_stopped(&self, in_good_order: bool) {
+        if in_good_order {
+            let _ = tokio::time::timeout(NOTE_WITHIN, self.store().run(Logins::note_stopped)).await;
+        }
+    }
+
+    async fn fold_log(&self) {
+        match tokio::time::timeout(FOLD_WITHIN, self.store().run(Store::fold_log)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                log::warn!(error:% = error; "the database's log could not be folded in, which the next start does");
+            }
+            Err(_) => log::info!("the database's log is not folded in yet, which the next start does"),
+        }
     }
 }
 

@@ -56,10 +56,10 @@ const OUTSTANDING: usize = 8;
 /// So many messages at once, then a pause: so that locks come and go meanwhile.
 const MESSAGES_AT_ONCE: i64 = 3;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How things go with a file, and with a server, to which each statement is a journey.
 /// In so many rounds somebody dies at every place.
 const ENOUGH_FOR_EVERY_PLACE: u32 = 400;
 
+/// How things go with a file, and with a server, to which each statement is a journey.
 struct Pace {
     /// Messages that a child sends at most.
     messages: i64,

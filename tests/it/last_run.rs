@@ -89,14 +89,13 @@ fn each_end_of_the_service_is_kept_and_told_with_what_mends_it() {
 
 #[test]
 fn a_room_that_fails_again_and_again_and_a_blocked_thread_are_told_as_the_reason() {
-    for (failpoint, reason) in [
-        ("aggregator.told:60+=panic", "the aggregator room has failed 6 times"),
-        ("aggregator.told:30=block", "the thread of the rooms is blocked"),
+    for (options, reason) in [
+        ("--failpoint aggregator.told:60+=panic", "the aggregator room has failed 6 times"),
+        ("--patience 12 --failpoint aggregator.told:30=block", "the thread of the rooms is blocked"),
     ] {
         // Where much happens in little time.
         let world = World::new(Options { speed: Speed::Times(300.0), ..market(3) });
-        let line = format!("run --patience 5 --failpoint {failpoint}");
-        let ended = world.start(&line, &[]).ended();
+        let ended = world.start(&format!("run {options}"), &[]).ended();
         assert_eq!(ended.code, Some(1), "{:#?}", ended.log);
         let run = last_run(&world);
         let why = run["why"].as_str().unwrap_or_else(|| panic!("{run}"));

@@ -75,8 +75,9 @@ fn on_a_server_it_collects_and_reads_as_on_a_file() {
 
 #[test]
 fn a_killed_leader_is_followed_by_one_that_waited() {
-    let Some(server) = postgres::shared() else { return };
-    let world = world(server);
+    // One's own: an answer that others hold up starts the time anew.
+    let Some(server) = Server::start(&[]) else { return };
+    let world = world(&server);
     let (first, mut second) = leader_and_standby(&world);
     let status = printed(&world, "status");
     for (role, pid) in [("service", first.pid()), ("standby", second.pid())] {
@@ -103,8 +104,9 @@ fn a_killed_leader_is_followed_by_one_that_waited() {
 
 #[test]
 fn a_paused_leader_is_followed_and_writes_nothing_when_it_wakes() {
-    let Some(server) = postgres::shared() else { return };
-    let world = world(server);
+    // One's own: an answer that others hold up starts the time anew.
+    let Some(server) = Server::start(&[]) else { return };
+    let world = world(&server);
     let (first, mut second) = leader_and_standby(&world);
     signal(&first, Signal::STOP);
     let took = wait_leading(&world, &mut second);
