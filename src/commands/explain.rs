@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::outlook::words::counted;
 use super::{calendar_of, check_pair, say};
 use crate::cli::{Explain, Report};
 use crate::config::Config;
@@ -119,7 +120,14 @@ fn text(findings: &Findings) -> String {
         say("evidence", evidence(run, spend.as_ref()));
         if bar.is_none() && run.state == State::Missing {
             if let Some(attempt) = attempt {
-                say("asked", format!("{} times in vain; again from {} on", attempt.times, attempt.next_at));
+                say(
+                    "asked",
+                    format!(
+                        "{} in vain; again from {} on",
+                        counted(attempt.times as usize, "time"),
+                        attempt.next_at
+                    ),
+                );
             }
             say(
                 "next",

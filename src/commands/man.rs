@@ -93,7 +93,7 @@ fn render(command: &clap::Command, text: &mut Vec<u8>) -> io::Result<()> {
     }
     let others = if is_main {
         text.extend(FILES.as_bytes());
-        ".BR candlekeep\\-run (1),\n.BR candlekeep\\-demo (1),\n.BR systemctl (1)\n"
+        ".BR candlekeep\\-demo (1),\n.BR candlekeep\\-run (1),\n.BR candlekeep\\-status (1),\n.BR candlekeep\\-doctor (1),\n.BR systemctl (1)\n"
     } else {
         ".BR candlekeep (1)\n"
     };

@@ -190,7 +190,12 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
     }
     // That it streams is told below, with more.
     if let Some(at) = findings.at.as_deref().filter(|at| !at.starts_with("streaming")) {
-        line(format!("          {at}"));
+        let wait = findings.logins.wait(findings.login_spacing, findings.wall);
+        let next = if at == "logging in" && !wait.is_zero() { logins_due(findings) } else { None };
+        line(match next {
+            Some(next) => format!("          {at}, not before {next}"),
+            None => format!("          {at}"),
+        });
     }
     for (room, failures) in &findings.rooms.failed {
         let (times, last_at) =
@@ -275,9 +280,13 @@ fn logins_line(findings: &Findings) -> Option<String> {
 
 /// When the next login may be, where some have failed.
 fn logins_next(findings: &Findings) -> Option<Timestamp> {
+    logins_due(findings).filter(|_| findings.logins.failed.is_told())
+}
+
+/// When the next login may be, once there was one.
+fn logins_due(findings: &Findings) -> Option<Timestamp> {
     let Logins { last, failed } = &findings.logins;
-    let distance_s = failed.distance(findings.login_spacing).as_secs() as i64;
-    Some(last.filter(|_| failed.is_told())?.plus(distance_s))
+    Some(last.as_ref()?.plus(failed.distance(findings.login_spacing).as_secs() as i64))
 }
 
 /// What is missing, and what is asked for next.
@@ -326,6 +335,9 @@ fn stream_line(findings: &Findings) -> String {
     let (phase, since) = (stream.phase.as_str(), Timestamp(stream.since));
     if !findings.lease.as_ref().is_none_or(|lease| lease.alive) {
         return format!("none; was {phase} when the service ended");
+    }
+    if findings.lease.as_ref().is_some_and(|lease| since < lease.acquired_at) {
+        return format!("none yet; was {phase} when the process before ended");
     }
     let mut told = format!("{phase} since {since}");
     if let (Some(transport), Some(version)) = (&stream.transport, &stream.version) {
@@ -389,7 +401,7 @@ fn json(findings: &Findings) -> String {
         "standbys": findings.standbys.iter().map(process).collect::<Vec<_>>(),
         "login": {
             "last": findings.logins.last.map(|last| last.0),
-            "failed": findings.logins.failed.count,
+            "failed": if findings.logins.failed.is_told() { findings.logins.failed.count } else { 0 },
             "next": logins_next(findings).map(|next| next.0),
         },
         "at": findings.at,
@@ -493,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_has_not_logged_in_yet_does_not_stream_and_says_when_it_may() {
+        let mut findings = findings();
+        // The process before has left this.
+        findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 5;
+        findings.at = Some("logging in".to_owned());
+        findings.logins.last = Some(findings.wall.plus(-20));
+        findings.login_spacing = Duration::from_secs(61);
+        let told = text(&findings, None);
+        assert!(told.contains("\nstream    none yet; was interrupted when the process before ended\n"), "{told}");
+        let next = findings.wall.plus(41);
+        assert!(told.contains(&format!("\n          logging in, not before {next}\n")), "{told}");
+        findings.logins.last = Some(findings.wall.plus(-61));
+        assert!(text(&findings, None).contains("\n          logging in\n"));
+    }
+
+    #[test]
     fn a_service_that_shows_no_sign_of_life_is_warned_about() {
         let mut findings = findings();
         assert!(!text(&findings, None).contains("no sign of life"));
@@ -526,8 +554,8 @@ mod tests {
         let mut findings = findings();
         findings.outlook.allowance.refusals = Some(Refusals { times: 1, last_at: Timestamp(1_705_489_000) });
         findings.outlook.purse.refused = Some(Refused::Wait);
-        let expected = "allowance no data points left, as IG said on Wed 10:56; by what was told before: \
-                        999 of 10000 data points left (IG, Wed 08:26); renewed Fri 2024-01-19 21:33 UTC\n";
+        let expected =
+            "allowance no data points left, as IG said on Wed 10:56; renewed Fri 2024-01-19 21:33 UTC\n";
         assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
     }
 

@@ -492,7 +492,7 @@ pub enum ConfigError {
     },
     /// Logging in takes secrets that nobody gave.
     #[error(
-        "missing credentials: set {names} (or NAME_FILE, or systemd's LoadCredential){hint}; `candlekeep demo` needs none"
+        "missing credentials: set {names} (or files named by the same with _FILE behind, or systemd's LoadCredential){hint}; `candlekeep demo` needs none"
     )]
     MissingCredentials {
         /// The missing variables.

@@ -91,7 +91,7 @@ impl Exposure {
         let path = self.path.display();
         if self.access.owner == 0 {
             // Root's file: the service reads it through its group, or no more.
-            return format!("chgrp GROUP {path} && chmod 640 {path}, GROUP being the service's");
+            return format!("sudo chgrp GROUP {path} && sudo chmod 640 {path}, GROUP being the service's");
         }
         format!("chmod go-r {path}")
     }
@@ -159,7 +159,7 @@ mod tests {
         );
         assert_eq!(exposure.mend(), "chmod go-r candlekeep.toml");
         let exposure = Exposure { access: Access { owner: 0, mode: 0o644 }, ..exposure };
-        let mend = "chgrp GROUP candlekeep.toml && chmod 640 candlekeep.toml, GROUP being the service's";
+        let mend = "sudo chgrp GROUP candlekeep.toml && sudo chmod 640 candlekeep.toml, GROUP being the service's";
         assert_eq!(exposure.mend(), mend);
     }
 }

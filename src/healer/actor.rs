@@ -293,7 +293,8 @@ impl Healer {
         let Some(event) = self.event_clock.settled() else { return Ok(false) };
         let now = Now { event, wall: self.clock.wall() };
         let Known { pages, purse } = self.read(now.wall).await?;
-        self.stats.allowance_remaining.set(purse.remaining.into());
+        let remaining = if purse.refused.is_some() { 0 } else { purse.remaining };
+        self.stats.allowance_remaining.set(remaining.into());
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });

@@ -173,7 +173,7 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone(), chronicle, noting);
+        let rooms = (keeper, tenure.clone(), chronicle.clone(), noting);
         let lines = Lines::default();
         let built = tokio::select! {
             built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
@@ -181,7 +181,8 @@ impl House {
             () = told_for_long(stop) => Ok(None),
         };
         if !matches!(built, Ok(Some(_))) {
-            // It may be the database that is the matter.
+            // Before the lease is given back, so that nobody takes it for killed. It may be the database that is the matter.
+            chronicle.ends(built.as_ref().map(drop)).await;
             let _ = tokio::time::timeout(GIVE_BACK_WITHIN, tenure.end(&store, &clock)).await;
             log_out(&lines).await;
         }

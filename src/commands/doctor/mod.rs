@@ -105,7 +105,7 @@ fn examine(config: &Config, is_offline: bool) -> Result<(Vec<Check>, Probes), Fa
     checks.extend(of_machine(config, &spools, read, now));
     checks.extend(read.map(|known| {
         let (lease, run) = (known.lease.as_ref(), known.last_run.as_ref());
-        judge::service(lease, run, service_line(lease, run), now)
+        judge::service(lease, run, service_line(lease, run), facts_waiting(config).unwrap_or(0), now)
     }));
 
     let why_not =
@@ -161,8 +161,7 @@ fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>, now: Ti
         let kind = machine::file_system(folder);
         checks.extend(kind.and_then(|kind| judge::file_system(folder, kind)));
     }
-    let waiting = recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref());
-    checks.extend(judge::spool(waiting, is_collecting));
+    checks.extend(judge::spool(facts_waiting(config), is_collecting));
     checks.push(judge::descriptors(machine::descriptors()));
     match config.http.listen {
         Some(address) => {
@@ -298,6 +297,11 @@ fn of_login(outcome: Result<judge::LoggedIn, NotDone>) -> Result<Vec<Check>, Fai
         Err(NotDone::NoPlace(why)) => vec![judge::not_logged_in(&NoLogin::NoPlace(why))],
         Err(NotDone::Stopped) => return Err(Failure::failed("told to stop; it has logged out")),
     })
+}
+
+/// Facts that wait in the spool for the database.
+fn facts_waiting(config: &Config) -> Option<u64> {
+    recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref())
 }
 
 fn of_service(known: &Known) -> Vec<Check> {

@@ -24,9 +24,8 @@ pub fn allowance(outlook: &Outlook) -> String {
         None => format!("{remaining} data points left, for all that is known before IG's first answer"),
     };
     if let Some(refusals) = outlook.purse.refused.and(outlook.allowance.refusals) {
-        // What its numbers were says no more than that.
-        let at = refusals.last_at.utc().format("%a %H:%M");
-        line = format!("no data points left, as IG said on {at}; by what was told before: {line}");
+        // Whatever its numbers were before.
+        line = format!("no data points left, as IG said on {}", refusals.last_at.utc().format("%a %H:%M"));
     } else if reserve > 0 {
         write!(line, ", {reserve} kept for holes of the last day").expect("a String takes any text");
     }

@@ -145,10 +145,25 @@ pub fn spool(facts: Option<u64>, is_collecting: bool) -> Option<Check> {
 }
 
 /// Whether a service runs and lives, or how its last run ended; `told` says so in words.
-pub fn service(lease: Option<&LeaseState>, run: Option<&LastRun>, told: String, now: Timestamp) -> Check {
+/// `spooled`: facts that wait for the database.
+pub fn service(
+    lease: Option<&LeaseState>,
+    run: Option<&LastRun>,
+    told: String,
+    spooled: u64,
+    now: Timestamp,
+) -> Check {
     let warn = |mend: &str| Check::warn("service", told.clone(), mend);
     match (lease, run) {
         (Some(lease), _) if lease.alive => match lease.silent_s(now) {
+            Some(silent_s) if spooled > 0 => Check::warn(
+                "service",
+                format!("{told}; {}", no_sign_of_life(silent_s)),
+                format!(
+                    "what the line on the spool says, and leave the service alone; kill -CONT {} if somebody has stopped it",
+                    lease.pid
+                ),
+            ),
             Some(silent_s) => Check::warn(
                 "service",
                 format!("{told}; {}", no_sign_of_life(silent_s)),

@@ -94,8 +94,7 @@ pub fn permissions(me: &Me, folder: &FileFacts, files: &[FileFacts]) -> Check {
     let (owner, name) =
         if me.is_root() { (access.owner, me.name_of(access.owner)) } else { (me.user, me.name_of(me.user)) };
     if !me.is_root() && !folder.is_writable {
-        let path = shown(&folder.path);
-        return fix(format!("{name} cannot write {path}"), format!("sudo chown {name} {path}"));
+        return cannot_write(me, &folder.path, access, files);
     }
     let is_anothers = |file: &FileFacts| file.access.is_some_and(|access| access.owner != owner);
     let cannot = |file: &FileFacts| file.access.is_some() && !file.is_writable;
@@ -109,6 +108,26 @@ pub fn permissions(me: &Me, folder: &FileFacts, files: &[FileFacts]) -> Check {
         "permissions",
         format!("{name} can write {} and what the service has in it", shown(&folder.path)),
     )
+}
+
+/// Of a folder that this user cannot write. It may be the service's, or the system's, which nobody is to be told to
+/// take away from them.
+fn cannot_write(me: &Me, folder: &Path, access: Access, files: &[FileFacts]) -> Check {
+    let (name, path) = (me.name_of(me.user), folder.display());
+    let state = format!("{name} cannot write {path}");
+    let elsewhere = format!("name a database in a folder of {name}'s in DATABASE_URL");
+    let has_database = files.first().is_some_and(|database| database.access.is_some());
+    let mend = if access.owner != 0 && (has_database || access.owner != me.user) {
+        let owner = me.name_of(access.owner);
+        format!("sudo -u {owner} candlekeep doctor, where the service runs as {owner}; else {elsewhere}")
+    } else if access.owner == me.user {
+        format!("chmod u+rwx {path}")
+    } else if folder.components().count() > 2 {
+        format!("{elsewhere}; or, where {path} is for the service alone, sudo chown {name} {path}")
+    } else {
+        elsewhere
+    };
+    Check::fix("permissions", state, mend)
 }
 
 /// Whether the group, whose members bots may be, can read an SQLite database; none while there is no file.
@@ -159,12 +178,14 @@ pub fn credentials(
         let (state, mend) = match error {
             ConfigError::MissingCredentials { names, hint } => (
                 format!("missing: {names}{hint}"),
-                format!("set {names} in the environment, or NAME_FILE, or systemd's LoadCredential"),
+                format!(
+                    "set {names} in the environment, or the same names with _FILE behind, or systemd's LoadCredential"
+                ),
             ),
             ConfigError::Unreadable { path, mend, .. } => {
                 (error.to_string(), mend.clone().unwrap_or_else(|| format!("ls -l {path}")))
             }
-            _ => (error.to_string(), "unset one of the two, or fill the file".to_owned()),
+            _ => (error.to_string(), "unset one where two are set, or fill the file".to_owned()),
         };
         return Check::fix("credentials", state, mend);
     }

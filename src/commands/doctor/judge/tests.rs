@@ -48,8 +48,26 @@ fn who_may_not_write_is_told_what_to_run() {
     check(&permissions(5, &own, &whole), ok, &["keep can write /s"]);
     check(&permissions(0, &own, &whole), ok, &["keep can write /s"]);
     check(&permissions(5, &file("/s", None, false), &[]), Level::Fix, &["no folder /s; mkdir -p /s"]);
-    let readonly = file("/s", Some((0, 0o755)), false);
-    check(&permissions(5, &readonly, &[]), Level::Fix, &["keep cannot write /s; sudo chown keep /s"]);
+    let readonly = |path: &str, owner, mode| file(path, Some((owner, mode)), false);
+    let made_by_root = permissions(5, &readonly("/var/s", 0, 0o755), &[]);
+    check(
+        &made_by_root,
+        Level::Fix,
+        &["keep cannot write /var/s; name a database", "sudo chown keep /var/s"],
+    );
+    let own_but_readonly = permissions(5, &readonly("/s", 5, 0o500), &[]);
+    check(&own_but_readonly, Level::Fix, &["keep cannot write /s; chmod u+rwx /s"]);
+    // Nobody takes the system's folders, nor the service's.
+    for (folder, files) in [(readonly("/", 0, 0o755), &[][..]), (readonly("/s", 5, 0o750), &whole)] {
+        let found = permissions(6, &folder, files);
+        check(&found, Level::Fix, &["ann cannot write /", "a database in a folder of ann's"]);
+        assert!(!found.mend.as_ref().unwrap().contains("chown"), "{found:?}");
+    }
+    check(
+        &permissions(6, &readonly("/s", 5, 0o750), &whole),
+        Level::Fix,
+        &["sudo -u keep candlekeep doctor"],
+    );
     // Left behind by somebody who has started it as another user.
     let left = [file("/s/c.db", Some((5, 0o640)), true), file("/s/c.db-wal", Some((0, 0o640)), false)];
     check(
@@ -339,12 +357,18 @@ fn what_a_service_says_of_itself() {
         alive,
     };
     let service_at = |lease: Option<&LeaseState>, run: Option<&LastRun>, later| {
-        service(lease, run, "x".into(), NOW.plus(later))
+        service(lease, run, "x".into(), 0, NOW.plus(later))
     };
     check(&service_at(None, None, 0), Level::Ok, &["x"]);
     check(&service_at(Some(&lease(true, false)), None, SILENT_AFTER_S), Level::Ok, &["x"]);
     let frozen = service_at(Some(&lease(true, false)), None, SILENT_AFTER_S + 1);
-    check(&frozen, Level::Warn, &["x; no sign of life for 21 s, 20 s are long", "kill -CONT 7"]);
+    check(&frozen, Level::Warn, &["x; no sign of life for 21 s, 20 s are long", "kill -CONT 7", "restart"]);
+    let cannot_write = service(Some(&lease(true, false)), None, "x".into(), 9, NOW.plus(SILENT_AFTER_S + 1));
+    check(
+        &cannot_write,
+        Level::Warn,
+        &["x; no sign of life", "the line on the spool", "leave the service alone"],
+    );
     check(&service_at(Some(&lease(false, true)), None, 3_600), Level::Ok, &["x"]);
     check(&service_at(Some(&lease(false, false)), None, 0), Level::Warn, &["candlekeep run"]);
     let run = |exit: Option<u8>| {
