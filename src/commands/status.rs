@@ -294,7 +294,7 @@ fn healing_line(outlook: &Outlook) -> String {
     let missing = outlook.missing_in_words();
     match outlook.plan.requests.len() {
         0 if outlook.buckets_missing() == 0 => "nothing is missing".to_owned(),
-        0 => format!("{missing} missing, nothing is asked for now"),
+        0 => format!("{missing} missing; {}", words::nothing_now(outlook)),
         requests => format!(
             "{missing} missing; {} to come, at most {} data points, about {} min",
             words::counted(requests, "request"),
@@ -513,7 +513,10 @@ mod tests {
         findings.logins.last = Some(findings.wall.plus(-20));
         findings.login_spacing = Duration::from_secs(61);
         let told = text(&findings, None);
-        assert!(told.contains("\nstream    none yet; was interrupted when the process before ended\n"), "{told}");
+        assert!(
+            told.contains("\nstream    none yet; was interrupted when the process before ended\n"),
+            "{told}"
+        );
         let next = findings.wall.plus(41);
         assert!(told.contains(&format!("\n          logging in, not before {next}\n")), "{told}");
         findings.logins.last = Some(findings.wall.plus(-61));
@@ -557,6 +560,15 @@ mod tests {
         let expected =
             "allowance no data points left, as IG said on Wed 10:56; renewed Fri 2024-01-19 21:33 UTC\n";
         assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
+    }
+
+    #[test]
+    fn what_was_asked_for_in_vain_says_when_it_is_asked_for_again() {
+        let mut findings = findings();
+        findings.outlook.again_at = Some(findings.wall.plus(90));
+        let told = text(&findings, None);
+        let expected = format!("missing; asked for in vain, and again from {} on\n", findings.wall.plus(90));
+        assert!(told.contains(&expected), "{told}");
     }
 
     #[test]
@@ -668,7 +680,7 @@ mod tests {
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
             "allowance 999 of 10000 data points left (IG, Wed 08:26), 1000 kept for holes of the last day; \
              renewed Fri 2024-01-19 21:33 UTC\n",
-            "healing   340 5-minute buckets missing, nothing is asked for now\n",
+            "healing   340 5-minute buckets missing; nothing can be asked for now\n",
             "          held up since 2024-01-17T10:56:40Z: IG is in trouble: system.error\n",
             "          300 buckets wait for points, until Fri 2024-01-19 21:33 UTC; backfill and old holes",
             "          40 buckets wait because their incident has had its share of the week",

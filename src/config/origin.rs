@@ -159,7 +159,8 @@ mod tests {
         );
         assert_eq!(exposure.mend(), "chmod go-r candlekeep.toml");
         let exposure = Exposure { access: Access { owner: 0, mode: 0o644 }, ..exposure };
-        let mend = "sudo chgrp GROUP candlekeep.toml && sudo chmod 640 candlekeep.toml, GROUP being the service's";
+        let mend =
+            "sudo chgrp GROUP candlekeep.toml && sudo chmod 640 candlekeep.toml, GROUP being the service's";
         assert_eq!(exposure.mend(), mend);
     }
 }

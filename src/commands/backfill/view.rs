@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::follow::Followed;
-use crate::commands::outlook::words::{allowance, allowance_json, counted, waiting, waiting_json};
+use crate::commands::outlook::words::{
+    allowance, allowance_json, counted, nothing_now, waiting, waiting_json,
+};
 use crate::commands::outlook::{Outlook, pair_of};
 use crate::commands::plain_table;
 use crate::domain::Timestamp;
@@ -54,7 +56,7 @@ pub fn sums(outlook: &Outlook) -> Vec<String> {
     let mut lines = Vec::new();
     lines.push(match (plan.requests.len(), outlook.buckets_missing()) {
         (0, 0) => "Nothing is missing, so nothing would be asked for.".to_owned(),
-        (0, _) => format!("{} are missing; nothing can be asked for now.", outlook.missing_in_words()),
+        (0, _) => format!("{} are missing; {}.", outlook.missing_in_words(), nothing_now(outlook)),
         (requests, _) => format!(
             "{}, at most {} data points, about {} min at {} a minute.",
             counted(requests, "request"),

@@ -44,6 +44,8 @@ pub struct Outlook {
     pub per_minute: u32,
     /// Missing buckets by pair and length, whether asked for now or later.
     pub missing: BTreeMap<(Pair, Timeframe), u64>,
+    /// When something that was asked for in vain is asked for again, soonest.
+    pub again_at: Option<Timestamp>,
     /// Who collects into the database, or did last.
     pub lease: Option<LeaseState>,
     /// The last spend that was booked.
@@ -146,6 +148,12 @@ pub fn look(
     };
     let plan = plan::plan(&pages, &known.attempts, &purse, &terms, now);
     let asked = config.history.requests_per_minute.or(known.per_minute);
+    let is_missing = |pair: Pair, timeframe: Timeframe, span: &Range<Timestamp>| {
+        pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
+    };
+    let in_vain = known.attempts.all().filter(|(pair, timeframe, attempt)| {
+        attempt.next_at > now.wall && is_missing(*pair, *timeframe, &attempt.span)
+    });
     Ok(Outlook {
         now,
         pairs: feeds.iter().map(|feed| feed.pair).collect(),
@@ -158,6 +166,7 @@ pub fn look(
             Environment::Live | Environment::Custom => DEFAULT_PER_MINUTE,
         }),
         missing: missing(&pages),
+        again_at: in_vain.map(|(_, _, attempt)| attempt.next_at).min(),
         lease: known.lease,
         last_spend: known.last_spend,
     })

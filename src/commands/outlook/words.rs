@@ -13,6 +13,14 @@ pub fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// That there is nothing to ask for at the moment, and until when.
+pub fn nothing_now(outlook: &Outlook) -> String {
+    match outlook.again_at {
+        Some(at) => format!("asked for in vain, and again from {at} on"),
+        None => "nothing can be asked for now".to_owned(),
+    }
+}
+
 /// What is left of the week's points.
 pub fn allowance(outlook: &Outlook) -> String {
     let (remaining, reserve) = (outlook.remaining(), outlook.reserve);
