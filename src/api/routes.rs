@@ -18,11 +18,14 @@ use super::metrics::{self, Stored};
 use super::pool::{NoAnswer, Pool};
 use super::{Sources, views};
 use crate::domain::Pair;
+use crate::ig::stream::state::{self, StreamState};
+use crate::readiness::{self, PairReadiness, Process, Readiness};
 use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 9] = [
     "/healthz",
+    "/readyz",
     "/v1/status",
     "/v1/candles",
     "/v1/coverage",
@@ -35,6 +38,8 @@ const ROUTES: [&str; 8] = [
 const OPENAPI: &str = include_str!("openapi.json");
 /// How long a status is good for.
 const STATUS_KEEP: Duration = Duration::from_secs(1);
+/// The same of what is said of every pair's freshness.
+const READY_KEEP: Duration = Duration::from_secs(1);
 /// The same of what metrics take from the database, which has to be counted.
 const METRICS_KEEP: Duration = Duration::from_secs(10);
 
@@ -56,6 +61,28 @@ pub struct Answers {
     writer: Pool,
     status: Cached<String>,
     stored: Cached<Stored>,
+    ready: Cached<Collected>,
+}
+
+/// What the database says of what was collected.
+struct Collected {
+    pairs: Vec<PairReadiness>,
+    stream: Option<StreamState>,
+    /// A market is sure to trade.
+    trades: bool,
+}
+
+impl Collected {
+    fn read(store: &mut Store, judge: Judge<'_>) -> Result<Collected, StoreError> {
+        store.consistently(|store| {
+            let now = judge.now(store)?;
+            Ok(Collected {
+                pairs: readiness::read(store, judge.config, now)?,
+                stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
+                trades: readiness::trades(judge.config, now),
+            })
+        })
+    }
 }
 
 impl Answers {
@@ -68,6 +95,13 @@ impl Answers {
             let stored =
                 Store::open_read_only(&config.database).and_then(|mut store| Stored::read(&mut store));
             stored.map_err(|error| error.to_string())
+        });
+        let (config, clock) = (sources.config.clone(), sources.clock.clone());
+        let ready = Cached::new(READY_KEEP, clock.clone(), move || {
+            let judge = Judge { config: &config, clock: &clock };
+            let collected = Store::open_read_only(&config.database)
+                .and_then(|mut store| Collected::read(&mut store, judge));
+            collected.map_err(|error| error.to_string())
         });
         let database = sources.config.database.clone();
         let open = move || {
@@ -86,7 +120,7 @@ impl Answers {
         };
         let writer = Pool::new("candlekeep-http-writer", 1, WRITES_QUEUED_MAX, false, Arc::new(open));
         let pairs = sources.config.pairs().collect();
-        Answers { sources, pairs, readers, writer, status, stored }
+        Answers { sources, pairs, readers, writer, status, stored, ready }
     }
 
     /// What there is to ask for.
@@ -116,6 +150,7 @@ impl Answers {
 /// Every route; what has none is told which there are.
 pub fn configure(app: &mut ServiceConfig) {
     app.service(readable("/healthz", healthz))
+        .service(readable("/readyz", readyz))
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))
         .service(readable("/v1/coverage", coverage))
@@ -266,6 +301,25 @@ async fn healthz(answers: Data<Answers>) -> impl Responder {
     let report = answers.sources.health();
     let status = if report.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &views::health(&report, std::process::id()))
+}
+
+async fn readyz(answers: Data<Answers>) -> impl Responder {
+    let collected = match answers.ready.get().await {
+        Ok(collected) => collected,
+        Err(reason) => {
+            return json(StatusCode::SERVICE_UNAVAILABLE, &views::error("unavailable", &reason));
+        }
+    };
+    let (health, stats) = (answers.sources.health(), &answers.sources.signs.stats);
+    let process = Process {
+        at: health.is_starting.then(|| format!("starting: {}", health.at)),
+        spooled: stats.facts_spooled.get(),
+        stream: collected.stream.clone(),
+    };
+    let now = answers.sources.clock.wall();
+    let readiness = Readiness::judge(collected.pairs.clone(), &process, collected.trades, now);
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &views::readiness(&readiness))
 }
 
 async fn status(answers: Data<Answers>) -> impl Responder {

@@ -37,6 +37,7 @@ use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
 use crate::ig::stream::state::Phase;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
+use crate::readiness;
 use crate::stats::Stats;
 use crate::store::{Store, StoreHandle};
 use crate::summary::{self, Speaking};
@@ -130,8 +131,8 @@ pub struct House {
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
     chronicle: Chronicle,
-    /// Has `status` know what it is at.
-    noting: JoinHandle<()>,
+    /// Have `status` know what it is at, and bots when the markets trade.
+    noting: Vec<JoinHandle<()>>,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
     summary: Option<Speaking>,
@@ -173,7 +174,7 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone(), chronicle, noting);
+        let rooms = (keeper, tenure.clone(), chronicle, vec![noting]);
         let lines = Lines::default();
         let built = tokio::select! {
             built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
@@ -193,7 +194,7 @@ impl House {
         flags: RunFlags,
         login: Login,
         (ground, lines): (Ground, Lines),
-        (mut keeper, tenure, chronicle, noting): (Keeper, Arc<Tenure>, Chronicle, JoinHandle<()>),
+        (mut keeper, tenure, chronicle, mut noting): (Keeper, Arc<Tenure>, Chronicle, Vec<JoinHandle<()>>),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
@@ -228,6 +229,10 @@ impl House {
         if matches!(flags.purpose, Purpose::Backfill { watches: false, .. }) {
             // Of others there is nothing to account for.
             feeds.retain(|feed| feed.resume.is_some());
+        } else {
+            let hours =
+                readiness::keeper::keep(readiness::Watched::of(config), event_clock.clone(), store.clone());
+            noting.push(actix_rt::spawn(hours));
         }
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(shelf, &record).await?;
@@ -400,7 +405,7 @@ impl House {
         }
         // After the log is folded in nothing is written.
         [Room::Stream, Room::Retention].into_iter().for_each(|room| self.keeper.retire(room));
-        self.noting.abort();
+        self.noting.iter().for_each(JoinHandle::abort);
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");

@@ -25,6 +25,8 @@ mod doctor;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod freshness;
+#[cfg(test)]
 mod front;
 #[cfg(test)]
 mod healing;
