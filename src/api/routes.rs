@@ -319,7 +319,7 @@ async fn readyz(answers: Data<Answers>) -> impl Responder {
     let now = answers.sources.clock.wall();
     let readiness = Readiness::judge(collected.pairs.clone(), &process, collected.trades, now);
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &views::readiness(&readiness))
+    json(status, &readiness.json())
 }
 
 async fn status(answers: Data<Answers>) -> impl Responder {

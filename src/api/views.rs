@@ -7,7 +7,6 @@ use super::health::HealthReport;
 use crate::completeness::Gap;
 use crate::domain::coverage::Run;
 use crate::healer::wishes::Progress;
-use crate::readiness::Readiness;
 use crate::store::{FetchRequest, StoredBar};
 
 /// An error: a word for programs, and the reason for people.
@@ -44,21 +43,6 @@ pub fn health(report: &HealthReport, pid: u32) -> Value {
         // By which somebody who finds the address taken knows whose it is.
         "pid": pid,
     })
-}
-
-/// `/readyz`.
-pub fn readiness(readiness: &Readiness) -> Value {
-    let pairs = readiness.pairs.iter().map(|pair| {
-        json!({
-            "pair": pair.row.pair.to_string(),
-            "timeframe": pair.row.timeframe.as_str(),
-            "last": pair.row.last.map(|last| last.0),
-            "expected_by": pair.expected_by().map(|by| by.0),
-            "fresh": pair.is_fresh(),
-            "why": pair.why,
-        })
-    });
-    json!({ "ready": readiness.is_ready(), "why": readiness.why, "pairs": pairs.collect::<Vec<_>>() })
 }
 
 /// `/v1/candles`.

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::completeness::{SETTLING_S, calendar_of, incomplete};
 use crate::config::Config;
 use crate::domain::{Calendar, Expectation, Pair, Timeframe, Timestamp};
@@ -172,13 +174,41 @@ impl Readiness {
         Readiness { why, pairs }
     }
 
+    /// The same for people: whether all is fresh, else what is the matter, and the first pair with what it lacks.
+    pub fn in_words(&self) -> String {
+        let stale: Vec<&PairReadiness> = self.pairs.iter().filter(|pair| !pair.is_fresh()).collect();
+        let mut told = self.why.clone();
+        if let Some(first @ PairReadiness { row, why: Some(why) }) = stale.first() {
+            let (pair, timeframe) = (first.row.pair, row.timeframe);
+            let more = match stale.len() {
+                1 => String::new(),
+                stale => format!(" ({stale} of {} lack their newest bar)", self.pairs.len()),
+            };
+            told.push(format!("{pair} {timeframe}: {why}{more}"));
+        }
+        match told.is_empty() {
+            true => "yes: every pair has the newest bar that it should have".to_owned(),
+            false => format!("no: {}", told.join("; ")),
+        }
+    }
+
     /// Whether all of it is.
     pub fn is_ready(&self) -> bool {
         self.why.is_empty() && self.pairs.iter().all(PairReadiness::is_fresh)
     }
 
-    /// Pairs and lengths that are not fresh.
-    pub fn stale(&self) -> impl Iterator<Item = &PairReadiness> {
-        self.pairs.iter().filter(|pair| !pair.is_fresh())
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        let pairs = self.pairs.iter().map(|pair| {
+            json!({
+                "pair": pair.row.pair.to_string(),
+                "timeframe": pair.row.timeframe.as_str(),
+                "last": pair.row.last.map(|last| last.0),
+                "expected_by": pair.expected_by().map(|by| by.0),
+                "fresh": pair.is_fresh(),
+                "why": pair.why,
+            })
+        });
+        json!({ "ready": self.is_ready(), "why": self.why, "pairs": pairs.collect::<Vec<_>>() })
     }
 }
