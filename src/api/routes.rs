@@ -90,10 +90,10 @@ impl Answers {
     pub fn new(sources: Sources) -> Answers {
         let (read, clock) = (sources.status.clone(), sources.clock.clone());
         let status = Cached::new(STATUS_KEEP, clock.clone(), move || read());
-        let config = sources.config.clone();
+        let (config, wall) = (sources.config.clone(), clock.clone());
         let stored = Cached::new(METRICS_KEEP, clock, move || {
-            let stored =
-                Store::open_read_only(&config.database).and_then(|mut store| Stored::read(&mut store));
+            let stored = Store::open_read_only(&config.database)
+                .and_then(|mut store| Stored::read(&mut store, &config, wall.wall()));
             stored.map_err(|error| error.to_string())
         });
         let (config, clock) = (sources.config.clone(), sources.clock.clone());
@@ -126,6 +126,19 @@ impl Answers {
     /// What there is to ask for.
     fn known(&self) -> Known<'_> {
         Known { pairs: &self.pairs, timeframes: &self.sources.config.timeframes }
+    }
+
+    /// Whether what is stored is fit to trade on.
+    async fn readiness(&self) -> Result<Readiness, Arc<str>> {
+        let collected = self.ready.get().await?;
+        let (health, stats) = (self.sources.health(), &self.sources.signs.stats);
+        let process = Process {
+            at: health.is_starting.then(|| format!("starting: {}", health.at)),
+            spooled: stats.facts_spooled.get(),
+            stream: collected.stream.clone(),
+        };
+        let now = self.sources.clock.wall();
+        Ok(Readiness::judge(collected.pairs.clone(), &process, collected.trades, now))
     }
 
     /// Reads an answer on one of the connections.
@@ -304,22 +317,11 @@ async fn healthz(answers: Data<Answers>) -> impl Responder {
 }
 
 async fn readyz(answers: Data<Answers>) -> impl Responder {
-    let collected = match answers.ready.get().await {
-        Ok(collected) => collected,
-        Err(reason) => {
-            return json(StatusCode::SERVICE_UNAVAILABLE, &views::error("unavailable", &reason));
-        }
-    };
-    let (health, stats) = (answers.sources.health(), &answers.sources.signs.stats);
-    let process = Process {
-        at: health.is_starting.then(|| format!("starting: {}", health.at)),
-        spooled: stats.facts_spooled.get(),
-        stream: collected.stream.clone(),
-    };
-    let now = answers.sources.clock.wall();
-    let readiness = Readiness::judge(collected.pairs.clone(), &process, collected.trades, now);
-    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &readiness.json())
+    match answers.readiness().await {
+        Ok(readiness) if readiness.is_ready() => json(StatusCode::OK, &readiness.json()),
+        Ok(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness.json()),
+        Err(reason) => json(StatusCode::SERVICE_UNAVAILABLE, &views::error("unavailable", &reason)),
+    }
 }
 
 async fn status(answers: Data<Answers>) -> impl Responder {
@@ -333,7 +335,8 @@ async fn metrics(answers: Data<Answers>) -> impl Responder {
     let (stats, health) = (&answers.sources.signs.stats, answers.sources.health());
     // What the process counts is told while the database is away too.
     let stored = answers.stored.get().await.ok();
-    match metrics::text(stats, &health, stored.as_deref()) {
+    let is_ready = answers.readiness().await.is_ok_and(|readiness| readiness.is_ready());
+    match metrics::text(stats, &health, is_ready, stored.as_deref()) {
         Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
         Err(error) => {
             json(StatusCode::INTERNAL_SERVER_ERROR, &views::error("unwritable", &error.to_string()))

@@ -212,3 +212,78 @@ impl Readiness {
         json!({ "ready": self.is_ready(), "why": self.why, "pairs": pairs.collect::<Vec<_>>() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_705_485_600);
+
+    fn pair(why: Option<&str>) -> PairReadiness {
+        let row = Freshness {
+            pair: "EURUSD".parse().unwrap(),
+            timeframe: Timeframe::M5,
+            last: Some(NOW.plus(-600)),
+            expected_by: NOW.plus(60),
+        };
+        PairReadiness { row, why: why.map(str::to_owned) }
+    }
+
+    fn stream(phase: Phase, for_s: i64) -> Process {
+        let cause = Some("closed".to_owned());
+        let stream = StreamState { phase, since: NOW.0 - for_s, cause, ..StreamState::default() };
+        Process { stream: Some(stream), ..Process::default() }
+    }
+
+    #[test]
+    fn what_keeps_all_pairs_from_being_fit_to_trade_on_is_told() {
+        let check = |process: Process, trades: bool, expected: &str| {
+            let readiness = Readiness::judge(vec![pair(None)], &process, trades, NOW);
+            assert_eq!(readiness.why.join("; "), expected);
+            assert_eq!(readiness.is_ready(), expected.is_empty());
+        };
+        check(Process::default(), true, "");
+        check(
+            Process { spooled: 3, ..Process::default() },
+            false,
+            "3 facts wait in the spool for the database",
+        );
+        check(stream(Phase::Streaming, 900), true, "");
+        check(stream(Phase::Interrupted, STREAM_DOWN_S - 1), true, "");
+        let told = "the stream is interrupted since 2024-01-17T09:59:00Z: closed";
+        check(stream(Phase::Interrupted, STREAM_DOWN_S), true, told);
+        check(stream(Phase::Interrupted, STREAM_DOWN_S), false, "");
+        let starting = Process { at: Some("starting: logging in".to_owned()), ..stream(Phase::Stopped, 900) };
+        check(starting, true, "starting: logging in");
+        let nothing = Readiness::judge(Vec::new(), &Process::default(), true, NOW);
+        assert!(!nothing.is_ready(), "{nothing:?}");
+    }
+
+    #[test]
+    fn one_pair_that_lacks_its_bar_is_enough() {
+        let judge = |pairs| Readiness::judge(pairs, &Process::default(), true, NOW);
+        let readiness = judge(vec![pair(None), pair(Some("no bar of 10:00: the stream was broken"))]);
+        assert!(!readiness.is_ready());
+        assert_eq!(readiness.in_words(), "no: EUR_USD 5: no bar of 10:00: the stream was broken");
+        let told = readiness.json();
+        assert_eq!(told["pairs"][0]["why"], Value::Null);
+        assert_eq!((&told["pairs"][1]["fresh"], &told["ready"]), (&json!(false), &json!(false)));
+        assert!(judge(vec![pair(None)]).in_words().starts_with("yes"));
+    }
+
+    #[test]
+    fn hours_are_worked_out_anew_each_day_and_where_the_clock_was_set_back() {
+        let config = crate::config::load(None, &BTreeMap::new(), &Default::default()).unwrap();
+        let expected = Watched::of(&config).expected(NOW);
+        assert_eq!((expected.pairs.len(), expected.timeframes.len(), expected.hours.len()), (28, 2, 1));
+        for (later_s, outdated) in
+            [(0, false), (DAY_S - 1, false), (DAY_S, true), (-DAY_S, true), (-60, false)]
+        {
+            assert_eq!(is_outdated(expected.hours_to, NOW.plus(later_s)), outdated, "{later_s}");
+        }
+        let hours = &expected.hours["forex"];
+        assert!(hours.first().unwrap().start <= NOW.plus(-HOURS_BACK_S + 3 * DAY_S));
+        assert!(hours.last().unwrap().end >= NOW.plus(HOURS_AHEAD_S - 3 * DAY_S));
+        assert!(hours.windows(2).all(|two| two[0].end < two[1].start), "{hours:?}");
+    }
+}

@@ -355,7 +355,7 @@ impl House {
         let standing = &blueprint.entrance.ground.standing;
         tokio::select! {
             failure = keeper.keep(blueprint) => failure,
-            never = show(stats, instruments.len(), standing) => match never {},
+            never = show(stats, instruments.len(), standing, &blueprint.entrance) => match never {},
         }
     }
 
@@ -471,9 +471,13 @@ pub fn at_of(kept: &str, pid: i64) -> Option<&str> {
     (whose.parse() == Ok(pid) && !at.is_empty()).then_some(at)
 }
 
-/// Has systemd know what the stream is at. Ready is who streams, or has tried and knows why not.
-async fn show(stats: &Stats, pairs: usize, standing: &Standing) -> Infallible {
+/// Has systemd know what the stream is at, and metrics what else can be seen of the house. Ready is who streams, or has tried and knows why not.
+async fn show(stats: &Stats, pairs: usize, standing: &Standing, entrance: &Entrance) -> Infallible {
     loop {
+        stats.store_waiting.set(entrance.ground.store.waiting() as u64);
+        if let Some(logged_in) = entrance.desk.is_logged_in() {
+            stats.logged_in.set(logged_in.into());
+        }
         let phase = Phase::numbered(stats.stream_phase.get());
         let mut line = match phase {
             Phase::Streaming => format!("streaming {pairs} pairs"),

@@ -368,6 +368,7 @@ fn waits_for(service: &mut Service, address: SocketAddr, what: &str) {
         let health = ask(address, "GET /healthz", "");
         let told = health.json();
         assert_eq!((health.status, &told["status"]), (200, &"starting".into()), "{told}");
+        assert_eq!(ask(address, "GET /readyz", "").status, 503);
         told["at"].as_str().unwrap().starts_with(what)
     });
 }

@@ -58,6 +58,8 @@ mod proxy;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]
+mod ready;
+#[cfg(test)]
 mod recorded_bars;
 #[cfg(test)]
 mod replay;
