@@ -155,6 +155,26 @@ fn of_a_service_that_has_died_every_pair_is_stale_once_the_market_has_gone_on_wi
 }
 
 #[test]
+fn a_longer_bar_of_hours_in_dispute_is_owed_to_nobody() {
+    let friday = at("2020-01-17T21:00:00Z");
+    let mut scene = Scene::new(friday);
+    scene.tell((0..12).map(|bucket| friday.plus(bucket * STEP)));
+    // London opens on Sunday at nine, New York at ten: one bar comes in between, and nothing after it.
+    let sunday = at("2020-01-19T21:00:00Z");
+    scene.tell((0..(sunday.since(friday) / STEP - 12)).map(|bucket| friday.plus((12 + bucket) * STEP)));
+    let side = Ohlc::from_prices([Price::ONE; 4]);
+    let facts = scene.pairs.map(|pair| {
+        let key = BarKey { pair, timeframe: Timeframe::M5, start: sunday };
+        Fact::Settled(Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream })
+    });
+    let batch = FactBatch { evidence: "e".into(), facts: facts.into() };
+    scene.store.commit(&[Arc::new(batch)], Timestamp(0)).unwrap();
+    scene.tell((1..12).map(|bucket| sunday.plus(bucket * STEP)));
+    assert_eq!(scene.fresh(sunday.plus(HOUR)), [true; 4]);
+    assert_eq!(scene.fresh(sunday.plus(HOUR + STEP + SETTLING_S)), [false, true, false, true]);
+}
+
+#[test]
 fn what_is_owed_is_told_with_its_reason() {
     let start = at("2020-03-10T12:00:00Z");
     let mut scene = Scene::new(start);
