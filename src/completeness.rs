@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use crate::clock::ClockKind;
 use crate::config::{self, Config};
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// After its end a bucket is given so long to be settled before it counts as not accounted for.
-const SETTLING_S: i64 = 60;
+pub const SETTLING_S: i64 = 60;
 /// Why a bucket that the ledger does not reach has no bar.
 const NOT_REACHED: &str = "not_reached";
 /// Why one has none that was deleted for its age.
@@ -48,6 +49,22 @@ impl Gap {
         }
         self.reason.parse().map_or(BEYOND, Reason::in_words)
     }
+}
+
+/// What time it is in the market, at wall time `wall`: where it goes by its own clock it is as old as its newest
+/// bucket, and until there is one nobody knows.
+///
+/// # Errors
+/// Those of any read.
+pub fn market_now(store: &mut Store, config: &Config, wall: Timestamp) -> Result<Timestamp, StoreError> {
+    Ok(match config.clock {
+        ClockKind::System => wall,
+        ClockKind::Stream => {
+            // A bucket that the stream has told of needs no more time to be settled.
+            let newest = store.covered_to(Timeframe::M5)?.into_values().max();
+            newest.map_or(wall, |end| end.plus(Timeframe::M5.seconds() - 1))
+        }
+    })
 }
 
 /// The end of the last bucket that is over at `now` and has had its time to be settled.

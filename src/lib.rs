@@ -29,6 +29,7 @@ pub mod ig;
 pub mod logging;
 pub mod messages;
 pub mod privacy;
+pub mod readiness;
 pub mod retention;
 pub mod secret;
 pub mod simulator;

@@ -163,6 +163,8 @@ pub struct Stats {
     pub stream_recoveries: Counter,
     /// Times that the server asked for a new connection, which costs nothing.
     pub stream_loops: Counter,
+    /// Bytes that came over streaming connections, as text: without TLS and framing.
+    pub stream_bytes: Counter,
     /// Batches of findings that the writer has taken and not answered for.
     pub writer_holds: Gauge,
     /// Attempts to stream that came to nothing before there was a session.
@@ -174,6 +176,14 @@ pub struct Stats {
     /// Facts that are durable in the spool and not in the database: while there are any, the ledger
     /// lags behind what is known.
     pub facts_spooled: Gauge,
+    /// Bytes of the spool that are in use, as of when it was last written.
+    pub spool_bytes: Gauge,
+    /// Pieces of work that wait for the database's thread, as of the last look.
+    pub store_waiting: Gauge,
+    /// How long the writer waited for each answer of the database, be it a refusal.
+    pub database_commit: Lags,
+    /// IG has granted a session and has not complained about it, as of the last look: 0 or 1.
+    pub logged_in: Gauge,
     /// How long streamed bars took from the end of their candle to the disk, of the database or of the spool.
     pub close_to_durable: Lags,
     /// Data points of IG's weekly allowance that are left, as far as they are known.

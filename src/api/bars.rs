@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use super::asked::{self, BarsFormat, Wrong};
 use super::views::{BarView, BarsView, HoleView, LedgerView, RunView, line};
-use crate::clock::{Clock, ClockKind};
+use crate::clock::Clock;
 use crate::columns::{self, doubles};
-use crate::completeness::{calendar_of, incomplete, settled_to};
+use crate::completeness::{calendar_of, incomplete, market_now, settled_to};
 use crate::config::Config;
-use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::domain::{Pair, State, Timeframe, Timestamp};
 use crate::store::{BarQuery, Store, StoreError, StoredBar};
 
 /// What JSON is called.
@@ -38,17 +38,9 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// What time it is in the market: where it goes by its own clock it is as old as its newest bucket, and until there
-    /// is one nobody knows.
+    /// What time it is in the market.
     pub(super) fn now(&self, store: &mut Store) -> Result<Timestamp, StoreError> {
-        Ok(match self.config.clock {
-            ClockKind::System => self.clock.wall(),
-            ClockKind::Stream => {
-                // A bucket that the stream has told of needs no more time to be settled.
-                let newest = store.covered_to(Timeframe::M5)?.into_values().max();
-                newest.map_or_else(|| self.clock.wall(), |end| end.plus(Timeframe::M5.seconds() - 1))
-            }
-        })
+        market_now(store, self.config, self.clock.wall())
     }
 
     /// Refuses what is neither watched nor kept, once nothing is known to be stored of it.
@@ -135,7 +127,10 @@ fn read_candles(
     let gaps = holes(begin..to.map_or(over, |to| to.ceil(timeframe.seconds()).min(over)))?;
     let fresh = match last {
         None => false,
-        Some(last) => holes(last.plus(timeframe.seconds())..over)?.is_empty(),
+        // That a longer bar waits for proof in hours in dispute is no more than that the market may be closed.
+        Some(last) => {
+            holes(last.plus(timeframe.seconds())..over)?.iter().all(|gap| gap.state == State::Closed)
+        }
     };
     let missing: Vec<HoleView> = gaps.iter().map(HoleView::of).collect();
     let is_whole = asked.count.is_none() || is_full || from.is_some();

@@ -1,5 +1,6 @@
 //! Metrics for Prometheus. Names and labels are part of what users rely on: they are added to, never renamed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus::core::Collector;
@@ -8,10 +9,15 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 
 use super::health::HealthReport;
-use crate::domain::coverage::State;
-use crate::domain::{Pair, Source, Timeframe, Timestamp};
+use crate::completeness::market_now;
+use crate::config::Config;
+use crate::domain::coverage::{Run, State};
+use crate::domain::{Calendar, Expectation, Pair, Source, Timeframe, Timestamp};
+use crate::ig::session::logins::Logins;
+use crate::ig::stream::state::Phase;
 use crate::stats::{LAG_BOUNDS_MS, LagCounts, Stats};
-use crate::store::{Store, StoreError};
+use crate::store::{AllowanceState, Freshness, Store, StoreError};
+use crate::writer::journal::JOURNAL_BYTES_MAX;
 
 /// The format's name in `Content-Type`.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -21,28 +27,100 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub struct Stored {
     /// Start of the newest bar.
     pub last_bars: Vec<(Pair, Timeframe, Timestamp)>,
+    /// When the next one ought to be durable, and whether it is owed by now.
+    pub freshness: Vec<(Freshness, bool)>,
     /// 5-minute buckets by state.
     pub buckets: Vec<(State, u64)>,
+    /// What is missing, by reason.
+    pub missing: BTreeMap<&'static str, Missing>,
+    /// Calendars of watched pairs, and whether their markets are sure to trade.
+    pub markets: BTreeMap<String, bool>,
+    /// This process collects.
+    pub lease_held: bool,
+    /// Processes that wait to collect.
+    pub standbys: usize,
+    /// Points that are kept for new holes.
+    pub reserve: u32,
+    /// What is left of the week.
+    pub allowance: AllowanceState,
+    /// The last login, and those that led nowhere.
+    pub logins: Logins,
+    /// The time of all this.
+    pub wall: Timestamp,
+}
+
+/// Runs of missing 5-minute buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// How many runs.
+    pub gaps: u64,
+    /// How many buckets in all.
+    pub buckets: u64,
+    /// Start of the oldest.
+    pub oldest: Timestamp,
 }
 
 impl Stored {
-    /// Reads it.
+    /// Reads it, at wall time `wall`.
     ///
     /// # Errors
     /// Those of any read.
-    pub fn read(store: &mut Store) -> Result<Stored, StoreError> {
-        Ok(Stored { last_bars: store.last_bars()?, buckets: store.buckets_by_state(Timeframe::M5)? })
+    pub fn read(store: &mut Store, config: &Config, wall: Timestamp) -> Result<Stored, StoreError> {
+        store.consistently(|store| {
+            let now = market_now(store, config, wall)?;
+            let bucket = Timeframe::M5.bucket(now);
+            let calendars =
+                config.feeds.iter().map(|feed| feed.calendar.clone()).zip(config.feed_calendars());
+            let trades = |calendar: &Calendar| calendar.expectation(bucket) == Expectation::Expected;
+            let ours = i64::from(std::process::id());
+            let account = store.latest_allowance_key(config.ig.environment.as_str())?;
+            Ok(Stored {
+                last_bars: store.last_bars()?,
+                freshness: store.freshness()?.into_iter().map(|row| (row, row.is_fresh(now))).collect(),
+                buckets: store.buckets_by_state(Timeframe::M5)?,
+                missing: by_reason(&store.missing(Timeframe::M5)?),
+                markets: calendars.map(|(name, calendar)| (name, trades(&calendar))).collect(),
+                lease_held: store.lease(wall)?.is_some_and(|lease| lease.alive && lease.pid == ours),
+                standbys: store.standbys(wall)?.len(),
+                reserve: config.history.reserve,
+                allowance: match account {
+                    Some(account) => store.allowance(&account, wall)?,
+                    None => AllowanceState::default(),
+                },
+                logins: Logins::read(store)?,
+                wall,
+            })
+        })
     }
+}
+
+fn by_reason(runs: &[(Pair, Run)]) -> BTreeMap<&'static str, Missing> {
+    let mut missing: BTreeMap<&'static str, Missing> = BTreeMap::new();
+    for (_, run) in runs {
+        let start = run.span.start;
+        let entry =
+            missing.entry(run.reason.as_str()).or_insert(Missing { gaps: 0, buckets: 0, oldest: start });
+        entry.gaps += 1;
+        entry.buckets += (run.span.end.since(start) / Timeframe::M5.seconds()).unsigned_abs();
+        entry.oldest = entry.oldest.min(start);
+    }
+    missing
 }
 
 /// All of it as text. Without the database what it would tell is left out.
 pub fn text(
     stats: &Stats,
     health: &HealthReport,
+    is_ready: bool,
     stored: Option<&Stored>,
 ) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = Families::default();
     families.of_the_process(stats, health);
+    families.gauge(
+        "candlekeep_ready",
+        "1 where /readyz answers 200: what is stored is fit to trade on.",
+        is_ready,
+    );
     if let Some(stored) = stored {
         families.of_the_database(stored);
     }
@@ -90,6 +168,31 @@ impl Families {
                 "Breaks after which nothing was lost.",
                 &stats.stream_recoveries,
             ),
+            (
+                "candlekeep_stream_attempts_failed_total",
+                "Attempts to stream that came to nothing.",
+                &stats.stream_attempts_failed,
+            ),
+            (
+                "candlekeep_stream_loops_total",
+                "Times that IG asked for a new connection, which costs nothing.",
+                &stats.stream_loops,
+            ),
+            (
+                "candlekeep_stream_received_bytes_total",
+                "Bytes of text that came over streaming connections.",
+                &stats.stream_bytes,
+            ),
+            (
+                "candlekeep_buckets_quiet_total",
+                "Buckets that proved to be without a price.",
+                &stats.buckets_quiet,
+            ),
+            (
+                "candlekeep_bars_while_closed_total",
+                "Bars that came while the calendar has the market closed.",
+                &stats.bars_out_of_hours,
+            ),
             ("candlekeep_rows_stored_total", "Rows written or changed in the database.", &stats.rows_stored),
         ] {
             self.counters(name, help, vec![(Vec::new(), counter.get())]);
@@ -99,11 +202,39 @@ impl Families {
             "How often a room was built anew.",
             health.rooms.iter().map(|room| (labels(&[("room", &room.name)]), room.restarts.into())).collect(),
         );
-        self.gauges(
-            "candlekeep_facts_spooled",
-            "Facts that wait in the spool for the database.",
-            vec![(Vec::new(), stats.facts_spooled.get() as f64)],
-        );
+        let streams = Phase::numbered(stats.stream_phase.get()) == Phase::Streaming;
+        for (name, help, value) in [
+            (
+                "candlekeep_starting",
+                "1 while the process does not collect yet.",
+                u64::from(health.is_starting),
+            ),
+            (
+                "candlekeep_logged_in",
+                "1 while there is a session with IG that nobody complains about.",
+                stats.logged_in.get(),
+            ),
+            ("candlekeep_streaming", "1 while the stream is up.", u64::from(streams)),
+            (
+                "candlekeep_writer_held_batches",
+                "Batches of findings that wait until they are durable.",
+                stats.writer_holds.get(),
+            ),
+            (
+                "candlekeep_store_queue_length",
+                "Pieces of work that wait for the database's thread.",
+                stats.store_waiting.get(),
+            ),
+            (
+                "candlekeep_facts_spooled",
+                "Facts that wait in the spool for the database.",
+                stats.facts_spooled.get(),
+            ),
+            ("candlekeep_spool_used_bytes", "Bytes of the spool that are in use.", stats.spool_bytes.get()),
+            ("candlekeep_spool_max_bytes", "Bytes that the spool can have.", JOURNAL_BYTES_MAX),
+        ] {
+            self.gauge(name, help, value as f64);
+        }
         self.gauges(
             "candlekeep_allowance_remaining_points",
             "Data points of IG's weekly allowance that are left.",
@@ -114,23 +245,113 @@ impl Families {
             "From the end of a streamed candle to its bar's being durable.",
             &stats.close_to_durable.counts(),
         );
+        self.histogram(
+            "candlekeep_database_commit_seconds",
+            "How long the writer waited for an answer of the database, be it a refusal.",
+            &stats.database_commit.counts(),
+        );
     }
 
     fn of_the_database(&mut self, stored: &Stored) {
-        let last_bars = stored.last_bars.iter().map(|(pair, timeframe, start)| {
-            let pair = format!("{}_{}", pair.base(), pair.quote());
-            (labels(&[("pair", &pair), ("timeframe", &timeframe.as_str())]), start.0 as f64)
-        });
+        let key = |pair: &Pair, timeframe: &Timeframe| {
+            labels(&[("pair", &pair.to_string()), ("timeframe", &timeframe.as_str())])
+        };
+        let last_bars = stored.last_bars.iter();
         self.gauges(
             "candlekeep_last_bar_timestamp_seconds",
             "Start of the newest stored bar.",
-            last_bars.collect(),
+            last_bars.map(|(pair, timeframe, start)| (key(pair, timeframe), start.0 as f64)).collect(),
         );
-        let buckets = stored.buckets.iter();
+        let freshness = stored.freshness.iter();
+        self.gauges(
+            "candlekeep_bar_expected_by_timestamp_seconds",
+            "When the next bar ought to be durable at the latest; 0 where there was never one.",
+            freshness
+                .clone()
+                .map(|(row, _)| (key(&row.pair, &row.timeframe), row.expected_by.0 as f64))
+                .collect(),
+        );
+        self.gauges(
+            "candlekeep_bar_fresh",
+            "1 while the newest bar is the newest that there should be; a closed market is fresh.",
+            freshness
+                .map(|(row, fresh)| (key(&row.pair, &row.timeframe), f64::from(u8::from(*fresh))))
+                .collect(),
+        );
+        self.gauges(
+            "candlekeep_market_open",
+            "1 while the market of this calendar is sure to trade.",
+            stored
+                .markets
+                .iter()
+                .map(|(name, open)| (labels(&[("calendar", name)]), f64::from(u8::from(*open))))
+                .collect(),
+        );
+        let missing = |value: fn(&Missing) -> f64| {
+            let missing = stored.missing.iter();
+            missing.map(|(reason, missing)| (labels(&[("reason", reason)]), value(missing))).collect()
+        };
+        self.gauges(
+            "candlekeep_gaps_open",
+            "Runs of missing 5-minute buckets by why they are missing.",
+            missing(|missing| missing.gaps as f64),
+        );
+        self.gauges(
+            "candlekeep_missing_buckets",
+            "Missing 5-minute buckets by why they are missing.",
+            missing(|missing| missing.buckets as f64),
+        );
+        self.gauges(
+            "candlekeep_oldest_gap_timestamp_seconds",
+            "Start of the oldest missing bucket by why it is missing.",
+            missing(|missing| missing.oldest.0 as f64),
+        );
+        self.gauge(
+            "candlekeep_lease_held",
+            "1 while this process is the one that collects.",
+            stored.lease_held,
+        );
+        self.gauge(
+            "candlekeep_standbys",
+            "Processes that wait to collect into the same database.",
+            stored.standbys as f64,
+        );
+        let Stored { allowance, logins, wall, .. } = stored;
+        let known = |value: Option<f64>| value.map(|value| (Vec::new(), value)).into_iter().collect();
+        self.gauges(
+            "candlekeep_allowance_total_points",
+            "Data points of IG's weekly allowance, as IG last said.",
+            known(allowance.seen.map(|(seen, _)| seen.total.into())),
+        );
+        self.gauge(
+            "candlekeep_allowance_reserve_points",
+            "Data points that are kept for holes of the last day (history.reserve).",
+            stored.reserve,
+        );
+        self.gauges(
+            "candlekeep_allowance_renews_timestamp_seconds",
+            "When IG's weekly allowance is renewed, as IG last said.",
+            known(allowance.renews_at(*wall).map(|at| at.0 as f64)),
+        );
+        self.gauges(
+            "candlekeep_last_login_timestamp_seconds",
+            "When IG was last asked for a session.",
+            known(logins.last.map(|at| at.0 as f64)),
+        );
+        self.gauge(
+            "candlekeep_logins_failed",
+            "Logins since the last that led somewhere.",
+            logins.failed.count as f64,
+        );
+        // What there is none of yet is told too: that it becomes some is news.
+        let buckets = State::ALL.map(|state| {
+            let known = stored.buckets.iter().find(|(known, _)| *known == state);
+            (labels(&[("state", &state)]), known.map_or(0.0, |(_, buckets)| *buckets as f64))
+        });
         self.gauges(
             "candlekeep_coverage_buckets",
             "Watched 5-minute buckets by what is known of them.",
-            buckets.map(|(state, buckets)| (labels(&[("state", state)]), *buckets as f64)).collect(),
+            buckets.into(),
         );
     }
 
@@ -140,6 +361,10 @@ impl Families {
             counter.set_value(value as f64);
             metric.set_counter(counter);
         });
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Into<f64>) {
+        self.gauges(name, help, vec![(Vec::new(), value.into())]);
     }
 
     fn gauges(&mut self, name: &str, help: &str, values: Vec<(Vec<LabelPair>, f64)>) {
@@ -205,6 +430,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::Reason;
+
+    fn missing(start: i64, buckets: i64, reason: Reason) -> (Pair, Run) {
+        let span = Timestamp(start)..Timestamp(start + buckets * 300);
+        ("EURUSD".parse().unwrap(), Run { span, state: State::Missing, reason, evidence: "e".into() })
+    }
 
     #[test]
     fn what_is_counted_is_told_in_the_text_format() {
@@ -216,9 +447,15 @@ mod tests {
         let stored = Stored {
             last_bars: vec![("EURUSD".parse().unwrap(), Timeframe::M5, Timestamp(1_705_485_600))],
             buckets: vec![(State::Missing, 3)],
+            missing: by_reason(&[
+                missing(1_705_485_600, 2, Reason::Stale),
+                missing(1_705_400_100, 1, Reason::Stale),
+            ]),
+            ..Stored::default()
         };
-        let told =
-            |stored| String::from_utf8(text(&stats, &HealthReport::default(), stored).unwrap()).unwrap();
+        let told = |stored| {
+            String::from_utf8(text(&stats, &HealthReport::default(), true, stored).unwrap()).unwrap()
+        };
         let whole = told(Some(&stored));
         for expected in [
             "# HELP candlekeep_build_info Which version this is.\n# TYPE candlekeep_build_info gauge\n",
@@ -226,6 +463,11 @@ mod tests {
             "\ncandlekeep_bars_settled_total{source=\"ig_rest\"} 2\n",
             "\ncandlekeep_last_bar_timestamp_seconds{pair=\"EUR_USD\",timeframe=\"5\"} 1705485600\n",
             "\ncandlekeep_coverage_buckets{state=\"missing\"} 3\n",
+            "\ncandlekeep_coverage_buckets{state=\"lost\"} 0\n",
+            "\ncandlekeep_gaps_open{reason=\"stale\"} 2\n",
+            "\ncandlekeep_missing_buckets{reason=\"stale\"} 3\n",
+            "\ncandlekeep_oldest_gap_timestamp_seconds{reason=\"stale\"} 1705400100\n",
+            "\ncandlekeep_ready 1\n",
             "\ncandlekeep_close_to_durable_seconds_bucket{le=\"0.003\"} 0\n",
             "\ncandlekeep_close_to_durable_seconds_bucket{le=\"0.005\"} 28\n",
             "\ncandlekeep_close_to_durable_seconds_bucket{le=\"+Inf\"} 29\n",

@@ -28,6 +28,8 @@ mod asked;
 mod bars;
 mod cached;
 mod fetch;
+#[cfg(test)]
+mod fresh_tests;
 pub mod guard;
 pub mod health;
 mod metrics;

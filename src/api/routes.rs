@@ -18,11 +18,14 @@ use super::metrics::{self, Stored};
 use super::pool::{NoAnswer, Pool};
 use super::{Sources, views};
 use crate::domain::Pair;
+use crate::ig::stream::state::{self, StreamState};
+use crate::readiness::{self, PairReadiness, Process, Readiness};
 use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 9] = [
     "/healthz",
+    "/readyz",
     "/v1/status",
     "/v1/candles",
     "/v1/coverage",
@@ -35,6 +38,8 @@ const ROUTES: [&str; 8] = [
 const OPENAPI: &str = include_str!("openapi.json");
 /// How long a status is good for.
 const STATUS_KEEP: Duration = Duration::from_secs(1);
+/// The same of what is said of every pair's freshness.
+const READY_KEEP: Duration = Duration::from_secs(1);
 /// The same of what metrics take from the database, which has to be counted.
 const METRICS_KEEP: Duration = Duration::from_secs(10);
 
@@ -56,6 +61,28 @@ pub struct Answers {
     writer: Pool,
     status: Cached<String>,
     stored: Cached<Stored>,
+    ready: Cached<Collected>,
+}
+
+/// What the database says of what was collected.
+struct Collected {
+    pairs: Vec<PairReadiness>,
+    stream: Option<StreamState>,
+    /// A market is sure to trade.
+    trades: bool,
+}
+
+impl Collected {
+    fn read(store: &mut Store, judge: Judge<'_>) -> Result<Collected, StoreError> {
+        store.consistently(|store| {
+            let now = judge.now(store)?;
+            Ok(Collected {
+                pairs: readiness::read(store, judge.config, now)?,
+                stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
+                trades: readiness::trades(judge.config, now),
+            })
+        })
+    }
 }
 
 impl Answers {
@@ -63,11 +90,18 @@ impl Answers {
     pub fn new(sources: Sources) -> Answers {
         let (read, clock) = (sources.status.clone(), sources.clock.clone());
         let status = Cached::new(STATUS_KEEP, clock.clone(), move || read());
-        let config = sources.config.clone();
+        let (config, wall) = (sources.config.clone(), clock.clone());
         let stored = Cached::new(METRICS_KEEP, clock, move || {
-            let stored =
-                Store::open_read_only(&config.database).and_then(|mut store| Stored::read(&mut store));
+            let stored = Store::open_read_only(&config.database)
+                .and_then(|mut store| Stored::read(&mut store, &config, wall.wall()));
             stored.map_err(|error| error.to_string())
+        });
+        let (config, clock) = (sources.config.clone(), sources.clock.clone());
+        let ready = Cached::new(READY_KEEP, clock.clone(), move || {
+            let judge = Judge { config: &config, clock: &clock };
+            let collected = Store::open_read_only(&config.database)
+                .and_then(|mut store| Collected::read(&mut store, judge));
+            collected.map_err(|error| error.to_string())
         });
         let database = sources.config.database.clone();
         let open = move || {
@@ -86,12 +120,25 @@ impl Answers {
         };
         let writer = Pool::new("candlekeep-http-writer", 1, WRITES_QUEUED_MAX, false, Arc::new(open));
         let pairs = sources.config.pairs().collect();
-        Answers { sources, pairs, readers, writer, status, stored }
+        Answers { sources, pairs, readers, writer, status, stored, ready }
     }
 
     /// What there is to ask for.
     fn known(&self) -> Known<'_> {
         Known { pairs: &self.pairs, timeframes: &self.sources.config.timeframes }
+    }
+
+    /// Whether what is stored is fit to trade on.
+    async fn readiness(&self) -> Result<Readiness, Arc<str>> {
+        let collected = self.ready.get().await?;
+        let (health, stats) = (self.sources.health(), &self.sources.signs.stats);
+        let process = Process {
+            at: health.is_starting.then(|| format!("starting: {}", health.at)),
+            spooled: stats.facts_spooled.get(),
+            stream: collected.stream.clone(),
+        };
+        let now = self.sources.clock.wall();
+        Ok(Readiness::judge(collected.pairs.clone(), &process, collected.trades, now))
     }
 
     /// Reads an answer on one of the connections.
@@ -116,6 +163,7 @@ impl Answers {
 /// Every route; what has none is told which there are.
 pub fn configure(app: &mut ServiceConfig) {
     app.service(readable("/healthz", healthz))
+        .service(readable("/readyz", readyz))
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))
         .service(readable("/v1/coverage", coverage))
@@ -268,6 +316,14 @@ async fn healthz(answers: Data<Answers>) -> impl Responder {
     json(status, &views::health(&report, std::process::id()))
 }
 
+async fn readyz(answers: Data<Answers>) -> impl Responder {
+    match answers.readiness().await {
+        Ok(readiness) if readiness.is_ready() => json(StatusCode::OK, &readiness.json()),
+        Ok(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness.json()),
+        Err(reason) => json(StatusCode::SERVICE_UNAVAILABLE, &views::error("unavailable", &reason)),
+    }
+}
+
 async fn status(answers: Data<Answers>) -> impl Responder {
     match answers.status.get().await {
         Ok(text) => HttpResponse::Ok().content_type(header::ContentType::json()).body((*text).clone()),
@@ -279,7 +335,8 @@ async fn metrics(answers: Data<Answers>) -> impl Responder {
     let (stats, health) = (&answers.sources.signs.stats, answers.sources.health());
     // What the process counts is told while the database is away too.
     let stored = answers.stored.get().await.ok();
-    match metrics::text(stats, &health, stored.as_deref()) {
+    let is_ready = answers.readiness().await.is_ok_and(|readiness| readiness.is_ready());
+    match metrics::text(stats, &health, is_ready, stored.as_deref()) {
         Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
         Err(error) => {
             json(StatusCode::INTERNAL_SERVER_ERROR, &views::error("unwritable", &error.to_string()))

@@ -14,6 +14,7 @@ use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::api::{Place, place};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
+use crate::completeness::market_now;
 use crate::config::{Config, FOREX_CALENDAR};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -23,6 +24,7 @@ use crate::ig::IgError;
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::probes::{self, Probes};
 use crate::ig::stream::state::{self, StreamState};
+use crate::readiness::{self, Process, Readiness};
 use crate::store::{LeaseState, SILENT_AFTER_S, Store, StreamBreak};
 use crate::supervisor::chronicle::LastRun;
 use crate::supervisor::house::{SETTING_AT, at_of};
@@ -52,6 +54,7 @@ struct Findings {
     /// Who would collect next.
     standbys: Vec<LeaseState>,
     market: Market,
+    readiness: Readiness,
     stream: Option<StreamState>,
     probes: Option<Probes>,
     pairs: BTreeMap<Pair, PairState>,
@@ -130,6 +133,16 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let collector = lease.as_ref().filter(|lease| lease.alive).map(|lease| lease.pid);
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let wall = now;
+    let market_now = market_now(&mut store, config, wall)?;
+    let stream = store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text));
+    let process = Process {
+        at: collector.is_none().then(|| "nobody collects".to_owned()),
+        spooled: spooled.unwrap_or(0),
+        stream: stream.clone(),
+    };
+    let trades = readiness::trades(config, market_now);
+    let readiness =
+        Readiness::judge(readiness::read(&mut store, config, market_now)?, &process, trades, wall);
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {
@@ -141,7 +154,8 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         last_run,
         standbys,
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),
-        stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
+        readiness,
+        stream,
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
         pairs,
         breaks: store.newest_breaks(BREAKS_SHOWN)?,
@@ -212,6 +226,7 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
         line(format!("login     {failed}"));
     }
     line(format!("market    {}", findings.market));
+    line(format!("ready     {}", findings.readiness.in_words()));
     line(format!("stream    {}", stream_line(findings)));
     for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
         line(format!("          {pair} is not streamed: {why}"));
@@ -408,6 +423,7 @@ fn json(findings: &Findings) -> String {
         "rooms": findings.rooms,
         "http": findings.http,
         "market": findings.market.json(),
+        "readiness": findings.readiness.json(),
         "stream": findings.stream,
         "pairs": pairs,
         "breaks": breaks,
@@ -447,7 +463,8 @@ mod tests {
     use crate::healer::plan::{Now, Plan, Refused, Waiting, Why};
     use crate::ig::session::failed::Failed;
     use crate::ig::stream::state::Phase;
-    use crate::store::{AllowanceSeen, AllowanceState, Refusals};
+    use crate::readiness::PairReadiness;
+    use crate::store::{AllowanceSeen, AllowanceState, Freshness, Refusals};
     use crate::supervisor::chronicle::RunEnd;
     use crate::supervisor::keeper::RoomFailures;
 
@@ -590,6 +607,12 @@ mod tests {
         assert!(!text(&findings, None).contains("what was found out about IG"));
     }
 
+    fn stale(pair: &str, last: Option<Timestamp>, by: i64, why: &str) -> PairReadiness {
+        let (pair, timeframe) = (pair.parse().unwrap(), Timeframe::M5);
+        let row = Freshness { pair, timeframe, last, expected_by: Timestamp(by) };
+        PairReadiness { row, why: Some(why.to_owned()) }
+    }
+
     fn findings() -> Findings {
         let mut stream = StreamState { since: 1_705_485_600, ..StreamState::default() };
         stream.enter(Phase::Interrupted, Some("connection closed".to_owned()));
@@ -641,6 +664,13 @@ mod tests {
             lease: Some(lease()),
             standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
+            readiness: Readiness {
+                why: vec!["56 facts wait in the spool for the database".to_owned()],
+                pairs: vec![stale("EURCHF", None, 0, "there is no bar yet"), {
+                    let owed = "no bar of 2024-01-17T10:00:00Z: the stream was broken";
+                    stale("EURUSD", last_bar, 1_705_485_960, owed)
+                }],
+            },
             stream: Some(stream),
             probes: None,
             pairs: [
@@ -676,6 +706,8 @@ mod tests {
              \x20         stream restarted 2 times, last 2024-01-17T10:56:40Z: died\n\
              http      not served on 127.0.0.1:8017 since 2024-01-17T08:26:40Z: address in use\n\
              standby   run, pid 4711 on tower since 2024-01-17T10:00:00Z\nmarket    open, closes Fri 2024-01-19 22:00 UTC\n",
+            "ready     no: 56 facts wait in the spool for the database; \
+             EUR_CHF 5: there is no bar yet (2 of 2 lack their newest bar)\n",
             "stream    interrupted since 2024-01-17T10:00:00Z, http, TLCP 2.3.0 (connection closed)\n",
             "          EUR_CHF is not streamed: subscription refused: -1 Invalid account type\n",
             "allowance 999 of 10000 data points left (IG, Wed 08:26), 1000 kept for holes of the last day; \
@@ -703,6 +735,9 @@ mod tests {
         assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
         assert_eq!(told["standbys"][0]["host"], "tower");
         assert_eq!(told["market"]["state"], "open");
+        assert_eq!(told["readiness"]["ready"], false);
+        assert_eq!(told["readiness"]["pairs"][0]["expected_by"], json!(null));
+        assert_eq!(told["readiness"]["pairs"][1]["expected_by"], 1_705_485_960);
         assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
         assert_eq!(told["pairs"][1]["age_s"], 3_600);
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");

@@ -23,6 +23,9 @@ pub enum State {
 }
 
 impl State {
+    /// Each of them.
+    pub const ALL: [State; 5] = [State::Stored, State::Quiet, State::Closed, State::Missing, State::Lost];
+
     /// How the database spells it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -16,7 +16,7 @@ use super::many::Statement;
 use super::postgres::number_on;
 use super::schema::{
     NUMBERED_TABLES, allowance, candle_revisions, candles, coverage, feeds, fetch_requests, heal_attempts,
-    settings, stream_breaks,
+    market_hours, settings, stream_breaks, watched_bars,
 };
 use super::settings as words;
 
@@ -169,6 +169,10 @@ whole_row!(Break of stream_breaks {
     id: i64 => BigInt, pair: Option<String> => Nullable<Text>, from_ts: i64 => BigInt, to_ts: i64 => BigInt,
     cause: String => Text, created_at: i64 => BigInt,
 });
+whole_row!(WatchedBar of watched_bars {
+    pair: String => Text, timeframe: String => Text, calendar: String => Text, hours_to: i64 => BigInt,
+});
+whole_row!(MarketHours of market_hours { calendar: String => Text, from_ts: i64 => BigInt, to_ts: i64 => BigInt });
 whole_row!(Setting of settings { key: String => Text, value: String => Text });
 
 /// Walks through a table by a number that no two rows share.
@@ -241,6 +245,14 @@ pub(super) fn walk(source: &mut Connection, visitor: &mut dyn Visitor) -> Result
     walk_by_pair!(source, heal_attempts, Attempt, |rows: Vec<_>| show(visitor, &rows));
     visitor.table("stream_breaks");
     walk_numbered!(source, stream_breaks, id, Break, |rows: Vec<_>| show(visitor, &rows));
+    visitor.table("watched_bars");
+    walk_by_pair!(source, watched_bars, WatchedBar, |rows: Vec<_>| show(visitor, &rows));
+    visitor.table("market_hours");
+    // A few weeks of a few calendars.
+    let rows: Vec<MarketHours> = on_backend!(&mut *source, connection => {
+        market_hours::table.select(MarketHours::as_select()).load(connection)
+    })?;
+    show(visitor, &rows)?;
     visitor.table("coverage");
     walk_by_pair!(source, coverage, Coverage, |rows: Vec<_>| show(visitor, &rows));
     visitor.table("candle_revisions");
@@ -306,6 +318,8 @@ fn clear(target: &mut Connection) -> QueryResult<()> {
         diesel::delete(fetch_requests::table).execute(connection)?;
         diesel::delete(heal_attempts::table).execute(connection)?;
         diesel::delete(stream_breaks::table).execute(connection)?;
+        diesel::delete(watched_bars::table).execute(connection)?;
+        diesel::delete(market_hours::table).execute(connection)?;
         diesel::delete(settings::table.filter(settings::key.ne_all(OWN_SETTINGS))).execute(connection)?;
     });
     Ok(())

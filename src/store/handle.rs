@@ -51,9 +51,14 @@ impl StoreHandle {
         &self.busy
     }
 
+    /// Pieces of work that wait to be done.
+    pub fn waiting(&self) -> usize {
+        QUEUED_MAX - self.queue.capacity()
+    }
+
     /// Whether nothing waits to be done. What is being done does not wait.
     pub fn is_idle(&self) -> bool {
-        self.queue.capacity() == QUEUED_MAX
+        self.waiting() == 0
     }
 
     /// Queues `work` and answers with what it answers. It is queued at once where there is room,

@@ -7,6 +7,7 @@
 //! | `backend`, `many` | the seam between the databases: all that they spell differently |
 //! | `schema`, `rows` | tables, and their rows to and from the domain |
 //! | `bars`, `ledger`, `feeds`, `allowance`, `breaks`, `requests`, `attempts`, `settings` | the queries on each table |
+//! | `freshness` | the view of that name, and what it reckons with |
 //! | `identity`, `soundness` | which database it is; what is wrong with its file, what its server allows |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
@@ -38,6 +39,7 @@ mod copying;
 mod correction;
 mod error;
 mod feeds;
+mod freshness;
 mod handle;
 mod identity;
 mod import;
@@ -65,6 +67,7 @@ pub use copying::TableSum;
 pub use correction::{Verdict, judge};
 pub use error::StoreError;
 pub use feeds::{Feed, WatchedFeed};
+pub use freshness::{ExpectedBars, Freshness};
 pub use handle::{QUEUED_MAX, StoreHandle};
 pub use import::IMPORT_EVIDENCE;
 pub use lease::{LEASE_S, Lease, LeaseState, SILENT_AFTER_S, Standby, Unchanged};
@@ -444,6 +447,23 @@ impl Store {
     /// Those of any read.
     pub fn feeds(&mut self) -> Result<Vec<WatchedFeed>, StoreError> {
         feeds::all(&mut self.connection)
+    }
+
+    /// Says of which bars there ought to be new ones and when, in the place of what was said before.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn expect_bars(&mut self, expected: &ExpectedBars) -> Result<(), StoreError> {
+        self.writing(|store| freshness::put(&mut store.connection, expected))
+    }
+
+    /// How fresh the newest bar of each watched pair and length is, by pair and length. Good for any later time too,
+    /// until something is stored.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn freshness(&mut self) -> Result<Vec<Freshness>, StoreError> {
+        freshness::all(&mut self.connection)
     }
 
     /// Where the ledger ends: the end of the latest bucket that anything is known of, by pair.

@@ -1,7 +1,7 @@
 //! Tables as diesel sees them, in both databases. `migrations/` says what each column means.
 
 /// Every table, in the order in which they are copied.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 12] = [
     "candles",
     "candle_revisions",
     "coverage",
@@ -12,6 +12,8 @@ pub(super) const TABLES: [&str; 10] = [
     "lease",
     "fetch_requests",
     "heal_attempts",
+    "watched_bars",
+    "market_hours",
 ];
 
 /// Those whose `id` the database gives.
@@ -169,6 +171,33 @@ diesel::table! {
         to_ts -> BigInt,
         cause -> Text,
         created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    watched_bars (pair, timeframe) {
+        pair -> Text,
+        timeframe -> Text,
+        calendar -> Text,
+        hours_to -> BigInt,
+    }
+}
+
+diesel::table! {
+    market_hours (calendar, from_ts) {
+        calendar -> Text,
+        from_ts -> BigInt,
+        to_ts -> BigInt,
+    }
+}
+
+// A view.
+diesel::table! {
+    freshness (pair, timeframe) {
+        pair -> Text,
+        timeframe -> Text,
+        last_timestamp -> Nullable<BigInt>,
+        expected_by -> BigInt,
     }
 }
 

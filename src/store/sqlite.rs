@@ -413,7 +413,7 @@ mod tests {
         migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
         connection.batch_execute("SELECT * FROM later").unwrap();
 
-        let backup = beside(&path, ".schema-3.bak");
+        let backup = beside(&path, ".schema-4.bak");
         #[cfg(unix)]
         assert_eq!(
             std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&backup).unwrap().permissions()) & 0o137,
@@ -437,7 +437,7 @@ mod tests {
         for opened in [open(&path), open_read_only(&path)] {
             match opened.map(drop) {
                 Err(StoreError::NewerSchema { found, known, .. }) => {
-                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0003"));
+                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0004"));
                 }
                 other => panic!("{other:?}"),
             }

@@ -37,6 +37,7 @@ use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
 use crate::ig::stream::state::Phase;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
+use crate::readiness;
 use crate::stats::Stats;
 use crate::store::{Store, StoreHandle};
 use crate::summary::{self, Speaking};
@@ -130,8 +131,8 @@ pub struct House {
     blueprint: Rc<Blueprint>,
     tenure: Arc<Tenure>,
     chronicle: Chronicle,
-    /// Has `status` know what it is at.
-    noting: JoinHandle<()>,
+    /// Have `status` know what it is at, and bots when the markets trade.
+    noting: Vec<JoinHandle<()>>,
     keeper: Keeper,
     /// Says once a bucket what was collected; none where only history is fetched.
     summary: Option<Speaking>,
@@ -173,7 +174,7 @@ impl House {
             standing,
             stats,
         };
-        let rooms = (keeper, tenure.clone(), chronicle.clone(), noting);
+        let rooms = (keeper, tenure.clone(), chronicle.clone(), vec![noting]);
         let lines = Lines::default();
         let built = tokio::select! {
             built = House::build(config, flags, login, (ground, lines.clone()), rooms, recorder, stop.clone()) => built,
@@ -194,7 +195,7 @@ impl House {
         flags: RunFlags,
         login: Login,
         (ground, lines): (Ground, Lines),
-        (mut keeper, tenure, chronicle, noting): (Keeper, Arc<Tenure>, Chronicle, JoinHandle<()>),
+        (mut keeper, tenure, chronicle, mut noting): (Keeper, Arc<Tenure>, Chronicle, Vec<JoinHandle<()>>),
         recorder: Recorder,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<House>, Failure> {
@@ -229,6 +230,10 @@ impl House {
         if matches!(flags.purpose, Purpose::Backfill { watches: false, .. }) {
             // Of others there is nothing to account for.
             feeds.retain(|feed| feed.resume.is_some());
+        } else {
+            let hours =
+                readiness::keeper::keep(readiness::Watched::of(config), event_clock.clone(), store.clone());
+            noting.push(actix_rt::spawn(hours));
         }
         let record = RecordKeys::of(config.ig.environment.as_str(), &tokens.account_id);
         let matched = read_matched(shelf, &record).await?;
@@ -351,7 +356,7 @@ impl House {
         let standing = &blueprint.entrance.ground.standing;
         tokio::select! {
             failure = keeper.keep(blueprint) => failure,
-            never = show(stats, instruments.len(), standing) => match never {},
+            never = show(stats, instruments.len(), standing, &blueprint.entrance) => match never {},
         }
     }
 
@@ -401,7 +406,7 @@ impl House {
         }
         // After the log is folded in nothing is written.
         [Room::Stream, Room::Retention].into_iter().for_each(|room| self.keeper.retire(room));
-        self.noting.abort();
+        self.noting.iter().for_each(JoinHandle::abort);
         let spooled = self.stats.facts_spooled.get();
         if spooled > 0 {
             log::warn!(facts = spooled; "the database is away; what is in the spool is stored by the next start");
@@ -467,9 +472,13 @@ pub fn at_of(kept: &str, pid: i64) -> Option<&str> {
     (whose.parse() == Ok(pid) && !at.is_empty()).then_some(at)
 }
 
-/// Has systemd know what the stream is at. Ready is who streams, or has tried and knows why not.
-async fn show(stats: &Stats, pairs: usize, standing: &Standing) -> Infallible {
+/// Has systemd know what the stream is at, and metrics what else can be seen of the house. Ready is who streams, or has tried and knows why not.
+async fn show(stats: &Stats, pairs: usize, standing: &Standing, entrance: &Entrance) -> Infallible {
     loop {
+        stats.store_waiting.set(entrance.ground.store.waiting() as u64);
+        if let Some(logged_in) = entrance.desk.is_logged_in() {
+            stats.logged_in.set(logged_in.into());
+        }
         let phase = Phase::numbered(stats.stream_phase.get());
         let mut line = match phase {
             Phase::Streaming => format!("streaming {pairs} pairs"),

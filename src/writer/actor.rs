@@ -132,22 +132,28 @@ impl WriterActor {
 
     fn take(&mut self, step: Step, ctx: &mut Context<Self>) {
         let (store, now) = (self.store.clone(), self.clock.wall());
+        let begun = self.clock.monotonic();
         match step {
             Step::Flush(batches) => {
                 let flush = store.run(move |store| store.commit(&batches, now));
-                ctx.spawn(flush.into_actor(self).map(|outcome, act, ctx| {
+                ctx.spawn(flush.into_actor(self).map(move |outcome, act, ctx| {
+                    act.count_answer(begun);
                     let outcome = outcome.map(|report| act.count(&report));
                     act.after(outcome.map_err(Fatal::Store), ctx, Modes::flushed);
                 }));
             }
             Step::Append(batches) => {
-                let append = self.journal().run(move |journal| journal.append(&batches));
+                let append = self.journal().run(move |journal| {
+                    let appended = journal.append(&batches);
+                    appended.map(|_| journal.bytes())
+                });
                 ctx.spawn(append.into_actor(self).map(|outcome, act, ctx| {
                     if let Err(error @ JournalError::Closed) = outcome {
                         return act.end(Fatal::Journal(error));
                     }
                     // Whatever is the matter with the file, its facts are held here still.
-                    let outcome = outcome.map(drop).map_err(|error| error.to_string());
+                    let outcome = outcome.map(|bytes| act.stats.spool_bytes.set(bytes));
+                    let outcome = outcome.map_err(|error| error.to_string());
                     act.core.appended(outcome, act.clock.monotonic());
                     failpoint::in_room("writer.appended", ctx);
                     act.settle(ctx);
@@ -155,7 +161,8 @@ impl WriterActor {
             }
             Step::Drain(facts_max) => {
                 let drain = drain(store, self.journal(), facts_max, now);
-                ctx.spawn(drain.into_actor(self).map(|outcome, act, ctx| {
+                ctx.spawn(drain.into_actor(self).map(move |outcome, act, ctx| {
+                    act.count_answer(begun);
                     let outcome = outcome.map(|(facts, report)| {
                         act.count(&report);
                         facts
@@ -167,6 +174,7 @@ impl WriterActor {
                 let empty = self.journal().run(|journal| journal.empty());
                 ctx.spawn(empty.into_actor(self).map(|outcome, act, ctx| match outcome {
                     Ok(()) => {
+                        act.stats.spool_bytes.set(0);
                         act.core.emptied(act.clock.monotonic());
                         act.settle(ctx);
                     }
@@ -232,6 +240,10 @@ impl WriterActor {
                 Err(facts) => return self.overflow.push_front((facts, answer)),
             }
         }
+    }
+
+    fn count_answer(&self, begun: Instant) {
+        self.stats.database_commit.add(self.clock.monotonic().saturating_duration_since(begun), 1);
     }
 
     fn count(&self, report: &CommitReport) {

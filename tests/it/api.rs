@@ -119,6 +119,10 @@ fn it_tells_how_the_service_stands_in_json_and_metrics() {
     assert_eq!((status.status, keys(&told)), (200, keys(&printed)));
     assert_eq!(told["lease"]["pid"].as_u64(), Some(service.pid().into()));
 
+    let told_of = |name: &str| ask(address, "GET /metrics", "").body.lines().any(|line| line == name);
+    service.wait("the stream", || told_of("candlekeep_streaming 1") && told_of("candlekeep_logged_in 1"));
+    service.wait("its bytes", || !told_of("candlekeep_stream_received_bytes_total 0"));
+    service.wait("a commit", || !told_of("candlekeep_database_commit_seconds_count 0"));
     let metrics = ask(address, "GET /metrics", "");
     assert_eq!(metrics.header("Content-Type"), Some("text/plain; version=0.0.4"));
     for name in [
@@ -130,6 +134,14 @@ fn it_tells_how_the_service_stands_in_json_and_metrics() {
         "candlekeep_close_to_durable_seconds_count",
         "candlekeep_restarts_total{room=",
         "candlekeep_stream_breaks_total 0",
+        "candlekeep_logged_in 1",
+        "candlekeep_streaming 1",
+        "candlekeep_lease_held 1",
+        "candlekeep_starting 0",
+        "candlekeep_database_commit_seconds_count ",
+        "candlekeep_market_open{calendar=\"forex\"} 1",
+        "candlekeep_last_login_timestamp_seconds ",
+        "candlekeep_allowance_renews_timestamp_seconds ",
         "process_resident_memory_bytes",
     ] {
         assert!(metrics.body.lines().any(|line| line.starts_with(name)), "{name}: {}", metrics.body);
@@ -147,7 +159,7 @@ fn it_tells_how_the_service_stands_in_json_and_metrics() {
     for route in routes {
         // What wants to be told more says so.
         let answer = ask(address, &format!("GET {}", route.as_str().unwrap()), "");
-        let wants_more = ["missing_parameter", "unknown_fetch", "other_method"]
+        let wants_more = ["missing_parameter", "unknown_fetch", "other_method", "\"ready\":false"]
             .into_iter()
             .any(|word| answer.body.contains(word));
         assert!(answer.status == 200 || wants_more, "{route}: {answer:?}");
@@ -368,6 +380,7 @@ fn waits_for(service: &mut Service, address: SocketAddr, what: &str) {
         let health = ask(address, "GET /healthz", "");
         let told = health.json();
         assert_eq!((health.status, &told["status"]), (200, &"starting".into()), "{told}");
+        assert_eq!(ask(address, "GET /readyz", "").status, 503);
         told["at"].as_str().unwrap().starts_with(what)
     });
 }

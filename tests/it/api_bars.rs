@@ -338,6 +338,7 @@ fn the_openapi_document_says_what_is_answered() {
         ("/v1/status", "/v1/status"),
         ("/v1/openapi.json", "/v1/openapi.json"),
         ("/healthz", "/healthz"),
+        ("/readyz", "/readyz"),
         ("/metrics", "/metrics"),
     ] {
         tried.push((route, "get", get(address, target)));

@@ -12,12 +12,12 @@ use super::postgres;
 use super::world::{DEPTH, Holes, START, STEP, Service, World, market};
 
 /// A market of six hours that flies by in 24 seconds: longer than a write waits for a lock.
-fn world() -> World {
+pub(super) fn world() -> World {
     World::new(Options { speed: Speed::Times(900.0), rows_per_bar: Some(8), ..market(6) })
 }
 
 /// Another process that has the database to itself.
-struct Lock(Connection);
+pub(super) struct Lock(Connection);
 
 impl Lock {
     fn take(world: &World) -> Lock {
@@ -27,7 +27,7 @@ impl Lock {
         Lock(connection)
     }
 
-    fn give_back(self) {
+    pub(super) fn give_back(self) {
         self.0.execute_batch("ROLLBACK").unwrap();
     }
 }
@@ -42,7 +42,7 @@ fn spooled(world: &World) -> u64 {
 
 /// Has the program collect for half an hour, and then lock it out until bars of `buckets` buckets
 /// are in the spool.
-fn lock_out(world: &World, service: &mut Service, buckets: i64) -> Lock {
+pub(super) fn lock_out(world: &World, service: &mut Service, buckets: i64) -> Lock {
     world.wait(service, "half an hour of bars", |world| {
         world.simulator().now() > START.plus(6 * STEP)
             && world.number("SELECT count(*) FROM candles WHERE source = 'websocket'") > 28

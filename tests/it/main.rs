@@ -25,6 +25,8 @@ mod doctor;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod freshness;
+#[cfg(test)]
 mod front;
 #[cfg(test)]
 mod healing;
@@ -55,6 +57,8 @@ mod process;
 mod proxy;
 #[cfg(test)]
 mod readers;
+#[cfg(test)]
+mod ready;
 #[cfg(test)]
 mod recorded_bars;
 #[cfg(test)]

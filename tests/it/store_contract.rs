@@ -36,7 +36,7 @@ fn on_each_database(case: impl Fn(&DatabaseUrl)) {
 }
 
 /// Runs a case on a fresh database of each kind, which it also gets at past the store.
-fn on_each_place(case: impl Fn(&Place)) {
+pub(super) fn on_each_place(case: impl Fn(&Place)) {
     let dir = tempfile::tempdir().unwrap();
     case(&Place::file(&dir.path().join("candles.db")));
     if let Some(server) = postgres::shared() {
@@ -46,8 +46,8 @@ fn on_each_place(case: impl Fn(&Place)) {
 }
 
 /// A database and the way to it past the store.
-struct Place {
-    url: DatabaseUrl,
+pub(super) struct Place {
+    pub(super) url: DatabaseUrl,
     server: Option<String>,
 }
 
@@ -64,7 +64,7 @@ impl Place {
         }
     }
 
-    fn number(&self, query: &str) -> i64 {
+    pub(super) fn number(&self, query: &str) -> i64 {
         match &self.server {
             None => self.sqlite().query_row(query, [], |row| row.get(0)).unwrap(),
             Some(address) => postgres::query(address, query).unwrap()[0][0].parse().unwrap(),

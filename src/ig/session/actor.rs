@@ -97,6 +97,11 @@ impl Desk {
         }
     }
 
+    /// Whether there are tokens that nobody complains about; none while somebody sees to them.
+    pub fn is_logged_in(&self) -> Option<bool> {
+        self.state.try_lock().ok().map(|state| state.tokens.is_some() && !state.suspect)
+    }
+
     /// Has the tokens tested before they are used again. Where somebody holds them they are in use.
     fn mistrust(&self) {
         if let Ok(mut state) = self.state.try_lock() {

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use actix::prelude::*;
+use actix_http::ws::Item;
 use awc::Client;
 use awc::error::{ConnectError, SendRequestError, WsClientError};
 use awc::http::StatusCode;
@@ -47,6 +48,27 @@ pub enum Piece {
     Bytes(Bytes),
     /// The whole answer to a request beside the stream.
     Answer(String),
+}
+
+impl Piece {
+    /// How many bytes it has to say; frames of control say nothing.
+    pub fn size(&self) -> usize {
+        match self {
+            Piece::Bytes(bytes)
+            | Piece::Frame(
+                Frame::Text(bytes)
+                | Frame::Binary(bytes)
+                | Frame::Continuation(
+                    Item::FirstText(bytes)
+                    | Item::FirstBinary(bytes)
+                    | Item::Continue(bytes)
+                    | Item::Last(bytes),
+                ),
+            ) => bytes.len(),
+            Piece::Frame(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_)) => 0,
+            Piece::Answer(text) => text.len(),
+        }
+    }
 }
 
 /// A connection's news.

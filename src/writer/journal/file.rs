@@ -194,6 +194,11 @@ impl Journal {
         self.facts
     }
 
+    /// Bytes that are in use.
+    pub fn bytes(&self) -> u64 {
+        self.end.at - BEGINNING.at
+    }
+
     /// Whether nothing was appended since it was emptied.
     pub fn is_empty(&self) -> bool {
         self.end == BEGINNING

@@ -28,6 +28,7 @@ impl Handler<Arrived> for StreamActor {
         let mut told = Vec::new();
         if arrived.socket == self.socket {
             for piece in arrived.pieces {
+                self.stats.stream_bytes.add(piece.size() as u64);
                 self.piece(piece, &mut told, ctx);
             }
             if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {

@@ -1,0 +1,289 @@
+//! Whether what is stored is fit to trade on, and why not: what `/readyz` and `status` tell. Pure but for `keeper.rs`
+//! and for what is read from the database here.
+//!
+//! The view `freshness` decides which bars are owed, for SQL and HTTP alike. This is what it reckons with ([`Watched`]),
+//! and what is said of its answers.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::completeness::{SETTLING_S, calendar_of, incomplete};
+use crate::config::Config;
+use crate::domain::{Calendar, Expectation, Pair, Timeframe, Timestamp};
+use crate::ig::stream::state::{Phase, StreamState};
+use crate::store::{ExpectedBars, Freshness, Store, StoreError};
+
+pub mod keeper;
+
+const DAY_S: i64 = 86_400;
+/// How far back hours of markets are kept: a pair without a bar for longer is stale by what came since.
+const HOURS_BACK_S: i64 = 28 * DAY_S;
+/// How far ahead. A service that is dead for longer has had every pair stale since its first hour.
+const HOURS_AHEAD_S: i64 = 70 * DAY_S;
+/// By how much what is kept may lag behind.
+const RENEW_AFTER_S: i64 = DAY_S;
+/// A stream that is down for less is being taken up again, and costs no bar.
+const STREAM_DOWN_S: i64 = 60;
+
+/// Of which bars there ought to be new ones, and by which calendars.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    pairs: Vec<(Pair, String)>,
+    timeframes: Vec<Timeframe>,
+    calendars: BTreeMap<String, Arc<Calendar>>,
+}
+
+impl Watched {
+    /// All that the configuration has.
+    pub fn of(config: &Config) -> Watched {
+        let feeds = config.feeds.iter();
+        let pairs = feeds.clone().map(|feed| (feed.pair, feed.calendar.clone())).collect();
+        let calendars = feeds.map(|feed| feed.calendar.clone()).zip(config.feed_calendars()).collect();
+        Watched { pairs, timeframes: config.timeframes.clone(), calendars }
+    }
+
+    /// What the database is to know at `now`, the market's time.
+    pub fn expected(&self, now: Timestamp) -> ExpectedBars {
+        let step = Timeframe::M5.seconds();
+        let span = now.plus(-HOURS_BACK_S).floor(step)..now.plus(HOURS_AHEAD_S).floor(step);
+        let hours =
+            self.calendars.iter().map(|(name, calendar)| (name.clone(), hours(calendar, span.clone())));
+        ExpectedBars {
+            pairs: self.pairs.clone(),
+            timeframes: self.timeframes.clone(),
+            hours: hours.collect(),
+            hours_to: span.end,
+        }
+    }
+}
+
+/// When a market is sure to trade, ascending.
+fn hours(calendar: &Calendar, span: Range<Timestamp>) -> Vec<Range<Timestamp>> {
+    let runs = calendar.runs(span).into_iter();
+    runs.filter(|(_, expectation)| *expectation == Expectation::Expected).map(|(run, _)| run).collect()
+}
+
+/// Whether hours that are known up to `hours_to` are to be worked out anew; also where the clock was set back.
+fn is_outdated(hours_to: Timestamp, now: Timestamp) -> bool {
+    now.plus(HOURS_AHEAD_S).since(hours_to).abs() >= RENEW_AFTER_S
+}
+
+/// How fresh the newest bar of a pair and length is, and what is owed where it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairReadiness {
+    /// What the view says.
+    pub row: Freshness,
+    /// Why it is not fresh; none where it is.
+    pub why: Option<String>,
+}
+
+impl PairReadiness {
+    /// Whether no bar is owed.
+    pub fn is_fresh(&self) -> bool {
+        self.why.is_none()
+    }
+
+    /// When the next bar ought to be durable at the latest; none where there was never one.
+    pub fn expected_by(&self) -> Option<Timestamp> {
+        self.row.last.map(|_| self.row.expected_by)
+    }
+}
+
+/// What the database says at `now`, the market's time: of each watched pair and length, and whether one of their
+/// markets is sure to trade. To be read in one consistent look.
+///
+/// # Errors
+/// Those of any read.
+pub fn read(store: &mut Store, config: &Config, now: Timestamp) -> Result<Vec<PairReadiness>, StoreError> {
+    let mut pairs = Vec::new();
+    for row in store.freshness()? {
+        let why = match row {
+            row if row.is_fresh(now) => None,
+            Freshness { last: None, .. } => Some("there is no bar yet".to_owned()),
+            row => Some(owed(store, config, row)?),
+        };
+        pairs.push(PairReadiness { row, why });
+    }
+    Ok(pairs)
+}
+
+/// Which bar is owed, and why it is not there.
+fn owed(store: &mut Store, config: &Config, row: Freshness) -> Result<String, StoreError> {
+    let Freshness { pair, timeframe, expected_by, .. } = row;
+    let end = expected_by.plus(-SETTLING_S);
+    let bucket = end.plus(-timeframe.seconds())..end;
+    let calendar = calendar_of(store, config, pair)?;
+    let gaps = incomplete(store, pair, timeframe, &bucket, &calendar)?;
+    let why = gaps.first().map_or("its hours are not known that far ahead", |gap| gap.why());
+    Ok(format!("no bar of {}: {why}", bucket.start))
+}
+
+/// Whether the market of one of these calendars is sure to trade at `now`.
+pub fn trades(config: &Config, now: Timestamp) -> bool {
+    let bucket = Timeframe::M5.bucket(now);
+    config.feed_calendars().iter().any(|calendar| calendar.expectation(bucket) == Expectation::Expected)
+}
+
+/// What there is to say of the process that collects.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// What it is at instead of collecting.
+    pub at: Option<String>,
+    /// Facts that wait in the spool, of which the database knows nothing yet.
+    pub spooled: u64,
+    /// How the stream stands.
+    pub stream: Option<StreamState>,
+}
+
+/// Whether what is stored is fit to trade on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What is the matter with all of it.
+    pub why: Vec<String>,
+    /// Each pair and length.
+    pub pairs: Vec<PairReadiness>,
+}
+
+impl Readiness {
+    /// Judges at wall time `now`; `trades` says whether a market is sure to.
+    pub fn judge(pairs: Vec<PairReadiness>, process: &Process, trades: bool, now: Timestamp) -> Readiness {
+        let mut why: Vec<String> = process.at.clone().into_iter().collect();
+        if process.spooled > 0 {
+            why.push(format!("{} facts wait in the spool for the database", process.spooled));
+        }
+        // While it is not collecting at all there is no more to say of the stream.
+        if let Some(stream) = &process.stream
+            && process.at.is_none()
+            && trades
+            && stream.phase != Phase::Streaming
+            && now.since(Timestamp(stream.since)) >= STREAM_DOWN_S
+        {
+            let cause = stream.cause.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default();
+            why.push(format!(
+                "the stream is {} since {}{cause}",
+                stream.phase.as_str(),
+                Timestamp(stream.since)
+            ));
+        }
+        if pairs.is_empty() {
+            why.push("nothing is watched yet".to_owned());
+        }
+        Readiness { why, pairs }
+    }
+
+    /// The same for people: whether all is fresh, else what is the matter, and the first pair with what it lacks.
+    pub fn in_words(&self) -> String {
+        let stale: Vec<&PairReadiness> = self.pairs.iter().filter(|pair| !pair.is_fresh()).collect();
+        let mut told = self.why.clone();
+        if let Some(first @ PairReadiness { row, why: Some(why) }) = stale.first() {
+            let (pair, timeframe) = (first.row.pair, row.timeframe);
+            let more = match stale.len() {
+                1 => String::new(),
+                stale => format!(" ({stale} of {} lack their newest bar)", self.pairs.len()),
+            };
+            told.push(format!("{pair} {timeframe}: {why}{more}"));
+        }
+        match told.is_empty() {
+            true => "yes: every pair has the newest bar that it should have".to_owned(),
+            false => format!("no: {}", told.join("; ")),
+        }
+    }
+
+    /// Whether all of it is.
+    pub fn is_ready(&self) -> bool {
+        self.why.is_empty() && self.pairs.iter().all(PairReadiness::is_fresh)
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        let pairs = self.pairs.iter().map(|pair| {
+            json!({
+                "pair": pair.row.pair.to_string(),
+                "timeframe": pair.row.timeframe.as_str(),
+                "last": pair.row.last.map(|last| last.0),
+                "expected_by": pair.expected_by().map(|by| by.0),
+                "fresh": pair.is_fresh(),
+                "why": pair.why,
+            })
+        });
+        json!({ "ready": self.is_ready(), "why": self.why, "pairs": pairs.collect::<Vec<_>>() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_705_485_600);
+
+    fn pair(why: Option<&str>) -> PairReadiness {
+        let row = Freshness {
+            pair: "EURUSD".parse().unwrap(),
+            timeframe: Timeframe::M5,
+            last: Some(NOW.plus(-600)),
+            expected_by: NOW.plus(60),
+        };
+        PairReadiness { row, why: why.map(str::to_owned) }
+    }
+
+    fn stream(phase: Phase, for_s: i64) -> Process {
+        let cause = Some("closed".to_owned());
+        let stream = StreamState { phase, since: NOW.0 - for_s, cause, ..StreamState::default() };
+        Process { stream: Some(stream), ..Process::default() }
+    }
+
+    #[test]
+    fn what_keeps_all_pairs_from_being_fit_to_trade_on_is_told() {
+        let check = |process: Process, trades: bool, expected: &str| {
+            let readiness = Readiness::judge(vec![pair(None)], &process, trades, NOW);
+            assert_eq!(readiness.why.join("; "), expected);
+            assert_eq!(readiness.is_ready(), expected.is_empty());
+        };
+        check(Process::default(), true, "");
+        check(
+            Process { spooled: 3, ..Process::default() },
+            false,
+            "3 facts wait in the spool for the database",
+        );
+        check(stream(Phase::Streaming, 900), true, "");
+        check(stream(Phase::Interrupted, STREAM_DOWN_S - 1), true, "");
+        let told = "the stream is interrupted since 2024-01-17T09:59:00Z: closed";
+        check(stream(Phase::Interrupted, STREAM_DOWN_S), true, told);
+        check(stream(Phase::Interrupted, STREAM_DOWN_S), false, "");
+        let starting = Process { at: Some("starting: logging in".to_owned()), ..stream(Phase::Stopped, 900) };
+        check(starting, true, "starting: logging in");
+        let nothing = Readiness::judge(Vec::new(), &Process::default(), true, NOW);
+        assert!(!nothing.is_ready(), "{nothing:?}");
+    }
+
+    #[test]
+    fn one_pair_that_lacks_its_bar_is_enough() {
+        let judge = |pairs| Readiness::judge(pairs, &Process::default(), true, NOW);
+        let readiness = judge(vec![pair(None), pair(Some("no bar of 10:00: the stream was broken"))]);
+        assert!(!readiness.is_ready());
+        assert_eq!(readiness.in_words(), "no: EUR_USD 5: no bar of 10:00: the stream was broken");
+        let told = readiness.json();
+        assert_eq!(told["pairs"][0]["why"], Value::Null);
+        assert_eq!((&told["pairs"][1]["fresh"], &told["ready"]), (&json!(false), &json!(false)));
+        assert!(judge(vec![pair(None)]).in_words().starts_with("yes"));
+    }
+
+    #[test]
+    fn hours_are_worked_out_anew_each_day_and_where_the_clock_was_set_back() {
+        let config = crate::config::load(None, &BTreeMap::new(), &Default::default()).unwrap();
+        let expected = Watched::of(&config).expected(NOW);
+        assert_eq!((expected.pairs.len(), expected.timeframes.len(), expected.hours.len()), (28, 2, 1));
+        for (later_s, outdated) in
+            [(0, false), (DAY_S - 1, false), (DAY_S, true), (-DAY_S, true), (-60, false)]
+        {
+            assert_eq!(is_outdated(expected.hours_to, NOW.plus(later_s)), outdated, "{later_s}");
+        }
+        let hours = &expected.hours["forex"];
+        assert!(hours.first().unwrap().start <= NOW.plus(-HOURS_BACK_S + 3 * DAY_S));
+        assert!(hours.last().unwrap().end >= NOW.plus(HOURS_AHEAD_S - 3 * DAY_S));
+        assert!(hours.windows(2).all(|two| two[0].end < two[1].start), "{hours:?}");
+    }
+}
