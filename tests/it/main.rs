@@ -54,6 +54,8 @@ mod process;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod push;
+#[cfg(test)]
 mod readers;
 #[cfg(test)]
 mod recorded_bars;

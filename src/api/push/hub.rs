@@ -157,6 +157,12 @@ impl Push {
         actix_rt::spawn(read_on(Reading { push: self.clone(), has_ended: false }));
     }
 
+    /// Whether somebody reads the log for all.
+    #[cfg(test)]
+    pub(super) fn is_read(&self) -> bool {
+        self.followers().has_reader
+    }
+
     /// The `seq` that the log ends with.
     pub(super) async fn last_seq(&self) -> Result<i64, NoAnswer> {
         self.in_turn(Store::last_seq).await

@@ -209,3 +209,165 @@ async fn catch_up(push: &Push, follower: &mut Follower) -> Option<Bytes> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::super::page::testing::short;
+    use super::*;
+    use crate::api::asked::After;
+    use crate::clock::Clock;
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+    use crate::live::Live;
+    use crate::store::{DatabaseUrl, Store};
+
+    type Events = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>>>>;
+
+    /// A database, and those who follow it.
+    struct Scene {
+        _folder: tempfile::TempDir,
+        store: Store,
+        live: Live,
+        clock: Clock,
+        push: Arc<Push>,
+        slot: i64,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let folder = tempfile::tempdir().unwrap();
+            let url = DatabaseUrl::sqlite(folder.path().join("c.db"));
+            let (store, live) = (Store::open(&url).unwrap(), Live::default());
+            let clock = Clock::simulated(Timestamp(0), 0);
+            let open = Arc::new(move || Store::open_read_only(&url));
+            let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
+            Scene { _folder: folder, store, live, clock, push, slot: 0 }
+        }
+
+        /// Stores so many more bars, none of which has company in its quarter.
+        fn commit(&mut self, bars: i64) {
+            let side = Ohlc::from_prices([Price::parse("1.1", 0).unwrap(); 4]);
+            let bar = |slot: i64| {
+                let start = Timestamp(slot * 900);
+                let key = BarKey { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, start };
+                Fact::Settled(Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream })
+            };
+            let facts = (self.slot..self.slot + bars).map(bar).collect();
+            self.slot += bars;
+            let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
+            self.store.commit(&[batch], Timestamp(0)).unwrap();
+            self.live.committed(self.store.last_seq().unwrap());
+        }
+
+        async fn follow(&self, after: After) -> Result<Events, NoStream> {
+            let asked = Follow { pairs: Vec::new(), timeframes: Vec::new(), forming: false, after };
+            Ok(Box::pin(self.push.follow(asked, None).await?))
+        }
+    }
+
+    async fn heard(events: &mut Events) -> String {
+        let next =
+            tokio::time::timeout(Duration::from_secs(60), events.next()).await.expect("something comes");
+        short(&next.expect("it goes on").unwrap())
+    }
+
+    /// The numbers in what is heard until this one.
+    async fn until(events: &mut Events, last: i64) -> Vec<i64> {
+        let mut seqs: Vec<i64> = Vec::new();
+        while seqs.last() != Some(&last) {
+            let text = heard(events).await;
+            seqs.extend(
+                text.split(", ").map(|event| event.strip_prefix("candle ").unwrap().parse::<i64>().unwrap()),
+            );
+        }
+        seqs
+    }
+
+    #[actix_web::test]
+    async fn what_is_committed_comes_to_all_who_follow_once() {
+        let mut scene = Scene::new();
+        scene.commit(2);
+        let mut new = scene.follow(After::Now).await.unwrap();
+        assert_eq!(heard(&mut new).await, "2 what is stored after 2 follows");
+        let mut old = scene.follow(After::Seq(1)).await.unwrap();
+        assert_eq!(heard(&mut old).await, "1 what is stored after 1 follows");
+        scene.commit(1);
+        assert_eq!(until(&mut new, 3).await, [3]);
+        assert_eq!(until(&mut old, 3).await, [2, 3]);
+        scene.commit(2);
+        assert_eq!((until(&mut new, 5).await, until(&mut old, 5).await), (vec![4, 5], vec![4, 5]));
+    }
+
+    #[actix_web::test]
+    async fn who_does_not_take_what_comes_by_is_told_from_the_database_and_misses_nothing() {
+        let mut scene = Scene::new();
+        let mut quick = scene.follow(After::Now).await.unwrap();
+        let mut slow = scene.follow(After::Now).await.unwrap();
+        let _greetings = (heard(&mut quick).await, heard(&mut slow).await);
+        scene.commit(1);
+        assert_eq!(until(&mut slow, 1).await, [1]);
+        // Far more than is kept for those who follow.
+        for _ in 0..10 {
+            scene.commit(300);
+            let told = until(&mut quick, scene.slot).await;
+            assert_eq!(told.last(), Some(&scene.slot));
+        }
+        assert_eq!(until(&mut slow, scene.slot).await, (2..=scene.slot).collect::<Vec<_>>());
+        scene.commit(1);
+        assert_eq!(until(&mut slow, scene.slot).await, [scene.slot], "and goes on with the others");
+    }
+
+    #[actix_web::test]
+    async fn one_who_takes_nothing_for_long_is_told_so_and_ended() {
+        let mut scene = Scene::new();
+        let mut events = scene.follow(After::Now).await.unwrap();
+        let _greeting = heard(&mut events).await;
+        // Time in which there was nothing to take does not count.
+        assert!(events.next().now_or_never().is_none());
+        scene.clock.advance(2 * TAKEN_WITHIN);
+        scene.commit(1);
+        assert_eq!(heard(&mut events).await, "candle 1");
+        scene.clock.advance(TAKEN_WITHIN + Duration::from_millis(1));
+        assert_eq!(heard(&mut events).await, "error");
+        assert!(events.next().await.is_none());
+    }
+
+    #[actix_web::test]
+    async fn places_are_given_back_and_nothing_is_read_while_nobody_follows() {
+        let mut scene = Scene::new();
+        let mut lines = Vec::new();
+        for _ in 0..super::super::hub::FOLLOWERS_MAX {
+            lines.push(scene.follow(After::Now).await.unwrap());
+        }
+        assert!(matches!(scene.follow(After::Now).await, Err(NoStream::NoPlace)));
+        lines.truncate(1);
+        let mut other = scene.follow(After::Now).await.unwrap();
+        drop(lines);
+        scene.commit(1);
+        let _greeting = heard(&mut other).await;
+        assert_eq!(heard(&mut other).await, "candle 1");
+        drop(other);
+        assert!(scene.push.is_read());
+        scene.commit(1);
+        while scene.push.is_read() {
+            actix_rt::task::yield_now().await;
+        }
+        let mut again = scene.follow(After::Seq(1)).await.unwrap();
+        let _greeting = heard(&mut again).await;
+        assert_eq!(until(&mut again, 2).await, [2]);
+        scene.commit(1);
+        assert_eq!(until(&mut again, 3).await, [3]);
+    }
+
+    #[actix_web::test]
+    async fn where_the_database_is_away_nobody_is_told_that_he_follows() {
+        let url = DatabaseUrl::sqlite("/nowhere/c.db");
+        let open = Arc::new(move || Store::open_read_only(&url));
+        let push = Push::new(open, Live::default(), Clock::system(), &[Timeframe::M5]);
+        let asked = Follow { pairs: Vec::new(), timeframes: Vec::new(), forming: false, after: After::Now };
+        assert!(matches!(push.follow(asked, None).await.err(), Some(NoStream::NoAnswer(_))));
+    }
+}
