@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
@@ -230,6 +231,13 @@ impl Grip {
         if let Err(error) = bounded {
             log::debug!(error:% = error; "a connection that may last has no bounds of the kernel's");
         }
+    }
+
+    /// Whether the client has said that it says nothing more, which the server takes no notice of while it has an
+    /// answer to give.
+    pub(super) fn is_left(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        self.socket.as_ref().as_ref().is_some_and(|socket| matches!(socket.peek(&mut byte), Ok(0)))
     }
 
     /// Ends the connection.

@@ -27,7 +27,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Who takes nothing for so long is ended.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
-/// How often that is looked for.
+/// How often that is looked for, and whether he has hung up.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Why there is nothing to follow.
@@ -122,6 +122,10 @@ impl Push {
 async fn watch_taking(push: Arc<Push>, handed: Rc<Handed>, grip: Option<Grip>) {
     loop {
         actix_rt::time::sleep(LOOK).await;
+        if let Some(grip) = grip.as_ref().filter(|grip| grip.is_left()) {
+            // So that his place is free before there is something to tell him.
+            return grip.end();
+        }
         if handed.is_stuck(push.clock().monotonic()) {
             log::debug!(within_s = TAKEN_WITHIN.as_secs(); "a follower takes nothing, his connection is ended");
             if let Some(grip) = &grip {
