@@ -441,6 +441,27 @@ fn a_stream_outlives_other_connections_in_silence_says_where_it_is_and_ends_with
 }
 
 #[test]
+fn a_bar_is_pushed_when_it_is_stored_and_not_when_somebody_looks() {
+    // Buckets end each two and a half seconds, and commits of others are looked for each second one.
+    let world = World::new(Options { rows_per_bar: Some(20), speed: Speed::Times(120.0), ..market(2) });
+    let (mut service, address) = serving(&world, &[]);
+    let mut client = Client::open(address, "?timeframes=5", None);
+    let newest = |world: &World| world.number("SELECT max(seq) FROM candles WHERE timeframe = '5'");
+    let (mut last, mut lags) = (client.next().unwrap().id.unwrap(), Vec::new());
+    for _ in 0..9 {
+        world.wait(&mut service, "a bar", |world| newest(world) > last);
+        let (stored, seen) = (newest(&world), Clock::system().monotonic());
+        while last < stored {
+            last = client.bar().seq;
+        }
+        lags.push(Clock::system().monotonic() - seen);
+    }
+    lags.sort();
+    assert!(lags[lags.len() / 2] < Duration::from_millis(500), "{lags:?}");
+    service.stop();
+}
+
+#[test]
 fn a_standby_pushes_what_its_leader_stores() {
     let Some(server) = postgres::shared() else { return };
     let world = slow_market().on_server(server.place());

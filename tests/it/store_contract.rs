@@ -620,7 +620,7 @@ fn the_log_says_where_something_was_deleted_from_it() {
         assert_eq!(log(&mut store, 4, 9), "5:5*0 ..5");
         // What is deleted later and was told earlier takes nothing back.
         commit(&mut store, settled(&[bar(eur(), Timeframe::M15, NOON, 1, 7, Source::Rest)]), NOW);
-        commit(&mut store, settled(&[streamed(92, 5, 7)]), NOW);
+        commit(&mut store, settled(&[streamed(94, 5, 7)]), NOW);
         store.delete_before(Timeframe::M15, limit.floor(900), 100).unwrap();
         assert_eq!(log(&mut store, 5, 9), "Deleted { to: 6, last: 7 }");
         assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().rows(), 0);
