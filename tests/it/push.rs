@@ -429,6 +429,21 @@ fn a_stream_outlives_other_connections_in_silence_says_where_it_is_and_ends_with
         let keepalive = client.next().expect("it lasts");
         assert_eq!((&*keepalive.comment, keepalive.id), ("keepalive", None), "nothing is new");
     }
+    // Who hangs up gives his place back although there is nothing to tell him.
+    let others: Vec<Client> = (1..FOLLOWERS_MAX)
+        .map(|_| {
+            let mut client = Client::open(address, "", None);
+            assert!(client.next().is_some());
+            client
+        })
+        .collect();
+    let is_free = || Client::open(address, "", None).next().is_some();
+    assert!(!is_free());
+    let left = Clock::system().monotonic();
+    drop(others);
+    service.wait("a place", is_free);
+    let took = Clock::system().monotonic() - left;
+    assert!(took < Duration::from_secs(12), "{took:?}");
     // What another process stores is found.
     let file = format!("pair,timeframe,timestamp,open,high,low,close\nEUR_USD,5,{},1.1,1.2,1.0,1.1\n", old.0);
     std::fs::write(world.folder().join("old.csv"), file).unwrap();

@@ -45,14 +45,15 @@ impl Follower {
     pub fn begin(wants: Wants, after: &After, last: i64) -> (Follower, Bytes) {
         let (at, greeting) = match after {
             After::Now => (last, format!("id: {last}\n: what is stored after {last} follows\n\n")),
+            After::Seq(seq) if *seq > last => (last, reset(Lost::Unknown, *seq, last)),
             After::Seq(seq) => (*seq, format!("id: {seq}\n: what is stored after {seq} follows\n\n")),
             After::Unreadable(text) => {
                 let text: String = text.chars().take(SHOWN_MAX).collect();
                 let reason = format!("{text:?} is no id of this stream: what is stored after {last} follows");
-                (last, reset("unknown_id", reason, last))
+                (last, reset_because("unknown_id", reason, last))
             }
         };
-        let follower = Follower { wants, at, told: at, is_behind: matches!(after, After::Seq(_)) };
+        let follower = Follower { wants, at, told: at, is_behind: at < last };
         (follower, format!("retry: {RETRY_MS}\n{greeting}").into())
     }
 
@@ -98,13 +99,7 @@ impl Follower {
     pub fn is_lost(&mut self, lost: Lost, last: i64) -> Bytes {
         let at = std::mem::replace(&mut self.at, last);
         (self.told, self.is_behind) = (last, false);
-        let (word, why) = match lost {
-            Lost::Deleted(to) => {
-                ("deleted", format!("bars after {at} have been deleted for their age, the last of them {to}"))
-            }
-            Lost::Unknown => ("unknown_id", format!("there is no {at} yet: this may be another database")),
-        };
-        reset(word, format!("{why}; what is stored after {last} follows"), last).into()
+        reset(lost, at, last).into()
     }
 
     /// What keeps the connection: where he is, if that has changed without his hearing of it, so that he need not
@@ -129,7 +124,18 @@ pub fn too_slow(seconds: u64) -> Bytes {
     format!("event: error\ndata: {data}\n\n").into()
 }
 
-fn reset(error: &str, reason: String, seq: i64) -> String {
+/// What is said to one who cannot go on from `at`, where the log ends with `last`.
+fn reset(lost: Lost, at: i64, last: i64) -> String {
+    let (word, why) = match lost {
+        Lost::Deleted(to) => {
+            ("deleted", format!("bars after {at} have been deleted for their age, the last of them {to}"))
+        }
+        Lost::Unknown => ("unknown_id", format!("there is no {at} yet: this may be another database")),
+    };
+    reset_because(word, format!("{why}; what is stored after {last} follows"), last)
+}
+
+fn reset_because(error: &str, reason: String, seq: i64) -> String {
     format!("event: reset\nid: {seq}\ndata: {}\n\n", json(&ResetData { error, reason, seq }))
 }
 
@@ -153,6 +159,14 @@ mod tests {
     fn the_first_word_says_from_where_on_bars_follow() {
         for (after, at, is_behind, expected) in [
             (After::Now, 9, false, "retry: 2000\nid: 9\n: what is stored after 9 follows\n\n"),
+            (After::Seq(9), 9, false, "retry: 2000\nid: 9\n: what is stored after 9 follows\n\n"),
+            (
+                After::Seq(10),
+                9,
+                false,
+                "retry: 2000\nevent: reset\nid: 9\ndata: {\"error\":\"unknown_id\",\"reason\":\"there is no 10 yet: \
+                 this may be another database; what is stored after 9 follows\",\"seq\":9}\n\n",
+            ),
             (After::Seq(5), 5, true, "retry: 2000\nid: 5\n: what is stored after 5 follows\n\n"),
             (
                 After::Unreadable("x\ny".to_owned()),

@@ -11,7 +11,7 @@ use actix_rt::task::JoinHandle;
 use actix_web::web::Bytes;
 use futures_util::stream::{Stream, unfold};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::follower::{Follower, too_slow};
 use super::forming::Shown;
@@ -45,9 +45,14 @@ impl From<NoPlace> for NoStream {
     }
 }
 
-/// What is handed to the connection, and since when it has not been taken.
+/// What is handed to the connection.
 #[derive(Debug, Default)]
-struct Handed(Cell<Option<Instant>>);
+struct Handed {
+    /// Since when it has not been taken.
+    since: Cell<Option<Instant>>,
+    /// The client has hung up, which nobody notices while there is nothing to tell him.
+    is_left: Notify,
+}
 
 /// A follower and his connection.
 struct Line {
@@ -123,7 +128,7 @@ async fn watch_taking(push: Arc<Push>, handed: Rc<Handed>, grip: Option<Grip>) {
     loop {
         actix_rt::time::sleep(LOOK).await;
         if let Some(grip) = grip.as_ref().filter(|grip| grip.is_left()) {
-            // So that his place is free before there is something to tell him.
+            handed.is_left.notify_one();
             return grip.end();
         }
         if handed.is_stuck(push.clock().monotonic()) {
@@ -138,7 +143,7 @@ async fn watch_taking(push: Arc<Push>, handed: Rc<Handed>, grip: Option<Grip>) {
 
 impl Handed {
     fn is_stuck(&self, now: Instant) -> bool {
-        self.0.get().is_some_and(|since| now.saturating_duration_since(since) > TAKEN_WITHIN)
+        self.since.get().is_some_and(|since| now.saturating_duration_since(since) > TAKEN_WITHIN)
     }
 }
 
@@ -146,7 +151,7 @@ impl Line {
     /// What is to be sent next; none where it ends.
     async fn next(&mut self) -> Option<Bytes> {
         let was_stuck = self.handed.is_stuck(self.push.clock().monotonic());
-        self.handed.0.set(None);
+        self.handed.since.set(None);
         if self.has_ended {
             return None;
         }
@@ -158,7 +163,7 @@ impl Line {
             Some(greeting) => greeting,
             None => self.wait().await?,
         };
-        self.handed.0.set(Some(self.push.clock().monotonic()));
+        self.handed.since.set(Some(self.push.clock().monotonic()));
         Some(text)
     }
 
@@ -188,6 +193,7 @@ impl Line {
                         let seen = std::mem::replace(&mut self.seen, shown.version);
                         shown.since(seen, self.follower.wants())
                     }
+                    () = self.handed.is_left.notified() => return None,
                     () = &mut silence => {
                         self.push.keep_reading();
                         return Some(self.follower.keepalive());
