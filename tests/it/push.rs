@@ -142,6 +142,10 @@ impl Client {
             }
             let mut bytes = [0; 4_096];
             let room = self.takes.min(bytes.len());
+            if room == 0 {
+                // Not to be asked of a socket, which waits all the same.
+                return None;
+            }
             let read = match self.socket.read(&mut bytes[..room]) {
                 Ok(0) => return None,
                 Ok(read) => read,
