@@ -26,6 +26,7 @@ pub mod failpoint;
 mod files;
 pub mod healer;
 pub mod ig;
+pub mod live;
 pub mod logging;
 pub mod messages;
 pub mod privacy;

@@ -17,6 +17,7 @@ use super::{Aggregation, Stale};
 use crate::clock::EventClock;
 use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent, Timestamp};
 use crate::failpoint;
+use crate::live::Live;
 use crate::messages::{HistoryTold, Resubscribe, StreamTold};
 use crate::stats::Stats;
 use crate::store::StoreHandle;
@@ -52,6 +53,7 @@ pub struct AggregatorActor {
     record: RecordKeys,
     granted: Option<Granted>,
     stats: Arc<Stats>,
+    live: Live,
     /// Partings of the clocks that the core knows of.
     partings: u32,
     /// Nobody knows yet what the time is since the last one.
@@ -67,7 +69,7 @@ impl AggregatorActor {
         (outbound, resubscribe): (Outbound, Line<Resubscribe>),
         store: StoreHandle,
         record: RecordKeys,
-        stats: Arc<Stats>,
+        (stats, live): (Arc<Stats>, Live),
         lifeline: Lifeline,
     ) -> AggregatorActor {
         AggregatorActor {
@@ -81,6 +83,7 @@ impl AggregatorActor {
             record,
             granted: None,
             stats,
+            live,
             uncertain: false,
             lifeline,
         }
@@ -178,6 +181,7 @@ impl Actor for AggregatorActor {
                 act.core.tick(now, act.event_clock.is_steady());
                 act.forward(act.evidence.clone());
             }
+            act.live.show_forming(|| act.core.forming());
         });
     }
 }
@@ -209,6 +213,7 @@ impl Handler<StreamTold> for AggregatorActor {
         // Where most is lost: taken in and not handed out.
         failpoint::in_room("aggregator.told", ctx);
         self.forward(self.evidence.clone());
+        self.live.show_forming(|| self.core.forming());
         match self.outbound.room() {
             None => Box::pin(std::future::ready(())),
             Some(waiting) => Box::pin(async move { drop(waiting.await) }),

@@ -136,6 +136,11 @@ impl Finalizer {
         self.frontier
     }
 
+    /// The candle under way, as its last row told it.
+    pub fn forming(&self) -> Option<&CandleUpdate> {
+        self.forming.as_ref()
+    }
+
     /// The hours of its market.
     pub fn calendar(&self) -> &Calendar {
         &self.calendar

@@ -17,7 +17,7 @@ pub mod rollup;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{Bar, Calendar, Expectation, Fact, FeedIx, Pair, StreamEvent, Timestamp};
+use crate::domain::{Bar, Calendar, CandleUpdate, Expectation, Fact, FeedIx, Pair, StreamEvent, Timestamp};
 use finalizer::{Depth, Finalizer, Surroundings};
 use inference::{Granted, Inference};
 
@@ -200,6 +200,11 @@ impl Aggregation {
     /// The first bucket of each feed that is not accounted for; none where nothing is known of the feed.
     pub fn frontiers(&self) -> impl Iterator<Item = Option<Timestamp>> {
         self.feeds.iter().map(Finalizer::frontier)
+    }
+
+    /// The candles under way, as their last rows told them; none of a feed whose link is broken.
+    pub fn forming(&self) -> Vec<(Pair, CandleUpdate)> {
+        self.feeds.iter().filter_map(|feed| Some((feed.pair(), *feed.forming()?))).collect()
     }
 
     /// What the server granted the subscriptions that it has configured so far.

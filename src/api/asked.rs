@@ -107,6 +107,30 @@ pub struct Candles {
     pub format: BarsFormat,
 }
 
+/// Bars to be told of as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// Of these pairs, or of all where there are none.
+    pub pairs: Vec<Pair>,
+    /// Of these lengths, or of all where there are none.
+    pub timeframes: Vec<Timeframe>,
+    /// The candles under way too.
+    pub forming: bool,
+    /// From where on.
+    pub after: After,
+}
+
+/// From where on bars are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// From now on.
+    Now,
+    /// Those after this `seq`.
+    Seq(i64),
+    /// Those after an id that was never given.
+    Unreadable(String),
+}
+
 /// What is known of the buckets of one pair and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
@@ -176,6 +200,49 @@ pub fn ledger(query: &str, known: Known<'_>) -> Result<Ledger, Wrong> {
     let query = Query::read(query, &["pair", "timeframe", "from", "to"])?;
     let (from, to) = query.range()?;
     Ok(Ledger { pair: query.pair(known)?, timeframe: query.timeframe(known)?, from, to })
+}
+
+/// Reads the query of `/v1/stream`, and the id of the last event, as a client that comes again tells it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn follow(query: &str, last_event: Option<&[u8]>, known: Known<'_>) -> Result<Follow, Wrong> {
+    let query = Query::read(query, &["pairs", "timeframes", "forming", "after"])?;
+    let mut asked = Follow {
+        pairs: query.list("pairs").map(|text| pair(text, known)).collect::<Result<_, _>>()?,
+        timeframes: query.list("timeframes").map(|text| timeframe(text, known)).collect::<Result<_, _>>()?,
+        forming: match query.get("forming") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(no_choice("forming", other, &["true", "false"])),
+        },
+        after: After::Now,
+    };
+    if let Some(pair) = asked.pairs.iter().find(|pair| !known.pairs.contains(pair)) {
+        return Err(Wrong::unknown_pair(*pair, known.pairs));
+    }
+    if let Some(timeframe) = asked.timeframes.iter().find(|timeframe| !known.timeframes.contains(timeframe)) {
+        return Err(Wrong::unknown_timeframe(*timeframe, known.timeframes));
+    }
+    // Where both are told, the query is that of the first time.
+    match last_event.filter(|id| !id.is_empty()) {
+        Some(id) => {
+            let id = String::from_utf8_lossy(id);
+            asked.after = seq(&id).map_or_else(|| After::Unreadable(id.into_owned()), After::Seq);
+        }
+        None => {
+            if let Some(text) = query.get("after") {
+                let bad = || format!("after is the seq of a bar, a whole number, not {}", cut(text));
+                asked.after = After::Seq(seq(text).ok_or_else(|| Wrong::new(400, "bad_after", bad()))?);
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// A `seq`, or the 0 before the first.
+fn seq(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|seq| *seq >= 0)
 }
 
 /// Refuses parameters where there are none.
@@ -261,6 +328,11 @@ impl<'a> Query<'a> {
 
     fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The parts of a list, whose commas may be encoded.
+    fn list(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.get(name).into_iter().flat_map(|text| text.split(','))
     }
 
     fn required(&self, name: &str) -> Result<&str, Wrong> {
@@ -489,6 +561,38 @@ mod tests {
     fn candles_with(price: &str) -> String {
         let wrong = known(|known| candles(&format!("pair=EURUSD&timeframe=5&price={price}"), known));
         wrong.unwrap_err().view["reason"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_to_follow_is_read() {
+        let check = |query: &str, last_event: Option<&str>, expected: &str| {
+            let asked = known(|known| follow(query, last_event.map(str::as_bytes), known));
+            let told = match asked {
+                Err(wrong) => format!("{} {}", wrong.status, wrong.view["error"].as_str().unwrap()),
+                Ok(Follow { pairs, timeframes, forming, after }) => {
+                    format!("{} {} {forming} {after:?}", names(&pairs), names(&timeframes))
+                }
+            };
+            assert_eq!(told.replace('"', ""), expected, "{query} {last_event:?}");
+        };
+        check("", None, "[] [] false Now");
+        check("pairs=EUR_USD,gbpusd&timeframes=5,15m", None, "[EUR_USD,GBP_USD] [5,15] false Now");
+        check("pairs=EUR_USD%2CGBP_USD&forming=true&after=0", None, "[EUR_USD,GBP_USD] [] true Seq(0)");
+        check("after=7", Some("9"), "[] [] false Seq(9)");
+        check("after=7", Some(""), "[] [] false Seq(7)");
+        check("after=7", Some("abc"), "[] [] false Unreadable(abc)");
+        check("", Some("-1"), "[] [] false Unreadable(-1)");
+        check("pairs=USDSEK", None, "404 unknown_pair");
+        check("pairs=EURUSD,", None, "400 bad_pair");
+        check("pairs=", None, "400 bad_pair");
+        check("timeframes=7", None, "400 bad_timeframe");
+        check("timeframes=5,30", None, "404 unknown_timeframe");
+        check("forming=yes", None, "400 bad_forming");
+        check("forming=", None, "400 bad_forming");
+        check("after=-1", None, "400 bad_after");
+        check("after=1.5", None, "400 bad_after");
+        check("after=99999999999999999999", None, "400 bad_after");
+        check("pair=EURUSD", None, "400 unknown_parameter");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
 //! | `pool.rs` | what is read for one alone, over a few connections | |
+//! | `push/` | bars as they are stored, to those who follow | in part |
 //! | `place.rs` | where it is served, or why not, for `status` | |
 //! | `server.rs` | sockets, and their limits | |
 //!
@@ -35,6 +36,7 @@ pub mod health;
 mod metrics;
 pub mod place;
 mod pool;
+mod push;
 mod routes;
 mod server;
 mod views;

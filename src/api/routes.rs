@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Resource, Responder};
 use ring::digest;
@@ -15,7 +15,9 @@ use super::bars::{self, Judge, Text};
 use super::cached::Cached;
 use super::fetch;
 use super::metrics::{self, Stored};
-use super::pool::{NoAnswer, Pool};
+use super::pool::{NoAnswer, Open, Pool};
+use super::push::{NoStream, Push};
+use super::server::Hand;
 use super::{Sources, views};
 use crate::domain::Pair;
 use crate::ig::stream::state::{self, StreamState};
@@ -23,12 +25,13 @@ use crate::readiness::{self, PairReadiness, Process, Readiness};
 use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/healthz",
     "/readyz",
     "/v1/status",
     "/v1/candles",
     "/v1/coverage",
+    "/v1/stream",
     "/v1/fetch",
     "/v1/fetch/{id}",
     "/v1/openapi.json",
@@ -48,6 +51,10 @@ const READERS: usize = 2;
 const READS_QUEUED_MAX: usize = 64;
 /// When to come again after an answer that there was no room for, seconds.
 const RETRY_AFTER_S: &str = "1";
+/// The same where it is a place in the stream, which nobody leaves soon.
+const STREAM_RETRY_AFTER_S: &str = "15";
+/// How a client that comes again says what it has heard last.
+const LAST_EVENT_ID: &str = "last-event-id";
 /// How many requests may wait to be written down; the thread that does so has a connection while there are any.
 const WRITES_QUEUED_MAX: usize = 8;
 /// Bytes of a digest that make a tag.
@@ -59,6 +66,7 @@ pub struct Answers {
     pairs: Vec<Pair>,
     readers: Pool,
     writer: Pool,
+    push: Arc<Push>,
     status: Cached<String>,
     stored: Cached<Stored>,
     ready: Cached<Collected>,
@@ -104,12 +112,14 @@ impl Answers {
             collected.map_err(|error| error.to_string())
         });
         let database = sources.config.database.clone();
-        let open = move || {
+        let open: Open = Arc::new(move || {
             let mut store = Store::open_read_only(&database)?;
             store.bound_answers();
             Ok(store)
-        };
-        let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, Arc::new(open));
+        });
+        let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, open.clone());
+        let (live, clock) = (sources.signs.live.clone(), sources.clock.clone());
+        let push = Push::new(open, live, clock, &sources.config.timeframes);
         let database = sources.config.database.clone();
         let open = move || {
             // Nothing is made or migrated for a client's sake.
@@ -120,7 +130,7 @@ impl Answers {
         };
         let writer = Pool::new("candlekeep-http-writer", 1, WRITES_QUEUED_MAX, false, Arc::new(open));
         let pairs = sources.config.pairs().collect();
-        Answers { sources, pairs, readers, writer, status, stored, ready }
+        Answers { sources, pairs, readers, writer, push, status, stored, ready }
     }
 
     /// What there is to ask for.
@@ -167,6 +177,7 @@ pub fn configure(app: &mut ServiceConfig) {
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))
         .service(readable("/v1/coverage", coverage))
+        .service(readable("/v1/stream", stream))
         .service(
             web::resource("/v1/fetch").route(web::post().to(ask_fetch)).default_service(web::to(only_post)),
         )
@@ -272,6 +283,35 @@ async fn coverage(request: HttpRequest, answers: Data<Answers>) -> impl Responde
             asked::ledger(request.query_string(), answers.known()).map_err(|wrong| refused(&wrong))?;
         let text = answers.read(move |store, judge| bars::coverage(store, judge, &asked)).await?;
         Ok(tagged(&request, text))
+    };
+    either(answer.await)
+}
+
+async fn stream(request: HttpRequest, answers: Data<Answers>) -> impl Responder {
+    let answer = async {
+        let last_event = request.headers().get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+        let asked = asked::follow(request.query_string(), last_event, answers.known());
+        let asked = asked.map_err(|wrong| refused(&wrong))?;
+        let mut answer = HttpResponse::Ok();
+        answer.content_type("text/event-stream").force_close();
+        // To proxies that would gather some of it first.
+        answer.insert_header(("x-accel-buffering", "no"));
+        if request.method() == Method::HEAD {
+            return Ok(answer.finish());
+        }
+        let grip = request.conn_data::<Hand>().map(Hand::grip);
+        match answers.push.follow(asked, grip).await {
+            Ok(events) => Ok(answer.streaming(events)),
+            Err(NoStream::NoAnswer(error)) => Err(unanswered(&error)),
+            Err(NoStream::NoPlace) => {
+                let reason = "as many follow the stream as may at a time";
+                let mut answer =
+                    json(StatusCode::SERVICE_UNAVAILABLE, &views::error("too_many_streams", reason));
+                let again = HeaderValue::from_static(STREAM_RETRY_AFTER_S);
+                answer.headers_mut().insert(header::RETRY_AFTER, again);
+                Err(answer)
+            }
+        }
     };
     either(answer.await)
 }

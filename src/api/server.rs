@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use actix_web::{App, Error, HttpResponse, HttpServer};
 use ring::rand::SystemRandom;
 use socket2::{SockRef, Socket};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
@@ -46,6 +48,11 @@ const CONNECTION_FOR: Duration = Duration::from_secs(30);
 /// and after so much more in any case: whoever takes his answers slowly, or begins another request and never ends it,
 /// would have one of few places for ever.
 const CONNECTION_AT_MOST: Duration = CONNECTION_FOR.saturating_add(ANSWER_WITHIN).saturating_add(HEAD_WITHIN);
+/// Bytes that the kernel keeps on the way to a client whose answer does not end.
+const SEND_BYTES: usize = 64 * 1024;
+/// Time in which such a client's machine says that it has got, or his program takes, what was sent.
+#[cfg(target_os = "linux")]
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// Pauses between attempts to have an address that somebody else has.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
@@ -162,7 +169,7 @@ fn listen(door: &Door, answers: &Data<Answers>) -> std::io::Result<(Server, Sock
 
 /// A hand on a connection's socket: the server itself would wait without end for the end of a body in chunks, for a
 /// client to take its answer, and for the end of a second request's head.
-struct Hand {
+pub(super) struct Hand {
     socket: Rc<Option<Socket>>,
     /// The connection has lasted long enough.
     is_old: Rc<Cell<bool>>,
@@ -196,12 +203,59 @@ impl Hand {
 
     /// Ends the connection, after a while in which the answer can be read.
     fn hang_up(&self) {
-        let socket = self.socket.clone();
-        actix_rt::spawn(async move {
-            actix_rt::time::sleep(HANG_UP_WITHIN).await;
-            shut(&socket);
-        });
+        hang_up(self.socket.clone());
     }
+
+    /// A grip for one whose answer does not end.
+    pub(super) fn grip(&self) -> Grip {
+        Grip { socket: self.socket.clone(), ageing: self.end.abort_handle() }
+    }
+}
+
+/// A grip on a connection that may last: whoever has it sees to its end.
+#[derive(Clone)]
+pub(super) struct Grip {
+    socket: Rc<Option<Socket>>,
+    ageing: AbortHandle,
+}
+
+impl Grip {
+    /// The connection is not ended for its age any more, but by the kernel where what was sent is not taken, and
+    /// little is kept there for one who takes nothing.
+    pub(super) fn hold(&self) {
+        self.ageing.abort();
+        let Some(socket) = &*self.socket else { return };
+        let bounded = socket.set_send_buffer_size(SEND_BYTES);
+        #[cfg(target_os = "linux")]
+        let bounded = bounded.and_then(|()| socket.set_tcp_user_timeout(Some(TAKEN_WITHIN)));
+        if let Err(error) = bounded {
+            log::debug!(error:% = error; "a connection that may last has no bounds of the kernel's");
+        }
+    }
+
+    /// Whether the client has said that it says nothing more, which the server takes no notice of while it has an
+    /// answer to give.
+    pub(super) fn is_left(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        self.socket.as_ref().as_ref().is_some_and(|socket| matches!(socket.peek(&mut byte), Ok(0)))
+    }
+
+    /// Ends the connection.
+    pub(super) fn end(&self) {
+        shut(&self.socket);
+    }
+
+    /// Ends the connection after a while in which the last words can be read.
+    pub(super) fn let_go(&self) {
+        hang_up(self.socket.clone());
+    }
+}
+
+fn hang_up(socket: Rc<Option<Socket>>) {
+    actix_rt::spawn(async move {
+        actix_rt::time::sleep(HANG_UP_WITHIN).await;
+        shut(&socket);
+    });
 }
 
 /// Ends a connection, which may have ended by itself.

@@ -17,7 +17,9 @@ use super::error::StoreError;
 use super::ledger::few_reads;
 use super::many::{ROWS_MAX, insert_candles, replace_candles};
 use super::postgres::Wire;
-use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
+use super::rows::{
+    self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionKind, RevisionRow, StoredBar,
+};
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 
@@ -180,6 +182,32 @@ pub(super) fn after(
     }?;
     rows.iter()
         .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
+        .collect()
+}
+
+/// At most `count_max` values that were replaced and had a higher `seq`, ascending by it.
+pub(super) fn superseded_after(
+    connection: &mut Connection,
+    seq: i64,
+    count_max: usize,
+) -> Result<Vec<Revision>, StoreError> {
+    let wanted = candle_revisions::table
+        .filter(candle_revisions::seq.gt(seq))
+        .filter(candle_revisions::kind.eq(RevisionKind::Superseded.as_str()))
+        .order(candle_revisions::seq.asc());
+    let rows: Vec<(String, String, ReadRevision)> = match connection {
+        Connection::Sqlite(connection) => wanted
+            .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
+            .load_iter::<(String, String, ReadRevision), _>(connection)?
+            .take(count_max)
+            .collect::<QueryResult<Vec<_>>>(),
+        Connection::Postgres(server) => wanted
+            .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
+            .limit(limit(count_max))
+            .load(&mut server.wire),
+    }?;
+    rows.iter()
+        .map(|(pair, timeframe, row)| row.revision(rows::pair(pair)?, rows::timeframe(timeframe)?))
         .collect()
 }
 

@@ -11,6 +11,7 @@
 //! | `identity`, `soundness` | which database it is; what is wrong with its file, what its server allows |
 //! | `lease` | who collects, and the rule by which it is another's turn |
 //! | `as_of`, `pages`, `import` | bars as they were at an earlier wall time; many bars, a page at a time; bars of the user's |
+//! | `sequence` | every value that bars have had, in the order of commits |
 //! | `copying` | every table into another database |
 //! | `retention` | deleting what is old |
 //! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
@@ -53,6 +54,7 @@ mod requests;
 mod retention;
 mod rows;
 mod schema;
+mod sequence;
 mod settings;
 mod shelf;
 mod soundness;
@@ -74,6 +76,7 @@ pub use lease::{LEASE_S, Lease, LeaseState, SILENT_AFTER_S, Standby, Unchanged};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
+pub use sequence::{LogEntry, LogPage, LogRead};
 pub use soundness::ServerFacts;
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
@@ -630,6 +633,23 @@ impl Store {
     /// Those of any read.
     pub fn bars_after(&mut self, seq: i64, count_max: usize) -> Result<Vec<StoredBar>, StoreError> {
         bars::after(&mut self.connection, seq, count_max)
+    }
+
+    /// At most `count_max` values that bars have or had, in the order of commits: what a listener who has seen
+    /// everything up to `seq` has missed, however often it was corrected meanwhile.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn log_after(&mut self, seq: i64, count_max: usize) -> Result<LogRead, StoreError> {
+        self.consistently(|store| sequence::after(&mut store.connection, seq, count_max))
+    }
+
+    /// The highest `seq` given so far, 0 before the first.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn last_seq(&mut self) -> Result<i64, StoreError> {
+        self.consistently(|store| Ok(bars::last_seq(&mut store.connection)?))
     }
 
     /// What the bars that start within `span` were before, and what was refused for them,

@@ -9,6 +9,7 @@ use super::bars;
 use super::error::StoreError;
 use super::rows::{self, PairText};
 use super::schema::{candle_revisions, candles, coverage};
+use super::sequence;
 use super::settings;
 use crate::domain::{Timeframe, Timestamp};
 
@@ -177,26 +178,38 @@ impl Old {
     }
 
     /// Deletes what lies before `cut`, and cuts the run that it lies in.
-    fn delete(&self, connection: &mut Connection, cut: Timestamp, deleted: &mut Deleted) -> QueryResult<()> {
+    fn delete(
+        &self,
+        connection: &mut Connection,
+        cut: Timestamp,
+        deleted: &mut Deleted,
+    ) -> Result<(), StoreError> {
         let (pair, timeframe) = (self.pair.as_str(), self.timeframe.as_str());
-        deleted.bars += on_backend!(connection, connection => {
+        let bars: Vec<i64> = on_backend!(connection, connection => {
             diesel::delete(
                 candles::table
                     .filter(candles::pair.eq(pair))
                     .filter(candles::timeframe.eq(timeframe))
                     .filter(candles::timestamp.lt(cut.0)),
             )
-            .execute(connection)
+            .returning(candles::seq)
+            .get_results(connection)
         })?;
-        deleted.revisions += on_backend!(connection, connection => {
+        let revisions: Vec<i64> = on_backend!(connection, connection => {
             diesel::delete(
                 candle_revisions::table
                     .filter(candle_revisions::pair.eq(pair))
                     .filter(candle_revisions::timeframe.eq(timeframe))
                     .filter(candle_revisions::timestamp.lt(cut.0)),
             )
-            .execute(connection)
+            .returning(candle_revisions::seq)
+            .get_results(connection)
         })?;
+        (deleted.bars, deleted.revisions) = (deleted.bars + bars.len(), deleted.revisions + revisions.len());
+        // Who has heard less than this hears that there was more.
+        if let Some(last) = bars.into_iter().chain(revisions).max() {
+            sequence::note_deleted(connection, last)?;
+        }
         deleted.runs += on_backend!(connection, connection => {
             diesel::delete(
                 coverage::table

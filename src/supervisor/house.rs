@@ -36,6 +36,7 @@ use crate::ig::session::actor::Desk;
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
 use crate::ig::stream::state::Phase;
+use crate::live::Live;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
 use crate::readiness;
 use crate::stats::Stats;
@@ -105,6 +106,8 @@ pub struct RunFlags {
 pub struct Signs {
     /// What was counted.
     pub stats: Arc<Stats>,
+    /// What is shown to those who follow.
+    pub live: Live,
     /// What is known of the rooms.
     pub roster: Roster,
     /// What it is at.
@@ -118,7 +121,13 @@ impl Signs {
     pub fn new(clock: &Clock, patience: Option<Duration>) -> Signs {
         let roster = Roster::new(clock.clone(), patience);
         let standing = Standing::new(&roster);
-        Signs { stats: Arc::default(), roster, standing, chronicle: Chronicle::new(clock) }
+        Signs {
+            stats: Arc::default(),
+            live: Live::default(),
+            roster,
+            standing,
+            chronicle: Chronicle::new(clock),
+        }
     }
 }
 
@@ -154,7 +163,7 @@ impl House {
         let login = config.credentials.require()?;
         let clock = Clock::system();
         let (alarm, alerts) = Alarm::new();
-        let Signs { stats, roster, standing, chronicle } = signs;
+        let Signs { stats, live, roster, standing, chronicle } = signs;
         notify::tell(standing.clone(), roster.clone(), clock.clone());
         let stop = stop.shared();
         let (store, lease, journal) = tokio::select! {
@@ -173,6 +182,7 @@ impl House {
             alarm,
             standing,
             stats,
+            live,
         };
         let rooms = (keeper, tenure.clone(), chronicle.clone(), vec![noting]);
         let lines = Lines::default();

@@ -26,6 +26,7 @@ use crate::ig::history::actor::{HistoryActor, HistorySettings};
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
 use crate::ig::stream::actor::{StopStreaming, StreamActor, StreamSettings};
+use crate::live::Live;
 use crate::messages::{
     FetchBars, HistoryTold, HolesRecorded, LearnTime, LogOut, Resubscribe, SessionLines, StoreFacts,
     StreamTold,
@@ -79,6 +80,7 @@ pub(super) struct Ground {
     pub(super) alarm: Alarm,
     pub(super) standing: Standing,
     pub(super) stats: Arc<Stats>,
+    pub(super) live: Live,
 }
 
 impl Ground {
@@ -164,10 +166,11 @@ impl Blueprint {
     }
 
     pub(super) fn writer(&self, modes: Modes) -> Handles {
-        let Ground { clock, store, journal, .. } = self.entrance.ground.clone();
+        let Ground { clock, store, journal, live, .. } = self.entrance.ground.clone();
         let lifeline = self.entrance.ground.lifeline(Room::Writer);
-        let writer = WriterActor::new(modes, store, journal, clock, self.stats.clone(), lifeline)
-            .start_with(WRITER_MAILBOX);
+        let shown = (self.stats.clone(), live);
+        let writer =
+            WriterActor::new(modes, store, journal, clock, shown, lifeline).start_with(WRITER_MAILBOX);
         self.entrance.lines.facts.lead(writer.clone().recipient());
         self.entrance.lines.hurry.lead(writer.clone().recipient());
         Handles::of(&writer)
@@ -187,7 +190,7 @@ impl Blueprint {
             (self.outbound.clone(), lines.resubscribe.clone()),
             self.entrance.ground.store.clone(),
             record.clone(),
-            self.stats.clone(),
+            (self.stats.clone(), self.entrance.ground.live.clone()),
             self.entrance.ground.lifeline(Room::Aggregator),
         )
         .start_with(MAILBOX);

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::domain::{Fact, FactBatch, Source, Timestamp};
 use crate::exit::Exit;
 use crate::failpoint;
+use crate::live::Live;
 use crate::messages::StoreFacts;
 use crate::stats::Stats;
 use crate::store::{CommitReport, StoreError, StoreHandle};
@@ -53,6 +54,7 @@ pub struct WriterActor {
     /// When it is to look again by itself, unless something happens earlier.
     timer: Option<(Instant, SpawnHandle)>,
     stats: Arc<Stats>,
+    live: Live,
     lifeline: Lifeline,
 }
 
@@ -69,7 +71,7 @@ impl WriterActor {
         store: StoreHandle,
         journal: Option<JournalHandle>,
         clock: Clock,
-        stats: Arc<Stats>,
+        (stats, live): (Arc<Stats>, Live),
         lifeline: Lifeline,
     ) -> WriterActor {
         WriterActor {
@@ -81,6 +83,7 @@ impl WriterActor {
             overflow: VecDeque::new(),
             timer: None,
             stats,
+            live,
             lifeline,
         }
     }
@@ -249,6 +252,10 @@ impl WriterActor {
     fn count(&self, report: &CommitReport) {
         let rows = report.inserted + report.revised + report.derived + report.rederived;
         self.stats.rows_stored.add(rows as u64);
+        // A commit of nothing does not say how far all have come.
+        if report.last_seq > 0 {
+            self.live.committed(report.last_seq);
+        }
     }
 
     fn tell(&mut self) {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::{Answer, ask, serving, slow_market};
 use super::postgres;
+use super::push;
 use super::world::{Holes, START, STEP, Service, StoredRow, World, market};
 
 /// Asks for a path and what stands behind it.
@@ -331,6 +332,8 @@ fn the_openapi_document_says_what_is_answered() {
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&limit=3"),
         ("/v1/candles", "/v1/candles?pair=USDSEK&timeframe=5"),
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&count=0"),
+        ("/v1/stream", "/v1/stream?after=x"),
+        ("/v1/stream", "/v1/stream?pairs=USDSEK"),
         ("/v1/coverage", "/v1/coverage?pair=EURUSD&timeframe=5"),
         ("/v1/coverage", "/v1/coverage?pair=USDSEK&timeframe=5"),
         ("/v1/fetch/{id}", &fetched),
@@ -353,15 +356,7 @@ fn the_openapi_document_says_what_is_answered() {
         if content_type != "application/json" {
             continue;
         }
-        // References lead into the document.
-        let mut schema = content["schema"].clone();
-        schema["components"] = document["components"].clone();
-        let validator = jsonschema::validator_for(&schema).expect("a schema");
-        let body = answer.json();
-        let faults: Vec<String> = validator.iter_errors(&body).map(|fault| fault.to_string()).collect();
-        assert!(faults.is_empty(), "{route} {}: {faults:#?}\n{body}", answer.status);
-        // Nothing is answered that the document does not tell of.
-        untold(&document, &content["schema"], &body, route);
+        fits(&document, &content["schema"], &answer.json(), &format!("{route} {}", answer.status));
         checked += 1;
     }
     assert!(checked >= 12, "{checked} answers were held against the document");
@@ -369,7 +364,28 @@ fn the_openapi_document_says_what_is_answered() {
         let is_tried = |method: &String| tried.iter().any(|(tried, by, _)| tried == route && by == method);
         assert!(methods.as_object().unwrap().keys().all(is_tried), "{route} was not tried");
     }
+    for (last_id, event, schema) in [
+        ("0", "candle", "StreamBar"),
+        ("999999999", "reset", "StreamReset"),
+        ("of none", "reset", "StreamReset"),
+    ] {
+        let data = push::data_of(address, "", Some(last_id), event);
+        let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
+        fits(&document, &schema, &data, event);
+    }
     service.stop();
+}
+
+/// Fails where a value is not as the document says, or says more.
+fn fits(document: &Value, schema: &Value, value: &Value, place: &str) {
+    // References lead into the document.
+    let mut whole = schema.clone();
+    whole["components"] = document["components"].clone();
+    let validator = jsonschema::validator_for(&whole).expect("a schema");
+    let faults: Vec<String> = validator.iter_errors(value).map(|fault| fault.to_string()).collect();
+    assert!(faults.is_empty(), "{place}: {faults:#?}\n{value}");
+    // Nothing is told that the document does not tell of.
+    untold(document, schema, value, place);
 }
 
 /// Fails where an object has a member that its schema does not name.

@@ -26,6 +26,7 @@ use candlekeep::domain::{
     Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use candlekeep::failpoint;
+use candlekeep::live::Live;
 use candlekeep::messages::StoreFacts;
 use candlekeep::stats::Stats;
 use candlekeep::store::{BarQuery, DatabaseUrl, RevisionKind, Standby, Store, StoreError, StoreHandle};
@@ -195,9 +196,9 @@ fn child_that_writes_until_killed() {
         let (journal, _) = JournalHandle::spawn("spool", journal).unwrap();
         let (alarm, _alerts) = Alarm::new();
         let modes = Modes::new(Batch::new(Duration::ZERO), true, pace.flush_patience);
-        let stats = Arc::new(Stats::default());
+        let shown = (Arc::new(Stats::default()), Live::default());
         let lifeline = Lifeline::alone(Room::Writer, &alarm);
-        let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), stats, lifeline).start();
+        let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), shown, lifeline).start();
         let mut waiting = FuturesOrdered::new();
         for number in first..first + pace.messages {
             let answer = writer.send(StoreFacts(message(number)));

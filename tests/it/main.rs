@@ -56,6 +56,8 @@ mod process;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod push;
+#[cfg(test)]
 mod readers;
 #[cfg(test)]
 mod ready;

@@ -17,8 +17,8 @@ use candlekeep::domain::{
 };
 use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, AttemptRow, BarQuery, CommitReport, DatabaseUrl, Feed,
-    OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision, RevisionKind, SpendOn, Standby, Store,
-    StoreError, StoredBar, StreamBreak, Verdict, judge,
+    LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision,
+    RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak, Verdict, judge,
 };
 use proptest::prelude::*;
 
@@ -551,6 +551,80 @@ fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
         let mut store = Store::open(url).unwrap();
         commit(&mut store, settled(&[streamed(3, 5, 7)]), NOW);
         assert_eq!(store.bars_after(5, 10).unwrap()[0].seq, 7);
+    });
+}
+
+/// What is read behind a `seq`, in short: revision and length of each value by its `seq`, how far that goes, and a
+/// plus where there is more.
+fn log(store: &mut Store, seq: i64, count_max: usize) -> String {
+    match store.log_after(seq, count_max).unwrap() {
+        LogRead::Page(LogPage { entries, upto, has_more }) => {
+            let entry =
+                |entry: &LogEntry| format!("{}:{}*{}", entry.seq, entry.bar.key.timeframe, entry.revision);
+            let entries: Vec<String> = entries.iter().map(entry).collect();
+            format!("{} ..{upto}{}", entries.join(" "), if has_more { "+" } else { "" })
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_log_tells_what_was_replaced_and_what_replaced_it() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(log(&mut store, 0, 9), " ..0");
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)]), NOW);
+        assert_eq!(log(&mut store, 0, 9), "1:5*0 2:5*0 3:5*0 4:15*0 ..4");
+        commit(&mut store, settled(&[streamed(1, 6, 8)]), NOW);
+        commit(&mut store, settled(&[streamed(1, 7, 9)]), NOW);
+        // One that was refused takes a place, and is no value of the bar.
+        commit(&mut store, settled(&[bar(eur(), Timeframe::M5, NOON, 9, 9, Source::Rest)]), NOW);
+        let all = "1:5*0 2:5*0 3:5*0 4:15*0 5:5*1 6:15*1 7:5*2 8:15*2";
+        assert_eq!(log(&mut store, 0, 99), format!("{all} ..9"));
+        let LogRead::Page(page) = store.log_after(1, 4).unwrap() else { panic!("a page") };
+        let volumes: Vec<u32> = page.entries.iter().map(|entry| entry.bar.volume).collect();
+        assert_eq!((volumes, page.upto, page.has_more), (vec![7, 7, 21, 8], 5, true));
+        assert_eq!(log(&mut store, 5, 1), "6:15*1 ..6+");
+        assert_eq!(log(&mut store, 8, 4), " ..9");
+        assert_eq!(log(&mut store, 9, 4), " ..9");
+        assert_eq!(log(&mut store, 10, 4), "Unknown { last: 9 }");
+        assert_eq!(store.last_seq().unwrap(), 9);
+        // However small the pages are, together they are all.
+        for count_max in 1..9 {
+            let (mut seq, mut told) = (0, Vec::new());
+            while let LogRead::Page(LogPage { entries, upto, has_more }) =
+                store.log_after(seq, count_max).unwrap()
+            {
+                told.extend(entries.iter().map(|entry| entry.seq));
+                seq = upto;
+                if !has_more {
+                    break;
+                }
+            }
+            assert_eq!((told, seq), ((1..=8).collect(), 9), "{count_max} a page");
+        }
+    });
+}
+
+#[test]
+fn the_log_says_where_something_was_deleted_from_it() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(90, 5, 7), streamed(1, 5, 7)]), NOW);
+        commit(&mut store, settled(&[streamed(0, 6, 8)]), NOW);
+        commit(&mut store, settled(&[streamed(91, 5, 7)]), NOW);
+        let limit = NOON.plus(50 * 300);
+        assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().bars, 2);
+        let deleted = "Deleted { to: 4, last: 5 }";
+        assert_eq!([0, 3].map(|seq| log(&mut store, seq, 9)), [deleted; 2]);
+        assert_eq!(log(&mut store, 4, 9), "5:5*0 ..5");
+        // What is deleted later and was told earlier takes nothing back.
+        commit(&mut store, settled(&[bar(eur(), Timeframe::M15, NOON, 1, 7, Source::Rest)]), NOW);
+        commit(&mut store, settled(&[streamed(94, 5, 7)]), NOW);
+        store.delete_before(Timeframe::M15, limit.floor(900), 100).unwrap();
+        assert_eq!(log(&mut store, 5, 9), "Deleted { to: 6, last: 7 }");
+        assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().rows(), 0);
+        assert_eq!(log(&mut store, 6, 9), "7:5*0 ..7");
     });
 }
 

@@ -58,7 +58,7 @@ fn now() -> Instant {
 
 /// Looks for an event until it has come; false if it does not within [`PATIENCE`]. The one place
 /// where a test sleeps.
-fn poll(mut event: impl FnMut() -> bool) -> bool {
+pub fn poll(mut event: impl FnMut() -> bool) -> bool {
     let began = now();
     loop {
         if event() {
@@ -579,7 +579,7 @@ impl Database {
     }
 
     /// What a query answers, as text; nothing while it cannot.
-    fn rows(&self, query: &str) -> Option<Vec<Vec<String>>> {
+    pub fn rows(&self, query: &str) -> Option<Vec<Vec<String>>> {
         let connection = match self {
             Database::File(connection) => connection,
             Database::Server(address) => return postgres::query(address, query).ok(),

@@ -1,0 +1,383 @@
+//! One follower's connection: he is sent what comes by, or what is read for him, as fast as he takes it.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_rt::task::JoinHandle;
+use actix_web::web::Bytes;
+use futures_util::stream::{Stream, unfold};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::follower::{Follower, too_slow};
+use super::forming::Shown;
+use super::hub::{News, NoPlace, Push, Seat, Told};
+use super::page::Wants;
+use crate::api::asked::Follow;
+use crate::api::pool::NoAnswer;
+use crate::api::server::Grip;
+
+/// Time without a word after which one is said.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Pause after the database could not be read for one who catches up.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+/// Who takes nothing for so long is ended.
+const TAKEN_WITHIN: Duration = Duration::from_secs(20);
+/// How often that is looked for, and whether he has hung up.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why there is nothing to follow.
+#[derive(Debug)]
+pub enum NoStream {
+    /// There are too many who do.
+    NoPlace,
+    /// The database gives no answer.
+    NoAnswer(NoAnswer),
+}
+
+impl From<NoPlace> for NoStream {
+    fn from(_: NoPlace) -> NoStream {
+        NoStream::NoPlace
+    }
+}
+
+/// What is handed to the connection.
+#[derive(Debug, Default)]
+struct Handed {
+    /// Since when it has not been taken.
+    since: Cell<Option<Instant>>,
+    /// The client has hung up, which nobody notices while there is nothing to tell him.
+    is_left: Notify,
+}
+
+/// A follower and his connection.
+struct Line {
+    push: Arc<Push>,
+    seat: Seat,
+    follower: Follower,
+    news: broadcast::Receiver<News>,
+    forming: watch::Receiver<Arc<Shown>>,
+    /// The version of what is under way that he has seen.
+    seen: u64,
+    /// What he is told first.
+    greeting: Option<Bytes>,
+    handed: Rc<Handed>,
+    /// Ends the connection of one who takes nothing, and ends with it.
+    watching: JoinHandle<()>,
+    grip: Option<Grip>,
+    has_ended: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.watching.abort();
+        if let Some(grip) = &self.grip {
+            // He need not take the rest.
+            grip.let_go();
+        }
+    }
+}
+
+impl Push {
+    /// What is sent to one who wants to follow, for as long as he takes it.
+    ///
+    /// # Errors
+    /// Why he cannot.
+    pub async fn follow(
+        self: &Arc<Push>,
+        asked: Follow,
+        grip: Option<Grip>,
+    ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, NoStream> {
+        let Follow { pairs, timeframes, forming, after } = asked;
+        let seat = self.seat(forming)?;
+        // In this order: what is stored in between comes by.
+        let (news, forming) = self.news();
+        let last = self.last_seq().await.map_err(NoStream::NoAnswer)?;
+        let (follower, greeting) = Follower::begin(Wants { pairs, timeframes }, &after, last);
+        let handed = Rc::new(Handed::default());
+        let watching = actix_rt::spawn(watch_taking(self.clone(), handed.clone(), grip.clone()));
+        if let Some(grip) = &grip {
+            grip.hold();
+        }
+        let line = Line {
+            push: self.clone(),
+            seat,
+            follower,
+            news,
+            forming,
+            seen: 0,
+            greeting: Some(greeting),
+            handed,
+            watching,
+            grip,
+            has_ended: false,
+        };
+        Ok(unfold(line, |mut line| async move {
+            let text = line.next().await?;
+            Some((Ok(text), line))
+        }))
+    }
+}
+
+/// Ends the connection of one who takes nothing for too long.
+async fn watch_taking(push: Arc<Push>, handed: Rc<Handed>, grip: Option<Grip>) {
+    loop {
+        actix_rt::time::sleep(LOOK).await;
+        if let Some(grip) = grip.as_ref().filter(|grip| grip.is_left()) {
+            handed.is_left.notify_one();
+            return grip.end();
+        }
+        if handed.is_stuck(push.clock().monotonic()) {
+            log::debug!(within_s = TAKEN_WITHIN.as_secs(); "a follower takes nothing, his connection is ended");
+            if let Some(grip) = &grip {
+                grip.end();
+            }
+            return;
+        }
+    }
+}
+
+impl Handed {
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.since.get().is_some_and(|since| now.saturating_duration_since(since) > TAKEN_WITHIN)
+    }
+}
+
+impl Line {
+    /// What is to be sent next; none where it ends.
+    async fn next(&mut self) -> Option<Bytes> {
+        let was_stuck = self.handed.is_stuck(self.push.clock().monotonic());
+        self.handed.since.set(None);
+        if self.has_ended {
+            return None;
+        }
+        let text = match self.greeting.take() {
+            _ if was_stuck => {
+                self.has_ended = true;
+                too_slow(TAKEN_WITHIN.as_secs())
+            }
+            Some(greeting) => greeting,
+            None => self.wait().await?,
+        };
+        self.handed.since.set(Some(self.push.clock().monotonic()));
+        Some(text)
+    }
+
+    /// Waits for something to say.
+    async fn wait(&mut self) -> Option<Bytes> {
+        let mut silence = pin!(actix_rt::time::sleep(KEEPALIVE));
+        loop {
+            let text = if self.follower.is_behind() {
+                tokio::select! {
+                    text = catch_up(&self.push, &mut self.follower) => text,
+                    () = &mut silence => return Some(self.follower.keepalive()),
+                }
+            } else {
+                tokio::select! {
+                    // A bar before what is under way after it.
+                    biased;
+                    news = self.news.recv() => match news {
+                        Ok(News::Page(page)) => self.follower.hears(&page),
+                        Ok(News::Look) | Err(RecvError::Lagged(_)) => {
+                            self.follower.falls_behind();
+                            None
+                        }
+                        Err(RecvError::Closed) => return None,
+                    },
+                    Ok(()) = self.forming.changed(), if self.seat.forming => {
+                        let shown = self.forming.borrow_and_update().clone();
+                        let seen = std::mem::replace(&mut self.seen, shown.version);
+                        shown.since(seen, self.follower.wants())
+                    }
+                    () = self.handed.is_left.notified() => return None,
+                    () = &mut silence => {
+                        self.push.keep_reading();
+                        return Some(self.follower.keepalive());
+                    }
+                }
+            };
+            if text.is_some() {
+                return text;
+            }
+        }
+    }
+}
+
+/// What is read for one who is behind.
+async fn catch_up(push: &Push, follower: &mut Follower) -> Option<Bytes> {
+    match push.read(follower.at()).await {
+        Ok(Told::Page(page)) => follower.catches_up(&page),
+        Ok(Told::Lost(lost, last)) => Some(follower.is_lost(lost, last)),
+        Err(error) => {
+            log::debug!(error:? = error; "the log cannot be read for a follower, trying again");
+            actix_rt::time::sleep(READ_AGAIN).await;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::super::page::testing::short;
+    use super::*;
+    use crate::api::asked::After;
+    use crate::clock::Clock;
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+    use crate::live::Live;
+    use crate::store::{DatabaseUrl, Store};
+
+    type Events = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>>>>;
+
+    /// A database, and those who follow it.
+    struct Scene {
+        _folder: tempfile::TempDir,
+        store: Store,
+        live: Live,
+        clock: Clock,
+        push: Arc<Push>,
+        slot: i64,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let folder = tempfile::tempdir().unwrap();
+            let url = DatabaseUrl::sqlite(folder.path().join("c.db"));
+            let (store, live) = (Store::open(&url).unwrap(), Live::default());
+            let clock = Clock::simulated(Timestamp(0), 0);
+            let open = Arc::new(move || Store::open_read_only(&url));
+            let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
+            Scene { _folder: folder, store, live, clock, push, slot: 0 }
+        }
+
+        /// Stores so many more bars, none of which has company in its quarter.
+        fn commit(&mut self, bars: i64) {
+            let side = Ohlc::from_prices([Price::parse("1.1", 0).unwrap(); 4]);
+            let bar = |slot: i64| {
+                let start = Timestamp(slot * 900);
+                let key = BarKey { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, start };
+                Fact::Settled(Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream })
+            };
+            let facts = (self.slot..self.slot + bars).map(bar).collect();
+            self.slot += bars;
+            let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
+            self.store.commit(&[batch], Timestamp(0)).unwrap();
+            self.live.committed(self.store.last_seq().unwrap());
+        }
+
+        async fn follow(&self, after: After) -> Result<Events, NoStream> {
+            let asked = Follow { pairs: Vec::new(), timeframes: Vec::new(), forming: false, after };
+            Ok(Box::pin(self.push.follow(asked, None).await?))
+        }
+    }
+
+    async fn heard(events: &mut Events) -> String {
+        let next =
+            tokio::time::timeout(Duration::from_secs(60), events.next()).await.expect("something comes");
+        short(&next.expect("it goes on").unwrap())
+    }
+
+    /// The numbers in what is heard until this one.
+    async fn until(events: &mut Events, last: i64) -> Vec<i64> {
+        let mut seqs: Vec<i64> = Vec::new();
+        while seqs.last() != Some(&last) {
+            let text = heard(events).await;
+            seqs.extend(
+                text.split(", ").map(|event| event.strip_prefix("candle ").unwrap().parse::<i64>().unwrap()),
+            );
+        }
+        seqs
+    }
+
+    #[actix_web::test]
+    async fn what_is_committed_comes_to_all_who_follow_once() {
+        let mut scene = Scene::new();
+        scene.commit(2);
+        let mut new = scene.follow(After::Now).await.unwrap();
+        assert_eq!(heard(&mut new).await, "2 what is stored after 2 follows");
+        let mut old = scene.follow(After::Seq(1)).await.unwrap();
+        assert_eq!(heard(&mut old).await, "1 what is stored after 1 follows");
+        scene.commit(1);
+        assert_eq!(until(&mut new, 3).await, [3]);
+        assert_eq!(until(&mut old, 3).await, [2, 3]);
+        scene.commit(2);
+        assert_eq!((until(&mut new, 5).await, until(&mut old, 5).await), (vec![4, 5], vec![4, 5]));
+    }
+
+    #[actix_web::test]
+    async fn who_does_not_take_what_comes_by_is_told_from_the_database_and_misses_nothing() {
+        let mut scene = Scene::new();
+        let mut quick = scene.follow(After::Now).await.unwrap();
+        let mut slow = scene.follow(After::Now).await.unwrap();
+        let _greetings = (heard(&mut quick).await, heard(&mut slow).await);
+        scene.commit(1);
+        assert_eq!(until(&mut slow, 1).await, [1]);
+        // Far more than is kept for those who follow.
+        for _ in 0..10 {
+            scene.commit(300);
+            let told = until(&mut quick, scene.slot).await;
+            assert_eq!(told.last(), Some(&scene.slot));
+        }
+        assert_eq!(until(&mut slow, scene.slot).await, (2..=scene.slot).collect::<Vec<_>>());
+        scene.commit(1);
+        assert_eq!(until(&mut slow, scene.slot).await, [scene.slot], "and goes on with the others");
+    }
+
+    #[actix_web::test]
+    async fn one_who_takes_nothing_for_long_is_told_so_and_ended() {
+        let mut scene = Scene::new();
+        let mut events = scene.follow(After::Now).await.unwrap();
+        let _greeting = heard(&mut events).await;
+        // Time in which there was nothing to take does not count.
+        assert!(events.next().now_or_never().is_none());
+        scene.clock.advance(2 * TAKEN_WITHIN);
+        scene.commit(1);
+        assert_eq!(heard(&mut events).await, "candle 1");
+        scene.clock.advance(TAKEN_WITHIN + Duration::from_millis(1));
+        assert_eq!(heard(&mut events).await, "error");
+        assert!(events.next().await.is_none());
+    }
+
+    #[actix_web::test]
+    async fn places_are_given_back_and_nothing_is_read_while_nobody_follows() {
+        let mut scene = Scene::new();
+        let mut lines = Vec::new();
+        for _ in 0..super::super::hub::FOLLOWERS_MAX {
+            lines.push(scene.follow(After::Now).await.unwrap());
+        }
+        assert!(matches!(scene.follow(After::Now).await, Err(NoStream::NoPlace)));
+        lines.truncate(1);
+        let mut other = scene.follow(After::Now).await.unwrap();
+        drop(lines);
+        scene.commit(1);
+        let _greeting = heard(&mut other).await;
+        assert_eq!(heard(&mut other).await, "candle 1");
+        drop(other);
+        assert!(scene.push.is_read());
+        scene.commit(1);
+        while scene.push.is_read() {
+            actix_rt::task::yield_now().await;
+        }
+        let mut again = scene.follow(After::Seq(1)).await.unwrap();
+        let _greeting = heard(&mut again).await;
+        assert_eq!(until(&mut again, 2).await, [2]);
+        scene.commit(1);
+        assert_eq!(until(&mut again, 3).await, [3]);
+    }
+
+    #[actix_web::test]
+    async fn where_the_database_is_away_nobody_is_told_that_he_follows() {
+        let url = DatabaseUrl::sqlite("/nowhere/c.db");
+        let open = Arc::new(move || Store::open_read_only(&url));
+        let push = Push::new(open, Live::default(), Clock::system(), &[Timeframe::M5]);
+        let asked = Follow { pairs: Vec::new(), timeframes: Vec::new(), forming: false, after: After::Now };
+        assert!(matches!(push.follow(asked, None).await.err(), Some(NoStream::NoAnswer(_))));
+    }
+}
