@@ -54,6 +54,8 @@ struct Findings {
     market: Market,
     stream: Option<StreamState>,
     probes: Option<Probes>,
+    /// How long the bars are that are kept.
+    timeframes: Vec<Timeframe>,
     pairs: BTreeMap<Pair, PairState>,
     breaks: Vec<StreamBreak>,
     records: Vec<Record>,
@@ -143,6 +145,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         market: Market::at(&config.calendar(FOREX_CALENDAR), now),
         stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
+        timeframes: config.timeframes.clone(),
         pairs,
         breaks: store.newest_breaks(BREAKS_SHOWN)?,
         records: inference::records(
@@ -397,6 +400,7 @@ fn json(findings: &Findings) -> String {
         "http": findings.http,
         "market": findings.market.json(),
         "stream": findings.stream,
+        "timeframes": findings.timeframes.iter().map(|timeframe| timeframe.as_str()).collect::<Vec<_>>(),
         "pairs": pairs,
         "breaks": breaks,
         "accounts": accounts,
@@ -603,6 +607,7 @@ mod tests {
             market: Market::at(&crate::domain::Calendar::forex(), Timestamp(1_705_489_200)),
             stream: Some(stream),
             probes: None,
+            timeframes: vec![Timeframe::M5, Timeframe::M15],
             pairs: [
                 ("EURUSD".parse().unwrap(), PairState { last_bar, missing: Some(3) }),
                 ("EURCHF".parse().unwrap(), PairState::default()),
@@ -663,6 +668,7 @@ mod tests {
         assert_eq!((&told["lease"]["pid"], &told["lease"]["alive"]), (&json!(4711), &json!(true)));
         assert_eq!(told["standbys"][0]["host"], "tower");
         assert_eq!(told["market"]["state"], "open");
+        assert_eq!(told["timeframes"], json!(["5", "15"]));
         assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
         assert_eq!(told["pairs"][1]["age_s"], 3_600);
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");

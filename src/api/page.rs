@@ -1,0 +1,88 @@
+//! The dashboard's files. They are built in, the same for everybody, and tell nothing of what is collected, so they
+//! need no token; what the page shows it asks for like any other client.
+
+use std::sync::OnceLock;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::Path;
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use ring::digest;
+
+use super::routes;
+use super::views;
+
+/// A file as it is sent.
+struct File {
+    /// Its path.
+    path: &'static str,
+    content_type: &'static str,
+    /// How it is compressed.
+    encoding: Option<&'static str>,
+    bytes: &'static [u8],
+    /// What names these bytes, once somebody has asked for them.
+    tag: OnceLock<String>,
+}
+
+impl File {
+    const fn text(path: &'static str, content_type: &'static str, bytes: &'static [u8]) -> File {
+        File { path, content_type, encoding: None, bytes, tag: OnceLock::new() }
+    }
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// All of them, the page first. No request makes a copy of one.
+static FILES: [File; 12] = [
+    File::text("/", "text/html; charset=utf-8", include_bytes!("page/page.html")),
+    File::text("/assets/page.css", "text/css; charset=utf-8", include_bytes!("page/page.css")),
+    File::text("/assets/icon.svg", "image/svg+xml", include_bytes!("page/icon.svg")),
+    File::text("/assets/main.js", SCRIPT, include_bytes!("page/main.js")),
+    File::text("/assets/api.js", SCRIPT, include_bytes!("page/api.js")),
+    File::text("/assets/chart.js", SCRIPT, include_bytes!("page/chart.js")),
+    File::text("/assets/events.js", SCRIPT, include_bytes!("page/events.js")),
+    File::text("/assets/live.js", SCRIPT, include_bytes!("page/live.js")),
+    File::text("/assets/panels.js", SCRIPT, include_bytes!("page/panels.js")),
+    File::text("/assets/strip.js", SCRIPT, include_bytes!("page/strip.js")),
+    File::text("/assets/words.js", SCRIPT, include_bytes!("page/words.js")),
+    // Only as it is compressed: every browser takes it so, and 4.6 MB more would be carried for none.
+    File {
+        path: "/assets/plotly.js",
+        content_type: SCRIPT,
+        encoding: Some("gzip"),
+        bytes: include_bytes!(concat!(env!("OUT_DIR"), "/plotly.js.gz")),
+        tag: OnceLock::new(),
+    },
+];
+
+fn find(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|file| file.path == path)
+}
+
+/// Whether this path, as a request writes it, is one of the dashboard's files.
+pub fn is_part(path: &str) -> bool {
+    find(path).is_some()
+}
+
+/// `/`.
+pub async fn page(request: HttpRequest) -> impl Responder {
+    sent(&request, "/")
+}
+
+/// `/assets/{name}`.
+pub async fn asset(request: HttpRequest, name: Path<String>) -> impl Responder {
+    sent(&request, &format!("/assets/{name}"))
+}
+
+fn sent(request: &HttpRequest, path: &str) -> HttpResponse {
+    let Some(file) = find(path) else {
+        return routes::json(StatusCode::NOT_FOUND, &views::error("not_found", "there is no such file"));
+    };
+    let tag = file.tag.get_or_init(|| routes::tag(&digest::digest(&digest::SHA256, file.bytes)));
+    // Asked about each time, so that what is shown is never of two versions.
+    let mut answer = routes::unless_known(request, tag.clone(), "no-cache");
+    if let Some(encoding) = file.encoding {
+        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    routes::with_body(answer, file.content_type, file.bytes)
+}
