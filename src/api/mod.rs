@@ -9,7 +9,7 @@
 //! | `arrow.rs` | bars as Arrow's stream, where built with the feature `parquet` | |
 //! | `fetch.rs` | requests to have bars fetched, and what became of them | |
 //! | `views.rs` | what an answer looks like | ✓ |
-//! | `page.rs` | the dashboard's files; what they do in a browser is in `page/` | |
+//! | `dashboard.rs` | the dashboard's files; what they do in a browser is in `dashboard/` | |
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
@@ -29,11 +29,11 @@ mod arrow;
 mod asked;
 mod bars;
 mod cached;
+mod dashboard;
 mod fetch;
 pub mod guard;
 pub mod health;
 mod metrics;
-mod page;
 pub mod place;
 mod pool;
 mod push;

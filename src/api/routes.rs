@@ -19,7 +19,7 @@ use super::metrics::{self, Stored};
 use super::pool::{NoAnswer, Open, Pool};
 use super::push::{NoStream, Push};
 use super::server::Hand;
-use super::{Sources, page, views};
+use super::{Sources, dashboard, views};
 use crate::domain::Pair;
 use crate::store::{Store, StoreError};
 
@@ -128,8 +128,8 @@ impl Answers {
 
 /// Every route; what has none is told which there are.
 pub fn configure(app: &mut ServiceConfig) {
-    app.service(readable("/", page::page))
-        .service(readable("/assets/{name}", page::asset))
+    app.service(readable("/", dashboard::page))
+        .service(readable("/assets/{name}", dashboard::asset))
         .service(readable("/healthz", healthz))
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))

@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
-use super::{Place, Sources, page, place, views};
+use super::{Place, Sources, dashboard, place, views};
 use crate::backoff::Backoff;
 use crate::config::Http;
 use crate::exit::Failure;
@@ -312,7 +312,7 @@ fn look(guard: &Guard, request: &ServiceRequest) -> Result<(), Refusal> {
         authority: request.uri().authority().map(|authority| authority.as_str()),
         bytes: request.uri().to_string().len() + fields.sum::<usize>(),
         body_bytes: if is_chunked { None } else { announced.unwrap_or(Some(0)) },
-        is_open: page::is_part(request.uri().path()),
+        is_open: dashboard::is_part(request.uri().path()),
         authorization: value(header::AUTHORIZATION),
         origin: value(header::ORIGIN),
         fetch_site: value(HeaderName::from_static("sec-fetch-site")),

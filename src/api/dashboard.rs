@@ -34,17 +34,17 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// All of them, the page first. No request makes a copy of one.
 static FILES: [File; 12] = [
-    File::text("/", "text/html; charset=utf-8", include_bytes!("page/page.html")),
-    File::text("/assets/page.css", "text/css; charset=utf-8", include_bytes!("page/page.css")),
-    File::text("/assets/icon.svg", "image/svg+xml", include_bytes!("page/icon.svg")),
-    File::text("/assets/main.js", SCRIPT, include_bytes!("page/main.js")),
-    File::text("/assets/api.js", SCRIPT, include_bytes!("page/api.js")),
-    File::text("/assets/chart.js", SCRIPT, include_bytes!("page/chart.js")),
-    File::text("/assets/events.js", SCRIPT, include_bytes!("page/events.js")),
-    File::text("/assets/live.js", SCRIPT, include_bytes!("page/live.js")),
-    File::text("/assets/panels.js", SCRIPT, include_bytes!("page/panels.js")),
-    File::text("/assets/strip.js", SCRIPT, include_bytes!("page/strip.js")),
-    File::text("/assets/words.js", SCRIPT, include_bytes!("page/words.js")),
+    File::text("/", "text/html; charset=utf-8", include_bytes!("dashboard/page.html")),
+    File::text("/assets/page.css", "text/css; charset=utf-8", include_bytes!("dashboard/page.css")),
+    File::text("/assets/icon.svg", "image/svg+xml", include_bytes!("dashboard/icon.svg")),
+    File::text("/assets/main.js", SCRIPT, include_bytes!("dashboard/main.js")),
+    File::text("/assets/api.js", SCRIPT, include_bytes!("dashboard/api.js")),
+    File::text("/assets/chart.js", SCRIPT, include_bytes!("dashboard/chart.js")),
+    File::text("/assets/events.js", SCRIPT, include_bytes!("dashboard/events.js")),
+    File::text("/assets/live.js", SCRIPT, include_bytes!("dashboard/live.js")),
+    File::text("/assets/panels.js", SCRIPT, include_bytes!("dashboard/panels.js")),
+    File::text("/assets/strip.js", SCRIPT, include_bytes!("dashboard/strip.js")),
+    File::text("/assets/words.js", SCRIPT, include_bytes!("dashboard/words.js")),
     // Only as it is compressed: every browser takes it so, and 4.6 MB more would be carried for none.
     File {
         path: "/assets/plotly.js",
