@@ -145,8 +145,10 @@ export class Page {
     await this.say("Input.insertText", { text });
   }
 
+  /// What is seen, or the whole page, as a file whose name says the format: `png` or `webp`.
   async picture(file, whole = true) {
-    const { data } = await this.say("Page.captureScreenshot", { format: "png", captureBeyondViewport: whole });
+    const format = file.split(".").at(-1);
+    const { data } = await this.say("Page.captureScreenshot", { format, captureBeyondViewport: whole, ...(format === "webp" && { quality: 80 }) });
     writeFileSync(file, Buffer.from(data, "base64"));
   }
 }

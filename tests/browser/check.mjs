@@ -1,6 +1,6 @@
 // The dashboard in a browser, in each of its states: what is on the page, what it asks for, and what goes wrong on it.
 //
-//     node check.mjs BINARY [--quick] [--pictures FOLDER]
+//     node check.mjs BINARY [--quick | --readme FILE] [--pictures FOLDER]
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { Browser, until } from "./browser.mjs";
 import { World } from "./world.mjs";
 
-const { values: options, positionals } = parseArgs({ allowPositionals: true, options: { quick: { type: "boolean" }, pictures: { type: "string" } } });
+const { values: options, positionals } = parseArgs({ allowPositionals: true, options: { quick: { type: "boolean" }, pictures: { type: "string" }, readme: { type: "string" } } });
 const binary = resolve(positionals[0]);
 if (options.pictures) mkdirSync(options.pictures, { recursive: true });
 
@@ -28,10 +28,15 @@ const state = `document.documentElement.dataset.state`;
 const last = `Number(document.getElementById("chart").dataset.last)`;
 const said = (word) => `document.getElementById("told").innerText.includes(${JSON.stringify(word)})`;
 
-async function opened(browser, world, view = DESKTOP, hash = "") {
+/// Goes to an address, and waits until its scripts run.
+async function arrive(page, url) {
+  await page.open(url);
+  await page.until(`location.href === ${JSON.stringify(url)} && document.readyState === "complete" && Boolean(document.getElementById("key")?.children.length)`);
+}
+
+async function opened(browser, world, view = DESKTOP) {
   const page = await browser.page(view);
-  await page.open(`${world.url}/${hash}`);
-  await page.until("document.readyState === 'complete' && Boolean(document.getElementById('key')?.children.length)");
+  await arrive(page, `${world.url}/`);
   return page;
 }
 
@@ -252,6 +257,7 @@ async function withToken(browser) {
     check("nothing is shown without it", await page.ask(`document.getElementById("main").hidden`));
     check("the service's reason is shown", (await page.ask(text("token-why"))).includes("http.token_file"));
     await pictures(page, "token");
+    check("nothing else is told", (await page.ask(text("told"))) === "", await page.ask(text("told")));
     await page.ask(`document.getElementById("token-text").focus()`);
     await page.type("not the token, but long enough");
     await page.press("Enter", "Enter", "\r");
@@ -261,11 +267,35 @@ async function withToken(browser) {
     await page.until(`${state} === "live" && ${last} > 0 && ${text("state-more")} === "bars appear as they are stored"`);
     check("it is kept for this tab alone", await page.ask(`Object.values(sessionStorage).includes("${TOKEN}") && localStorage.length === 0 && document.cookie === ""`));
     check("it is in no address", !page.asked.some((url) => url.includes(TOKEN)));
-    await page.open(`${world.url}/?again`);
-    await page.until(`location.search === "?again" && ${state} === "live" && ${last} > 0`);
+    await arrive(page, `${world.url}/?again`);
+    await page.until(`${state} === "live" && ${last} > 0`);
     nothingWrong(page, world, /status of 401/);
     const other = await opened(browser, world);
     await other.until(`${state} === "token"`);
+  } finally {
+    await world.close();
+  }
+}
+
+/// What somebody sees who tries the program: a week with a weekend in it, and a connection that was cut.
+async function demonstration(browser) {
+  const world = await World.make(binary);
+  try {
+    await world.demo();
+    const page = await opened(browser, world);
+    await page.until(`${state} === "live" && ${last} > 0`);
+    await until("the demonstration is over", () => /^The service is still up/m.test(world.said("service")), 180_000);
+    // Anew, as somebody sees it who comes now.
+    await arrive(page, `${world.url}/?#pair=EUR_USD&timeframe=15&count=240`);
+    await page.until(`${state} === "live" && ${last} > 0 && document.querySelectorAll("#pairs-rows svg.strip").length === 28`);
+    check("a break of the stream is told of", /Last break\s+2024-01-12 18:\d\d/.test(await page.ask(text("stream"))), await page.ask(text("stream")));
+    const label = await page.ask(`document.querySelector('[data-pair="EUR_USD"] svg').getAttribute("aria-label")`);
+    check("a weekend is closed", /57\d buckets closed$/.test(label), label);
+    const width = await page.ask(`document.querySelector("#chart .xtick:last-of-type") && document.getElementById("chart").layout.xaxis.rangebreaks.length`);
+    check("the axis leaves the weekend out", width === 1, width);
+    if (options.readme) await page.picture(options.readme, false);
+    else await pictures(page, "demo");
+    nothingWrong(page, world);
   } finally {
     await world.close();
   }
@@ -282,8 +312,8 @@ const part = async (name, work) => {
   return done;
 };
 try {
-  const page = await part("an empty database, then bars that come by themselves", () => emptyThenLive(browser, world));
-  if (!options.quick) {
+  const page = options.readme ? await part("the picture", () => demonstration(browser)) : await part("an empty database, then bars that come by themselves", () => emptyThenLive(browser, world));
+  if (!options.quick && !options.readme) {
     await part("live", () => pictures(page, "live"));
     await part("by the keyboard", () => byKeyboard(page, world));
     await part("the service goes and comes again", () => goneAndBack(page, world));
@@ -291,6 +321,7 @@ try {
     await world.close();
     await part("the market closes", () => closed(browser));
     await part("a token", () => withToken(browser));
+    await part("the demonstration", () => demonstration(browser));
   }
   console.log(`${checked} checks`);
 } catch (error) {

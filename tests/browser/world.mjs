@@ -54,6 +54,12 @@ export class World {
     await until("the service serves HTTP", () => fetch(`${this.url}/`).then((answer) => answer.ok, () => false));
   }
 
+  /// The demonstration, which has its own simulator; from its dashboard's address on the world is there.
+  async demo() {
+    this.#start("service", ["demo"]);
+    this.url = await until("the demonstration names its dashboard", () => /^Dashboard (http:\S+)\/$/m.exec(this.said("service"))?.[1]);
+  }
+
   /// Ends a process as told, and waits for its end.
   async end(name, signal = "SIGTERM") {
     const running = this.#running.get(name);

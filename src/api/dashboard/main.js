@@ -1,6 +1,6 @@
 // The page: what is asked when, and where it is shown.
 
-import { Gone, ask, whenTokenNeeded } from "/assets/api.js";
+import { Gone, Refused, ask, whenTokenNeeded } from "/assets/api.js";
 import * as chart from "/assets/chart.js";
 import { follow } from "/assets/live.js";
 import * as panels from "/assets/panels.js";
@@ -32,6 +32,8 @@ const strips = new Map();
 
 function trouble(who, error) {
   if (error) wrong.set(who, error);
+  // What is neither the service's nor the network's is the page's own mistake.
+  if (error && !(error instanceof Gone || error instanceof Refused)) console.error(error);
   else wrong.delete(who);
   const lines = [...new Set([...wrong.values()].filter((error) => !(error instanceof Gone)).map((error) => error.message))];
   const gone = wrong.get("status") instanceof Gone;
@@ -53,7 +55,7 @@ async function watch() {
       const wasGone = wrong.get("status") instanceof Gone;
       [health, seenAt] = [told[0], Date.now()];
       status = told[1].pairs ? told[1] : null;
-      trouble("status", status ? null : new Error(told[1].reason));
+      trouble("status", status ? null : new Refused(503, told[1]));
       show();
       if (wasGone) load();
     } catch (error) {
@@ -68,14 +70,27 @@ async function watch() {
 
 function show() {
   panels.state(panels.standing(status, health, live));
-  panels.rooms(health);
-  if (!status) return;
-  offer();
-  panels.say("clock", `Market time ${weekday(status.now)} UTC`);
-  panels.stream(status);
-  panels.allowance(status.allowance);
-  panels.pairs(status, choice.pair, strips, choose);
-  panels.say("about", `candlekeep ${health.version} · ${status.database}`);
+  const parts = [() => panels.rooms(health)];
+  if (status) {
+    parts.push(
+      offer,
+      () => panels.say("clock", `Market time ${weekday(status.now)} UTC`),
+      () => panels.stream(status),
+      () => panels.allowance(status.allowance),
+      () => panels.pairs(status, choice.pair, strips, choose),
+      () => panels.say("about", `candlekeep ${health.version} · ${status.database}`),
+    );
+  }
+  let failed = null;
+  for (const part of parts) {
+    // What one of them cannot show must not keep the others from it.
+    try {
+      part();
+    } catch (error) {
+      failed = error;
+    }
+  }
+  trouble("page", failed);
 }
 
 /// Fetches what the last answer shows to have changed.
@@ -166,7 +181,7 @@ async function load() {
       if (mine !== round) return;
       live = word;
       // While the service is gone, that is said already; and without events, bars are asked for.
-      trouble("live", word === "refused" ? new Error(`Events: ${why}`) : null);
+      trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
       if (status && !(wrong.get("status") instanceof Gone)) panels.state(panels.standing(status, health, live));
     });
     await ledger();
@@ -220,6 +235,7 @@ function draw() {
 
 async function drawNow() {
   const { pair, timeframe, count } = choice;
+  if (!pair) return;
   const bars = [...shown.bars.values()].sort((a, b) => a.time - b.time).slice(-Number(count));
   // No more is kept than is shown.
   shown.bars = new Map(bars.map((bar) => [bar.time, bar]));

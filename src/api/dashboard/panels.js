@@ -93,7 +93,7 @@ export function allowance({ total, remaining, reserve, renews_at: renews, refuse
   meter.textContent = left.textContent;
   say("allowance-more", [
     `${reserve.toLocaleString("en-GB")} are kept for new holes.`,
-    renews ? `Renewed ${moment(renews)} UTC.` : "",
+    renews ? `All are back by ${moment(renews)} UTC.` : "",
     refused ? "IG says that it is spent." : "",
   ].filter(Boolean).join(" "));
 }

@@ -42,12 +42,12 @@ export function counted(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en-GB")} ${number === 1 ? one : many}`;
 }
 
-/// `EUR_USD` as `EUR/USD`.
+/// `EUR_USD` as `EUR/USD`; what concerns no pair alone concerns all.
 export function pairName(pair) {
-  return pair.replace("_", "/");
+  return pair?.replace("_", "/") ?? "all pairs";
 }
 
 /// A word of the API's as people write it: `unconfirmed_close` as `unconfirmed close`.
 export function spelled(word) {
-  return String(word).replaceAll("_", " ");
+  return String(word ?? "").replaceAll("_", " ");
 }
