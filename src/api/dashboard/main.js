@@ -30,13 +30,15 @@ let [status, health, live, stopLive, round] = [null, null, "broken", () => {}, 0
 const wrong = new Map();
 const strips = new Map();
 
+const isGone = () => wrong.get("status") instanceof Gone;
+
 function trouble(who, error) {
   if (error) wrong.set(who, error);
+  else wrong.delete(who);
   // What is neither the service's nor the network's is the page's own mistake.
   if (error && !(error instanceof Gone || error instanceof Refused)) console.error(error);
-  else wrong.delete(who);
   const lines = [...new Set([...wrong.values()].filter((error) => !(error instanceof Gone)).map((error) => error.message))];
-  const gone = wrong.get("status") instanceof Gone;
+  const gone = isGone();
   if (gone) lines.unshift(`The service does not answer${health ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : ""}. Trying again.`);
   panels.tell(lines);
   if (gone) panels.state(["gone", "✕", "Disconnected", "trying again"]);
@@ -52,12 +54,15 @@ async function watch() {
     try {
       // A service that is stuck says so with another status, and that is an answer too.
       const told = await Promise.all([ask("/healthz", [503]), ask("/v1/status", [503])]);
-      const wasGone = wrong.get("status") instanceof Gone;
+      const wasGone = isGone();
       [health, seenAt] = [told[0], Date.now()];
       status = told[1].pairs ? told[1] : null;
       trouble("status", status ? null : new Refused(503, told[1]));
       show();
-      if (wasGone) load();
+      if (wasGone) {
+        load();
+        redrawAll();
+      }
     } catch (error) {
       trouble("status", error);
       await new Promise((go) => setTimeout(go, STATUS_EVERY));
@@ -109,7 +114,7 @@ function changed(before) {
 }
 
 /// Draws strips anew, a few at a time.
-let queue = new Set();
+const queue = new Set();
 let workers = 0;
 function redraw(pairs) {
   pairs.forEach((pair) => queue.add(pair));
@@ -117,6 +122,10 @@ function redraw(pairs) {
     workers += 1;
     drawQueued().finally(() => (workers -= 1));
   }
+}
+
+function redrawAll() {
+  if (status) redraw(status.pairs.map((pair) => pair.pair));
 }
 
 async function drawQueued() {
@@ -130,6 +139,8 @@ async function drawQueued() {
       panels.pairs(status, choice.pair, strips, choose);
       trouble("strips", null);
     } catch (error) {
+      // All are drawn when it is there again.
+      if (error instanceof Gone) queue.clear();
       trouble("strips", error);
     }
   }
@@ -182,7 +193,7 @@ async function load() {
       live = word;
       // While the service is gone, that is said already; and without events, bars are asked for.
       trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
-      if (status && !(wrong.get("status") instanceof Gone)) panels.state(panels.standing(status, health, live));
+      if (status && !isGone()) panels.state(panels.standing(status, health, live));
     });
     await ledger();
   } catch (error) {
@@ -287,6 +298,6 @@ find("choice").addEventListener("change", () => {
   load();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-setInterval(() => status && redraw(status.pairs.map((pair) => pair.pair)), STRIPS_EVERY);
+setInterval(() => isGone() || redrawAll(), STRIPS_EVERY);
 find("key").replaceChildren(...strip.key());
 watch();
