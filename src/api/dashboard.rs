@@ -86,3 +86,59 @@ fn sent(request: &HttpRequest, path: &str) -> HttpResponse {
     }
     routes::with_body(answer, file.content_type, file.bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    fn ours() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let plain = FILES.iter().filter(|file| file.encoding.is_none());
+        plain.map(|file| (file.path, std::str::from_utf8(file.bytes).unwrap()))
+    }
+
+    #[test]
+    fn what_is_named_is_there_and_what_is_there_is_named() {
+        let named: BTreeSet<&str> = ours()
+            .flat_map(|(_, text)| text.split('"').filter(|part| part.starts_with("/assets/")))
+            .collect();
+        let there: BTreeSet<&str> = FILES.iter().map(|file| file.path).filter(|path| *path != "/").collect();
+        assert_eq!(named, there);
+    }
+
+    #[test]
+    fn the_policy_holds_without_a_browser_to_enforce_it() {
+        for (path, text) in ours() {
+            // A name space is no address.
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            for forbidden in [
+                "://",
+                "innerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                " style=",
+                " onclick=",
+                "<style",
+            ] {
+                assert!(!text.contains(forbidden), "{path} has {forbidden}");
+            }
+        }
+        let (_, page) = ours().next().unwrap();
+        assert!(page.matches("<script").count() == 1 && page.contains("\"></script>"), "scripts are files");
+    }
+
+    #[test]
+    fn the_script_of_charts_is_whole_and_has_its_licence() {
+        let file = find("/assets/plotly.js").unwrap();
+        let mut text = String::new();
+        GzDecoder::new(file.bytes).read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("/**\n* plotly.js v3"), "{}", &text[..80]);
+        assert!(text[..400].contains("Licensed under the MIT license"));
+        assert!(text.len() > 4_000_000 && file.bytes.len() < 1_500_000);
+    }
+}

@@ -294,8 +294,10 @@ async function demonstration(browser) {
     await page.until(`document.getElementById("chart").layout.xaxis.rangebreaks.length === 1`);
     await arrive(page, `${world.url}/?day`);
     await page.until(`${state} === "live" && ${last} > 0 && document.querySelectorAll("#pairs-rows svg.strip").length === 28`);
-    if (options.readme) await page.picture(options.readme, false);
-    else await pictures(page, "demo");
+    if (options.readme) {
+      await page.view({ width: 1280, height: 1060 });
+      await page.picture(options.readme, false);
+    } else await pictures(page, "demo");
     nothingWrong(page, world);
   } finally {
     await world.close();

@@ -340,6 +340,11 @@ fn the_openapi_document_says_what_is_answered() {
         ("/v1/fetch/{id}", "/v1/fetch/777"),
         ("/v1/status", "/v1/status"),
         ("/v1/openapi.json", "/v1/openapi.json"),
+        ("/", "/"),
+        ("/assets/{name}", "/assets/main.js"),
+        ("/assets/{name}", "/assets/page.css"),
+        ("/assets/{name}", "/assets/icon.svg"),
+        ("/assets/{name}", "/assets/nothing.js"),
         ("/healthz", "/healthz"),
         ("/metrics", "/metrics"),
     ] {
