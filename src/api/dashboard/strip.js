@@ -8,7 +8,7 @@ const HEIGHT = 20;
 /// Seconds of a bucket.
 const BUCKET = 300;
 /// A hole that is too narrow to be seen is drawn this wide.
-const WIDTH_MIN = 5;
+const WIDTH_MIN = 9;
 
 /// Every state, in the order in which it is drawn, and what it means. A state's height tells it apart where colours do not.
 export const STATES = [
