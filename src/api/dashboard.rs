@@ -76,7 +76,7 @@ pub async fn asset(request: HttpRequest, name: Path<String>) -> impl Responder {
 
 fn sent(request: &HttpRequest, path: &str) -> HttpResponse {
     let Some(file) = find(path) else {
-        return routes::json(StatusCode::NOT_FOUND, &views::error("not_found", "there is no such file"));
+        return routes::json(StatusCode::NOT_FOUND, &views::error("unknown_file", "there is no such file"));
     };
     let tag = file.tag.get_or_init(|| routes::tag(&digest::digest(&digest::SHA256, file.bytes)));
     // Asked about each time, so that what is shown is never of two versions.
