@@ -85,6 +85,9 @@ pub struct Head<'a> {
     pub bytes: usize,
     /// Length of its body, as announced; none where it comes in chunks.
     pub body_bytes: Option<u64>,
+    /// It asks for what is the same for everybody and tells nothing of what is collected: the page itself, which a
+    /// browser cannot ask for with a token.
+    pub is_open: bool,
     /// `Authorization`.
     pub authorization: Option<&'a [u8]>,
     /// `Origin`.
@@ -159,12 +162,13 @@ impl Guard {
         if head.bytes > HEAD_BYTES_MAX {
             return Err(Refusal::LongHead);
         }
+        let is_question = matches!(head.method, "GET" | "HEAD");
         if let Some(token) = &self.token
+            && !(head.is_open && is_question)
             && !head.authorization.and_then(bearer).is_some_and(|presented| token.is(presented))
         {
             return Err(Refusal::Unauthorized);
         }
-        let is_question = matches!(head.method, "GET" | "HEAD");
         if !is_question && self.is_from_elsewhere(head) {
             return Err(Refusal::OtherSite);
         }
@@ -301,6 +305,17 @@ mod tests {
         ] {
             assert_eq!(with(wrong), Err(Refusal::Unauthorized), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_tells_nothing_needs_no_token_and_all_else_of_a_request() {
+        let guard = guard("127.0.0.1:8017", Some(TOKEN));
+        let open = Head { is_open: true, ..get(&[b"localhost"]) };
+        assert_eq!(guard.check(&open), Ok(()));
+        assert_eq!(guard.check(&Head { method: "HEAD", ..open }), Ok(()));
+        assert_eq!(guard.check(&Head { method: "POST", ..open }), Err(Refusal::Unauthorized));
+        assert_eq!(guard.check(&Head { hosts: &[b"evil.example"], ..open }), Err(Refusal::OtherHost));
+        assert_eq!(guard.check(&Head { body_bytes: Some(1), ..open }), Err(Refusal::LongBody));
     }
 
     #[test]

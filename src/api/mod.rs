@@ -9,6 +9,7 @@
 //! | `arrow.rs` | bars as Arrow's stream, where built with the feature `parquet` | |
 //! | `fetch.rs` | requests to have bars fetched, and what became of them | |
 //! | `views.rs` | what an answer looks like | ✓ |
+//! | `dashboard.rs` | the dashboard's files; what they do in a browser is in `dashboard/` | |
 //! | `metrics.rs` | the same for Prometheus | |
 //! | `health.rs` | what the rooms tell of themselves | |
 //! | `cached.rs` | what is read from the database, by one thread at a time | |
@@ -28,6 +29,7 @@ mod arrow;
 mod asked;
 mod bars;
 mod cached;
+mod dashboard;
 mod fetch;
 #[cfg(test)]
 mod fresh_tests;

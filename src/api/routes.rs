@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
@@ -18,14 +19,16 @@ use super::metrics::{self, Stored};
 use super::pool::{NoAnswer, Open, Pool};
 use super::push::{NoStream, Push};
 use super::server::Hand;
-use super::{Sources, views};
+use super::{Sources, dashboard, views};
 use crate::domain::Pair;
 use crate::ig::stream::state::{self, StreamState};
 use crate::readiness::{self, PairReadiness, Process, Readiness};
 use crate::store::{Store, StoreError};
 
 /// The paths that there are.
-const ROUTES: [&str; 10] = [
+const ROUTES: [&str; 12] = [
+    "/",
+    "/assets/{name}",
     "/healthz",
     "/readyz",
     "/v1/status",
@@ -172,7 +175,9 @@ impl Answers {
 
 /// Every route; what has none is told which there are.
 pub fn configure(app: &mut ServiceConfig) {
-    app.service(readable("/healthz", healthz))
+    app.service(readable("/", dashboard::page))
+        .service(readable("/assets/{name}", dashboard::asset))
+        .service(readable("/healthz", healthz))
         .service(readable("/readyz", readyz))
         .service(readable("/v1/status", status))
         .service(readable("/v1/candles", candles))
@@ -239,27 +244,49 @@ fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
     digest.update(&text.bytes);
     let judged = text.judged.map(|(complete, fresh)| [u8::from(complete), u8::from(fresh)]);
     digest.update(judged.as_ref().map_or(&[], |judged| judged.as_slice()));
-    let digest = digest.finish();
-    let tag: String = digest.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut answer = unless_known(request, tag(&digest.finish()), "private, no-cache");
+    if let Some((complete, fresh)) = text.judged {
+        let told = [("x-candlekeep-complete", complete), ("x-candlekeep-fresh", fresh)];
+        for (name, judgement) in told {
+            let value = HeaderValue::from_static(if judgement { "true" } else { "false" });
+            answer.headers_mut().insert(header::HeaderName::from_static(name), value);
+        }
+    }
+    with_body(answer, text.content_type, text.bytes)
+}
+
+/// What names an answer with this digest.
+pub fn tag(digest: &digest::Digest) -> String {
+    digest.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An answer without a body: 304 where the client has what is named so already.
+pub fn unless_known(request: &HttpRequest, tag: String, keep: &'static str) -> HttpResponse {
     let tag = header::EntityTag::new_strong(tag);
     let is_known = match request.get_header() {
         Some(header::IfNoneMatch::Any) => true,
         Some(header::IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
         None => false,
     };
-    let mut answer = HttpResponse::build(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
-    answer.insert_header((header::CACHE_CONTROL, "private, no-cache"));
+    let mut answer = HttpResponse::new(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(keep));
     if let Ok(value) = header::ETag(tag).try_into_value() {
-        answer.insert_header((header::ETAG, value));
+        answer.headers_mut().insert(header::ETAG, value);
     }
-    if let Some((complete, fresh)) = text.judged {
-        answer.insert_header(("x-candlekeep-complete", complete.to_string()));
-        answer.insert_header(("x-candlekeep-fresh", fresh.to_string()));
+    answer
+}
+
+/// The same with its body, where the client does not have it.
+pub fn with_body(
+    mut answer: HttpResponse,
+    content_type: &'static str,
+    body: impl MessageBody + 'static,
+) -> HttpResponse {
+    if answer.status() == StatusCode::NOT_MODIFIED {
+        return answer;
     }
-    if is_known {
-        return answer.finish();
-    }
-    answer.content_type(text.content_type).body(text.bytes)
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.set_body(BoxBody::new(body))
 }
 
 /// The answer, whether it is one or a refusal.

@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 
 use super::guard::{Guard, Head, Refusal, Token};
 use super::routes::{self, Answers};
-use super::{Place, Sources, place, views};
+use super::{Place, Sources, dashboard, place, views};
 use crate::backoff::Backoff;
 use crate::config::Http;
 use crate::exit::Failure;
@@ -65,7 +65,7 @@ const HEADERS: [(&str, &str); 7] = [
     ("x-content-type-options", "nosniff"),
     (
         "content-security-policy",
-        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     ("x-frame-options", "DENY"),
     ("referrer-policy", "no-referrer"),
@@ -312,6 +312,7 @@ fn look(guard: &Guard, request: &ServiceRequest) -> Result<(), Refusal> {
         authority: request.uri().authority().map(|authority| authority.as_str()),
         bytes: request.uri().to_string().len() + fields.sum::<usize>(),
         body_bytes: if is_chunked { None } else { announced.unwrap_or(Some(0)) },
+        is_open: dashboard::is_part(request.uri().path()),
         authorization: value(header::AUTHORIZATION),
         origin: value(header::ORIGIN),
         fetch_site: value(HeaderName::from_static("sec-fetch-site")),

@@ -98,7 +98,7 @@ async fn collect(
 }
 
 /// What is told over HTTP.
-fn sources(config: Arc<Config>, signs: Signs) -> Sources {
+pub(super) fn sources(config: Arc<Config>, signs: Signs) -> Sources {
     let clock = Clock::system();
     let status = {
         let (config, clock) = (config.clone(), clock.clone());

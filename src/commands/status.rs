@@ -57,6 +57,8 @@ struct Findings {
     readiness: Readiness,
     stream: Option<StreamState>,
     probes: Option<Probes>,
+    /// How long the bars are that are kept.
+    timeframes: Vec<Timeframe>,
     pairs: BTreeMap<Pair, PairState>,
     breaks: Vec<StreamBreak>,
     records: Vec<Record>,
@@ -157,6 +159,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         readiness,
         stream,
         probes: store.setting(probes::SETTING)?.map(|text| Probes::read(&text)),
+        timeframes: config.timeframes.clone(),
         pairs,
         breaks: store.newest_breaks(BREAKS_SHOWN)?,
         records: inference::records(
@@ -425,6 +428,7 @@ fn json(findings: &Findings) -> String {
         "market": findings.market.json(),
         "readiness": findings.readiness.json(),
         "stream": findings.stream,
+        "timeframes": findings.timeframes.iter().map(|timeframe| timeframe.as_str()).collect::<Vec<_>>(),
         "pairs": pairs,
         "breaks": breaks,
         "accounts": accounts,
@@ -673,6 +677,7 @@ mod tests {
             },
             stream: Some(stream),
             probes: None,
+            timeframes: vec![Timeframe::M5, Timeframe::M15],
             pairs: [
                 ("EURUSD".parse().unwrap(), PairState { last_bar, missing: Some(3) }),
                 ("EURCHF".parse().unwrap(), PairState::default()),
@@ -738,6 +743,7 @@ mod tests {
         assert_eq!(told["readiness"]["ready"], false);
         assert_eq!(told["readiness"]["pairs"][0]["expected_by"], json!(null));
         assert_eq!(told["readiness"]["pairs"][1]["expected_by"], 1_705_485_960);
+        assert_eq!(told["timeframes"], json!(["5", "15"]));
         assert_eq!(told["pairs"][1]["last_timestamp"], 1_705_485_300);
         assert_eq!(told["pairs"][1]["age_s"], 3_600);
         assert_eq!(told["breaks"][0]["cause"], "silent for 10s");

@@ -160,7 +160,7 @@ fn it_tells_how_the_service_stands_in_json_and_metrics() {
         // What wants to be told more says so; a stream has no end.
         let method = if route == "/v1/stream" { "HEAD" } else { "GET" };
         let answer = ask(address, &format!("{method} {}", route.as_str().unwrap()), "");
-        let wants_more = ["missing_parameter", "unknown_fetch", "other_method", "\"ready\":false"]
+        let wants_more = ["missing_parameter", "unknown_fetch", "unknown_file", "other_method", "\"ready\":false"]
             .into_iter()
             .any(|word| answer.body.contains(word));
         assert!(answer.status == 200 || wants_more, "{route}: {answer:?}");
@@ -231,6 +231,26 @@ fn strangers_are_refused_with_a_reason() {
 }
 
 #[test]
+fn the_dashboard_is_not_sent_twice() {
+    let world = slow_market();
+    let (service, address) = serving(&world, &[]);
+    for path in ["/", "/assets/main.js"] {
+        let first = ask(address, &format!("GET {path}"), "");
+        assert_eq!((first.status, first.header("Cache-Control")), (200, Some("no-cache")), "{path}");
+        let tag = first.header("ETag").unwrap();
+        let again = ask(address, &format!("GET {path}"), &format!("If-None-Match: {tag}\r\n"));
+        assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
+        let other = ask(address, &format!("GET {path}"), "If-None-Match: \"another\"\r\n");
+        assert_eq!((other.status, other.body), (200, first.body), "{path}");
+    }
+    let chart = ask(address, "HEAD /assets/plotly.js", "");
+    assert_eq!((chart.status, chart.header("Content-Encoding")), (200, Some("gzip")));
+    let length: usize = chart.header("Content-Length").unwrap().parse().unwrap();
+    assert!((1..2 << 20).contains(&length), "{length} bytes are sent");
+    service.stop();
+}
+
+#[test]
 fn the_token_opens_and_nothing_else_does() {
     let world = slow_market();
     let file = world.folder().join("token");
@@ -252,7 +272,13 @@ fn the_token_opens_and_nothing_else_does() {
             assert_eq!(answer.header("WWW-Authenticate").is_some(), expected == 401);
         }
     }
-    assert_eq!(ask(address, "GET /nothing", "").status, 401, "nor is told what there is");
+    for path in ["/nothing", "/assets/nothing.js", "/assets/../v1/status", "/assets/%2e%2e/v1/status", "//"] {
+        assert_eq!(ask(address, &format!("GET {path}"), "").status, 401, "{path}: nor is told what there is");
+    }
+    for path in ["/", "/assets/main.js"] {
+        assert_eq!(ask(address, &format!("GET {path}"), "").status, 200, "{path} tells nothing");
+        assert_eq!(ask(address, &format!("POST {path}"), "").status, 401, "{path} is read alone");
+    }
     let log = service.stop();
     assert!(
         log.iter().any(|line| line.starts_with("<4>")

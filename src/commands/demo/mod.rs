@@ -7,13 +7,17 @@ mod proof;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
 
-use super::run::told_to_stop;
+use super::run::{sources, told_to_stop};
 use super::{remark, say};
+use crate::api::{self, Door, Place};
 use crate::cli::Demo;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
@@ -63,8 +67,12 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         say(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
         say(format!("Simulator {}", simulator.api_url()));
         say(format!("Database  {}", config.database));
+        let signs = Signs::new(&Clock::system(), None);
+        if !leave {
+            serve(&config, &signs).await?;
+        }
         let mut show = tokio::select! {
-            show = show(&simulator, &config) => show?,
+            show = show(&simulator, &config, signs) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
         say(format!("\n{}", show.findings));
@@ -129,7 +137,27 @@ struct Show {
     findings: proof::Findings,
 }
 
-async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
+/// Serves the dashboard, and says where: at the usual address, or at another where somebody has that.
+async fn serve(config: &Config, signs: &Signs) -> Result<(), Failure> {
+    let mut config = config.clone();
+    if let Some(usual) = config.http.listen
+        && TcpListener::bind(usual).is_err()
+    {
+        config.http.listen = Some(SocketAddr::new(usual.ip(), 0));
+    }
+    let Some(door) = Door::new(&config.http)? else { return Ok(()) };
+    let (told, mut place) = watch::channel(Place::off(Clock::system().wall()));
+    actix_rt::spawn(api::serve(door, sources(Arc::new(config), signs.clone()), told));
+    // It is told at once, whether it is served or not.
+    if place.changed().await.is_ok()
+        && let Place { address: Some(address), error: None, .. } = &*place.borrow()
+    {
+        say(format!("Dashboard http://{address}/"));
+    }
+    Ok(())
+}
+
+async fn show(simulator: &Simulator, config: &Config, signs: Signs) -> Result<Show, Failure> {
     let clock = Clock::system();
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
@@ -140,7 +168,6 @@ async fn show(simulator: &Simulator, config: &Config) -> Result<Show, Failure> {
         accept_feed_change: false,
         purpose: Purpose::Collect,
     };
-    let signs = Signs::new(&clock, None);
     let Some(mut house) =
         House::start(config, flags, signs, Recorder::default(), std::future::pending()).await?
     else {

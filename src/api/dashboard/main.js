@@ -1,0 +1,303 @@
+// The page: what is asked when, and where it is shown.
+
+import { Gone, Refused, ask, whenTokenNeeded } from "/assets/api.js";
+import * as chart from "/assets/chart.js";
+import { follow } from "/assets/live.js";
+import * as panels from "/assets/panels.js";
+import * as strip from "/assets/strip.js";
+import { clock, moment, pairName, weekday } from "/assets/words.js";
+
+/// How often the service is asked how it stands, milliseconds.
+const STATUS_EVERY = 5_000;
+/// How often every strip is drawn anew, milliseconds; those that have changed come sooner.
+const STRIPS_EVERY = 60_000;
+/// How many strips are asked for at a time.
+const STRIPS_AT_ONCE = 3;
+/// Seconds that a strip shows.
+const STRIP_SPAN = 7 * 86_400;
+/// Candles come in bursts, and are drawn once after this time, milliseconds.
+const DRAW_AFTER = 60;
+/// Rows and entries in lists that would have no end.
+const NUMBERS_MAX = 20;
+const GAPS_MAX = 8;
+
+const find = (id) => document.getElementById(id);
+const choice = { pair: null, timeframe: null, count: null };
+/// What is charted: bars by their beginning, the forming candle, and what is known of the time between.
+let shown = { bars: new Map(), forming: null, runs: [] };
+let [status, health, live, stopLive, round] = [null, null, "broken", () => {}, 0];
+/// What is wrong, by who found it.
+const wrong = new Map();
+const strips = new Map();
+
+const isGone = () => wrong.get("status") instanceof Gone;
+
+function trouble(who, error) {
+  if (error) wrong.set(who, error);
+  else wrong.delete(who);
+  // What is neither the service's nor the network's is the page's own mistake.
+  if (error && !(error instanceof Gone || error instanceof Refused)) console.error(error);
+  const lines = [...new Set([...wrong.values()].filter((error) => !(error instanceof Gone)).map((error) => error.message))];
+  const gone = isGone();
+  if (gone) lines.unshift(`The service does not answer${health ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : ""}. Trying again.`);
+  panels.tell(lines);
+  if (gone) panels.state(["gone", "✕", "Disconnected", "trying again"]);
+}
+
+/// When the service has last told how it stands, epoch milliseconds.
+let seenAt = 0;
+
+/// Asks how the service stands, again and again.
+async function watch() {
+  for (;;) {
+    const before = status;
+    try {
+      // A service that is stuck says so with another status, and that is an answer too.
+      const told = await Promise.all([ask("/healthz", [503]), ask("/v1/status", [503])]);
+      const wasGone = isGone();
+      [health, seenAt] = [told[0], Date.now()];
+      status = told[1].pairs ? told[1] : null;
+      trouble("status", status ? null : new Refused(503, told[1]));
+      show();
+      if (wasGone) {
+        load();
+        redrawAll();
+      }
+    } catch (error) {
+      trouble("status", error);
+      await new Promise((go) => setTimeout(go, STATUS_EVERY));
+      continue;
+    }
+    if (status) changed(before);
+    await new Promise((go) => setTimeout(go, STATUS_EVERY));
+  }
+}
+
+function show() {
+  panels.state(panels.standing(status, health, live));
+  const parts = [() => panels.rooms(health)];
+  if (status) {
+    parts.push(
+      offer,
+      () => panels.say("clock", `Market time ${weekday(status.now)} UTC`),
+      () => panels.stream(status),
+      () => panels.allowance(status.allowance),
+      () => panels.pairs(status, choice.pair, strips, choose),
+      () => panels.say("about", `candlekeep ${health.version} · ${status.database}`),
+    );
+  }
+  let failed = null;
+  for (const part of parts) {
+    // What one of them cannot show must not keep the others from it.
+    try {
+      part();
+    } catch (error) {
+      failed = error;
+    }
+  }
+  trouble("page", failed);
+}
+
+/// Fetches what the last answer shows to have changed.
+function changed(before) {
+  const known = new Map((before?.pairs ?? []).map((pair) => [pair.pair, pair]));
+  const moved = status.pairs.filter((pair) => {
+    const old = known.get(pair.pair);
+    return !old || old.last_timestamp !== pair.last_timestamp || old.missing !== pair.missing;
+  });
+  const mine = moved.find((pair) => pair.pair === choice.pair);
+  const healed = mine && known.get(mine.pair)?.missing !== mine.missing;
+  if (mine && (live !== "open" || healed || !shown.bars.size)) load();
+  else if (mine) ledger();
+  // A strip of a week does not show a bucket more; only those whose holes have changed are drawn at once.
+  redraw(moved.filter((pair) => known.get(pair.pair)?.missing !== pair.missing || !strips.has(pair.pair)).map((pair) => pair.pair));
+}
+
+/// Draws strips anew, a few at a time.
+const queue = new Set();
+let workers = 0;
+function redraw(pairs) {
+  pairs.forEach((pair) => queue.add(pair));
+  while (workers < STRIPS_AT_ONCE && queue.size > workers) {
+    workers += 1;
+    drawQueued().finally(() => (workers -= 1));
+  }
+}
+
+function redrawAll() {
+  if (status) redraw(status.pairs.map((pair) => pair.pair));
+}
+
+async function drawQueued() {
+  for (const pair of queue) {
+    queue.delete(pair);
+    try {
+      const to = status.now;
+      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair, timeframe: "5", from: to - STRIP_SPAN, to })}`);
+      strips.set(pair, strip.draw(told));
+      panels.say("days", `${weekday(told.from)} to ${weekday(told.to)}`);
+      panels.pairs(status, choice.pair, strips, choose);
+      trouble("strips", null);
+    } catch (error) {
+      // All are drawn when it is there again.
+      if (error instanceof Gone) queue.clear();
+      trouble("strips", error);
+    }
+  }
+}
+
+/// Fills the choices, once it is known what there is.
+function offer() {
+  if (choice.pair) return;
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const pairs = status.pairs.map((pair) => pair.pair);
+  const usual = pairs.includes("EUR_USD") ? "EUR_USD" : pairs[0];
+  choice.pair = pairs.includes(asked.get("pair")) ? asked.get("pair") : usual;
+  find("pair").replaceChildren(...pairs.map((pair) => new Option(pairName(pair), pair, false, pair === choice.pair)));
+  choice.timeframe = status.timeframes.includes(asked.get("timeframe")) ? asked.get("timeframe") : status.timeframes[0];
+  for (const timeframe of status.timeframes) {
+    const label = document.createElement("label");
+    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "timeframe", value: timeframe, checked: timeframe === choice.timeframe });
+    label.append(radio, timeframe);
+    find("timeframes").append(label);
+  }
+  const counts = [...find("count").options].map((option) => option.value);
+  choice.count = counts.includes(asked.get("count")) ? asked.get("count") : matchMedia("(max-width: 40rem)").matches ? counts[0] : counts[1];
+  find("count").value = choice.count;
+  load();
+}
+
+/// Charts another pair.
+function choose(pair) {
+  find("pair").value = pair;
+  find("choice").dispatchEvent(new Event("change"));
+  find("bars").scrollIntoView({ block: "start" });
+}
+
+/// Asks for all that is charted, and follows it from there.
+async function load() {
+  if (!choice.pair) return;
+  const mine = ++round;
+  const { pair, timeframe, count } = choice;
+  stopLive();
+  try {
+    const told = await ask(`/v1/candles?${new URLSearchParams({ pair, timeframe, count })}`);
+    if (mine !== round) return;
+    trouble("bars", null);
+    shown = { bars: new Map(told.candles.map((bar) => [bar.time, bar])), forming: null, runs: [] };
+    find("bars").dataset.complete = told.complete;
+    find("bars").dataset.fresh = told.fresh;
+    const newest = Math.max(0, ...told.candles.map((bar) => bar.seq));
+    stopLive = follow({ pairs: pair, timeframes: timeframe, forming: "true" }, newest, heard, (word, why) => {
+      if (mine !== round) return;
+      live = word;
+      // While the service is gone, that is said already; and without events, bars are asked for.
+      trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
+      if (status && !isGone()) panels.state(panels.standing(status, health, live));
+    });
+    await ledger();
+  } catch (error) {
+    if (mine === round) trouble("bars", error);
+  }
+}
+
+/// Asks what is known of the time that is charted.
+async function ledger() {
+  const mine = round;
+  const { pair, count } = choice;
+  const times = [...shown.bars.keys()].sort((a, b) => a - b).slice(-Number(count));
+  if (times.length) {
+    try {
+      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair, timeframe: "5", from: times[0], to: status.now })}`);
+      if (mine !== round) return;
+      shown.runs = told.runs;
+      trouble("ledger", null);
+    } catch (error) {
+      if (mine === round) trouble("ledger", error);
+    }
+  }
+  draw();
+}
+
+/// Takes an event of the stream.
+function heard(event, data) {
+  if (event === "reset") return void load();
+  if (event === "forming") shown.forming = data;
+  if (event === "candle" || event === "revision") {
+    shown.bars.set(data.time, data);
+    if (shown.forming && shown.forming.time <= data.time) shown.forming = null;
+  }
+  drawSoon();
+}
+
+let waiting = null;
+function drawSoon() {
+  waiting ??= setTimeout(() => {
+    waiting = null;
+    draw();
+  }, DRAW_AFTER);
+}
+
+let drawing = Promise.resolve();
+/// Draws the chart and what stands around it; one at a time.
+function draw() {
+  drawing = drawing.then(drawNow).catch((error) => trouble("chart", error));
+}
+
+async function drawNow() {
+  const { pair, timeframe, count } = choice;
+  if (!pair) return;
+  const bars = [...shown.bars.values()].sort((a, b) => a.time - b.time).slice(-Number(count));
+  // No more is kept than is shown.
+  shown.bars = new Map(bars.map((bar) => [bar.time, bar]));
+  panels.say("bars-title", `${pairName(pair)}, ${timeframe} minutes`);
+  panels.bars(bars, timeframe, NUMBERS_MAX);
+  const note = find("chart-note");
+  note.hidden = bars.length > 0;
+  if (!bars.length) {
+    chart.clear(find("chart"));
+    note.textContent = `No bars of ${pairName(pair)} are stored yet.`;
+    find("chart").setAttribute("aria-label", note.textContent);
+    find("gaps").replaceChildren();
+    find("gaps-title").hidden = true;
+    return;
+  }
+  const runs = shown.runs.filter((run) => run.to > bars[0].time);
+  find("gaps-title").hidden = false;
+  panels.gaps(runs, GAPS_MAX);
+  const forming = shown.forming && shown.forming.time > bars.at(-1).time ? shown.forming : null;
+  await chart.draw(find("chart"), { pair, timeframe, bars, forming, runs, view: `${pair} ${timeframe} ${count}` });
+  trouble("chart", null);
+}
+
+/// Shows the form for the token, until there is one.
+whenTokenNeeded((reason) => new Promise((given) => {
+  const [form, field] = [find("token-form"), find("token-text")];
+  document.documentElement.dataset.state = "token";
+  panels.state(["token", "▲", "Token needed", ""]);
+  panels.say("token-why", reason);
+  [find("token").hidden, find("main").hidden] = [false, true];
+  field.focus();
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    const text = field.value.trim();
+    if (!text) return;
+    field.value = "";
+    [find("token").hidden, find("main").hidden] = [true, false];
+    panels.state(["connecting", "◌", "Connecting", ""]);
+    given(text);
+  };
+}));
+
+find("choice").addEventListener("submit", (event) => event.preventDefault());
+find("choice").addEventListener("change", () => {
+  const form = new FormData(find("choice"));
+  for (const name of ["pair", "timeframe", "count"]) choice[name] = form.get(name);
+  history.replaceState(null, "", `#${new URLSearchParams(choice)}`);
+  if (status) panels.pairs(status, choice.pair, strips, choose);
+  load();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+setInterval(() => isGone() || redrawAll(), STRIPS_EVERY);
+find("key").replaceChildren(...strip.key());
+watch();
