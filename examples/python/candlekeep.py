@@ -34,6 +34,8 @@ DEFAULT_URL = "sqlite://candlekeep.db"
 COLUMNS = ["time", "open", "high", "low", "close", "volume"]
 #: Bars of one answer over HTTP.
 HTTP_COUNT_MAX = 10_000
+#: Seconds of the ledger of one answer over HTTP.
+HTTP_LEDGER_MAX_S = 366 * 86_400
 #: Seconds that a database or the service may take to answer, or to let go of a lock.
 ANSWER_WITHIN_S = 10
 #: Seconds to wait for what was asked to be fetched, where nobody says how many.
@@ -87,8 +89,8 @@ class UnknownPair(CandlekeepError):
     """The pair is not collected. `known` lists those that are."""
 
     def __init__(self, pair: str, known: Sequence[str]) -> None:
-        self.pair, self.known = pair, list(known)
-        super().__init__(f"{pair} is not collected here; these are: {', '.join(known) or 'none yet'}")
+        self.pair, self.known = pair, sorted(known)
+        super().__init__(f"{pair} is not collected here; these are: {', '.join(self.known) or 'none yet'}")
 
 
 class UnknownTimeframe(CandlekeepError):
@@ -439,7 +441,7 @@ class _Sql(_Source):
         stored = {name for (name,) in self.rows(walk.format("pair", "", ""))}
         watched = {name for (name,) in self.rows("SELECT DISTINCT pair FROM feeds WHERE watched_to IS NULL")}
         if pair not in stored | watched:
-            raise UnknownPair(pair, sorted(stored | watched))
+            raise UnknownPair(pair, list(stored | watched))
         lengths = [name for (name,) in self.rows(walk.format("timeframe", " WHERE pair=?", "pair=? AND "), pair, pair)]
         if lengths and timeframe not in lengths:
             raise UnknownTimeframe(timeframe, sorted(lengths, key=int))
@@ -746,6 +748,7 @@ class _Http(_Source):
     def ledger(self, pair: str, start: int, end: int) -> List[Hole]:
         if start >= end:
             return []
+        end = min(end, start + HTTP_LEDGER_MAX_S)
         told = self.ask_for("/v1/coverage", pair=pair, timeframe="5", **{"from": start, "to": end})
         return [Hole(run["from"], run["to"], run["state"], run["reason"]) for run in told["runs"]]
 
