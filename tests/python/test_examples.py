@@ -16,14 +16,12 @@ from contextlib import closing
 from typing import Any, Callable, List, Type
 from unittest import mock
 
+import candlekeep
 import pandas as pd
 import psycopg
-from pandas.testing import assert_frame_equal
-
-from world import BINARY, EXAMPLES, PATIENCE_S, REPOSITORY, Bot, Server, World, free_port, until
-
-import candlekeep
 from candlekeep import follow, get_candles
+from pandas.testing import assert_frame_equal
+from world import BINARY, EXAMPLES, PATIENCE_S, REPOSITORY, Bot, Server, World, free_port, until
 
 #: The statement of the data contract, to the letter.
 PLAIN = (
@@ -40,6 +38,13 @@ FAULTS = [
 ]
 #: The market closes for the week at this time.
 CLOSE = 1_705_096_800
+
+
+def readme(language: str) -> List[str]:
+    """The blocks of README's section on Python that are marked so."""
+    with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
+        section = file.read().split("\n## Bots in Python\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 def epoch(text: str) -> int:
@@ -240,6 +245,16 @@ class Stored(unittest.TestCase):
         self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, complete=True, max_age=0)), 10)
         with self.assertRaisesRegex(candlekeep.Denied, "fetch_requests.*GRANT"):
             get_candles("EUR_USD", 5, 5_000, url=url, fetch=1)
+        with psycopg.connect(self.server_url, autocommit=True) as db:
+            db.execute("GRANT SELECT, INSERT ON fetch_requests TO bot")
+        for _ in range(2):
+            with self.assertRaisesRegex(candlekeep.Incomplete, "fetched: asked after 0 s; is `candlekeep run` running"):
+                get_candles("EUR_USD", 5, 5_000, url=url, fetch=0.01, complete=True)
+        with psycopg.connect(self.server_url) as db:
+            asked = db.execute("SELECT pair, timeframe, state, to_ts - from_ts FROM fetch_requests").fetchall()
+        self.assertEqual([row[:3] for row in asked], [("EUR_USD", "5", "asked")])
+        # Five thousand bars are three weeks and a half, with weekends.
+        self.assertAlmostEqual(asked[0][3] / 86_400, 24, delta=2)
         with self.assertRaisesRegex(candlekeep.Denied, "candles"):
             get_candles("EUR_USD", 5, url=self.server.url("candles", "stranger"))
 
@@ -270,7 +285,10 @@ class Stored(unittest.TestCase):
             self.assertEqual(len(get_candles("EUR_USD", 5, 10, max_age=0)), 10)
 
     def test_following_a_database_tells_every_bar_once_and_in_order(self) -> None:
-        sql = "SELECT seq, timestamp, close FROM candles WHERE pair IN ('EUR_USD', 'USD_JPY') AND timeframe='5' ORDER BY seq"
+        sql = (
+            "SELECT seq, timestamp, close FROM candles"
+            " WHERE pair IN ('EUR_USD', 'USD_JPY') AND timeframe='5' ORDER BY seq"
+        )
         expected = self.world.rows(sql)
         for url in (self.world.file_url, self.server_url):
             with mock.patch("candlekeep.PAGE_MAX", 50):
@@ -283,15 +301,12 @@ class Stored(unittest.TestCase):
             (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
             self.assertEqual((reset.kind, reset.seq), ("reset", newest))
 
-    def test_what_readme_says_runs(self) -> None:
-        with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
-            section = file.read().split("\n## Bots in Python\n")[1].split("\n## ")[0]
-        blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-        self.assertGreaterEqual(len(blocks), 2)
+    def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
-        for block in blocks:
+        blocks = readme("python")
+        self.assertEqual(len(blocks), 2)
+        for block, expected in zip(blocks, [readme("text")[0], "candle "]):
             block = block.replace("http://127.0.0.1:8017", self.world.http_url)
-            block = block.replace("postgres://bot@db.example/candles", self.server_url)
             done = subprocess.run(
                 [sys.executable, "-c", block],
                 cwd=self.world.folder,
@@ -301,6 +316,7 @@ class Stored(unittest.TestCase):
                 timeout=PATIENCE_S,
             )
             self.assertEqual(done.returncode, 0, f"{block}\n{done.stderr}")
+            self.assertEqual(done.stdout[: len(expected)], expected)
 
 
 class Live(unittest.TestCase):
@@ -311,7 +327,7 @@ class Live(unittest.TestCase):
         market = ["--from", "2024-01-16T08:00", "--speed", "300", "--rows-per-bar", "20", "--seed", "3"]
         cls.world = World(*market, "--allowance", "100000", "--requests-per-minute", "100000")
         cls.addClassCleanup(cls.world.end)
-        cls.variables = {"CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000", "CANDLEKEEP_HISTORY_DEPTH": "60"}
+        cls.variables = {"CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000", "CANDLEKEEP_HISTORY_DEPTH": "120"}
         cls.service = cls.world.collect(**cls.variables)
         sql = "SELECT count(*) FROM candles WHERE timeframe='5' AND pair='EUR_USD' AND source='websocket'"
         until("bars off the stream", lambda: cls.world.rows(sql) > [(1,)])
@@ -320,22 +336,28 @@ class Live(unittest.TestCase):
     def test_what_is_missing_is_fetched(self) -> None:
         for url, pair in ((self.world.file_url, "EUR_CHF"), (self.world.http_url, "EUR_JPY")):
             with self.subTest(url):
-                until("the first bars", lambda: len(get_candles(pair, 5, 200, url=url)) >= 60)
+                until("the first bars", lambda: len(get_candles(pair, 5, 300, url=url)) >= 120)
                 with self.assertRaises(candlekeep.Incomplete):
-                    get_candles(pair, 5, 200, url=url, complete=True)
-                bars = get_candles(pair, 5, 200, url=url, complete=True, fetch=30)
-                self.assertEqual(len(bars), 200)
+                    get_candles(pair, 5, 300, url=url, complete=True)
+                bars = get_candles(pair, 5, 300, url=url, complete=True, fetch=30)
+                self.assertEqual(len(bars), 300)
 
     def test_bots_lose_and_double_no_bar_while_the_service_is_stopped_and_killed(self) -> None:
-        bots = {
-            "pushed": Bot(self.world, "pushed", "EUR_USD", "5", "--count", "30", url=self.world.http_url),
-            "polled": Bot(self.world, "polled", "EUR_USD", "5", "--count", "30", url=self.world.file_url),
-        }
+        # As README has it.
+        ours = {"http://127.0.0.1:8017": self.world.http_url, "sqlite://candlekeep.db": self.world.file_url}
+        bots = {}
+        for line in readme("sh")[-1].splitlines():
+            python, script, *arguments, url = line.split()
+            self.assertEqual((python, script), ("python3", "examples/python/bot.py"))
+            bots[url] = Bot(self.world, f"bot {len(bots)}", *arguments, ours.pop(url))
+        self.assertEqual(ours, {})
 
         def decided(more: int) -> None:
             for name, bot in bots.items():
                 had = len(bot.lines())
-                until(f"bars of the bot {name}", lambda: len(bot.lines()) >= had + more or bot.process.poll() is not None)
+                until(
+                    f"bars of the bot {name}", lambda: len(bot.lines()) >= had + more or bot.process.poll() is not None
+                )
                 self.assertIsNone(bot.process.poll(), bot.said())
 
         decided(3)
@@ -368,10 +390,11 @@ class Alone(unittest.TestCase):
     def test_what_the_demo_prints_for_pandas_runs(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [BINARY, "demo", "--exit", "--database", f"sqlite:///{folder}/demo.db"]
-            demo = subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PATH": os.environ["PATH"]})
+            options = {"capture_output": True, "text": True, "timeout": 120}
+            demo = subprocess.run(command, env={"PATH": os.environ["PATH"]}, **options)
             self.assertEqual(demo.returncode, 0, demo.stdout)
             (line,) = re.findall(r"^ *python3 -c (\".*\")$", demo.stdout, re.MULTILINE)
-            shown = subprocess.run(f"{sys.executable} -c {line}", shell=True, capture_output=True, text=True)
+            shown = subprocess.run(f"{sys.executable} -c {line}", shell=True, **options)
             self.assertEqual(shown.returncode, 0, shown.stderr)
             bars = get_candles("EUR_USD", 5, 5, url=f"sqlite:///{folder}/demo.db")
             self.assertEqual(shown.stdout.count("\n"), 6)

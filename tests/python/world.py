@@ -17,14 +17,13 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 BINARY = os.environ["CANDLEKEEP_BINARY"]
 REPOSITORY = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 EXAMPLES = os.path.join(REPOSITORY, "examples", "python")
 #: Seconds that anything may take.
 PATIENCE_S = 60
-sys.path.insert(0, EXAMPLES)
 
 
 def free_port() -> int:
@@ -194,10 +193,9 @@ class Server:
 class Bot(Program):
     """`bot.py`, and what it has said of each bar."""
 
-    def __init__(self, world: World, name: str, *arguments: str, url: Optional[str] = None) -> None:
+    def __init__(self, world: World, name: str, *arguments: str) -> None:
         command = [sys.executable, os.path.join(EXAMPLES, "bot.py"), *arguments]
-        environment = {**os.environ, "CANDLEKEEP_CLOCK": "stream", "PYTHONUNBUFFERED": "1"}
-        super().__init__(world.folder, name, command + (["--url", url] if url else []), env=environment)
+        super().__init__(world.folder, name, command, env={**os.environ, "CANDLEKEEP_CLOCK": "stream"})
         world.programs.append(self)
 
     def lines(self) -> List[List[str]]:
