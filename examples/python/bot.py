@@ -15,9 +15,8 @@ import logging
 import sys
 from typing import Any, Dict, Tuple
 
-import pandas as pd
-
 import candlekeep
+import pandas as pd
 
 FAST, SLOW, ATR = 12, 26, 14
 

@@ -22,7 +22,21 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 import pandas as pd
 
@@ -215,7 +229,7 @@ def get_candles(
     frame = pd.DataFrame([bar[:6] for bar in bars], columns=COLUMNS)
     times = pd.to_datetime(frame["time"], unit="s", utc=True).astype("datetime64[ns, UTC]")
     frame["time"] = times if utc else times.dt.tz_localize(None)
-    frame = frame.astype({name: "float64" for name in COLUMNS[1:5]}).astype({"volume": "int64"})
+    frame = frame.astype({**dict.fromkeys(COLUMNS[1:5], "float64"), "volume": "int64"})
     frame.attrs.update(pair=pair, timeframe=timeframe, price=price, seq=max(bar.seq for bar in bars))
     return frame
 
@@ -345,7 +359,7 @@ class _Bar(NamedTuple):
 
 
 class _Source:
-    def __enter__(self) -> "_Source":
+    def __enter__(self) -> _Source:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -482,7 +496,8 @@ class _Sql(_Source):
                     if still_open >= OPEN_REQUESTS_MAX:
                         raise Unavailable(f"{still_open} requests to fetch are open already")
                     same = rows(
-                        "INSERT INTO fetch_requests (pair, timeframe, from_ts, to_ts, state, note, asked_at, updated_at)"
+                        "INSERT INTO fetch_requests"
+                        " (pair, timeframe, from_ts, to_ts, state, note, asked_at, updated_at)"
                         " VALUES (?, ?, ?, ?, 'asked', '', ?, ?) RETURNING id",
                         *(pair, timeframe, start, end, now, now),
                     )
@@ -501,14 +516,14 @@ class _Sql(_Source):
         return look
 
 
-def _holes(runs: List[Hole], stored: "set[int]", step: int, span: Span) -> List[Hole]:
+def _holes(runs: List[Hole], stored: Set[int], step: int, span: Span) -> List[Hole]:
     """What keeps a stretch from being complete, by the rules of the service (`completeness.rs`)."""
     unknown = _minus([span], [run[:2] for run in runs])
     unknown = _minus(unknown, _weekends(*span))
     holes = [run for run in runs if run.state in ("missing", "lost")]
     holes += [Hole(a, b, "missing", "not_reached") for a, b in unknown]
 
-    def lacks_a_bar(run: Hole) -> "List[int]":
+    def lacks_a_bar(run: Hole) -> List[int]:
         return [start for start in range(run.start - run.start % step, run.end, step) if start not in stored]
 
     def is_half_told(start: int) -> bool:
@@ -667,52 +682,53 @@ class _Http(_Source):
                 raise Denied(f"the token cannot be read: {error}") from error
         # The service is near: no proxy of the environment's is asked, nor shown the token.
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
-        self.named: Dict[str, Any] = {}
 
-    def open(self, path: str, timeout: float, body: Optional[bytes] = None, **headers: str) -> Any:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.place + path, data=body, headers={**self.headers, **named})
+    def open(
+        self, path: str, headers: Dict[str, str], body: Optional[bytes] = None, within_s: float = ANSWER_WITHIN_S
+    ) -> Any:
+        request = urllib.request.Request(self.place + path, data=body, headers={**self.headers, **headers})
         try:
-            return self.opener.open(request, timeout=timeout)
+            return self.opener.open(request, timeout=within_s)
         except urllib.error.HTTPError as error:
-            self.fail(error)
+            return error
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", error)
             raise Unavailable(f"{self.place} does not answer: {why}; is `candlekeep run` running?") from error
 
-    def fail(self, error: urllib.error.HTTPError) -> NoReturn:
-        try:
-            told = json.loads(error.read())
-        except (ValueError, OSError, http.client.HTTPException):
-            told = {}
-        word = told.get("error", "")
-        reason = told.get("reason", f"{self.place} answers {error.code}")
-        if word == "unknown_pair":
-            raise UnknownPair(self.named.get("pair", "that pair"), told.get("pairs", [])) from error
-        if word == "unknown_timeframe":
-            raise UnknownTimeframe(self.named.get("timeframe", "?"), told.get("timeframes", [])) from error
-        if error.code in (401, 403, 421):
-            raise Denied(f"{reason}; see http.token_file and http.allowed_hosts in README") from error
-        if error.code in (408, 429) or error.code >= 500:
-            raise Unavailable(reason) from error
-        raise BadRequest(reason) from error
-
-    def ask_for(self, path: str, **query: object) -> Any:
-        self.named = dict(query)
-        text = urllib.parse.urlencode(query)
-        return self.read(self.open(f"{path}?{text}" if text else path, ANSWER_WITHIN_S))
-
     def read(self, answer: Any) -> Any:
+        """What an answer says, be it an error."""
         try:
             with answer:
                 return json.load(answer)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if getattr(answer, "status", 200) != 200:
+                return {"reason": f"{self.place} answers {answer.status}"}
             raise Unavailable(f"{self.place} broke off its answer: {error}") from error
+
+    def fail(self, status: int, told: Any, asked: Dict[str, Any]) -> NoReturn:
+        reason = told.get("reason", f"{self.place} answers {status}")
+        if "pairs" in told:
+            raise UnknownPair(asked.get("pair", "that pair"), told["pairs"])
+        if "timeframes" in told:
+            raise UnknownTimeframe(asked.get("timeframe", "so many"), told["timeframes"])
+        if status in (401, 403, 421):
+            raise Denied(f"{reason}; see http.token_file and http.allowed_hosts in README")
+        if status in (408, 429) or status >= 500:
+            raise Unavailable(reason)
+        raise BadRequest(reason)
+
+    def ask_for(self, path: str, query: Dict[str, Any], body: Optional[bytes] = None) -> Any:
+        text = urllib.parse.urlencode(query)
+        answer = self.open(f"{path}?{text}" if text else path, {"Content-Type": "application/json"}, body)
+        told = self.read(answer)
+        if answer.status >= 300:
+            self.fail(answer.status, told, query)
+        return told
 
     def bars(self, pair: str, timeframe: str, count: int, price: str) -> Tuple[List[_Bar], List[Hole]]:
         if count > HTTP_COUNT_MAX:
             raise ValueError(f"over HTTP count is at most {HTTP_COUNT_MAX}: read the database for more")
-        told = self.ask_for("/v1/candles", pair=pair, timeframe=timeframe, count=count, price=price)
+        told = self.ask_for("/v1/candles", {"pair": pair, "timeframe": timeframe, "count": count, "price": price})
         bars = [_Bar(*(bar[name] for name in _Bar._fields)) for bar in told["candles"]]
         if not bars:
             return [], []
@@ -724,32 +740,22 @@ class _Http(_Source):
     def expected_by(self, pair: str, timeframe: str) -> Optional[int]:
         for entry in self.ready():
             if (entry["pair"], entry["timeframe"]) == (pair, timeframe):
-                return entry["expected_by"]
+                return int(entry["expected_by"] or 0)
         return None
 
-    def ready(self) -> List[Dict[str, Any]]:
-        """What `/readyz` says of each pair, ready or not; nothing where it is not served yet."""
-        request = urllib.request.Request(f"{self.place}/readyz", headers=self.headers)
-        try:
-            with self.opener.open(request, timeout=ANSWER_WITHIN_S) as answer:
-                return json.load(answer).get("pairs", [])
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return []
-            if error.code != 503:
-                self.fail(error)
-            told = self.read(error)
-            if "error" in told:
-                raise Unavailable(told.get("reason", "the service is not ready")) from error
-            return told.get("pairs", [])
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unavailable(f"{self.place} does not answer: {error}") from error
+    def ready(self) -> Any:
+        """What `/readyz` says of each pair, ready or not."""
+        answer = self.open("/readyz", {})
+        told = self.read(answer)
+        if "pairs" not in told:
+            self.fail(answer.status, told, {})
+        return told["pairs"]
 
     def ledger(self, pair: str, start: int, end: int) -> List[Hole]:
         if start >= end:
             return []
         end = min(end, start + HTTP_LEDGER_MAX_S)
-        told = self.ask_for("/v1/coverage", pair=pair, timeframe="5", **{"from": start, "to": end})
+        told = self.ask_for("/v1/coverage", {"pair": pair, "timeframe": "5", "from": start, "to": end})
         return [Hole(run["from"], run["to"], run["state"], run["reason"]) for run in told["runs"]]
 
     def newest_end(self) -> int:
@@ -758,10 +764,10 @@ class _Http(_Source):
 
     def ask(self, pair: str, timeframe: str, count: int, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
         body = json.dumps({"pair": pair, "timeframe": timeframe, "count": min(count, HTTP_COUNT_MAX)}).encode()
-        number = self.read(self.open("/v1/fetch", ANSWER_WITHIN_S, body, Content_Type="application/json"))["id"]
+        number = self.ask_for("/v1/fetch", {}, body)["id"]
 
         def look() -> Tuple[bool, str]:
-            told = self.ask_for(f"/v1/fetch/{number}")
+            told = self.ask_for(f"/v1/fetch/{number}", {})
             state, note = told["state"], told["note"]
             return state in ("done", "refused"), f"{state}, {note}" if note else state
 
@@ -830,10 +836,15 @@ def _pushed(
 ) -> Iterator[Event]:
     """Reads one answer of `/v1/stream` to its end."""
     service = _Http(place, token_file)
-    service.named = {"pair": ", ".join(pairs), "timeframe": ", ".join(timeframes)}
     query = urllib.parse.urlencode({"pairs": ",".join(pairs), "timeframes": ",".join(timeframes)}, safe=",")
-    headers = {"Accept": "text/event-stream"} if after is None else {"Last_Event_ID": str(after)}
-    answer = service.open(f"/v1/stream?{query}", SILENCE_MAX_S, **headers)
+    headers = {"Accept": "text/event-stream"}
+    if after is not None:
+        headers["Last-Event-ID"] = str(after)
+    answer = service.open(f"/v1/stream?{query}", headers, within_s=SILENCE_MAX_S)
+    if answer.status != 200:
+        service.fail(
+            answer.status, service.read(answer), {"pair": ", ".join(pairs), "timeframe": ", ".join(timeframes)}
+        )
     kind, number, lines = "message", after, []
     try:
         with answer:
@@ -850,6 +861,8 @@ def _pushed(
                     data = json.loads("\n".join(lines)) if lines else {}
                     if kind == "reset":
                         number = data.get("seq", number)
+                    if kind == "error":
+                        raise Unavailable(f"{place} ends the stream: {data.get('reason')}")
                     if number is not None:
                         yield Event(kind if lines else "at", number, data)
                     kind, lines = "message", []
