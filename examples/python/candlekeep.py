@@ -58,12 +58,14 @@ FETCH_WITHIN_S = 60.0
 LOOK_EVERY_S = 1.0
 #: Seconds without a word, not even a keepalive, after which an event stream is taken for dead.
 SILENCE_MAX_S = 45
+#: Bytes of a line of it.
+LINE_MAX = 1 << 20
 #: First and longest pause between attempts to reach what does not answer, seconds.
 PAUSES_S = (0.5, 30.0)
 #: Rows of one look at a database for what is new.
 PAGE_MAX = 1_000
-#: Stretches of one request to fetch, and holes that an error's text lists.
-SPANS_MAX, SHOWN_MAX = 50, 5
+#: Stretches that are asked for at a time, and holes that an error's text lists.
+SPANS_MAX, SHOWN_MAX = 20, 5
 #: Requests that may be open at a time: the service's own bound.
 OPEN_REQUESTS_MAX = 1_000
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
@@ -194,7 +196,8 @@ def get_candles(
     complete    raises Incomplete if there are fewer bars than asked for, or the ledger knows of a hole after the
                 first of them
     fetch       what is missing is asked for first, as `candlekeep candles --fetch` does it, and waited for: a
-                minute, or as many seconds as this says. What cannot be had is judged by `complete`
+                minute, or as many seconds as this says. What cannot be had is judged by `complete`. It costs
+                IG's points: for the start of a bot rather than for each bar
     now         what time it is, epoch seconds, for replays; with CANDLEKEEP_CLOCK=stream that of the newest bucket
     token_file  the file with HTTP's token; else $CANDLEKEEP_HTTP_TOKEN_FILE
 
@@ -211,9 +214,11 @@ def get_candles(
     note = ""
     with _source(place, token_file) as source:
         bars, holes = source.bars(pair, timeframe, count, price)
-        if fetch and (holes or len(bars) < count):
+        # What is lost was asked for in vain.
+        wanted = [hole for hole in holes if hole.state != "lost"]
+        if fetch and (wanted or len(bars) < count):
             within_s = FETCH_WITHIN_S if fetch is True else float(fetch)
-            note = _fetch(source, pair, timeframe, count, len(bars), holes, within_s)
+            note = _fetch(source, pair, timeframe, count, len(bars) < count, wanted, within_s)
             source.renew()
             bars, holes = source.bars(pair, timeframe, count, price)
         if not bars:
@@ -387,7 +392,7 @@ class _Source:
         """The end of the newest bucket of any pair."""
         raise NotImplementedError
 
-    def ask(self, pair: str, timeframe: str, count: int, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
+    def ask(self, pair: str, timeframe: str, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
         """Has bars fetched. What is answered tells, whenever it is called, whether it is over, and how it stands."""
         raise NotImplementedError
 
@@ -482,7 +487,7 @@ class _Sql(_Source):
     def newest_end(self) -> int:
         return self.rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0] or int(time.time())
 
-    def ask(self, pair: str, timeframe: str, count: int, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
+    def ask(self, pair: str, timeframe: str, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
         def work(rows: Callable[..., List[Any]]) -> List[int]:
             ids, now = [], int(time.time())
             for start, end in spans:
@@ -509,9 +514,8 @@ class _Sql(_Source):
         def look() -> Tuple[bool, str]:
             self.renew()
             marks = ",".join("?" * len(ids))
-            states = self.rows(f"SELECT state, note FROM fetch_requests WHERE id IN ({marks}) ORDER BY id", *ids)
-            over = all(state in ("done", "refused") for state, _ in states)
-            return over, "; ".join(sorted({f"{state}, {note}" if note else state for state, note in states}))
+            rows = self.rows(f"SELECT state, note FROM fetch_requests WHERE id IN ({marks})", *ids)
+            return _outcome([{"state": state, "note": note} for state, note in rows])
 
         return look
 
@@ -544,8 +548,12 @@ class _Sqlite(_Sql):
         if not os.path.exists(self.path):
             raise Unavailable(f"there is no database {self.path}; is the path right, and has `candlekeep run` run?")
         self.db = self.open("ro")
-        self.rows("PRAGMA query_only = ON")
-        self.renew()
+        try:
+            self.rows("PRAGMA query_only = ON")
+            self.renew()
+        except CandlekeepError:
+            self.close()
+            raise
 
     def open(self, mode: str) -> sqlite3.Connection:
         try:
@@ -762,29 +770,29 @@ class _Http(_Source):
         ends = [entry["last"] + int(entry["timeframe"]) * 60 for entry in self.ready() if entry["last"]]
         return max(ends, default=int(time.time()))
 
-    def ask(self, pair: str, timeframe: str, count: int, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
-        body = json.dumps({"pair": pair, "timeframe": timeframe, "count": min(count, HTTP_COUNT_MAX)}).encode()
-        number = self.ask_for("/v1/fetch", {}, body)["id"]
+    def ask(self, pair: str, timeframe: str, spans: List[Span]) -> Callable[[], Tuple[bool, str]]:
+        wanted = [{"pair": pair, "timeframe": timeframe, "from": start, "to": end} for start, end in spans]
+        numbers = [self.ask_for("/v1/fetch", {}, json.dumps(body).encode())["id"] for body in wanted]
+        return lambda: _outcome([self.ask_for(f"/v1/fetch/{number}", {}) for number in numbers])
 
-        def look() -> Tuple[bool, str]:
-            told = self.ask_for(f"/v1/fetch/{number}", {})
-            state, note = told["state"], told["note"]
-            return state in ("done", "refused"), f"{state}, {note}" if note else state
 
-        return look
+def _outcome(requests: Sequence[Dict[str, Any]]) -> Tuple[bool, str]:
+    """Whether requests are over, and how they stand."""
+    over = all(request["state"] in ("done", "refused") for request in requests)
+    told = {", ".join(filter(None, (request["state"], request["note"]))) for request in requests}
+    return over, "; ".join(sorted(told))
 
 
 def _fetch(
-    source: _Source, pair: str, timeframe: str, count: int, stored: int, holes: List[Hole], within_s: float
+    source: _Source, pair: str, timeframe: str, count: int, is_short: bool, holes: List[Hole], within_s: float
 ) -> str:
     """Asks for what is missing, and waits. Answers how it stands then, for people."""
     step = int(timeframe) * 60
     spans = [(hole.start - hole.start % step, -(-hole.end // step) * step) for hole in holes[-SPANS_MAX:]]
-    if stored < count:
-        now = int(source.now())
-        now -= now % step
-        spans = [(_back(now, count, step), now)]
-    look = source.ask(pair, timeframe, count, spans)
+    if is_short:
+        end = int(source.now()) // step * step
+        spans = [(_back(end, count, step), end)]
+    look = source.ask(pair, timeframe, sorted(set(spans)))
     deadline = time.monotonic() + within_s
     while True:
         over, how = look()
@@ -848,7 +856,7 @@ def _pushed(
     kind, number, lines = "message", after, []
     try:
         with answer:
-            for line in answer:
+            for line in iter(lambda: answer.readline(LINE_MAX), b""):
                 name, _, value = line.decode("utf-8").rstrip("\r\n").partition(":")
                 value = value[1:] if value.startswith(" ") else value
                 if name == "event":

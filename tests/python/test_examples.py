@@ -21,7 +21,7 @@ import pandas as pd
 import psycopg
 from candlekeep import follow, get_candles
 from pandas.testing import assert_frame_equal
-from world import BINARY, EXAMPLES, PATIENCE_S, REPOSITORY, Bot, Program, Server, World, free_port, until
+from world import BINARY, EXAMPLES, PATIENCE_S, REPOSITORY, Bot, Program, Scripted, Server, World, free_port, until
 
 #: The statement of the data contract, to the letter.
 PLAIN = (
@@ -399,6 +399,64 @@ class Live(unittest.TestCase):
                 self.assertGreater(self.world.rows(sql, told[0][0], told[-1][0])[0][0], 0)
                 decisions = {line[6] for line in lines}
                 self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, bot.said())
+
+
+class Pushed(unittest.TestCase):
+    """The event stream of a service that does as it is told."""
+
+    def follow(self, *answers: Any, after: Any = None) -> Any:
+        """What is told until the service says 404, and what it was asked."""
+        service = Scripted(*((200, {}, answer) if isinstance(answer, str) else answer for answer in answers))
+        self.addCleanup(service.end)
+        told = []
+        with (
+            mock.patch("candlekeep.PAUSES_S", (0.01, 0.02)),
+            self.assertLogs("candlekeep", "WARNING") as logs,
+            self.assertRaisesRegex(candlekeep.BadRequest, "over"),
+        ):
+            for event in follow(["EUR_USD", "usd/jpy"], ["5m", 15], url=service.url, after=after):
+                told.append((event.kind, event.seq, event.data.get("close", event.data.get("reason"))))
+        asked = [(path, headers.get("last-event-id")) for path, headers in service.asked]
+        return told, asked, "\n".join(logs.output)
+
+    def test_it_goes_on_after_the_last_whole_event(self) -> None:
+        told, asked, _ = self.follow(
+            "retry: 2000\nid: 7\n: what is stored after 7 follows\n\n",
+            'event: candle\nid: 8\ndata: {"close": 1.5}\n\nevent: candle\nid: 9\ndata: {"close": 1.',
+            ': keepalive\r\n\r\nevent: candle\r\nid: 8\r\ndata: {"close": 1.5}\r\n\r\n'
+            'event: revision\r\nid: 9\r\ndata: {"close":\r\ndata:1.6}\r\n\r\n',
+            "id: 12\n: keepalive\n\n",
+        )
+        self.assertEqual(told, [("candle", 8, 1.5), ("revision", 9, 1.6)])
+        path = "/v1/stream?pairs=EUR_USD,USD_JPY&timeframes=5,15"
+        self.assertEqual(asked, [(path, None), (path, "7"), (path, "8"), (path, "9"), (path, "12")])
+
+    def test_a_reset_is_told_and_followed(self) -> None:
+        reset = 'event: reset\nid: 3\ndata: {"error": "unknown_id", "reason": "another database", "seq": 3}\n\n'
+        told, asked, _ = self.follow(reset + 'event: candle\nid: 4\ndata: {"close": 2}\n\n', after=90)
+        self.assertEqual(told, [("reset", 3, "another database"), ("candle", 4, 2)])
+        self.assertEqual([number for _, number in asked], ["90", "4"])
+
+    def test_what_may_pass_is_waited_for(self) -> None:
+        busy = (503, {"Content-Type": "application/json"}, '{"error": "busy", "reason": "too many follow"}')
+        slow = 'event: error\ndata: {"error": "slow", "reason": "nothing was taken for 30 s"}\n\n'
+        told, asked, logs = self.follow(busy, (502, {}, "<html>"), slow, 'data: {"\n\n', after=5)
+        self.assertEqual((told, [number for _, number in asked]), ([], ["5"] * 5))
+        for text in ("too many follow", "answers 502", "nothing was taken for 30 s", "broke"):
+            self.assertIn(text, logs)
+
+    def test_a_token_is_not_carried_elsewhere(self) -> None:
+        elsewhere = Scripted()
+        self.addCleanup(elsewhere.end)
+        service = Scripted((307, {"Location": elsewhere.url}, "{}"))
+        self.addCleanup(service.end)
+        with tempfile.NamedTemporaryFile("w") as token:
+            token.write("secret\n")
+            token.flush()
+            with self.assertRaises(candlekeep.BadRequest):
+                get_candles("EUR_USD", 5, url=service.url, token_file=token.name)
+        self.assertEqual(service.asked[0][1]["authorization"], "Bearer secret")
+        self.assertEqual(elsewhere.asked, [])
 
 
 class Source(unittest.TestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import http.server
 import json
 import os
 import pwd
@@ -13,11 +14,12 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import closing
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 BINARY = os.environ["CANDLEKEEP_BINARY"]
 REPOSITORY = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -188,6 +190,37 @@ class Server:
     def end(self) -> None:
         self.program.stop(signal.SIGINT)
         shutil.rmtree(self.folder)
+
+
+class Scripted:
+    """A service that answers what it is told to: status, headers and body, one after the other."""
+
+    def __init__(self, *answers: Tuple[int, Dict[str, str], str]) -> None:
+        left, self.asked = list(answers), []
+        asked = self.asked
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                status, headers, body = left.pop(0) if left else (404, {}, '{"error": "not_found", "reason": "over"}')
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+
+    def end(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
 
 
 class Bot(Program):
