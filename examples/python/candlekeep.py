@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -221,15 +222,15 @@ def get_candles(
             note = _fetch(source, pair, timeframe, count, len(bars) < count, wanted, within_s)
             bars, holes = source.bars(pair, timeframe, count, price)
         if not bars:
-            raise _without(NoData(f"{what}: no bar is stored yet"), note)
+            raise _noting(NoData(f"{what}: no bar is stored yet"), note)
         if complete and (holes or len(bars) < count):
-            raise _without(Incomplete(what, len(bars), count, holes), note)
+            raise _noting(Incomplete(what, len(bars), count, holes), note)
         if max_age is not None:
             max_age_s = max_age.total_seconds() if isinstance(max_age, dt.timedelta) else float(max_age)
             last = bars[-1].time
             age_s = source.age_s(pair, timeframe, last + step, source.now() if now is None else now)
             if age_s > max_age_s:
-                raise _without(Stale(what, last, age_s, max_age_s), note)
+                raise _noting(Stale(what, last, age_s, max_age_s), note)
     frame = pd.DataFrame([bar[:6] for bar in bars], columns=COLUMNS)
     times = pd.to_datetime(frame["time"], unit="s", utc=True).astype("datetime64[ns, UTC]")
     frame["time"] = times if utc else times.dt.tz_localize(None)
@@ -316,7 +317,7 @@ def _text(epoch_s: int) -> str:
     return dt.datetime.fromtimestamp(epoch_s, dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _without(error: CandlekeepError, note: str) -> CandlekeepError:
+def _noting(error: CandlekeepError, note: str) -> CandlekeepError:
     """The error, with what became of a request to fetch."""
     if note:
         error.args = (f"{error}; {note}",)
@@ -817,6 +818,10 @@ def _polled(
         f"SELECT {', '.join(names)} FROM candles WHERE seq > ? AND pair IN ({marks[0]})"
         f" AND timeframe IN ({marks[1]}) ORDER BY seq LIMIT {PAGE_MAX}"
     )
+    with _source(place) as source:
+        assert isinstance(source, _Sql)
+        for pair, timeframe in itertools.product(pairs, timeframes):
+            source.check_known(pair, timeframe)
     while True:
         with _source(place) as source:
             assert isinstance(source, _Sql)

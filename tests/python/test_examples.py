@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
@@ -16,6 +17,7 @@ from contextlib import closing
 from typing import Any, Callable, List, Type
 from unittest import mock
 
+import bot
 import candlekeep
 import pandas as pd
 import psycopg
@@ -326,6 +328,60 @@ class Stored(unittest.TestCase):
             (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
             self.assertEqual((reset.kind, reset.seq), ("reset", newest))
 
+    def test_following_what_is_unknown_is_refused(self) -> None:
+        for error, pairs, timeframes in [
+            (candlekeep.UnknownPair, ["EUR_USD", "EUR_SEK"], [5]),
+            (candlekeep.UnknownTimeframe, ["EUR_USD"], [5, 60]),
+            (ValueError, [], [5]),
+            (ValueError, ["EUR_USD"], [7]),
+        ]:
+
+            def look(url: str) -> None:
+                with self.assertRaises(error):
+                    next(follow(pairs, timeframes, url=url))
+
+            self.everywhere(look)
+
+    def test_what_is_pushed_is_what_is_polled(self) -> None:
+        (first,) = self.world.rows("SELECT max(seq) - 400 FROM candles")[0]
+
+        def look(url: str) -> List[candlekeep.Event]:
+            events = follow(["EUR_USD", "USD_JPY"], [5, 15], url=url, after=first)
+            return [next(events) for _ in range(20)]
+
+        told = self.everywhere(look)
+        self.assertEqual(told[1:], told[:-1])
+
+    def test_the_bot_decides_on_fresh_and_complete_bars_alone(self) -> None:
+        for url in self.places.values():
+            args = argparse.Namespace(url=url, count=40, max_age=None)
+            newest = {"pair": "EUR_USD", "timeframe": "5", "time": CLOSE - 300}
+            what, why = bot.consider(newest, args)
+            self.assertIn(what, ("BUY", "SELL", "HOLD"), why)
+            what, why = bot.consider({**newest, "time": CLOSE - 600}, args)
+            self.assertEqual((what, why), ("WAIT", "not the newest bar, which is that of 2024-01-12 21:55"))
+            what, why = bot.consider(newest, argparse.Namespace(url=url, count=150, max_age=None))
+            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Incomplete"))
+            with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+                what, why = bot.consider(newest, args)
+            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Stale"))
+
+    def test_the_indicators_are_those_of_the_books(self) -> None:
+        bars = get_candles("GBP_USD", 15, 60, url=self.world.file_url)
+        fast = slow = atr = before = 0.0
+        for number, bar in enumerate(bars.itertuples()):
+            reach = bar.high - bar.low
+            if number:
+                reach = max(reach, abs(bar.high - before), abs(bar.low - before))
+                fast, slow = fast + 2 / 13 * (bar.close - fast), slow + 2 / 27 * (bar.close - slow)
+                atr = (13 * atr + reach) / 14
+            else:
+                fast, slow, atr = bar.close, bar.close, reach
+            before = bar.close
+        last = bot.indicators(bars).iloc[-1]
+        for found, expected in [(last.fast, fast), (last.slow, slow), (last.atr, atr)]:
+            self.assertAlmostEqual(found, expected, places=12)
+
     def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
         blocks = readme("python")
@@ -378,12 +434,12 @@ class Live(unittest.TestCase):
         self.assertEqual(ours, {})
 
         def decided(more: int) -> None:
-            for name, bot in bots.items():
-                had = len(bot.lines())
+            for name, one in bots.items():
+                had = len(one.lines())
                 until(
-                    f"bars of the bot {name}", lambda: len(bot.lines()) >= had + more or bot.process.poll() is not None
+                    f"bars of the bot {name}", lambda: len(one.lines()) >= had + more or one.process.poll() is not None
                 )
-                self.assertIsNone(bot.process.poll(), bot.said())
+                self.assertIsNone(one.process.poll(), one.said())
 
         decided(3)
         for how in (signal.SIGTERM, signal.SIGKILL):
@@ -392,21 +448,21 @@ class Live(unittest.TestCase):
             time.sleep(2)
             self.world.programs[1] = self.world.collect(**self.variables)
             decided(4)
-        for name, bot in bots.items():
+        for name, one in bots.items():
             with self.subTest(name):
-                bot.stop(signal.SIGINT)
-                lines = bot.lines()
+                one.stop(signal.SIGINT)
+                lines = one.lines()
                 told = [(int(line[0]), pd.Timestamp(f"{line[3]} {line[4]}", tz="UTC").timestamp()) for line in lines]
                 self.assertEqual([line for line in told if line not in sorted(told)], [])
                 sql = (
                     "SELECT seq, timestamp FROM candles WHERE pair='EUR_USD' AND timeframe='5'"
                     " AND seq BETWEEN ? AND ? ORDER BY seq"
                 )
-                self.assertEqual(told, self.world.rows(sql, told[0][0], told[-1][0]), bot.said())
+                self.assertEqual(told, self.world.rows(sql, told[0][0], told[-1][0]), one.said())
                 sql = "SELECT count(*) FROM candles WHERE pair='EUR_USD' AND source='ig_rest' AND seq BETWEEN ? AND ?"
                 self.assertGreater(self.world.rows(sql, told[0][0], told[-1][0])[0][0], 0)
                 decisions = {line[6] for line in lines}
-                self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, bot.said())
+                self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, one.said())
 
 
 class Pushed(unittest.TestCase):
