@@ -42,10 +42,10 @@ FAULTS = [
 CLOSE = 1_705_096_800
 
 
-def readme(language: str) -> List[str]:
-    """The blocks of README's section on Python that are marked so."""
+def readme(language: str, title: str = "Bots in Python") -> List[str]:
+    """The blocks of a section of README that are marked so."""
     with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
-        section = file.read().split("\n## Bots in Python\n")[1].split("\n## ")[0]
+        section = file.read().split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
@@ -383,21 +383,31 @@ class Stored(unittest.TestCase):
             self.assertAlmostEqual(found, expected, places=12)
 
     def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
         blocks = readme("python")
         self.assertEqual(len(blocks), 2)
         for block, expected in zip(blocks, [readme("text")[0], "candle "]):
-            block = block.replace("http://127.0.0.1:8017", self.world.http_url)
-            done = subprocess.run(
-                [sys.executable, "-c", block],
-                cwd=self.world.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE_S,
-            )
-            self.assertEqual(done.returncode, 0, f"{block}\n{done.stderr}")
-            self.assertEqual(done.stdout[: len(expected)], expected)
+            self.assertEqual(self.run_python(block)[: len(expected)], expected)
+
+    def run_python(self, block: str) -> str:
+        """What a block of README prints, run beside the database."""
+        block = block.replace("http://127.0.0.1:8017", self.world.http_url)
+        block = block.replace("host=db.example dbname=candles user=bot", self.server_url)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
+        options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE_S}
+        done = subprocess.run([sys.executable, "-c", block], cwd=self.world.folder, env=environment, **options)
+        self.assertEqual(done.returncode, 0, f"{block}\n{done.stderr}")
+        return done.stdout
+
+    def test_plain_sql_in_readme_runs(self) -> None:
+        plain, frame, server = readme("python", "Read the bars")
+        told = self.run_python(f"{plain}\n{frame}\nprint(len(rows), rows[0][0], df.index[-1], df.close.dtype)")
+        self.assertEqual(told, f"100 {CLOSE - 300} 2024-01-12 21:45:00+00:00 float64\n")
+        self.assertEqual(self.run_python(f"{server}\nprint(len(rows), rows[0][0])"), f"100 {CLOSE - 300}\n")
+        (sql,) = readme("sql", "Read the bars")
+        missing, ages, new = [statement for statement in sql.split(";") if statement.strip()]
+        self.assertIn(("EUR_USD", "disconnected"), {(row[0], row[3]) for row in self.world.rows(missing)})
+        self.assertEqual(len(self.world.rows(ages)), 27)
+        self.assertGreater(len(self.world.rows(new, 100)), 1_000)
 
 
 class Live(unittest.TestCase):
