@@ -160,9 +160,10 @@ fn it_tells_how_the_service_stands_in_json_and_metrics() {
         // What wants to be told more says so; a stream has no end.
         let method = if route == "/v1/stream" { "HEAD" } else { "GET" };
         let answer = ask(address, &format!("{method} {}", route.as_str().unwrap()), "");
-        let wants_more = ["missing_parameter", "unknown_fetch", "unknown_file", "other_method", "\"ready\":false"]
-            .into_iter()
-            .any(|word| answer.body.contains(word));
+        let wants_more =
+            ["missing_parameter", "unknown_fetch", "unknown_file", "other_method", "\"ready\":false"]
+                .into_iter()
+                .any(|word| answer.body.contains(word));
         assert!(answer.status == 200 || wants_more, "{route}: {answer:?}");
     }
     service.stop();

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""A bot that computes indicators on each settled bar and says what it would do. It trades nothing.
+
+    python3 bot.py EUR_USD 5 --url http://127.0.0.1:8017         bars are pushed
+    python3 bot.py EUR_USD 5 --url sqlite://candlekeep.db        the database is looked at once a second
+
+Each bar is one line. It decides on the newest bar alone, and on nothing while bars are missing or late: then it says
+why not. A service that is restarted is waited for, and what it stored meanwhile is told without a gap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any, Dict, Tuple
+
+import candlekeep
+import pandas as pd
+
+FAST, SLOW, ATR = 12, 26, 14
+
+
+def indicators(bars: pd.DataFrame) -> pd.DataFrame:
+    """The bars with two moving averages and the average true range (Wilder's)."""
+    before = bars["close"].shift()
+    ranges = [bars["high"] - bars["low"], (bars["high"] - before).abs(), (bars["low"] - before).abs()]
+    return bars.assign(
+        fast=bars["close"].ewm(span=FAST, adjust=False).mean(),
+        slow=bars["close"].ewm(span=SLOW, adjust=False).mean(),
+        atr=pd.concat(ranges, axis=1).max(axis=1).ewm(alpha=1 / ATR, adjust=False).mean(),
+    )
+
+
+def decide(bars: pd.DataFrame) -> Tuple[str, str]:
+    """What to do after the last of these bars, and why. Put your own here."""
+    told = indicators(bars)
+    last, lead = told.iloc[-1], told["fast"] - told["slow"]
+    crossed = (lead.iloc[-1] > 0) != (lead.iloc[-2] > 0)
+    why = f"fast={last.fast:.5f} slow={last.slow:.5f} atr={last.atr:.5f}"
+    if crossed and abs(lead.iloc[-1]) > 0.02 * last.atr:
+        return ("BUY" if lead.iloc[-1] > 0 else "SELL"), why
+    return "HOLD", why
+
+
+def consider(bar: Dict[str, Any], args: argparse.Namespace) -> Tuple[str, str]:
+    """A decision on one bar, from bars that are complete and fresh, or none."""
+    # The next bar is stored by then.
+    max_age = args.max_age or int(bar["timeframe"]) * 60 + 60
+    try:
+        bars = candlekeep.get_candles(
+            bar["pair"], bar["timeframe"], args.count, url=args.url, max_age=max_age, complete=True
+        )
+    except (candlekeep.Stale, candlekeep.Incomplete, candlekeep.NoData, candlekeep.Unavailable) as error:
+        return "WAIT", f"{type(error).__name__}: {error}"
+    newest = bars["time"].iloc[-1]
+    if newest != pd.Timestamp(bar["time"], unit="s"):
+        return "WAIT", f"not the newest bar, which is that of {newest:%Y-%m-%d %H:%M}"
+    return decide(bars)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("pair")
+    parser.add_argument("timeframe")
+    parser.add_argument("--url", help="database or service; default: as candlekeep.py finds it")
+    parser.add_argument("--count", type=int, default=100, help="bars to compute on (%(default)s)")
+    parser.add_argument("--max-age", type=float, help="seconds of market time (a bar's length and 60)")
+    parser.add_argument("--after", type=int, help="seq to go on from; default: what is new from now on")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    try:
+        for event in candlekeep.follow([args.pair], [args.timeframe], url=args.url, after=args.after):
+            if event.kind == "reset":
+                # Nothing is kept here from bar to bar: every decision reads its bars anew.
+                print(f"{event.seq} reset: {event.data.get('reason')}", flush=True)
+                continue
+            bar = event.data
+            what, why = consider(bar, args)
+            stamp = pd.Timestamp(bar["time"], unit="s")
+            told = "" if event.kind == "candle" else f" (revision {bar['revision']})"
+            print(
+                f"{event.seq} {bar['pair']} {bar['timeframe']} {stamp:%Y-%m-%d %H:%M}"
+                f" close={bar['close']}{told} {what} {why}",
+                flush=True,
+            )
+    except (candlekeep.CandlekeepError, ValueError) as error:
+        sys.exit(f"bot.py: {error}")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,560 @@
+"""examples/python as bots use it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from contextlib import closing
+from typing import Any, Callable, List, Type
+from unittest import mock
+
+import bot
+import candlekeep
+import pandas as pd
+import psycopg
+from candlekeep import follow, get_candles
+from pandas.testing import assert_frame_equal
+from world import BINARY, EXAMPLES, PATIENCE_S, REPOSITORY, Bot, Program, Scripted, Server, World, free_port, until
+
+#: The statement of the data contract, to the letter.
+PLAIN = (
+    "SELECT timestamp, open, high, low, close, volume FROM candles"
+    " WHERE pair=? AND timeframe=? ORDER BY timestamp DESC LIMIT ?"
+)
+#: Those looked at.
+PAIRS = ("EUR_USD", "GBP_CHF", "GBP_USD", "USD_JPY")
+#: The stream is away for half an hour, and there are no points to heal that with.
+AWAY_FROM, AWAY_TO = 1_705_051_800, 1_705_053_600
+FAULTS = [
+    {"do": "refuse_items", "pairs": ["NZD_CAD"], "after_s": 0, "times": 1000, "code": -1, "text": "no such item"},
+    {"do": "outage", "for_s": 1800, "at": "2024-01-12T09:30:00Z"},
+]
+#: The market closes for the week at this time.
+CLOSE = 1_705_096_800
+
+
+def readme(language: str, title: str = "Bots in Python") -> List[str]:
+    """The blocks of a section of README that are marked so."""
+    with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
+        section = file.read().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def epoch(text: str) -> int:
+    return int(pd.Timestamp(text, tz="UTC").timestamp())
+
+
+def setUpModule() -> None:
+    global DEMO, DEMO_URL
+    folder = tempfile.TemporaryDirectory()
+    unittest.addModuleCleanup(folder.cleanup)
+    DEMO_URL = f"sqlite:///{folder.name}/demo.db"
+    command = [BINARY, "demo", "--exit", "--database", DEMO_URL]
+    DEMO = Program(folder.name, "demo", command, env={"PATH": os.environ["PATH"]})
+    unittest.addModuleCleanup(DEMO.stop)
+
+
+def go_by_the_stream(tests: Type[unittest.TestCase]) -> None:
+    """The simulated market's time is not now."""
+    clock = mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "stream"})
+    clock.start()
+    tests.addClassCleanup(clock.stop)
+
+
+class Stored(unittest.TestCase):
+    """A day and a half up to a Friday's close, in a file, on a server, and over HTTP."""
+
+    world: World
+    server: Server
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.server = Server()
+        cls.addClassCleanup(cls.server.end)
+        market = ["--from", "2024-01-11T12:00", "--to", "2024-01-12T23:00", "--speed", "max", "--rows-per-bar", "5"]
+        cls.world = World(*market, "--wait-for-items", "27", "--allowance", "0", faults=FAULTS)
+        cls.addClassCleanup(cls.world.end)
+        cls.world.collect()
+        # The last buckets of pairs that are seldom quoted may be without a price.
+        last = "SELECT count(*) FROM candles WHERE timeframe='15' AND timestamp=? AND pair IN (?, ?, ?, ?)"
+        until("the market's close", lambda: cls.world.rows(last, CLOSE - 900, *PAIRS) == [(len(PAIRS),)])
+        cls.server_url = cls.server.database("candles")
+        cls.world.run("copy", cls.world.file_url, cls.server_url)
+        cls.places = {"file": cls.world.file_url, "server": cls.server_url, "http": cls.world.http_url}
+        go_by_the_stream(cls)
+
+    def everywhere(self, look: Callable[[str], Any]) -> List[Any]:
+        """What `look` makes of each of the three places."""
+        found = []
+        for name, url in self.places.items():
+            with self.subTest(name):
+                found.append(look(url))
+        self.assertEqual(len(found), len(self.places))
+        return found
+
+    def refused(self, error: Type[Exception], *arguments: Any, **options: Any) -> Any:
+        """The error of all three places, which say the same."""
+
+        def look(url: str) -> Any:
+            with self.assertRaises(error) as caught:
+                get_candles(*arguments, url=url, **options)
+            self.assertIs(type(caught.exception), error)
+            return caught.exception
+
+        errors = self.everywhere(look)
+        for other in errors[1:]:
+            self.assertEqual(str(other), str(errors[0]))
+        return errors[0]
+
+    def test_the_same_frame_from_file_server_and_http_is_that_of_plain_sql(self) -> None:
+        for pair, timeframe, count in [("EUR_USD", "5", 100), ("USD_JPY", "15", 40), ("GBP_CHF", "5", 5_000)]:
+            with closing(sqlite3.connect(f"file:{self.world.path}?mode=ro", uri=True)) as db:
+                plain = pd.read_sql(PLAIN, db, params=(pair, timeframe, count))
+            with psycopg.connect(self.server_url) as db:
+                rows = db.execute(PLAIN.replace("?", "%s"), (pair, timeframe, count)).fetchall()
+            self.assertEqual(rows, list(plain.itertuples(index=False, name=None)))
+            expected = plain.iloc[::-1].reset_index(drop=True).rename(columns={"timestamp": "time"})
+            expected["time"] = pd.to_datetime(expected["time"], unit="s")
+            self.assertGreater(len(expected), 30)
+            for frame in self.everywhere(lambda url: get_candles(pair, timeframe, count, url=url)):
+                assert_frame_equal(frame, expected, check_exact=True)
+                self.assertTrue(frame["time"].is_monotonic_increasing)
+
+    def test_columns_are_of_the_types_that_are_promised(self) -> None:
+        for frame in self.everywhere(lambda url: get_candles("eur/usd", "5m", 3, url=url)):
+            self.assertEqual([str(kind) for kind in frame.dtypes], ["datetime64[ns]"] + ["float64"] * 4 + ["int64"])
+            self.assertEqual(list(frame.columns), ["time", "open", "high", "low", "close", "volume"])
+            self.assertEqual(frame["time"].iloc[-1], pd.Timestamp("2024-01-12 21:55"))
+        for frame in self.everywhere(lambda url: get_candles("EURUSD", 5, 3, url=url, utc=True)):
+            self.assertEqual(frame["time"].iloc[-1], pd.Timestamp("2024-01-12 21:55", tz="UTC"))
+
+    def test_bid_and_ask_are_those_of_the_table(self) -> None:
+        for side in ("bid", "ask"):
+            names = ", ".join(f"{side}_{name}" for name in ("open", "high", "low", "close"))
+            sql = f"SELECT {names} FROM candles WHERE pair='GBP_USD' AND timeframe='5' ORDER BY timestamp DESC LIMIT 50"
+            rows = self.world.rows(sql)[::-1]
+            for frame in self.everywhere(lambda url: get_candles("GBP_USD", 5, 50, url=url, price=side)):
+                self.assertEqual(list(frame[["open", "high", "low", "close"]].itertuples(index=False, name=None)), rows)
+
+    def gap(self) -> Any:
+        """What the outage has cost a pair: rows that were under way when it began may be lost with it."""
+        sql = "SELECT from_ts, to_ts FROM coverage WHERE pair='EUR_USD' AND timeframe='5' AND reason='disconnected'"
+        ((start, end),) = self.world.rows(sql)
+        self.assertLessEqual(start, AWAY_FROM)
+        self.assertGreaterEqual(end, AWAY_TO)
+        return candlekeep.Hole(start, end, "missing", "disconnected")
+
+    def test_what_is_missing_is_named_with_its_reason(self) -> None:
+        gap = self.gap()
+        for timeframe, count in [("5", 150), ("15", 50)]:
+            with self.subTest(timeframe):
+                error = self.refused(candlekeep.Incomplete, "EUR_USD", timeframe, count, complete=True)
+                self.assertEqual(error.stored, count)
+                self.assertEqual([hole for hole in error.holes if hole.reason == "disconnected"], [gap])
+                times = [f"{pd.Timestamp(edge, unit='s'):%Y-%m-%d %H:%M} UTC" for edge in gap[:2]]
+                self.assertIn(f"{times[0]} to {times[1]} is missing (disconnected)", str(error))
+
+    def test_bars_behind_a_hole_are_complete(self) -> None:
+        seconds = CLOSE - self.gap().end
+        for timeframe, count in [("5", seconds // 300), ("15", seconds // 900)]:
+            frames = self.everywhere(lambda url: get_candles("EUR_USD", timeframe, count, url=url, complete=True))
+            self.assertEqual([len(frame) for frame in frames], [count] * 3)
+
+    def test_fewer_bars_than_asked_for_are_incomplete(self) -> None:
+        error = self.refused_alike(candlekeep.Incomplete, "EUR_USD", "5", 2_000, complete=True)
+        self.assertRegex(str(error), "only [0-9]+ of 2000 bars are stored; ")
+
+    def refused_alike(self, error: Type[Exception], *arguments: Any, **options: Any) -> Any:
+        """The same where the texts may differ."""
+
+        def look(url: str) -> Any:
+            with self.assertRaises(error) as caught:
+                get_candles(*arguments, url=url, **options)
+            return caught.exception
+
+        return self.everywhere(look)[0]
+
+    def test_old_bars_are_stale_and_those_before_a_closed_market_are_not(self) -> None:
+        now = {name: epoch(f"2024-01-{time}") for name, time in [("sat", "13 12:00"), ("open", "14 22:10")]}
+        look = {"complete": True, "max_age": 360}
+        self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, now=now["sat"], **look))
+        self.everywhere(lambda url: get_candles("EUR_USD", 15, 10, url=url, now=now["open"] - 300, **look))
+        self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, now=now["open"], max_age=600))
+        error = self.refused(candlekeep.Stale, "EUR_USD", 5, 10, now=now["open"], max_age=360)
+        self.assertEqual((error.last, error.age_s), (CLOSE - 300, 600))
+        self.assertIn("that of 2024-01-12 21:55 UTC, which ended 600 s of market time ago", str(error))
+        # By the clock on the wall it is years old, and by the stream's it is new.
+        with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+            self.refused_alike(candlekeep.Stale, "EUR_USD", 5, 10, max_age=pd.Timedelta(days=1))
+        self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, max_age=0))
+
+    def test_an_unknown_pair_lists_the_known_ones(self) -> None:
+        error = self.refused(candlekeep.UnknownPair, "EUR_SEK", "5")
+        self.assertEqual(len(error.known), 28)
+        self.assertIn("NZD_CAD", error.known)
+        error = self.refused(candlekeep.UnknownTimeframe, "EUR_USD", "30")
+        self.assertEqual(error.known, ["5", "15"])
+
+    def test_a_pair_without_bars_has_no_data(self) -> None:
+        error = self.refused(candlekeep.NoData, "NZD_CAD", "5", complete=True, max_age=0)
+        self.assertEqual(str(error), "NZD_CAD 5: no bar is stored yet")
+
+    def test_nonsense_is_named(self) -> None:
+        for arguments, options in [
+            (("EUR", 5), {}),
+            (("EUR_USD", 7), {}),
+            (("EUR_USD", 5, 0), {}),
+            (("EUR_USD", 5), {"price": "last"}),
+        ]:
+            self.refused(ValueError, *arguments, **options)
+        with self.assertRaisesRegex(ValueError, "not an address"):
+            get_candles("EUR_USD", 5, url="mysql://x")
+        with self.assertRaisesRegex(ValueError, "at most 10000"):
+            get_candles("EUR_USD", 5, 10_001, url=self.world.http_url)
+
+    def test_a_place_that_is_not_there_is_named(self) -> None:
+        for url, text in [
+            (f"sqlite:///{self.world.folder}/other.db", "there is no database .*/other.db; "),
+            (f"http://127.0.0.1:{free_port()}", "does not answer: .*refused"),
+            (f"postgres://x@127.0.0.1:{free_port()}/x", "PostgreSQL does not answer: .*refused"),
+            (self.server.url("nowhere"), 'database "nowhere" does not exist'),
+        ]:
+            with self.subTest(url), self.assertRaisesRegex(candlekeep.Unavailable, text):
+                get_candles("EUR_USD", 5, url=url)
+        self.assertFalse(os.path.exists(f"{self.world.folder}/other.db"))
+
+    def test_another_database_is_not_taken_for_ours(self) -> None:
+        path = os.path.join(self.world.folder, "foreign.db")
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE candles (pair TEXT)")
+        text = os.path.join(self.world.folder, "text.db")
+        with open(text, "w", encoding="utf-8") as file:
+            file.write("this is no database at all " * 100)
+        for url in (f"sqlite:///{path}", f"sqlite:///{text}", self.server.database("empty")):
+            with self.subTest(url), self.assertRaises(candlekeep.WrongSchema):
+                get_candles("EUR_USD", 5, url=url)
+
+    def test_a_lock_is_named_and_nothing_waits_for_ever(self) -> None:
+        path = os.path.join(self.world.folder, "locked.db")
+        self.world.run("backup", path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db, mock.patch("candlekeep.ANSWER_WITHIN_S", 0.3):
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            with self.assertRaisesRegex(candlekeep.Locked, "locked.db is locked by another process"):
+                get_candles("EUR_USD", 5, url=f"sqlite:///{path}")
+            self.assertLess(time.monotonic() - began, 10)
+
+    def test_a_reader_cannot_write_and_holds_nothing_up(self) -> None:
+        with candlekeep._source(self.world.file_url) as source:
+            with self.assertRaises(candlekeep.CandlekeepError):
+                source.rows("DELETE FROM candles")
+            with closing(sqlite3.connect(self.world.path, timeout=0, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("ROLLBACK")
+
+    def test_a_bot_of_its_own_user_may_read_and_is_told_what_it_may_not(self) -> None:
+        with psycopg.connect(self.server_url, autocommit=True) as db:
+            db.execute("CREATE ROLE stranger LOGIN")
+            db.execute("CREATE ROLE bot LOGIN")
+            # As README has it.
+            db.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bot")
+        url = self.server.url("candles", "bot")
+        self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, complete=True, max_age=0)), 10)
+        with self.assertRaisesRegex(candlekeep.Denied, "fetch_requests.*GRANT"):
+            get_candles("EUR_USD", 5, 5_000, url=url, fetch=1)
+        with psycopg.connect(self.server_url, autocommit=True) as db:
+            db.execute("GRANT SELECT, INSERT ON fetch_requests TO bot")
+        for _ in range(2):
+            with self.assertRaisesRegex(candlekeep.Incomplete, "fetched: asked after 0 s; is `candlekeep run` running"):
+                get_candles("EUR_USD", 5, 5_000, url=url, fetch=0.01, complete=True)
+        with psycopg.connect(self.server_url) as db:
+            asked = db.execute("SELECT pair, timeframe, state, to_ts - from_ts FROM fetch_requests").fetchall()
+        self.assertEqual([row[:3] for row in asked], [("EUR_USD", "5", "asked")])
+        # Five thousand bars are three weeks and a half, with weekends.
+        self.assertAlmostEqual(asked[0][3] / 86_400, 24, delta=2)
+        with self.assertRaisesRegex(candlekeep.Denied, "candles"):
+            get_candles("EUR_USD", 5, url=self.server.url("candles", "stranger"))
+
+    def test_a_token_is_presented_and_one_that_is_missing_is_named(self) -> None:
+        token = os.path.join(self.world.folder, "token")
+        with open(token, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n")
+        listen = f"127.0.0.1:{free_port()}"
+        copy = os.path.join(self.world.folder, "token.db")
+        self.world.run("backup", copy)
+        service = self.world.collect(
+            CANDLEKEEP_HTTP=listen, CANDLEKEEP_HTTP_TOKEN_FILE=token, DATABASE_URL=f"sqlite:///{copy}"
+        )
+        self.addCleanup(service.stop)
+        with self.assertRaisesRegex(candlekeep.Denied, "token_file"):
+            get_candles("EUR_USD", 5, url=f"http://{listen}")
+
+        def begun() -> bool:
+            try:
+                return len(get_candles("EUR_USD", 5, url=f"http://{listen}", token_file=token)) > 0
+            except candlekeep.Unavailable:
+                return False
+
+        until("the service with a token", begun)
+        self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=f"http://{listen}", token_file=token)), 10)
+        with mock.patch.dict(os.environ, {"CANDLEKEEP_HTTP_TOKEN_FILE": token, "CANDLEKEEP_HTTP": listen}):
+            os.environ.pop("DATABASE_URL", None)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, max_age=0)), 10)
+
+    def test_following_a_database_tells_every_bar_once_and_in_order(self) -> None:
+        sql = (
+            "SELECT seq, timestamp, close FROM candles"
+            " WHERE pair IN ('EUR_USD', 'USD_JPY') AND timeframe='5' ORDER BY seq"
+        )
+        expected = self.world.rows(sql)
+        for url in (self.world.file_url, self.server_url):
+            with mock.patch("candlekeep.PAGE_MAX", 50):
+                events = follow(["EUR_USD", "USD_JPY"], [5], url=url, after=0)
+                told = [next(events) for _ in expected]
+            self.assertEqual([(event.seq, event.data["time"], event.data["close"]) for event in told], expected)
+            self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
+            events = follow(["EUR_USD"], [5], url=url, after=10**9)
+            reset = next(events)
+            (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
+            self.assertEqual((reset.kind, reset.seq), ("reset", newest))
+
+    def test_following_what_is_unknown_is_refused(self) -> None:
+        for error, pairs, timeframes in [
+            (candlekeep.UnknownPair, ["EUR_USD", "EUR_SEK"], [5]),
+            (candlekeep.UnknownTimeframe, ["EUR_USD"], [5, 60]),
+            (ValueError, [], [5]),
+            (ValueError, ["EUR_USD"], [7]),
+        ]:
+
+            def look(url: str) -> None:
+                with self.assertRaises(error):
+                    next(follow(pairs, timeframes, url=url))
+
+            self.everywhere(look)
+
+    def test_what_is_pushed_is_what_is_polled(self) -> None:
+        (first,) = self.world.rows("SELECT max(seq) - 400 FROM candles")[0]
+
+        def look(url: str) -> List[candlekeep.Event]:
+            events = follow(["EUR_USD", "USD_JPY"], [5, 15], url=url, after=first)
+            return [next(events) for _ in range(20)]
+
+        told = self.everywhere(look)
+        self.assertEqual(told[1:], told[:-1])
+
+    def test_the_bot_decides_on_fresh_and_complete_bars_alone(self) -> None:
+        for url in self.places.values():
+            args = argparse.Namespace(url=url, count=40, max_age=None)
+            newest = {"pair": "EUR_USD", "timeframe": "5", "time": CLOSE - 300}
+            what, why = bot.consider(newest, args)
+            self.assertIn(what, ("BUY", "SELL", "HOLD"), why)
+            what, why = bot.consider({**newest, "time": CLOSE - 600}, args)
+            self.assertEqual((what, why), ("WAIT", "not the newest bar, which is that of 2024-01-12 21:55"))
+            what, why = bot.consider(newest, argparse.Namespace(url=url, count=150, max_age=None))
+            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Incomplete"))
+            with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+                what, why = bot.consider(newest, args)
+            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Stale"))
+
+    def test_the_indicators_are_those_of_the_books(self) -> None:
+        bars = get_candles("GBP_USD", 15, 60, url=self.world.file_url)
+        fast = slow = atr = before = 0.0
+        for number, bar in enumerate(bars.itertuples()):
+            reach = bar.high - bar.low
+            if number:
+                reach = max(reach, abs(bar.high - before), abs(bar.low - before))
+                fast, slow = fast + 2 / 13 * (bar.close - fast), slow + 2 / 27 * (bar.close - slow)
+                atr = (13 * atr + reach) / 14
+            else:
+                fast, slow, atr = bar.close, bar.close, reach
+            before = bar.close
+        last = bot.indicators(bars).iloc[-1]
+        for found, expected in [(last.fast, fast), (last.slow, slow), (last.atr, atr)]:
+            self.assertAlmostEqual(found, expected, places=12)
+
+    def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
+        blocks = readme("python")
+        self.assertEqual(len(blocks), 2)
+        for block, expected in zip(blocks, [readme("text")[0], "candle "]):
+            self.assertEqual(self.run_python(block)[: len(expected)], expected)
+
+    def run_python(self, block: str) -> str:
+        """What a block of README prints, run beside the database."""
+        block = block.replace("http://127.0.0.1:8017", self.world.http_url)
+        block = block.replace("host=db.example dbname=candles user=bot", self.server_url)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
+        options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE_S}
+        done = subprocess.run([sys.executable, "-c", block], cwd=self.world.folder, env=environment, **options)
+        self.assertEqual(done.returncode, 0, f"{block}\n{done.stderr}")
+        return done.stdout
+
+    def test_plain_sql_in_readme_runs(self) -> None:
+        plain, frame, server = readme("python", "Read the bars")
+        told = self.run_python(f"{plain}\n{frame}\nprint(len(rows), rows[0][0], df.index[-1], df.close.dtype)")
+        self.assertEqual(told, f"100 {CLOSE - 300} 2024-01-12 21:45:00+00:00 float64\n")
+        self.assertEqual(self.run_python(f"{server}\nprint(len(rows), rows[0][0])"), f"100 {CLOSE - 300}\n")
+        (sql,) = readme("sql", "Read the bars")
+        missing, ages, new = [statement for statement in sql.split(";") if statement.strip()]
+        self.assertIn(("EUR_USD", "disconnected"), {(row[0], row[3]) for row in self.world.rows(missing)})
+        self.assertEqual(len(self.world.rows(ages)), 27)
+        self.assertGreater(len(self.world.rows(new, 100)), 1_000)
+
+
+class Live(unittest.TestCase):
+    """A market at three hundred times its speed: a 5-minute bar a second."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        market = ["--from", "2024-01-16T08:00", "--speed", "300", "--rows-per-bar", "20", "--seed", "3"]
+        cls.world = World(*market, "--allowance", "100000", "--requests-per-minute", "100000")
+        cls.addClassCleanup(cls.world.end)
+        cls.variables = {"CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000", "CANDLEKEEP_HISTORY_DEPTH": "120"}
+        cls.service = cls.world.collect(**cls.variables)
+        sql = "SELECT count(*) FROM candles WHERE timeframe='5' AND pair='EUR_USD' AND source='websocket'"
+        until("bars off the stream", lambda: cls.world.rows(sql) > [(1,)])
+        go_by_the_stream(cls)
+
+    def test_what_is_missing_is_fetched(self) -> None:
+        for url, pair in ((self.world.file_url, "EUR_CHF"), (self.world.http_url, "EUR_JPY")):
+            with self.subTest(url):
+                until("the first bars", lambda: len(get_candles(pair, 5, 300, url=url)) >= 120)
+                with self.assertRaises(candlekeep.Incomplete):
+                    get_candles(pair, 5, 300, url=url, complete=True)
+                bars = get_candles(pair, 5, 300, url=url, complete=True, fetch=30)
+                self.assertEqual(len(bars), 300)
+
+    def test_bots_lose_and_double_no_bar_while_the_service_is_stopped_and_killed(self) -> None:
+        # As README has it.
+        ours = {"http://127.0.0.1:8017": self.world.http_url, "sqlite://candlekeep.db": self.world.file_url}
+        bots = {}
+        for line in readme("sh")[-1].splitlines():
+            python, script, *arguments, url = line.split()
+            self.assertEqual((python, script), ("python3", "examples/python/bot.py"))
+            bots[url] = Bot(self.world, f"bot {len(bots)}", *arguments, ours.pop(url))
+        self.assertEqual(ours, {})
+
+        def decided(more: int) -> None:
+            for name, one in bots.items():
+                had = len(one.lines())
+                until(
+                    f"bars of the bot {name}", lambda: len(one.lines()) >= had + more or one.process.poll() is not None
+                )
+                self.assertIsNone(one.process.poll(), one.said())
+
+        decided(3)
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            self.world.programs[1].stop(how)
+            # Bars that nobody sees, to be healed: the market goes on.
+            time.sleep(2)
+            self.world.programs[1] = self.world.collect(**self.variables)
+            decided(4)
+        for name, one in bots.items():
+            with self.subTest(name):
+                one.stop(signal.SIGINT)
+                lines = one.lines()
+                told = [(int(line[0]), pd.Timestamp(f"{line[3]} {line[4]}", tz="UTC").timestamp()) for line in lines]
+                self.assertEqual([line for line in told if line not in sorted(told)], [])
+                sql = (
+                    "SELECT seq, timestamp FROM candles WHERE pair='EUR_USD' AND timeframe='5'"
+                    " AND seq BETWEEN ? AND ? ORDER BY seq"
+                )
+                self.assertEqual(told, self.world.rows(sql, told[0][0], told[-1][0]), one.said())
+                sql = "SELECT count(*) FROM candles WHERE pair='EUR_USD' AND source='ig_rest' AND seq BETWEEN ? AND ?"
+                self.assertGreater(self.world.rows(sql, told[0][0], told[-1][0])[0][0], 0)
+                decisions = {line[6] for line in lines}
+                self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, one.said())
+
+
+class Pushed(unittest.TestCase):
+    """The event stream of a service that does as it is told."""
+
+    def follow(self, *answers: Any, after: Any = None) -> Any:
+        """What is told until the service says 404, and what it was asked."""
+        service = Scripted(*((200, {}, answer) if isinstance(answer, str) else answer for answer in answers))
+        self.addCleanup(service.end)
+        told = []
+        with (
+            mock.patch("candlekeep.PAUSES_S", (0.01, 0.02)),
+            self.assertLogs("candlekeep", "WARNING") as logs,
+            self.assertRaisesRegex(candlekeep.BadRequest, "over"),
+        ):
+            for event in follow(["EUR_USD", "usd/jpy"], ["5m", 15], url=service.url, after=after):
+                told.append((event.kind, event.seq, event.data.get("close", event.data.get("reason"))))
+        asked = [(path, headers.get("last-event-id")) for path, headers in service.asked]
+        return told, asked, "\n".join(logs.output)
+
+    def test_it_goes_on_after_the_last_whole_event(self) -> None:
+        told, asked, _ = self.follow(
+            "retry: 2000\nid: 7\n: what is stored after 7 follows\n\n",
+            'event: candle\nid: 8\ndata: {"close": 1.5}\n\nevent: candle\nid: 9\ndata: {"close": 1.',
+            ': keepalive\r\n\r\nevent: candle\r\nid: 8\r\ndata: {"close": 1.5}\r\n\r\n'
+            'event: revision\r\nid: 9\r\ndata: {"close":\r\ndata:1.6}\r\n\r\n',
+            "id: 12\n: keepalive\n\n",
+        )
+        self.assertEqual(told, [("candle", 8, 1.5), ("revision", 9, 1.6)])
+        path = "/v1/stream?pairs=EUR_USD,USD_JPY&timeframes=5,15"
+        self.assertEqual(asked, [(path, None), (path, "7"), (path, "8"), (path, "9"), (path, "12")])
+
+    def test_a_reset_is_told_and_followed(self) -> None:
+        reset = 'event: reset\nid: 3\ndata: {"error": "unknown_id", "reason": "another database", "seq": 3}\n\n'
+        told, asked, _ = self.follow(reset + 'event: candle\nid: 4\ndata: {"close": 2}\n\n', after=90)
+        self.assertEqual(told, [("reset", 3, "another database"), ("candle", 4, 2)])
+        self.assertEqual([number for _, number in asked], ["90", "4"])
+
+    def test_what_may_pass_is_waited_for(self) -> None:
+        busy = (503, {"Content-Type": "application/json"}, '{"error": "busy", "reason": "too many follow"}')
+        slow = 'event: error\ndata: {"error": "slow", "reason": "nothing was taken for 30 s"}\n\n'
+        told, asked, logs = self.follow(busy, (502, {}, "<html>"), slow, 'data: {"\n\n', after=5)
+        self.assertEqual((told, [number for _, number in asked]), ([], ["5"] * 5))
+        for text in ("too many follow", "answers 502", "nothing was taken for 30 s", "broke"):
+            self.assertIn(text, logs)
+
+    def test_a_token_is_not_carried_elsewhere(self) -> None:
+        elsewhere = Scripted()
+        self.addCleanup(elsewhere.end)
+        service = Scripted((307, {"Location": elsewhere.url}, "{}"))
+        self.addCleanup(service.end)
+        with tempfile.NamedTemporaryFile("w") as token:
+            token.write("secret\n")
+            token.flush()
+            with self.assertRaises(candlekeep.BadRequest):
+                get_candles("EUR_USD", 5, url=service.url, token_file=token.name)
+        self.assertEqual(service.asked[0][1]["authorization"], "Bearer secret")
+        self.assertEqual(elsewhere.asked, [])
+
+
+class Source(unittest.TestCase):
+    """The files as they are."""
+
+    def test_the_examples_are_python_3_9(self) -> None:
+        for name in ("candlekeep.py", "bot.py"):
+            with open(os.path.join(EXAMPLES, name), encoding="utf-8") as file:
+                ast.parse(file.read(), name, feature_version=(3, 9))
+
+
+class TheDemo(unittest.TestCase):
+    """It takes the longest, so it is begun before all else and looked at last."""
+
+    def test_what_it_prints_for_pandas_runs(self) -> None:
+        self.assertEqual(DEMO.process.wait(120), 0, DEMO.said())
+        (line,) = re.findall(r"^ *python3 -c (\".*\")$", DEMO.said(), re.MULTILINE)
+        options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE_S}
+        shown = subprocess.run(f"{sys.executable} -c {line}", shell=True, **options)
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        self.assertEqual(shown.stdout.count("\n"), 6)
+        for close in get_candles("EUR_USD", 5, 5, url=DEMO_URL)["close"]:
+            self.assertIn(f" {close:.6f} ", shown.stdout.replace("\n", " \n"))
+
+
+if __name__ == "__main__":
+    unittest.main()
