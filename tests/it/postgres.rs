@@ -199,9 +199,12 @@ impl Server {
         let Some(mut keeper) = self.keeper.take() else { return };
         // A process that is stopped ends by nothing but the last of these.
         self.signal(Signal::CONT);
+        let processes = self.processes();
         // A shell that is gone has nothing to stop.
         let _ = keeper.stdin.take().map(|mut input| writeln!(input, "{signal}"));
         keeper.wait().unwrap();
+        // One whose first process was killed may answer a last question before it sees that.
+        wait_gone(&processes);
     }
 
     /// Kills all of it at once, which leaves a crash to recover from.
@@ -211,16 +214,7 @@ impl Server {
         let processes = self.processes();
         self.signal(Signal::KILL);
         self.stop("KILL");
-        // A new server does not start beside any of them.
-        let lives = |pid: &Pid| {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
-        };
-        while processes.iter().any(lives) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_gone(&processes);
     }
 
     /// Sends a signal to the server's processes, that is stops or continues them.
@@ -314,6 +308,17 @@ impl Session {
     /// Runs statements in it.
     pub fn run(&self, statements: &str) {
         self.runtime.block_on(self.client.batch_execute(statements)).unwrap();
+    }
+}
+
+/// Waits until none of them lives: a new server does not start beside any.
+fn wait_gone(processes: &[Pid]) {
+    let lives = |pid: &Pid| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    };
+    while processes.iter().any(lives) {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
