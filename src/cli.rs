@@ -1,9 +1,10 @@
 //! Arguments to [`Command`], and nothing else.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -63,6 +64,28 @@ pub struct Global {
     /// Database, for example sqlite://candlekeep.db; else DATABASE_URL or what the file says
     #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     pub database: Option<String>,
+    /// Colours: where stdout or stderr is a terminal and NO_COLOR is not set, always, or never
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto, help_heading = "Output")]
+    pub color: ColorChoice,
+}
+
+/// Whether a command line asks for colours, before it is read as a whole: the explanation of a wrong one has colours too.
+pub fn color_of(arguments: impl IntoIterator<Item = OsString>) -> ColorChoice {
+    let mut chosen = ColorChoice::Auto;
+    let mut is_next = false;
+    for argument in arguments {
+        let argument = argument.to_string_lossy();
+        let value = match (is_next, argument.strip_prefix("--color")) {
+            (true, _) => Some(argument.as_ref()),
+            (false, Some(rest)) => rest.strip_prefix('='),
+            (false, None) => None,
+        };
+        is_next = !is_next && argument == "--color";
+        if let Some(value) = value.and_then(|value| value.parse().ok()) {
+            chosen = value;
+        }
+    }
+    chosen
 }
 
 impl From<Global> for Flags {
@@ -164,11 +187,15 @@ creates a database and never asks IG for anything. Times are UTC; a bar is named
 --fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
 else by logging in. What cannot be had now is said on stderr, and the exit code is 3.
 
+--chart draws them as candlesticks, as many as the terminal has room for where nobody says how many. Missing bars and \
+closed hours are shown as such.
+
 --as-of TIME prints the bars as a reader would have seen them at that time: a bar that was corrected since \
 with its value of then, and none that was first stored later, so that a backtest knows no more than a bot did.",
         after_help = "\
 Examples:
   candlekeep candles EUR_USD 5 --count 20
+  candlekeep candles EUR_USD 15 --chart
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
   candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json
   candlekeep candles EUR_USD 5 --count 12 --as-of 2026-01-05T12:00
@@ -275,10 +302,15 @@ Examples:
         long_about = "\
 Reads the database, also while `run` writes to it, and asks IG for nothing: how the stream stood when it \
 last changed, the last bar of every pair and its age, how many buckets are missing, the last breaks of \
-the stream, and what the service has found out about IG that nobody has documented.",
+the stream, and what the service has found out about IG that nobody has documented.
+
+--watch shows it anew every two seconds, in place, until Ctrl-C. Where stdout is no terminal one report follows the \
+other: with --format json a line each.",
         after_help = "\
 Examples:
   candlekeep status
+  candlekeep status --watch
+  candlekeep status --watch=10 --format json       # a line every 10 seconds, for programs
   candlekeep status --format json"
     )]
     Status(Status),
@@ -500,6 +532,16 @@ pub enum FileFormat {
 /// Arguments of `status`.
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// Show it anew every so many seconds, until Ctrl-C [default: 2]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..=3600),
+        value_name = "SECONDS"
+    )]
+    pub watch: Option<u16>,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,
@@ -573,6 +615,9 @@ pub struct Demo {
     /// Market seconds per second, or "max" for as fast as it goes
     #[arg(long, default_value = "max", value_name = "N|max")]
     pub speed: Speed,
+    /// Output format of what it proved
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// Arguments of `simulate`.
@@ -657,6 +702,9 @@ pub struct Init {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// Arguments of `candles`.
@@ -686,6 +734,9 @@ pub struct Candles {
     /// Have what is missing of them fetched first, inside the allowance
     #[arg(long)]
     pub fetch: bool,
+    /// Draw candlesticks, as many as there is room for
+    #[arg(long, conflicts_with = "format")]
+    pub chart: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,

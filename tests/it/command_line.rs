@@ -136,7 +136,8 @@ fn a_wrong_configuration_is_78() {
 
 #[test]
 fn what_may_pass_is_1() {
-    let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, --database names another";
+    let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, `candlekeep demo` one \
+                  without an account; --database, DATABASE_URL or database.url names another";
     refused("candles EUR_USD 5", &[], &[], 1, absent);
     refused(
         "init",

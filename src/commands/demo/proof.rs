@@ -1,7 +1,10 @@
 //! What is in the database, compared with what really happened in the simulated market.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::domain::{Calendar, Pair, Reason, State, Timeframe, Timestamp};
@@ -50,6 +53,40 @@ impl Findings {
                 .per_timeframe
                 .iter()
                 .all(|compared| compared.stored > 0 && compared.different == 0 && compared.missing == 0)
+    }
+
+    /// The same for programs.
+    pub fn json(&self, config: &Config) -> Value {
+        let bars: Vec<Value> = self
+            .per_timeframe
+            .iter()
+            .map(|compared| {
+                json!({
+                    "timeframe": compared.timeframe.as_str(),
+                    "stored": compared.stored,
+                    "derived": compared.derived,
+                    "different": compared.different,
+                    "missing": compared.missing,
+                })
+            })
+            .collect();
+        let buckets: BTreeMap<&str, i64> =
+            self.coverage.iter().map(|(state, buckets)| (state.as_str(), *buckets)).collect();
+        json!({
+            "ok": self.is_sound(),
+            "database": config.database.to_string(),
+            "took_ms": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            "rows": self.rows,
+            "stream_sessions": self.stream_sessions,
+            "rest_requests": self.rest_requests,
+            "points": self.points_spent,
+            "bars": bars,
+            "buckets": buckets,
+            "buckets_missed": self.buckets_missed,
+            "buckets_left": self.left,
+            "differences": self.differences.iter().take(SHOWN_MAX).collect::<Vec<_>>(),
+            "differences_count": self.differences.len(),
+        })
     }
 }
 
