@@ -3,7 +3,7 @@
 //! The crate that draws the demonstration's table measures no coloured text, unless it brings a whole library for
 //! terminals along; and it drops no columns.
 
-use super::margin::{hang, width};
+use super::margin::{TEXT_MIN, hang, width};
 use super::paint::{FAINT, paint};
 
 /// Between two columns.
@@ -12,8 +12,8 @@ const GAP: usize = 2;
 const BESIDE: usize = 4;
 /// Tables beside each other, at most.
 const BESIDE_MAX: usize = 3;
-/// Narrower columns are not folded, since nobody could read them.
-const FOLDED_MIN: usize = 24;
+/// Where it begins there.
+const BELOW_AT: usize = 4;
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
@@ -61,21 +61,27 @@ impl Grid {
     }
 
     /// The lines, each without spaces at its end. What is too wide goes without its extra columns, last first; then the
-    /// last column is folded, if it is one of words.
+    /// last column is folded, or goes below the others, if it is one of words.
     pub fn lines(&self, columns: Option<usize>) -> Vec<String> {
         let shown = self.shown(columns);
         let mut lines = Vec::with_capacity(self.rows.len() + 1);
         let widths = self.widths();
         let header: Vec<String> = self.columns.iter().map(|column| paint(FAINT, column.name)).collect();
         let last_at: usize = shown.iter().rev().skip(1).map(|index| widths[*index] + GAP).sum();
-        let folds = shown.last().is_some_and(|last| !self.columns[*last].is_number);
+        let last = shown.last().copied().filter(|last| !self.columns[*last].is_number);
+        let is_too_wide = columns.is_some_and(|columns| self.wide(&shown, &widths) > columns);
         for cells in std::iter::once(&header).chain(&self.rows) {
-            let line = self.line(cells, &shown, &widths);
-            match columns {
-                Some(columns) if folds && columns >= last_at + FOLDED_MIN => {
-                    lines.extend(hang(&line, last_at, Some(columns)).lines().map(str::to_owned));
+            match (columns, last) {
+                (Some(columns), Some(_)) if is_too_wide && columns >= last_at + TEXT_MIN => {
+                    let line = self.line(cells, &shown, &widths);
+                    lines.extend(folded(&line, last_at, columns));
                 }
-                _ => lines.push(line),
+                (Some(columns), Some(last)) if is_too_wide => {
+                    lines.push(self.line(cells, &shown[..shown.len() - 1], &widths));
+                    let below = format!("{}{}", " ".repeat(BELOW_AT), cells[last]);
+                    lines.extend(folded(&below, BELOW_AT, columns));
+                }
+                _ => lines.push(self.line(cells, &shown, &widths)),
             }
         }
         lines
@@ -140,6 +146,10 @@ impl Grid {
     }
 }
 
+fn folded(line: &str, indent: usize, columns: usize) -> Vec<String> {
+    hang(line, indent, Some(columns)).lines().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,8 +197,18 @@ mod tests {
                 "GBP_USD     1200  IG has none",
             ]
         );
-        // Narrower than anybody could read: as it is.
-        assert_eq!(plain(&holes().lines(Some(20))).len(), 3);
+        assert_eq!(
+            plain(&holes().lines(Some(30))),
+            [
+                "pair     buckets",
+                "    why",
+                "EUR_USD        3",
+                "    no price was seen on the",
+                "    stream",
+                "GBP_USD     1200",
+                "    IG has none",
+            ]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 /// Narrower texts are not folded, since nobody could read them.
-const TEXT_MIN: usize = 24;
+pub const TEXT_MIN: usize = 20;
 
 /// Columns of a terminal that does not say how wide it is.
 pub const COLUMNS: usize = 80;
@@ -101,7 +101,7 @@ mod tests {
             hang(line, 10, Some(40)),
             "stream    none; was  streaming when the\n          service ended"
         );
-        assert_eq!(hang(line, 10, Some(33)), line, "too narrow for anything");
+        assert_eq!(hang(line, 10, Some(29)), line, "too narrow for anything");
         assert_eq!(hang("", 10, Some(80)), "");
         let path = format!("database  {} {}", "x".repeat(90), "y");
         assert_eq!(hang(&path, 10, Some(80)), path.replace(" y", "\n          y"));
@@ -138,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn folding_loses_nothing_and_keeps_to_the_width(
-            text in "[a-z/é]{1,12}( [a-z]{1,12}){0,20}", width in 24usize..60, indent in 0usize..20
+            text in "[a-z/é]{1,12}( [a-z]{1,12}){0,20}", width in 20usize..60, indent in 0usize..20
         ) {
             let line = format!("{:indent$}{text}", "");
             let folded = hang(&line, indent, Some(indent + width));

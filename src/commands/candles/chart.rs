@@ -91,14 +91,10 @@ impl Canvas {
         self.columns.saturating_sub(decimals + 5 + AXIS).max(COLUMNS_MIN)
     }
 
-    /// How many bars to show where nobody says: with a column between two.
-    pub fn bars(&self, pair: Pair) -> usize {
-        self.plot_columns(pair.decimals()) / 2
-    }
-
-    /// How many slots there is room for at all.
-    pub fn slots_max(&self, pair: Pair) -> usize {
-        self.plot_columns(pair.decimals())
+    /// For how many bars, and places without one, there is room: one a column, or where nobody asks for so many, with a
+    /// column between two.
+    pub fn room(&self, pair: Pair, is_asked_for: bool) -> usize {
+        self.plot_columns(pair.decimals()) / if is_asked_for { 1 } else { 2 }
     }
 }
 
@@ -459,7 +455,7 @@ mod tests {
             .collect();
         for (columns, rows) in [(60, 20), (80, 24), (120, 40), (200, 60)] {
             let canvas = Canvas { columns, rows, ..CANVAS };
-            let count = canvas.slots_max("EURUSD".parse().unwrap()).min(bars.len());
+            let count = canvas.room("EURUSD".parse().unwrap(), true).min(bars.len());
             let lines = drawn(&bars[bars.len() - count..], &canvas);
             assert!(lines.len() < rows, "{columns} x {rows}: {lines:#?}");
             assert!(lines.iter().all(|line| width(line) <= columns), "{columns} x {rows}: {lines:#?}");

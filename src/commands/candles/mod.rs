@@ -115,10 +115,10 @@ fn print(
     }
     let mut store = Store::open_read_only(&config.database)?;
     let mut count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
-    if let Some(canvas) = canvas {
+    let is_asked_for = args.count.is_some() || from.is_some();
+    let canvas = canvas.map(|canvas| (canvas, canvas.room(pair, is_asked_for)));
+    if let Some((_, room)) = canvas {
         // More than there is room for would be read in vain.
-        let room =
-            if args.count.is_some() || from.is_some() { canvas.slots_max(pair) } else { canvas.bars(pair) };
         count = count.min(room);
     }
     let query = BarQuery { from, to, count: Some(count) };
@@ -151,7 +151,7 @@ fn print(
         Some(format!("no bars of {pair} {timeframe} yet: `candlekeep status` tells whether it is collected"))
     };
     let text = match canvas {
-        Some(canvas) => drawn(args, config, &mut store, &bars, canvas)?,
+        Some((canvas, room)) => drawn(args, config, &mut store, &bars, canvas, room)?,
         None => render(&bars, args.format, args.price, width),
     };
     Ok(Printed { text, note })
@@ -164,6 +164,7 @@ fn drawn(
     store: &mut Store,
     bars: &[StoredBar],
     canvas: &Canvas,
+    room: usize,
 ) -> Result<String, Failure> {
     let Candles { pair, timeframe, .. } = *args;
     let calendar = calendar_of(store, config, pair)?;
@@ -189,7 +190,7 @@ fn drawn(
         .map(|stored| Candle { start: stored.bar.key.start, prices: doubles(stored, args.price) })
         .collect();
     let subject = Subject { pair, timeframe, price: args.price.as_str() };
-    let slots = chart::slots(&candles, timeframe, canvas.slots_max(pair), why);
+    let slots = chart::slots(&candles, timeframe, room, why);
     Ok(chart::chart(&subject, &slots, canvas))
 }
 
