@@ -200,7 +200,7 @@ fn no_line_is_longer_than_its_terminal() {
     }
     // As much as there is room for, and no more.
     let bars = |columns| plain(&shown(folder.path(), "candles EUR_USD 5 --chart", &[], (columns, 30)));
-    assert!(bars(60).replace('\n', " ").contains(" 20 bars"), "{}", bars(60));
+    assert!(bars(60).replace("\r\n", " ").contains(" 20 bars"), "{}", bars(60));
     assert!(bars(120).contains(" 40 bars"), "{}", bars(120));
     assert!(bars(120).contains("▒ 4 missing"), "{}", bars(120));
     let dumb = shown(folder.path(), "candles EUR_USD 5 --chart", &[("TERM", "dumb")], (80, 30));
