@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -842,8 +842,15 @@ fn parse_pips(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(|pips| (0.0..=1000.0).contains(pips)).ok_or("write a number of pips such as 1.5")
 }
 
-/// Clap's explanation of a wrong command line as one line, without its usage text.
-pub fn error_line(error: &clap::Error) -> String {
+/// Clap's explanation of a wrong command line as one line, without its usage text, and which help says more: that of the
+/// command among the `words`, where there is one.
+pub fn error_line(error: &clap::Error, words: impl IntoIterator<Item = OsString>) -> String {
+    let program = Cli::command();
+    let known = |word: OsString| program.find_subcommand(word).map(|command| command.get_name().to_owned());
+    let help = match words.into_iter().skip(1).find_map(known) {
+        Some(command) => format!("`candlekeep {command} --help`"),
+        None => "--help".to_owned(),
+    };
     let text = error.to_string();
     let kept: Vec<_> = text
         .split("\n\n")
@@ -852,14 +859,16 @@ pub fn error_line(error: &clap::Error) -> String {
         .map(one_line)
         .collect();
     let line = kept.join("; ");
-    format!("{} (--help explains)", line.strip_prefix("error: ").unwrap_or(&line))
+    format!("{} ({help} explains)", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn explained(line: &str) -> String {
+        error_line(&parse(line).unwrap_err(), line.split_whitespace().map(OsString::from))
+    }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
@@ -948,10 +957,10 @@ mod tests {
             let expected = !go_together.contains(&argument.as_str());
             assert_eq!(refused.contains(&argument), expected, "{argument}");
         }
-        let error = parse("candlekeep simulate --transcript t --seed 1").unwrap_err();
         assert_eq!(
-            error_line(&error),
-            "the argument '--transcript <FILE>' cannot be used with '--seed <NUMBER>' (--help explains)"
+            explained("candlekeep simulate --transcript t --seed 1"),
+            "the argument '--transcript <FILE>' cannot be used with '--seed <NUMBER>' \
+             (`candlekeep simulate --help` explains)"
         );
     }
 
@@ -993,6 +1002,19 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_asked_for_before_the_rest_is_understood() {
+        let check = |line: &str, expected| {
+            assert_eq!(color_of(line.split_whitespace().map(OsString::from)), expected, "{line}");
+        };
+        check("candlekeep --color always candels", ColorChoice::Always);
+        check("candlekeep candels --color=never", ColorChoice::Never);
+        check("candlekeep --color", ColorChoice::Auto);
+        check("candlekeep --color blue", ColorChoice::Auto);
+        check("candlekeep --colors=never --color --color", ColorChoice::Auto);
+        check("candlekeep always", ColorChoice::Auto);
+    }
+
+    #[test]
     fn a_wrong_command_line_is_explained_in_one_line() {
         for (line, expected) in [
             (
@@ -1002,19 +1024,19 @@ mod tests {
             (
                 "candlekeep candles EUR_US 5",
                 "invalid value 'EUR_US' for '<PAIR>': not a currency pair: \"EUR_US\" \
-                 (write EUR_USD, EURUSD or EUR/USD) (--help explains)",
+                 (write EUR_USD, EURUSD or EUR/USD) (`candlekeep candles --help` explains)",
             ),
             (
                 "candlekeep candles EUR_USD 7",
                 "invalid value '7' for '<TIMEFRAME>': unknown timeframe \"7\": \
-                 use 5, 10, 15, 30 or 60 (also 5m, 1h) (--help explains)",
+                 use 5, 10, 15, 30 or 60 (also 5m, 1h) (`candlekeep candles --help` explains)",
             ),
             (
                 "candlekeep candles EUR_USD",
-                "the following required arguments were not provided: <TIMEFRAME> (--help explains)",
+                "the following required arguments were not provided: <TIMEFRAME> (`candlekeep candles --help` explains)",
             ),
         ] {
-            assert_eq!(error_line(&parse(line).unwrap_err()), expected);
+            assert_eq!(explained(line), expected);
         }
     }
 }

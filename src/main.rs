@@ -38,7 +38,7 @@ fn explain(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             Exit::Usage.into()
         }
-        _ => leave(&Failure::usage(cli::error_line(error))),
+        _ => leave(&Failure::usage(cli::error_line(error, std::env::args_os()))),
     }
 }
 

@@ -297,3 +297,26 @@ impl Findings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Flags};
+
+    #[test]
+    fn programs_read_what_was_proved() {
+        let config = config::load(None, &BTreeMap::new(), &Flags::default()).unwrap();
+        let compared =
+            |missing| Compared { timeframe: Timeframe::M5, stored: 9, derived: 0, different: 0, missing };
+        let mut findings = Findings { per_timeframe: vec![compared(0)], ..Findings::default() };
+        findings.coverage = vec![(State::Stored, 9)];
+        findings.differences = vec!["x".to_owned(); SHOWN_MAX + 1];
+        let told = findings.json(&config);
+        assert_eq!((&told["ok"], &told["buckets"]["stored"]), (&json!(true), &json!(9)));
+        assert_eq!((&told["bars"][0]["timeframe"], &told["bars"][0]["stored"]), (&json!("5"), &json!(9)));
+        assert_eq!(told["differences"].as_array().unwrap().len(), SHOWN_MAX);
+        assert_eq!(told["differences_count"], SHOWN_MAX + 1);
+        findings.per_timeframe.push(compared(1));
+        assert_eq!(findings.json(&config)["ok"], false);
+    }
+}
