@@ -1,5 +1,5 @@
 //! What colours mean, everywhere the same. Pure: texts are always painted, and whoever prints them takes the colours
-//! out where nobody wants them ([`super::say`]).
+//! out where nobody wants them.
 
 use std::fmt::Display;
 

@@ -50,11 +50,11 @@ pub fn watch(
     super::on_actix(async move {
         let stop = told_to_stop();
         let mut resized = signal(SignalKind::window_change()).map_err(Failure::failed)?;
-        let screen = margin::size().map(|_| Screen::enter());
+        let screen = screen_rows().map(|_| Screen::enter());
         tokio::pin!(stop);
         loop {
-            let text = match margin::size() {
-                Some((_, rows)) if screen.is_some() => framed(&shown, rows),
+            let text = match screen_rows() {
+                Some(rows) if screen.is_some() => framed(&shown, rows),
                 _ => format!("{}\n", shown.trim_end()),
             };
             if !put(&text) {
@@ -71,11 +71,17 @@ pub fn watch(
     })
 }
 
+/// The rows of the terminal, where there is one on which the cursor can be moved.
+fn screen_rows() -> Option<usize> {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    margin::size().filter(|_| !is_dumb).map(|(_, rows)| rows)
+}
+
 /// Whether there still is somebody to show it to.
 fn put(text: &str) -> bool {
     let mut stdout = anstream::stdout();
     // Moving about is no colour: the stream would take it out where colours are not wanted.
-    if margin::size().is_some() {
+    if screen_rows().is_some() {
         let text = if super::has_colors() { text.to_owned() } else { uncoloured(text) };
         let mut raw = std::io::stdout();
         return raw.write_all(text.as_bytes()).and_then(|()| raw.flush()).is_ok();

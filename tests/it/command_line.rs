@@ -227,7 +227,17 @@ fn shells_complete_what_help_shows_and_nothing_hidden() {
         let output = candlekeep(folder.path(), &format!("completions {shell}"), &[]);
         assert_eq!(output.status.code(), Some(0), "{shell}: {}", text(&output.stderr));
         let script = text(&output.stdout);
-        for shown in ["explain", "retry-credentials", "database", "timeframes"] {
+        for shown in [
+            "explain",
+            "retry-credentials",
+            "database",
+            "timeframes",
+            "watch",
+            "chart",
+            "color",
+            "EUR_USD",
+            "GBP_JPY",
+        ] {
             assert!(script.contains(shown), "{shell}: {shown}");
         }
         assert!(!script.contains("failpoint"), "{shell}");

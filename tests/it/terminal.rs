@@ -225,6 +225,19 @@ fn what_is_watched_is_redrawn_in_place_until_it_is_told_to_end() {
 }
 
 #[test]
+fn a_terminal_without_a_cursor_has_one_report_after_the_other() {
+    let folder = folder();
+    let mut terminal = Terminal::new(70, 12);
+    let mut service = Service::spawn(
+        command(folder.path(), "status --watch=1", &[("TERM", "dumb")]).stdout(terminal.stdout()),
+    );
+    service.wait("it is told again", || terminal.so_far().matches("database ").count() >= 2);
+    assert_eq!(service.interrupt().code, Some(0));
+    let told = terminal.said();
+    assert!(!told.contains('\u{1b}'), "{told:?}");
+}
+
+#[test]
 fn where_there_is_no_terminal_one_report_follows_the_other() {
     let folder = folder();
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
