@@ -41,7 +41,7 @@ const FOUND_AT: usize = 28;
 
 /// With what lines begin, and how well that is.
 const STATES: [(&str, anstyle::Style); 12] = [
-    ("run, ", GOOD),
+    ("run", GOOD),
     ("not running", BAD),
     ("open", GOOD),
     ("closed", FAINT),

@@ -270,7 +270,7 @@ fn where_there_is_no_terminal_one_report_follows_the_other() {
 const NO_JSON: [(&str, &str); 5] = [
     ("run", "it reports by its log, which journald keeps as fields, and over HTTP"),
     ("simulate", "it serves until it is told to end, and its log tells how far it is"),
-    ("export", "what it prints is the bars, as CSV or Parquet"),
+    ("export", "what it prints is the bars, as CSV or Parquet; with --output one line says how many"),
     ("completions", "what it prints is a script"),
     ("man", "what it prints is a manual page"),
 ];
