@@ -1,9 +1,10 @@
 //! Arguments to [`Command`], and nothing else.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -63,6 +64,28 @@ pub struct Global {
     /// Database, for example sqlite://candlekeep.db; else DATABASE_URL or what the file says
     #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     pub database: Option<String>,
+    /// Colours: where stdout or stderr is a terminal and NO_COLOR is not set, always, or never
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto, help_heading = "Output")]
+    pub color: ColorChoice,
+}
+
+/// Whether a command line asks for colours, before it is read as a whole: the explanation of a wrong one has colours too.
+pub fn color_of(arguments: impl IntoIterator<Item = OsString>) -> ColorChoice {
+    let mut chosen = ColorChoice::Auto;
+    let mut is_next = false;
+    for argument in arguments {
+        let argument = argument.to_string_lossy();
+        let value = match (is_next, argument.strip_prefix("--color")) {
+            (true, _) => Some(argument.as_ref()),
+            (false, Some(rest)) => rest.strip_prefix('='),
+            (false, None) => None,
+        };
+        is_next = !is_next && argument == "--color";
+        if let Some(value) = value.and_then(|value| value.parse().ok()) {
+            chosen = value;
+        }
+    }
+    chosen
 }
 
 impl From<Global> for Flags {
@@ -164,11 +187,15 @@ creates a database and never asks IG for anything. Times are UTC; a bar is named
 --fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
 else by logging in. What cannot be had now is said on stderr, and the exit code is 3.
 
+--chart draws them as candlesticks, as many as the terminal has room for where nobody says how many. Missing bars and \
+closed hours are shown as such.
+
 --as-of TIME prints the bars as a reader would have seen them at that time: a bar that was corrected since \
 with its value of then, and none that was first stored later, so that a backtest knows no more than a bot did.",
         after_help = "\
 Examples:
   candlekeep candles EUR_USD 5 --count 20
+  candlekeep candles EUR_USD 15 --chart
   candlekeep candles eurusd 15m --price bid --format csv > eurusd.csv
   candlekeep candles EUR/USD 15 --from 2026-01-05 --to 2026-01-06T12:00 --format json
   candlekeep candles EUR_USD 5 --count 12 --as-of 2026-01-05T12:00
@@ -275,10 +302,15 @@ Examples:
         long_about = "\
 Reads the database, also while `run` writes to it, and asks IG for nothing: how the stream stood when it \
 last changed, the last bar of every pair and its age, how many buckets are missing, the last breaks of \
-the stream, and what the service has found out about IG that nobody has documented.",
+the stream, and what the service has found out about IG that nobody has documented.
+
+--watch shows it anew every two seconds, in place, until Ctrl-C. Where stdout is no terminal one report follows the \
+other: with --format json a line each.",
         after_help = "\
 Examples:
   candlekeep status
+  candlekeep status --watch
+  candlekeep status --watch=10 --format json       # a line every 10 seconds, for programs
   candlekeep status --format json"
     )]
     Status(Status),
@@ -500,6 +532,16 @@ pub enum FileFormat {
 /// Arguments of `status`.
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// Show it anew every so many seconds, until Ctrl-C [default: 2]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..=3600),
+        value_name = "SECONDS"
+    )]
+    pub watch: Option<u16>,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
     pub format: Report,
@@ -573,6 +615,9 @@ pub struct Demo {
     /// Market seconds per second, or "max" for as fast as it goes
     #[arg(long, default_value = "max", value_name = "N|max")]
     pub speed: Speed,
+    /// Output format of what it proved
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// Arguments of `simulate`.
@@ -657,6 +702,9 @@ pub struct Init {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Report::Text)]
+    pub format: Report,
 }
 
 /// Arguments of `candles`.
@@ -686,6 +734,9 @@ pub struct Candles {
     /// Have what is missing of them fetched first, inside the allowance
     #[arg(long)]
     pub fetch: bool,
+    /// Draw candlesticks, as many as there is room for
+    #[arg(long, conflicts_with = "format")]
+    pub chart: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -791,8 +842,15 @@ fn parse_pips(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(|pips| (0.0..=1000.0).contains(pips)).ok_or("write a number of pips such as 1.5")
 }
 
-/// Clap's explanation of a wrong command line as one line, without its usage text.
-pub fn error_line(error: &clap::Error) -> String {
+/// Clap's explanation of a wrong command line as one line, without its usage text, and which help says more: that of the
+/// command among the `words`, where there is one.
+pub fn error_line(error: &clap::Error, words: impl IntoIterator<Item = OsString>) -> String {
+    let program = Cli::command();
+    let known = |word: OsString| program.find_subcommand(word).map(|command| command.get_name().to_owned());
+    let help = match words.into_iter().skip(1).find_map(known) {
+        Some(command) => format!("`candlekeep {command} --help`"),
+        None => "--help".to_owned(),
+    };
     let text = error.to_string();
     let kept: Vec<_> = text
         .split("\n\n")
@@ -801,14 +859,16 @@ pub fn error_line(error: &clap::Error) -> String {
         .map(one_line)
         .collect();
     let line = kept.join("; ");
-    format!("{} (--help explains)", line.strip_prefix("error: ").unwrap_or(&line))
+    format!("{} ({help} explains)", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn explained(line: &str) -> String {
+        error_line(&parse(line).unwrap_err(), line.split_whitespace().map(OsString::from))
+    }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
@@ -897,10 +957,10 @@ mod tests {
             let expected = !go_together.contains(&argument.as_str());
             assert_eq!(refused.contains(&argument), expected, "{argument}");
         }
-        let error = parse("candlekeep simulate --transcript t --seed 1").unwrap_err();
         assert_eq!(
-            error_line(&error),
-            "the argument '--transcript <FILE>' cannot be used with '--seed <NUMBER>' (--help explains)"
+            explained("candlekeep simulate --transcript t --seed 1"),
+            "the argument '--transcript <FILE>' cannot be used with '--seed <NUMBER>' \
+             (`candlekeep simulate --help` explains)"
         );
     }
 
@@ -942,6 +1002,19 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_asked_for_before_the_rest_is_understood() {
+        let check = |line: &str, expected| {
+            assert_eq!(color_of(line.split_whitespace().map(OsString::from)), expected, "{line}");
+        };
+        check("candlekeep --color always candels", ColorChoice::Always);
+        check("candlekeep candels --color=never", ColorChoice::Never);
+        check("candlekeep --color", ColorChoice::Auto);
+        check("candlekeep --color blue", ColorChoice::Auto);
+        check("candlekeep --colors=never --color --color", ColorChoice::Auto);
+        check("candlekeep always", ColorChoice::Auto);
+    }
+
+    #[test]
     fn a_wrong_command_line_is_explained_in_one_line() {
         for (line, expected) in [
             (
@@ -951,19 +1024,19 @@ mod tests {
             (
                 "candlekeep candles EUR_US 5",
                 "invalid value 'EUR_US' for '<PAIR>': not a currency pair: \"EUR_US\" \
-                 (write EUR_USD, EURUSD or EUR/USD) (--help explains)",
+                 (write EUR_USD, EURUSD or EUR/USD) (`candlekeep candles --help` explains)",
             ),
             (
                 "candlekeep candles EUR_USD 7",
                 "invalid value '7' for '<TIMEFRAME>': unknown timeframe \"7\": \
-                 use 5, 10, 15, 30 or 60 (also 5m, 1h) (--help explains)",
+                 use 5, 10, 15, 30 or 60 (also 5m, 1h) (`candlekeep candles --help` explains)",
             ),
             (
                 "candlekeep candles EUR_USD",
-                "the following required arguments were not provided: <TIMEFRAME> (--help explains)",
+                "the following required arguments were not provided: <TIMEFRAME> (`candlekeep candles --help` explains)",
             ),
         ] {
-            assert_eq!(error_line(&parse(line).unwrap_err()), expected);
+            assert_eq!(explained(line), expected);
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The process: parse, log, do, exit.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use candlekeep::cli::{self, Cli};
+use candlekeep::commands::paint::BAD;
 use candlekeep::exit::{Exit, Failure};
 use candlekeep::{commands, logging, privacy};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    commands::choose_colors(cli::color_of(std::env::args_os()));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
@@ -36,7 +38,7 @@ fn explain(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             Exit::Usage.into()
         }
-        _ => leave(&Failure::usage(cli::error_line(error))),
+        _ => leave(&Failure::usage(cli::error_line(error, std::env::args_os()))),
     }
 }
 
@@ -44,6 +46,7 @@ fn explain(error: &clap::Error) -> ExitCode {
 fn leave(failure: &Failure) -> ExitCode {
     let priority = if logging::is_journal() { "<3>" } else { "" };
     // With stderr closed there is nobody to tell; the exit code still does.
-    let _ = writeln!(io::stderr(), "{priority}candlekeep: {failure}");
+    let _ =
+        writeln!(anstream::stderr(), "{priority}{}: {failure}", commands::paint::paint(BAD, "candlekeep"));
     failure.exit().into()
 }

@@ -1,9 +1,12 @@
 //! `candlekeep completions`: what a shell needs to complete the command line.
 
-use clap::CommandFactory as _;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, CommandFactory as _};
 
 use super::print;
 use crate::cli::{Cli, Completions};
+use crate::domain::Timeframe;
+use crate::domain::pair::MAJOR_PAIRS;
 use crate::exit::{Exit, Failure};
 
 /// Prints the shell's script.
@@ -17,9 +20,22 @@ pub fn execute(args: &Completions) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// An argument with the values that a shell may offer: the usual pairs, and all timeframes. What else is configured can be
+/// written, and a script that is made once cannot know it.
+fn with_values(argument: Arg) -> Arg {
+    let names = argument.get_value_names().unwrap_or_default();
+    let values: Vec<String> = match names {
+        [name] if name == "PAIR" => MAJOR_PAIRS.map(|pair| pair.to_string()).into(),
+        [name] if name == "TIMEFRAME" => Timeframe::ALL.iter().map(|kept| kept.as_str().to_owned()).collect(),
+        _ => return argument,
+    };
+    argument.value_parser(PossibleValuesParser::new(values))
+}
+
 /// What a shell should know of a command: the generator would offer hidden options too.
 fn shown(command: &clap::Command) -> clap::Command {
-    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned();
+    let arguments =
+        command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned().map(with_values);
     let shown = clap::Command::new(command.get_name().to_owned())
         .disable_help_subcommand(true)
         .args(arguments)

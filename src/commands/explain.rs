@@ -1,9 +1,12 @@
 //! `candlekeep explain`: where a bar came from, when, what it replaced, or why it is absent. Reads
 //! the database alone.
 
+use anstyle::Style;
 use serde_json::{Value, json};
 
+use super::margin::{self, hang};
 use super::outlook::words::counted;
+use super::paint::{BAD, NAME, WARN, paint};
 use super::{calendar_of, check_pair, say};
 use crate::cli::{Explain, Report};
 use crate::config::Config;
@@ -11,6 +14,9 @@ use crate::domain::coverage::Run;
 use crate::domain::{Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::store::{AttemptRow, Revision, RevisionKind, Spend, Store, StoredBar};
+
+/// Where the text of a line begins, behind what it is about.
+const TEXT_AT: usize = 10;
 
 /// What the database knows of one bucket.
 struct Findings {
@@ -42,7 +48,10 @@ pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };
     let findings = find(&mut store, key, &calendar)?;
     match args.format {
-        Report::Text => say(text(&findings)),
+        Report::Text => {
+            let columns = margin::columns();
+            text(&findings).lines().for_each(|line| say(hang(line, TEXT_AT, columns)));
+        }
         Report::Json => say(json(&findings)),
     }
     Ok(Exit::Done)
@@ -80,7 +89,7 @@ fn text(findings: &Findings) -> String {
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
-            key.pair,
+            paint(NAME, key.pair),
             key.timeframe,
             key.start.utc().format("%a %Y-%m-%d %H:%M"),
             key.start.plus(key.timeframe.seconds()).utc().format("%H:%M"),
@@ -88,7 +97,10 @@ fn text(findings: &Findings) -> String {
         ),
         String::new(),
     ];
-    let mut say = |name: &str, what: String| lines.push(format!("{name:<10}{what}"));
+    let mut say = |name: &str, what: String| {
+        let padding = " ".repeat(TEXT_AT.saturating_sub(name.len()));
+        lines.push(format!("{}{padding}{what}", paint(style_of(name), name)));
+    };
     match bar {
         Some(stored) => {
             say("mid", prices(stored.bar.mid().map(|mid: Mid| mid.to_string())));
@@ -154,6 +166,15 @@ fn text(findings: &Findings) -> String {
         say(name, format!("mid {values}, {} ticks, {}; {when}", revision.bar.volume, revision.bar.source));
     }
     lines.join("\n")
+}
+
+/// How well it is what a line is about.
+fn style_of(name: &str) -> Style {
+    match name {
+        "missing" | "unknown" | "absent" | "corrected" | "refused" => WARN.bold(),
+        "lost" => BAD.bold(),
+        _ => NAME,
+    }
 }
 
 fn prices([open, high, low, close]: [String; 4]) -> String {

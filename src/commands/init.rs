@@ -4,7 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cli::Init;
+use serde_json::json;
+
+use super::say;
+use crate::cli::{Init, Report};
 use crate::config;
 use crate::exit::{Exit, Failure};
 
@@ -21,11 +24,13 @@ pub fn execute(args: &Init) -> Result<Exit, Failure> {
         _ => Failure::failed(format_args!("cannot write {}: {error}", path.display())),
     })?;
     // Whoever closed stdout has the file all the same.
-    let _ = writeln!(
-        io::stdout(),
-        "wrote {}\nnext: set IG_API_KEY, IG_USERNAME and IG_PASSWORD, then `candlekeep run`",
-        path.display()
-    );
+    say(match args.format {
+        Report::Text => format!(
+            "wrote {}\nnext: set IG_API_KEY, IG_USERNAME and IG_PASSWORD, then `candlekeep run`",
+            path.display()
+        ),
+        Report::Json => json!({ "path": path }).to_string(),
+    });
     Ok(Exit::Done)
 }
 
@@ -55,7 +60,7 @@ mod tests {
     use super::*;
 
     fn init(path: &Path, force: bool) -> Result<Exit, Failure> {
-        execute(&Init { path: path.to_owned(), force })
+        execute(&Init { path: path.to_owned(), force, format: Report::Text })
     }
 
     #[test]

@@ -3,15 +3,48 @@
 use std::io::IsTerminal;
 
 /// Narrower texts are not folded, since nobody could read them.
-const TEXT_MIN: usize = 24;
+pub const TEXT_MIN: usize = 20;
 
 /// Columns of a terminal that does not say how wide it is.
-const COLUMNS: usize = 80;
+pub const COLUMNS: usize = 80;
+/// And its rows.
+pub const ROWS: usize = 24;
 
 /// Columns of the terminal that stdout is; none where it is no terminal.
 pub fn columns() -> Option<usize> {
-    let told = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
-    std::io::stdout().is_terminal().then(|| told().unwrap_or(COLUMNS))
+    size().map(|(columns, _)| columns)
+}
+
+/// Columns and rows of the terminal that stdout is; none where it is no terminal.
+pub fn size() -> Option<(usize, usize)> {
+    let stdout = std::io::stdout();
+    // One that has no size, such as a serial line, says so by zeros.
+    let told = || {
+        let (columns, rows) = terminal_size::terminal_size_of(&stdout)?;
+        (columns.0 > 0 && rows.0 > 0).then(|| (usize::from(columns.0), usize::from(rows.0)))
+    };
+    stdout.is_terminal().then(|| told().unwrap_or((COLUMNS, ROWS)))
+}
+
+/// The characters of a text that are seen, each with its place in bytes: all but what sets its colour.
+fn seen(text: &str) -> impl Iterator<Item = (usize, char)> {
+    let mut is_escape = false;
+    text.char_indices().filter(move |(_, letter)| match (is_escape, letter) {
+        (false, '\u{1b}') => {
+            is_escape = true;
+            false
+        }
+        (true, letter) => {
+            is_escape = *letter != 'm';
+            false
+        }
+        (false, _) => true,
+    })
+}
+
+/// How many columns a text takes, colours aside.
+pub fn width(text: &str) -> usize {
+    seen(text).count()
 }
 
 /// Folds a line at spaces so that it fits, under the text that begins at column `indent`. A longer word, such as a path
@@ -20,11 +53,11 @@ pub fn hang(line: &str, indent: usize, columns: Option<usize>) -> String {
     let Some(columns) = columns.filter(|columns| *columns >= indent + TEXT_MIN) else {
         return line.to_owned();
     };
-    let text_at = line.char_indices().nth(indent).map_or(line.len(), |(at, _)| at);
+    let text_at = seen(line).nth(indent).map_or(line.len(), |(at, _)| at);
     let (head, text) = line.split_at(text_at);
     let (mut folded, mut column, mut gap) = (head.to_owned(), indent, 0);
     for word in text.split(' ') {
-        let length = word.chars().count();
+        let length = width(word);
         if length > 0 && column > indent && column + gap + length > columns {
             folded.push('\n');
             folded.extend(std::iter::repeat_n(' ', indent));
@@ -68,10 +101,23 @@ mod tests {
             hang(line, 10, Some(40)),
             "stream    none; was  streaming when the\n          service ended"
         );
-        assert_eq!(hang(line, 10, Some(33)), line, "too narrow for anything");
+        assert_eq!(hang(line, 10, Some(29)), line, "too narrow for anything");
         assert_eq!(hang("", 10, Some(80)), "");
         let path = format!("database  {} {}", "x".repeat(90), "y");
         assert_eq!(hang(&path, 10, Some(80)), path.replace(" y", "\n          y"));
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let plain = "stream    none; was streaming when the service ended, long ago";
+        let painted = plain
+            .replace("stream  ", "\u{1b}[1mstream\u{1b}[0m  ")
+            .replace("when the", "\u{1b}[31mwhen the\u{1b}[0m");
+        assert_eq!(width(&painted), plain.len());
+        for columns in [34, 40, 50, 60, 70] {
+            let folded = anstream::adapter::strip_str(&hang(&painted, 10, Some(columns))).to_string();
+            assert_eq!(folded, hang(plain, 10, Some(columns)), "{columns}");
+        }
     }
 
     #[test]
@@ -92,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn folding_loses_nothing_and_keeps_to_the_width(
-            text in "[a-z/é]{1,12}( [a-z]{1,12}){0,20}", width in 24usize..60, indent in 0usize..20
+            text in "[a-z/é]{1,12}( [a-z]{1,12}){0,20}", width in 20usize..60, indent in 0usize..20
         ) {
             let line = format!("{:indent$}{text}", "");
             let folded = hang(&line, indent, Some(indent + width));

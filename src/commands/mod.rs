@@ -10,21 +10,24 @@ pub mod doctor;
 pub mod explain;
 pub mod export;
 pub mod gaps;
+mod grid;
 pub mod import;
 pub mod init;
 pub mod man;
 mod margin;
 mod market;
 pub mod outlook;
+pub mod paint;
 pub mod run;
 pub mod simulate;
 pub mod status;
+mod watch;
 mod whole_file;
 
 use std::ops::Range;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
+use anstream::ColorChoice;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
@@ -70,9 +73,10 @@ impl From<StoreError> for Failure {
     /// What somebody has to change before it can work is configuration; the rest may pass.
     fn from(error: StoreError) -> Failure {
         match error {
-            StoreError::Absent { .. } => {
-                Failure::failed(format_args!("{error}: `candlekeep run` makes one, --database names another"))
-            }
+            StoreError::Absent { .. } => Failure::failed(format_args!(
+                "{error}: `candlekeep run` makes one, `candlekeep demo` one without an account; \
+                     --database, DATABASE_URL or database.url names another"
+            )),
             StoreError::Unopenable { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NewerSchema { .. }
@@ -153,13 +157,6 @@ fn check_pair(store: &mut Store, config: &Config, pair: Pair) -> Result<(), Fail
     if is_known { Ok(()) } else { Err(Failure::usage(candles::unknown_pair(pair, config))) }
 }
 
-/// A table without lines, for people.
-fn plain_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
-    table
-}
-
 /// The span that `--from` and `--to` name.
 fn span_of(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<Range<Timestamp>, Failure> {
     match (from, to) {
@@ -186,21 +183,38 @@ fn ticking(what: &'static str, every: Duration) -> ProgressBar {
     bar
 }
 
+/// Has all that is printed follow this choice. What is to be chosen by itself follows NO_COLOR, CLICOLOR,
+/// CLICOLOR_FORCE, TERM, and whether it goes to a terminal.
+pub fn choose_colors(choice: clap::ColorChoice) {
+    let choice = match choice {
+        clap::ColorChoice::Auto => ColorChoice::Auto,
+        clap::ColorChoice::Always => ColorChoice::Always,
+        clap::ColorChoice::Never => ColorChoice::Never,
+    };
+    choice.write_global();
+}
+
+/// Whether colours are seen on stdout.
+fn has_colors() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
+}
+
 /// Prints a line to stdout. A reader that has gone away is no reason to stop.
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(anstream::stdout(), "{line}");
 }
 
 /// Prints a line for whoever looks on. A disk that is full, or a reader that is gone, is no reason to end.
 fn remark(line: impl std::fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// Prints a whole text to stdout. A reader that has seen enough is no failure, a full disk is one.
 fn print(text: &[u8]) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
+    // As it is: a manual page has no colours to be taken out.
     let mut stdout = std::io::stdout();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

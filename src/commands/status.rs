@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::grid::{Grid, numbers, words as column};
 use super::margin::{self, hang, lasting};
 use super::market::Market;
 use super::outlook::{self, Outlook, Wish, words};
-use super::{plain_table, say};
+use super::paint::{BAD, FAINT, GOOD, NAME, PLAIN, WARN, paint, paint_start};
+use super::{say, watch};
 use crate::aggregator::inference::{self, MATCHES_TO_EARN, Record};
 use crate::api::{Place, place};
 use crate::cli::{Report, Status};
@@ -38,6 +40,24 @@ const BREAKS_SHOWN: u32 = 5;
 const TEXT_AT: usize = 10;
 const BREAK_AT: usize = 6;
 const FOUND_AT: usize = 28;
+
+/// With what lines begin, and how well that is.
+const STATES: [(&str, anstyle::Style); 14] = [
+    ("run", GOOD),
+    ("not running", BAD),
+    ("open", GOOD),
+    ("closed", FAINT),
+    ("streaming", GOOD),
+    ("interrupted", WARN),
+    ("connecting", WARN),
+    ("waiting", WARN),
+    ("none", WARN),
+    ("never started", WARN),
+    ("nothing is missing", GOOD),
+    ("held up", WARN),
+    ("yes", GOOD),
+    ("no:", WARN),
+];
 
 /// What there is to tell.
 struct Findings {
@@ -89,11 +109,18 @@ struct PairState {
 /// # Errors
 /// When there is no database, or it cannot be read.
 pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
-    let findings = find(config, Clock::system().wall())?;
-    match args.format {
-        Report::Text => say(text(&findings, margin::columns()).trim_end()),
-        Report::Json => say(json(&findings)),
+    let clock = Clock::system();
+    let told = |columns| {
+        let findings = find(config, clock.wall())?;
+        Ok(match args.format {
+            Report::Text => text(&findings, columns),
+            Report::Json => json(&findings),
+        })
+    };
+    if let Some(seconds) = args.watch {
+        return watch::watch(Duration::from_secs(seconds.into()), told);
     }
+    say(told(margin::columns())?.trim_end());
     Ok(Exit::Done)
 }
 
@@ -190,7 +217,11 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
     let mut folded = |text: String, indent: usize| {
         writeln!(out, "{}", hang(&text, indent, columns)).expect("a String takes any text");
     };
-    let mut line = |text: String| folded(text, TEXT_AT);
+    // What a line is about, in front, stands out.
+    let mut line = |text: String| {
+        let (name, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+        folded(format!("{}{rest}", paint(NAME, name)), TEXT_AT);
+    };
     line(format!("database  {}", findings.database));
     if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
         line(format!(
@@ -198,9 +229,15 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
         ));
     }
     let (lease, run) = (findings.lease.as_ref(), findings.last_run.as_ref());
-    line(format!("service   {}", service_line(lease, run)));
+    line(format!("service   {}", paint_start(&service_line(lease, run), &STATES)));
+    if !lease.is_some_and(|lease| lease.alive) {
+        line(
+            "          to start it: `candlekeep run`, or `systemctl start candlekeep` where it is installed"
+                .to_owned(),
+        );
+    }
     if let Some(silent_s) = lease.and_then(|lease| lease.silent_s(findings.wall)) {
-        line(format!("          WARN: {}", no_sign_of_life(silent_s)));
+        line(format!("          {}: {}", paint(WARN, "WARN"), no_sign_of_life(silent_s)));
     }
     if let Some(run) = run.filter(|run| lease.is_some_and(|lease| lease.alive) && !run.is_running(lease)) {
         line(format!("          {}", run.in_words(lease)));
@@ -228,33 +265,42 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
     if let Some(failed) = logins_line(findings) {
         line(format!("login     {failed}"));
     }
-    line(format!("market    {}", findings.market));
-    line(format!("ready     {}", findings.readiness.in_words()));
-    line(format!("stream    {}", stream_line(findings)));
+    line(format!("market    {}", paint_start(&findings.market.to_string(), &STATES)));
+    line(format!("ready     {}", paint_start(&findings.readiness.in_words(), &STATES)));
+    line(format!("stream    {}", paint_start(&stream_line(findings), &STATES)));
     for (pair, why) in findings.stream.iter().flat_map(|stream| &stream.refused) {
-        line(format!("          {pair} is not streamed: {why}"));
+        line(format!("          {} {why}", paint(WARN, format_args!("{pair} is not streamed:"))));
     }
     line(format!("allowance {}", words::allowance(&findings.outlook)));
-    line(format!("healing   {}", healing_line(&findings.outlook)));
+    line(format!("healing   {}", paint_start(&healing_line(&findings.outlook), &STATES)));
     if let Some((since, what)) = &findings.trouble {
-        line(format!("          held up since {since}: {what}"));
+        line(format!("          {} since {since}: {what}", paint(WARN, "held up")));
     }
     for waiting in words::waiting(&findings.outlook) {
         line(format!("          {waiting}"));
     }
-    let mut table = plain_table(&["pair", "last bar (UTC)", "age", "missing 5m buckets"]);
+    let mut grid =
+        Grid::new(&[column("pair"), column("last bar (UTC)"), numbers("age").extra(), numbers("missing 5m")]);
     for (pair, state) in &findings.pairs {
         let (last, age) = match state.last_bar {
             Some(start) => (minute(start), age(findings.now.since(start.plus(Timeframe::M5.seconds())))),
             None => ("-".to_owned(), "-".to_owned()),
         };
-        let missing = state.missing.map_or("-".to_owned(), |missing| missing.to_string());
-        table.add_row([pair.to_string(), last, age, missing]);
+        let missing = match state.missing {
+            None => paint(FAINT, "-"),
+            Some(0) => paint(FAINT, 0),
+            Some(missing) => paint(WARN, missing),
+        };
+        let style = if state.last_bar.is_none() { FAINT } else { PLAIN };
+        grid.row([pair.to_string(), paint(style, last), paint(style, age), missing]);
     }
     folded(String::new(), 0);
-    table.lines().for_each(|row| folded(row, 0));
+    grid.lines_beside(columns).into_iter().for_each(|row| folded(row, 0));
     if !findings.breaks.is_empty() {
-        folded("\nlatest breaks of the stream, in which rows may have been lost:".to_owned(), 0);
+        folded(
+            format!("\n{}", paint(NAME, "latest breaks of the stream, in which rows may have been lost:")),
+            0,
+        );
         for told in &findings.breaks {
             let who = told.pair.as_deref().unwrap_or("every pair");
             folded(format!("  {} to {}  {who}  {}", told.from, told.to, told.cause), BREAK_AT);
@@ -264,7 +310,7 @@ fn text(findings: &Findings, columns: Option<usize>) -> String {
     if probes.is_none() && findings.records.is_empty() {
         return out;
     }
-    folded("\nwhat was found out about IG:".to_owned(), 0);
+    folded(format!("\n{}", paint(NAME, "what was found out about IG:")), 0);
     for (about, known) in probes.cloned().unwrap_or_default().lines() {
         folded(format!("  {about:<25} {known}"), FOUND_AT);
     }
@@ -471,6 +517,11 @@ mod tests {
     use crate::store::{AllowanceSeen, AllowanceState, Freshness, Refusals};
     use crate::supervisor::chronicle::RunEnd;
     use crate::supervisor::keeper::RoomFailures;
+
+    /// As it is read where there are no colours.
+    fn text(findings: &Findings, columns: Option<usize>) -> String {
+        anstream::adapter::strip_str(&super::text(findings, columns)).to_string()
+    }
 
     fn lease() -> LeaseState {
         LeaseState {
@@ -721,8 +772,8 @@ mod tests {
             "          held up since 2024-01-17T10:56:40Z: IG is in trouble: system.error\n",
             "          300 buckets wait for points, until Fri 2024-01-19 21:33 UTC; backfill and old holes",
             "          40 buckets wait because their incident has had its share of the week",
-            " EUR_USD  2024-01-17 09:55  60 min  3 ",
-            " EUR_CHF  -                 -       - ",
+            "EUR_USD  2024-01-17 09:55  60 min           3\n",
+            "EUR_CHF  -                      -           -\n",
             "  2024-01-17T10:00:00Z to 2024-01-17T10:00:30Z  every pair  silent for 10s\n",
             "  session recovery          not seen yet\n",
             "  demo account              rows granted: unfiltered; 57 of 200 inferred closes have matched REST\n",

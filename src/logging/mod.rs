@@ -81,8 +81,7 @@ pub fn finish() {
 
 /// The usual wishes of users (<https://no-color.org>) and of terminals that cannot.
 fn wants_colors() -> bool {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 /// Holds back what is repeated, has the rest written as lines.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders in which every decision is a function of its arguments.
-const PURE: [&str; 68] = [
+const PURE: [&str; 72] = [
     "domain",
     "tlcp",
     "aggregator/mod.rs",
@@ -42,11 +42,15 @@ const PURE: [&str; 68] = [
     "ig/session/failed.rs",
     "ig/session/complaints.rs",
     "ig/session/tokens.rs",
+    "commands/candles/chart.rs",
+    "commands/candles/render.rs",
     "commands/doctor/check.rs",
     "commands/doctor/judge",
     "commands/import/lines.rs",
     "commands/import/rows.rs",
+    "commands/grid.rs",
     "commands/market.rs",
+    "commands/paint.rs",
     "retention/mod.rs",
     "supervisor/care.rs",
     "api/asked.rs",

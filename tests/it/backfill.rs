@@ -46,7 +46,7 @@ fn wrong_bars(world: &World, pair: &str) -> usize {
 fn a_plan_asks_nothing_of_anybody() {
     let world = World::new(market(1));
     let told = ends(&world, "backfill --plan", &[], 0);
-    assert!(told.contains(" EUR_USD  5 ") && told.contains("56 requests, at most "), "{told}");
+    assert!(told.contains("\nEUR_USD   5  ") && told.contains("56 requests, at most "), "{told}");
     assert!(told.contains("10000 data points left"), "{told}");
     let stretch = ends(&world, &format!("backfill --plan --pairs EURUSD,gbpusd {}", two_hours()), &[], 0);
     assert!(stretch.contains("2 requests, at most 48 data points"), "{stretch}");

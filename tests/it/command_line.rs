@@ -136,7 +136,8 @@ fn a_wrong_configuration_is_78() {
 
 #[test]
 fn what_may_pass_is_1() {
-    let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, --database names another";
+    let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, `candlekeep demo` one \
+                  without an account; --database, DATABASE_URL or database.url names another";
     refused("candles EUR_USD 5", &[], &[], 1, absent);
     refused(
         "init",
@@ -226,7 +227,17 @@ fn shells_complete_what_help_shows_and_nothing_hidden() {
         let output = candlekeep(folder.path(), &format!("completions {shell}"), &[]);
         assert_eq!(output.status.code(), Some(0), "{shell}: {}", text(&output.stderr));
         let script = text(&output.stdout);
-        for shown in ["explain", "retry-credentials", "database", "timeframes"] {
+        for shown in [
+            "explain",
+            "retry-credentials",
+            "database",
+            "timeframes",
+            "watch",
+            "chart",
+            "color",
+            "EUR_USD",
+            "GBP_JPY",
+        ] {
             assert!(script.contains(shown), "{shell}: {shown}");
         }
         assert!(!script.contains("failpoint"), "{shell}");

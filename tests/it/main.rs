@@ -84,6 +84,8 @@ mod stream;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod terminal;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod transcript;

@@ -55,7 +55,7 @@ pub fn execute(args: &Backfill, config: Config) -> Result<Exit, Failure> {
     if args.plan {
         let outlook = look(&config, &order, true)?;
         match args.format {
-            Report::Text => say(view::text(&outlook)),
+            Report::Text => say(view::text(&outlook, super::margin::columns())),
             Report::Json => say(view::json(&outlook)),
         }
         return Ok(Exit::Done);

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::follow::Followed;
+use crate::commands::grid::{Grid, numbers, words};
+use crate::commands::margin::hang;
 use crate::commands::outlook::words::{
     allowance, allowance_json, counted, nothing_now, waiting, waiting_json,
 };
 use crate::commands::outlook::{Outlook, pair_of};
-use crate::commands::plain_table;
 use crate::domain::Timestamp;
 use crate::healer::holes::Kind;
 use crate::healer::plan::Request;
@@ -16,13 +17,20 @@ use crate::healer::plan::Request;
 const SHOWN_MAX: usize = 120;
 
 /// The plan as a table, and what it comes to.
-pub fn text(outlook: &Outlook) -> String {
+pub fn text(outlook: &Outlook, columns: Option<usize>) -> String {
     let mut out = String::new();
     let requests = &outlook.plan.requests;
     if !requests.is_empty() {
-        let mut table = plain_table(&["pair", "tf", "from (UTC)", "to", "points", "for"]);
+        let mut grid = Grid::new(&[
+            words("pair"),
+            numbers("tf"),
+            words("from (UTC)"),
+            words("to"),
+            numbers("points"),
+            words("for").extra(),
+        ]);
         for request in requests.iter().take(SHOWN_MAX) {
-            table.add_row([
+            grid.row([
                 pair_of(outlook, request.feed).to_string(),
                 request.timeframe.as_str().to_owned(),
                 time(request.span.start),
@@ -31,13 +39,14 @@ pub fn text(outlook: &Outlook) -> String {
                 purpose(request).to_owned(),
             ]);
         }
-        out = format!("{table}\n");
+        out = format!("{}\n", grid.lines(columns).join("\n"));
         if requests.len() > SHOWN_MAX {
             out += &format!("… and {} more\n", requests.len() - SHOWN_MAX);
         }
         out += "\n";
     }
-    out += &sums(outlook).join("\n");
+    let sums: Vec<String> = sums(outlook).iter().map(|line| hang(line, 0, columns)).collect();
+    out += &sums.join("\n");
     out
 }
 

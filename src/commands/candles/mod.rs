@@ -1,17 +1,21 @@
 //! `candlekeep candles`: prints stored bars, also while `run` writes. Never creates a database.
 
+mod chart;
 mod render;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 
+use self::chart::{Absent, Candle, Canvas, Subject};
 use self::render::render;
-use super::backfill;
-use crate::cli::Candles;
+use super::{backfill, has_colors, margin, remark};
+use crate::cli::{Candles, Format};
 use crate::clock::{Clock, ClockKind};
+use crate::columns::doubles;
+use crate::completeness::{Gap, calendar_of, incomplete};
 use crate::config::Config;
-use crate::domain::{Pair, Timeframe};
+use crate::domain::{Expectation, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
-use crate::store::{BarQuery, Store, StoreError};
+use crate::store::{BarQuery, Store, StoreError, StoredBar};
 
 /// Prints to stdout, and what is worth knowing besides to stderr.
 ///
@@ -19,18 +23,41 @@ use crate::store::{BarQuery, Store, StoreError};
 /// When there is no database, it cannot be read, or the pair is unknown.
 pub fn execute(args: &Candles, config: &Config) -> Result<Exit, Failure> {
     let fetched = if args.fetch { fetch(args, config)? } else { Exit::Done };
-    let stdout = io::stdout();
-    let width = if stdout.is_terminal() { terminal_size::terminal_size() } else { None };
-    let printed = print(args, config, width.map(|(width, _)| width.0))?;
+    let canvas = if args.chart { Some(canvas()) } else { None };
+    let printed = print(args, config, margin::columns(), canvas.as_ref())?;
     if let Some(note) = printed.note {
-        // A remark is not worth failing for.
-        let _ = writeln!(io::stderr(), "candlekeep: {note}");
+        remark(format_args!("candlekeep: {note}"));
     }
-    match stdout.lock().write_all(printed.text.as_bytes()).and_then(|()| io::stdout().flush()) {
+    // Only what is for people has colours, or is looked through for them.
+    let written = match args.format {
+        Format::Table => {
+            let mut stdout = anstream::stdout();
+            stdout.write_all(printed.text.as_bytes()).and_then(|()| stdout.flush())
+        }
+        Format::Csv | Format::Json => {
+            let mut stdout = io::stdout();
+            stdout.write_all(printed.text.as_bytes()).and_then(|()| stdout.flush())
+        }
+    };
+    match written {
         // A reader such as `head` that goes away has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(fetched),
         Err(error) => Err(Failure::failed(format_args!("cannot print: {error}"))),
         Ok(()) => Ok(fetched),
+    }
+}
+
+/// What there is to draw on. A file, or a program that reads, is taken for a terminal of the usual size.
+fn canvas() -> Canvas {
+    let (columns, rows) = margin::size().unwrap_or((margin::COLUMNS, margin::ROWS));
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    // Of these the first that is set decides about letters (POSIX, locale).
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
+    Canvas {
+        columns,
+        rows,
+        has_colors: has_colors(),
+        has_unicode: chart::has_unicode(locale.as_deref(), variable("TERM").as_deref()),
     }
 }
 
@@ -63,7 +90,7 @@ fn fetch(args: &Candles, config: &Config) -> Result<Exit, Failure> {
     if followed.is_complete() {
         return Ok(Exit::Done);
     }
-    let _ = writeln!(io::stderr(), "{}", backfill::ended(&followed));
+    remark(backfill::ended(&followed));
     Ok(Exit::Incomplete)
 }
 
@@ -74,7 +101,12 @@ struct Printed {
     note: Option<String>,
 }
 
-fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed, Failure> {
+fn print(
+    args: &Candles,
+    config: &Config,
+    width: Option<usize>,
+    canvas: Option<&Canvas>,
+) -> Result<Printed, Failure> {
     let Candles { pair, timeframe, from, to, as_of, .. } = *args;
     if let (Some(from), Some(to)) = (from, to)
         && from >= to
@@ -82,7 +114,13 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
         return Err(Failure::usage(format_args!("--from {from} is not before --to {to}")));
     }
     let mut store = Store::open_read_only(&config.database)?;
-    let count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
+    let mut count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
+    let is_asked_for = args.count.is_some() || from.is_some();
+    let canvas = canvas.map(|canvas| (canvas, canvas.room(pair, is_asked_for)));
+    if let Some((_, room)) = canvas {
+        // More than there is room for would be read in vain.
+        count = count.min(room);
+    }
     let query = BarQuery { from, to, count: Some(count) };
     let bars = match as_of {
         Some(at) => store.bars_as_of(pair, timeframe, &query, at)?,
@@ -100,23 +138,84 @@ fn print(args: &Candles, config: &Config, width: Option<u16>) -> Result<Printed,
         ))
     } else if let Some(at) = as_of {
         Some(format!("no bars of {pair} {timeframe} of that time were stored by {at}"))
+    } else if store.known_keys()?.is_empty() {
+        Some(format!(
+            "no bars at all in {} yet: `candlekeep run` collects them, `candlekeep demo` makes some up",
+            config.database
+        ))
     } else if from.is_some() || to.is_some() {
-        Some(format!("no bars of {pair} {timeframe} in that time"))
+        Some(format!(
+            "no bars of {pair} {timeframe} in that time: `candlekeep gaps --pairs {pair}` tells why"
+        ))
     } else {
-        Some(format!("no bars of {pair} {timeframe} yet"))
+        Some(format!("no bars of {pair} {timeframe} yet: `candlekeep status` tells whether it is collected"))
     };
-    Ok(Printed { text: render(&bars, args.format, args.price, width), note })
+    let text = match canvas {
+        Some((canvas, room)) => drawn(args, config, &mut store, &bars, canvas, room)?,
+        None => render(&bars, args.format, args.price, width),
+    };
+    Ok(Printed { text, note })
 }
+
+/// The bars as candlesticks, with what the ledger and the calendar say of those that are not there.
+fn drawn(
+    args: &Candles,
+    config: &Config,
+    store: &mut Store,
+    bars: &[StoredBar],
+    canvas: &Canvas,
+    room: usize,
+) -> Result<String, Failure> {
+    let Candles { pair, timeframe, .. } = *args;
+    let calendar = calendar_of(store, config, pair)?;
+    let span = match bars {
+        [first, .., last] => first.bar.key.start..last.bar.key.start,
+        _ => Timestamp(0)..Timestamp(0),
+    };
+    let gaps = incomplete(store, pair, timeframe, &span, &calendar)?;
+    let why = |start: Timestamp| {
+        let end = start.plus(timeframe.seconds());
+        let is_missing = |gap: &Gap| gap.span.start < end && start < gap.span.end;
+        // Beside bars of another time the ledger of today says nothing of what was there.
+        if args.as_of.is_none() && gaps.iter().any(is_missing) {
+            Absent::Missing
+        } else if calendar.expectation(start) == Expectation::Closed {
+            Absent::Closed
+        } else {
+            Absent::Quiet
+        }
+    };
+    let candles: Vec<Candle> = bars
+        .iter()
+        .map(|stored| Candle { start: stored.bar.key.start, prices: doubles(stored, args.price) })
+        .collect();
+    let subject = Subject { pair, timeframe, price: args.price.as_str() };
+    let slots = chart::slots(&candles, timeframe, room, why);
+    Ok(chart::chart(&subject, &slots, canvas))
+}
+
+/// A pair with more letters wrong is another pair. (Two that lie beside each other, turned, are one.)
+const LETTERS_OFF: usize = 1;
 
 /// Explains a pair that is neither watched nor stored.
 pub(super) fn unknown_pair(pair: Pair, config: &Config) -> String {
     let turned = format!("{}{}", pair.quote(), pair.base());
-    let hint = match config.pairs().find(|watched| watched.letters() == turned) {
+    let letters = format!("{}{}", pair.base(), pair.quote());
+    let near = || {
+        let watched =
+            config.pairs().map(|watched| (strsim::damerau_levenshtein(watched.letters(), &letters), watched));
+        watched.filter(|(distance, _)| *distance <= LETTERS_OFF).min_by_key(|(distance, _)| *distance)
+    };
+    let meant = config.pairs().find(|watched| watched.letters() == turned);
+    let hint = match meant.or_else(|| near().map(|(_, watched)| watched)) {
         Some(watched) => format!("did you mean {watched}? "),
         None => String::new(),
     };
     let watched: Vec<_> = config.pairs().map(|watched| watched.to_string()).collect();
-    format!("{pair} is not watched and has no bars; {hint}watched: {}", watched.join(", "))
+    format!(
+        "{pair} is not watched and has no bars; {hint}watched: {}; `pairs` in the configuration adds others (--help explains)",
+        watched.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -171,7 +270,7 @@ mod tests {
     }
 
     fn csv_times(line: &str, config: &Config) -> Vec<i64> {
-        let printed = print(&candles(&format!("{line} --format csv")), config, None).unwrap();
+        let printed = print(&candles(&format!("{line} --format csv")), config, None, None).unwrap();
         printed.text.lines().skip(1).map(|line| line.split(',').next().unwrap().parse().unwrap()).collect()
     }
 
@@ -202,7 +301,8 @@ mod tests {
         bar.volume = 2;
         let batch = Arc::new(FactBatch { evidence: "test".into(), facts: vec![Fact::Settled(bar)] });
         store.commit(&[batch], later).unwrap();
-        let printed = |line: &str| print(&candles(&format!("EUR_USD 5 {line}")), &config, None).unwrap();
+        let printed =
+            |line: &str| print(&candles(&format!("EUR_USD 5 {line}")), &config, None, None).unwrap();
         for format in ["table", "csv", "json"] {
             let now = printed(&format!("--format {format}")).text;
             let as_of = |at: i64| printed(&format!("--format {format} --as-of {at}")).text;
@@ -223,10 +323,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         store_bars(&config, 1);
-        let note = |line: &str| print(&candles(line), &config, None).unwrap().note;
+        let note = |line: &str| print(&candles(line), &config, None, None).unwrap().note;
         assert_eq!(note("EUR_USD 5"), None);
-        assert_eq!(note("GBP_USD 5").as_deref(), Some("no bars of GBP_USD 5 yet"));
-        assert_eq!(note("EUR_USD 5 --to 5").as_deref(), Some("no bars of EUR_USD 5 in that time"));
+        assert_eq!(
+            note("GBP_USD 5").as_deref(),
+            Some("no bars of GBP_USD 5 yet: `candlekeep status` tells whether it is collected")
+        );
+        assert_eq!(
+            note("EUR_USD 5 --to 5").as_deref(),
+            Some("no bars of EUR_USD 5 in that time: `candlekeep gaps --pairs EUR_USD` tells why")
+        );
         assert_eq!(
             note("EUR_USD 1h").as_deref(),
             Some(
@@ -240,28 +346,82 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         store_bars(&config, 1);
-        let failure = print(&candles("USD_EUR 5"), &config, None).unwrap_err();
+        let failure = print(&candles("USD_EUR 5"), &config, None, None).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let expected =
             "USD_EUR is not watched and has no bars; did you mean EUR_USD? watched: EUR_USD, GBP_USD, ";
         assert!(failure.to_string().starts_with(expected), "{failure}");
-        let failure = print(&candles("USD_SEK 5"), &config, None).unwrap_err().to_string();
+        for (typed, meant) in [("EUR_UDS", "EUR_USD"), ("EUR_USS", "EUR_USD"), ("GPB_USD", "GBP_USD")] {
+            let failure =
+                print(&candles(&format!("{typed} 5")), &config, None, None).unwrap_err().to_string();
+            let expected = format!("{typed} is not watched and has no bars; did you mean {meant}? watched: ");
+            assert!(failure.starts_with(&expected), "{failure}");
+        }
+        let failure = print(&candles("XAU_SEK 5"), &config, None, None).unwrap_err().to_string();
         assert!(
-            failure.starts_with("USD_SEK is not watched and has no bars; watched: EUR_USD, "),
+            failure.starts_with("XAU_SEK is not watched and has no bars; watched: EUR_USD, "),
             "{failure}"
         );
     }
 
     #[test]
+    fn an_empty_database_says_what_fills_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        drop(Store::open(&config.database).unwrap());
+        let printed = print(&candles("EUR_USD 5 --to 5"), &config, None, None).unwrap();
+        let note = printed.note.unwrap();
+        assert!(note.starts_with("no bars at all in sqlite://"), "{note}");
+        assert!(
+            note.ends_with(" yet: `candlekeep run` collects them, `candlekeep demo` makes some up"),
+            "{note}"
+        );
+        let unknown = print(&candles("XAU_SEK 5"), &config, None, None).unwrap_err();
+        assert_eq!(unknown.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn a_chart_shows_what_is_missing_and_as_many_bars_as_there_is_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        store_bars(&config, 40);
+        let canvas = Canvas { columns: 40, rows: 20, has_colors: true, has_unicode: true };
+        let drawn = |line: &str| {
+            let args = candles(&format!("EUR_USD 5 --chart {line}"));
+            let text = print(&args, &config, None, Some(&canvas)).unwrap().text;
+            anstream::adapter::strip_str(&text).to_string().replace('\n', " ")
+        };
+        assert!(drawn("").contains(" 14 bars: "), "{}", drawn(""));
+        assert!(drawn("--count 100").contains(" 28 bars: "), "{}", drawn("--count 100"));
+        assert!(drawn("--count 3").contains(" 3 bars: "), "{}", drawn("--count 3"));
+        assert!(!drawn("").contains("missing"), "{}", drawn(""));
+        let facts = vec![Fact::Settled(Bar {
+            key: BarKey {
+                pair: "EURUSD".parse().unwrap(),
+                timeframe: Timeframe::M5,
+                start: NINE_PM.plus(300 * 42),
+            },
+            bid: Ohlc::from_prices([Price::parse("1.3", 0).unwrap(); 4]),
+            ask: Ohlc::from_prices([Price::parse("1.3", 0).unwrap(); 4]),
+            volume: 1,
+            source: Source::Stream,
+        })];
+        let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
+        Store::open(&config.database).unwrap().commit(&[batch], NINE_PM).unwrap();
+        assert!(drawn("").contains("▒ 2 missing"), "{}", drawn(""));
+    }
+
+    #[test]
     fn no_database_is_named_and_not_created() {
         let folder = tempfile::tempdir().unwrap();
-        let failure = print(&candles("EUR_USD 5"), &config(folder.path()), None).unwrap_err();
+        let failure = print(&candles("EUR_USD 5"), &config(folder.path()), None, None).unwrap_err();
         assert_eq!(failure.exit(), Exit::Failed);
         let path = folder.path().join("c.db");
         assert_eq!(
             failure.to_string(),
             format!(
-                "no database at {}: `candlekeep run` makes one, --database names another",
+                "no database at {}: `candlekeep run` makes one, `candlekeep demo` one without an account; \
+                 --database, DATABASE_URL or database.url names another",
                 path.display()
             )
         );
@@ -272,7 +432,7 @@ mod tests {
     fn a_range_that_ends_before_it_begins_is_a_wrong_usage() {
         let folder = tempfile::tempdir().unwrap();
         let failure =
-            print(&candles("EUR_USD 5 --from 300 --to 300"), &config(folder.path()), None).unwrap_err();
+            print(&candles("EUR_USD 5 --from 300 --to 300"), &config(folder.path()), None, None).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         assert_eq!(
             failure.to_string(),

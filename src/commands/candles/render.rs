@@ -1,16 +1,17 @@
 //! Bars as text: a table for reading, CSV for spreadsheets, JSON for programs. Pure.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde::Serialize;
 
 use crate::cli::{Format, PriceSide};
 use crate::columns::{csv, doubles, texts};
+use crate::commands::grid::{Grid, numbers, words};
+use crate::commands::paint::{BAD, FAINT, GOOD, WARN, paint};
 use crate::store::StoredBar;
 
 /// The bars, oldest first, as text that ends with a line end (an empty table is no text at all).
 /// `width` is that of the terminal, in characters; a table that is wider goes without its least
 /// important columns.
-pub fn render(rows: &[StoredBar], format: Format, price: PriceSide, width: Option<u16>) -> String {
+pub fn render(rows: &[StoredBar], format: Format, price: PriceSide, width: Option<usize>) -> String {
     match format {
         Format::Table => table(rows, price, width),
         Format::Csv => csv(rows, price),
@@ -18,24 +19,38 @@ pub fn render(rows: &[StoredBar], format: Format, price: PriceSide, width: Optio
     }
 }
 
-const TABLE_COLUMNS: [&str; 8] = ["time (UTC)", "open", "high", "low", "close", "volume", "source", "rev"];
-/// Columns that a table is never without: time and prices.
-const COLUMNS_MIN: usize = 5;
-
-fn table(rows: &[StoredBar], price: PriceSide, width: Option<u16>) -> String {
+fn table(rows: &[StoredBar], price: PriceSide, width: Option<usize>) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let cells = table_cells(rows, price);
-    let mut columns = TABLE_COLUMNS.len();
-    loop {
-        let text = table_of(&cells, columns);
-        let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        if columns == COLUMNS_MIN || width.is_none_or(|width| widest <= usize::from(width)) {
-            return text + "\n";
-        }
-        columns -= 1;
+    let mut grid = Grid::new(&[
+        words("time (UTC)"),
+        numbers("open"),
+        numbers("high"),
+        numbers("low"),
+        numbers("close"),
+        numbers("volume").extra(),
+        words("source").extra(),
+        numbers("rev").extra(),
+    ]);
+    for (stored, [time, open, high, low, close, volume, source, revision]) in
+        rows.iter().zip(table_cells(rows, price))
+    {
+        let [first, .., last] = doubles(stored, price);
+        let side = if last >= first { GOOD } else { BAD };
+        let corrected = if stored.revision > 0 { WARN } else { FAINT };
+        grid.row([
+            time,
+            open,
+            high,
+            low,
+            paint(side, close),
+            volume,
+            paint(FAINT, source),
+            paint(corrected, revision),
+        ]);
     }
+    grid.lines(width).join("\n") + "\n"
 }
 
 fn table_cells(rows: &[StoredBar], price: PriceSide) -> Vec<[String; 8]> {
@@ -73,27 +88,6 @@ fn padded(mut text: String, decimals: usize) -> String {
     }
     text.extend(std::iter::repeat_n('0', decimals - have));
     text
-}
-
-fn table_of(cells: &[[String; 8]], columns: usize) -> String {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .remove_style(TableComponent::VerticalLines)
-        .remove_style(TableComponent::MiddleHeaderIntersections)
-        .set_style(TableComponent::HeaderLines, '-')
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(TABLE_COLUMNS[..columns].iter().map(Cell::new));
-    for row in cells {
-        table.add_row(row[..columns].iter().map(Cell::new));
-    }
-    for (index, column) in table.column_iter_mut().enumerate() {
-        // Numbers line up at their end, words at their beginning.
-        let words = TABLE_COLUMNS[index].starts_with("time") || TABLE_COLUMNS[index] == "source";
-        column.set_padding((0, if index + 1 == columns { 0 } else { 2 }));
-        column.set_cell_alignment(if words { CellAlignment::Left } else { CellAlignment::Right });
-    }
-    table.trim_fmt()
 }
 
 /// A bar as programs read it: the columns of table `candles` by their names, except that `open`
@@ -178,6 +172,11 @@ mod tests {
     use crate::columns::CSV_COLUMNS;
     use crate::domain::{Bar, BarKey, Ohlc, Price, Source, Timeframe, Timestamp};
 
+    /// As it is read where there are no colours.
+    fn render(rows: &[StoredBar], format: Format, price: PriceSide, width: Option<usize>) -> String {
+        anstream::adapter::strip_str(&super::render(rows, format, price, width)).to_string()
+    }
+
     fn side(prices: [&str; 4]) -> Ohlc {
         Ohlc::from_prices(prices.map(|text| Price::parse(text, 0).unwrap()))
     }
@@ -226,7 +225,6 @@ mod tests {
         assert_eq!(
             render(&two(), Format::Table, PriceSide::Mid, None),
             "time (UTC)            open      high       low     close  volume  source     rev\n\
-             --------------------------------------------------------------------------------\n\
              2020-03-08 21:00  1.304550  1.304750  1.304450  1.304650      17  websocket    0\n\
              2020-03-08 21:05  1.304745  1.304850  1.304650  1.304745      17  ig_rest      2\n"
         );

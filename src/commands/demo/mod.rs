@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::run::{sources, told_to_stop};
 use super::{remark, say};
 use crate::api::{self, Door, Place};
-use crate::cli::Demo;
+use crate::cli::{Demo, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::config::{self, Config, Flags};
 use crate::domain::{Timeframe, Timestamp};
@@ -58,32 +58,37 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         // The progress bar tells the story; warnings of a cut that is part of it would spoil it.
         log::set_max_level(log::LevelFilter::Error);
     }
-    let (options, leave) = (options(args), args.exit);
+    let (options, leave, format) = (options(args), args.exit, args.format);
     let database = database(flags);
     super::on_actix(async move {
         let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
-        say(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
-        say(format!("Simulator {}", simulator.api_url()));
-        say(format!("Database  {}", config.database));
+        // Programs read what it proved, and nothing else on stdout.
+        let tell = |line: String| if format == Report::Text { say(line) } else { remark(line) };
+        tell(format!("Market    made up, 28 pairs, {} to {}", START, START.plus(BUCKETS * STEP)));
+        tell(format!("Simulator {}", simulator.api_url()));
+        tell(format!("Database  {}", config.database));
         let signs = Signs::new(&Clock::system(), None);
         if !leave {
-            serve(&config, &signs).await?;
+            serve(&config, &signs, tell).await?;
         }
         let mut show = tokio::select! {
             show = show(&simulator, &config, signs) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
-        say(format!("\n{}", show.findings));
-        say(pandas_line(&config));
+        match format {
+            Report::Text => say(format!("\n{}", show.findings)),
+            Report::Json => say(show.findings.json(&config)),
+        }
+        tell(pandas_line(&config));
         let exit = if show.findings.is_sound() { Exit::Done } else { Exit::Failed };
         if !leave {
-            say("\nThe service is still up, and so is the simulator. Try in another terminal:");
+            tell("\nThe service is still up, and so is the simulator. Try in another terminal:".to_owned());
             // As it was called: under `cargo run` it is in nobody's PATH.
             let program = std::env::args().next().unwrap_or_else(|| "candlekeep".to_owned());
-            say(format!("  {program} --database {} candles EUR_USD 5 --count 20", config.database));
-            say("Ctrl-C ends it.");
+            tell(format!("  {program} --database {} candles EUR_USD 15 --chart", config.database));
+            tell("Ctrl-C ends it.".to_owned());
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
                 () = &mut stop => {}
@@ -138,7 +143,7 @@ struct Show {
 }
 
 /// Serves the dashboard, and says where: at the usual address, or at another where somebody has that.
-async fn serve(config: &Config, signs: &Signs) -> Result<(), Failure> {
+async fn serve(config: &Config, signs: &Signs, tell: impl Fn(String)) -> Result<(), Failure> {
     let mut config = config.clone();
     if let Some(usual) = config.http.listen
         && TcpListener::bind(usual).is_err()
@@ -152,7 +157,7 @@ async fn serve(config: &Config, signs: &Signs) -> Result<(), Failure> {
     if place.changed().await.is_ok()
         && let Place { address: Some(address), error: None, .. } = &*place.borrow()
     {
-        say(format!("Dashboard http://{address}/"));
+        tell(format!("Dashboard http://{address}/"));
     }
     Ok(())
 }

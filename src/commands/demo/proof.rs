@@ -1,7 +1,10 @@
 //! What is in the database, compared with what really happened in the simulated market.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::domain::{Calendar, Pair, Reason, State, Timeframe, Timestamp};
@@ -50,6 +53,40 @@ impl Findings {
                 .per_timeframe
                 .iter()
                 .all(|compared| compared.stored > 0 && compared.different == 0 && compared.missing == 0)
+    }
+
+    /// The same for programs.
+    pub fn json(&self, config: &Config) -> Value {
+        let bars: Vec<Value> = self
+            .per_timeframe
+            .iter()
+            .map(|compared| {
+                json!({
+                    "timeframe": compared.timeframe.as_str(),
+                    "stored": compared.stored,
+                    "derived": compared.derived,
+                    "different": compared.different,
+                    "missing": compared.missing,
+                })
+            })
+            .collect();
+        let buckets: BTreeMap<&str, i64> =
+            self.coverage.iter().map(|(state, buckets)| (state.as_str(), *buckets)).collect();
+        json!({
+            "ok": self.is_sound(),
+            "database": config.database.to_string(),
+            "took_ms": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            "rows": self.rows,
+            "stream_sessions": self.stream_sessions,
+            "rest_requests": self.rest_requests,
+            "points": self.points_spent,
+            "bars": bars,
+            "buckets": buckets,
+            "buckets_missed": self.buckets_missed,
+            "buckets_left": self.left,
+            "differences": self.differences.iter().take(SHOWN_MAX).collect::<Vec<_>>(),
+            "differences_count": self.differences.len(),
+        })
     }
 }
 
@@ -258,5 +295,28 @@ impl Findings {
         }
         self.coverage = states.into_iter().filter(|(_, buckets)| *buckets > 0).collect();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Flags};
+
+    #[test]
+    fn programs_read_what_was_proved() {
+        let config = config::load(None, &BTreeMap::new(), &Flags::default()).unwrap();
+        let compared =
+            |missing| Compared { timeframe: Timeframe::M5, stored: 9, derived: 0, different: 0, missing };
+        let mut findings = Findings { per_timeframe: vec![compared(0)], ..Findings::default() };
+        findings.coverage = vec![(State::Stored, 9)];
+        findings.differences = vec!["x".to_owned(); SHOWN_MAX + 1];
+        let told = findings.json(&config);
+        assert_eq!((&told["ok"], &told["buckets"]["stored"]), (&json!(true), &json!(9)));
+        assert_eq!((&told["bars"][0]["timeframe"], &told["bars"][0]["stored"]), (&json!("5"), &json!(9)));
+        assert_eq!(told["differences"].as_array().unwrap().len(), SHOWN_MAX);
+        assert_eq!(told["differences_count"], SHOWN_MAX + 1);
+        findings.per_timeframe.push(compared(1));
+        assert_eq!(findings.json(&config)["ok"], false);
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::commands::margin::hang;
+use crate::commands::paint::{BAD, GOOD, WARN, paint};
 
 /// Where the text of a line begins: behind level and name.
 const TEXT_AT: usize = 21;
@@ -79,7 +80,14 @@ impl Check {
             Some(mend) => format!("{state}; {mend}"),
             None => state.clone(),
         };
-        let line = format!("{:<5} {name:<14} {text}", level.shown());
+        let style = match level {
+            Level::Ok => GOOD,
+            Level::Warn => WARN,
+            Level::Fix => BAD,
+        };
+        // Padding counts characters, so it stands outside of the colour.
+        let padding = " ".repeat(5 - level.shown().len());
+        let line = format!("{}{padding} {name:<14} {text}", paint(style, level.shown()));
         hang(&line, TEXT_AT, columns)
     }
 
@@ -96,6 +104,8 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
 
     #[test]
@@ -103,13 +113,14 @@ mod tests {
         let check =
             Check::fix("database", "no such folder: /var/lib/candlekeep", "mkdir -p /var/lib/candlekeep");
         let line = "FIX   database       no such folder: /var/lib/candlekeep; mkdir -p /var/lib/candlekeep";
-        assert_eq!(check.line(None), line);
-        assert_eq!(check.line(Some(200)), line);
+        let shown = |columns| strip_str(&check.line(columns)).to_string();
+        assert_eq!(shown(None), line);
+        assert_eq!(shown(Some(200)), line);
         assert_eq!(
-            check.line(Some(60)),
+            shown(Some(60)),
             "FIX   database       no such folder: /var/lib/candlekeep;\n                     mkdir -p /var/lib/candlekeep"
         );
-        assert_eq!(check.line(Some(30)), line, "too narrow for anything");
+        assert_eq!(shown(Some(30)), line, "too narrow for anything");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 
 pub mod verify;
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
 use serde_json::json;
 
+use super::grid::{Grid, numbers, words as column};
+use super::margin::{self, hang};
 use super::outlook::{self, Wish, words};
-use super::{check_pair, plain_table, say};
+use super::paint::{BAD, GOOD, NAME, WARN, paint};
+use super::{check_pair, say};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::completeness::{Gap, calendar_of, incomplete, not_reached};
@@ -37,8 +39,8 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
         let exit = if gaps.is_empty() { Exit::Done } else { Exit::Incomplete };
         match args.format {
             Report::Json => say(json!({ "complete": gaps.is_empty(), "missing": listed(&gaps) })),
-            Report::Text if gaps.is_empty() => say("complete"),
-            Report::Text => say(table(&gaps)),
+            Report::Text if gaps.is_empty() => say(paint(GOOD, "complete")),
+            Report::Text => say(table(&gaps, margin::columns())),
         }
         return Ok(exit);
     }
@@ -54,11 +56,12 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
             say(json!({ "gaps": listed(&gaps), "buckets": gaps.iter().map(Gap::buckets).sum::<i64>() }))
         }
         Report::Text => {
-            say(text(&gaps));
+            let columns = margin::columns();
+            say(text(&gaps, columns));
             if !gaps.is_empty() {
                 let (scope, wish) = (Scope::default(), Wish::default());
                 let outlook = outlook::look(Some(&mut store), config, &scope, &wish, false)?;
-                words::waiting(&outlook).iter().for_each(say);
+                words::waiting(&outlook).iter().for_each(|line| say(hang(line, 0, columns)));
             }
         }
     }
@@ -126,38 +129,45 @@ fn listed(gaps: &[Gap]) -> Vec<serde_json::Value> {
         .collect()
 }
 
-fn table(gaps: &[Gap]) -> String {
-    let mut table = plain_table(&["pair", "tf", "from (UTC)", "to", "buckets", "state", "why"]);
+fn table(gaps: &[Gap], columns: Option<usize>) -> String {
+    let mut grid = Grid::new(&[
+        column("pair"),
+        numbers("tf"),
+        column("from (UTC)"),
+        column("to"),
+        numbers("buckets").extra(),
+        column("state"),
+        column("why"),
+    ]);
     for gap in gaps {
-        table.add_row([
+        let style = if gap.state == State::Lost { BAD } else { WARN };
+        grid.row([
             gap.pair.to_string(),
             gap.timeframe.as_str().to_owned(),
             time(gap.span.start),
             time(gap.span.end),
             gap.buckets().to_string(),
-            gap.state.to_string(),
+            paint(style, gap.state),
             gap.why().to_owned(),
         ]);
     }
-    table.to_string()
+    grid.lines(columns).join("\n")
 }
 
-fn text(gaps: &[Gap]) -> String {
+fn text(gaps: &[Gap], columns: Option<usize>) -> String {
     if gaps.is_empty() {
-        return "nothing is missing".to_owned();
+        return paint(GOOD, "nothing is missing");
     }
-    let mut out = table(gaps);
     let short = || gaps.iter().filter(|gap| gap.timeframe == Timeframe::M5);
     let of = |state: State| short().filter(|gap| gap.state == state).map(Gap::buckets).sum::<i64>();
-    write!(
-        out,
-        "\n\n{} 5-minute buckets missing, {} lost. A missing one is asked for over REST while `candlekeep run` runs, \
+    let (missing, lost) = (of(State::Missing), of(State::Lost));
+    let sum = format!(
+        "{} 5-minute buckets missing, {} lost. A missing one is asked for over REST while `candlekeep run` runs, \
          newest first, as the allowance allows.",
-        of(State::Missing),
-        of(State::Lost)
-    )
-    .expect("a String takes any text");
-    out
+        paint(NAME, missing),
+        paint(NAME, lost)
+    );
+    format!("{}\n\n{}", table(gaps, columns), hang(&sum, 0, columns))
 }
 
 fn time(at: Timestamp) -> String {
@@ -183,7 +193,7 @@ fn verified(verdict: &verify::Verdict, format: Report) -> Result<Exit, Failure> 
                 verdict.bars
             ));
             for violation in &verdict.violations {
-                say(format_args!("VIOLATED  {violation}"));
+                say(format_args!("{}  {violation}", paint(BAD, "VIOLATED")));
             }
             if verdict.count as usize > verdict.violations.len() {
                 say(format_args!("… and {} more", verdict.count as usize - verdict.violations.len()));
