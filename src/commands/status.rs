@@ -639,7 +639,10 @@ mod tests {
         let mut findings = findings();
         findings.outlook.again_at = Some(findings.wall.plus(90));
         let told = text(&findings, None);
-        let expected = format!("missing; asked for in vain, and again from {} on\n", findings.wall.plus(90));
+        let expected = format!(
+            "missing; nothing can be asked for now; what came in vain is, from {} on\n",
+            findings.wall.plus(90)
+        );
         assert!(told.contains(&expected), "{told}");
     }
 

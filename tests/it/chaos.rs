@@ -104,6 +104,8 @@ fn week(seed: u64) -> String {
         println!("killed at {}", world.simulator().now());
         service = world.start("run", &QUICK);
     }
+    // A week of many refusals is minutes of pauses, and so may be healing after it.
+    world.wait(&mut service, "the end of market time", |world| world.simulator().has_ended());
     world.wait_complete(&mut service);
     service.stop();
     let summary = world.verify(Holes::None);

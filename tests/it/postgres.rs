@@ -317,7 +317,9 @@ fn wait_gone(processes: &[Pid]) {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
     };
+    let begun = now();
     while processes.iter().any(lives) {
+        assert!(begun.elapsed() < PATIENCE, "PostgreSQL does not end");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -16,7 +16,7 @@ pub fn counted(count: usize, noun: &str) -> String {
 /// That there is nothing to ask for at the moment, and until when.
 pub fn nothing_now(outlook: &Outlook) -> String {
     match outlook.again_at {
-        Some(at) => format!("asked for in vain, and again from {at} on"),
+        Some(at) => format!("nothing can be asked for now; what came in vain is, from {at} on"),
         None => "nothing can be asked for now".to_owned(),
     }
 }
