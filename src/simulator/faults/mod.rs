@@ -560,10 +560,10 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_names_every_fault() {
-        let readme = include_str!("../../../README.md");
+    fn the_documents_name_every_fault() {
+        let document = include_str!("../../../docs/simulator.md");
         for name in names() {
-            assert!(readme.contains(&format!("`{name}`")), "{name}");
+            assert!(document.contains(&format!("`{name}`")), "{name}");
         }
     }
 
