@@ -399,12 +399,15 @@ class Stored(unittest.TestCase):
         return done.stdout
 
     def test_plain_sql_in_readme_runs(self) -> None:
-        plain, frame, server = readme("python", "Read the bars")
+        plain, frame, server, fresh = readme("python", "Read the bars")
         told = self.run_python(f"{plain}\n{frame}\nprint(len(rows), rows[0][0], df.index[-1], df.close.dtype)")
         self.assertEqual(told, f"100 {CLOSE - 300} 2024-01-12 21:45:00+00:00 float64\n")
         self.assertEqual(self.run_python(f"{server}\nprint(len(rows), rows[0][0])"), f"100 {CLOSE - 300}\n")
+        # The next bar is owed a minute after the first bucket of Sunday evening, which was years ago.
+        self.assertEqual(self.run_python(f"{plain}\n{fresh}\nprint(row[0], fit)"), f"{CLOSE + 48 * 3600 + 360} False\n")
         (sql,) = readme("sql", "Read the bars")
-        missing, ages, new = [statement for statement in sql.split(";") if statement.strip()]
+        missing, ages, untradable, new = [statement for statement in sql.split(";") if statement.strip()]
+        self.assertIn(("EUR_USD", CLOSE - 300, CLOSE + 48 * 3600 + 360), self.world.rows(untradable))
         self.assertIn(("EUR_USD", "disconnected"), {(row[0], row[3]) for row in self.world.rows(missing)})
         self.assertEqual(len(self.world.rows(ages)), 27)
         self.assertGreater(len(self.world.rows(new, 100)), 1_000)
