@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """A bot that computes indicators on each settled bar and says what it would do. It trades nothing.
 
-    python3 bot.py EUR_USD 5 --url http://127.0.0.1:8017         bars are pushed
-    python3 bot.py EUR_USD 5 --url sqlite://candlekeep.db        the database is looked at once a second
+    python3 bot.py EUR_USD 5 --url http://127.0.0.1:8017
 
-Each bar is one line. It decides on the newest bar alone, and on nothing while bars are missing or late: then it says
+The service pushes each bar, which is one line. It decides on the newest bar alone, and on nothing while bars are missing or late: then it says
 why not. A service that is restarted is waited for, and what it stored meanwhile is told without a gap.
 """
 
@@ -63,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("pair")
     parser.add_argument("timeframe")
-    parser.add_argument("--url", help="database or service; default: as candlekeep.py finds it")
+    parser.add_argument("--url", help="the service, http://127.0.0.1:8017; default: $CANDLEKEEP_HTTP")
     parser.add_argument("--count", type=int, default=100, help="bars to compute on (%(default)s)")
     parser.add_argument("--max-age", type=float, help="seconds of market time (a bar's length and 60)")
     parser.add_argument("--after", type=int, help="seq to go on from; default: what is new from now on")
