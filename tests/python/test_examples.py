@@ -453,8 +453,40 @@ class Stored(unittest.TestCase):
             self.assertEqual((what, why), ("WAIT", "not the newest bar, which is that of 2024-01-12 21:55"))
             what, why = bot.consider(newest, argparse.Namespace(url=url, count=150, max_age=None))
             self.assertEqual((what, why.split(":")[0]), ("WAIT", "Incomplete"))
-            what, why = bot.consider(newest, argparse.Namespace(url=url, count=40, max_age=-1))
-            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Stale"))
+            # Not even the newest is younger than no age at all, and nought is not none.
+            for max_age, expected in [(-1, "Stale"), (0, None)]:
+                what, why = bot.consider(newest, argparse.Namespace(url=url, count=40, max_age=max_age))
+                self.assertEqual(what == "WAIT" and why.split(":")[0], expected or False)
+            with mock.patch("candlekeep.get_candles", side_effect=candlekeep.NoData) as asked:
+                for max_age, expected in [(0, 0), (None, 360), (90.5, 90.5)]:
+                    bot.consider(newest, argparse.Namespace(url=url, count=40, max_age=max_age))
+                    self.assertEqual(asked.call_args.kwargs["max_age"], expected)
+
+    def test_the_bot_decides_once_on_a_bar_that_is_corrected(self) -> None:
+        args = argparse.Namespace(url=self.world.http_url, count=40, max_age=None)
+
+        def event(kind: str, seq: int, start: int) -> candlekeep.Event:
+            bar = {"pair": "EUR_USD", "timeframe": "5", "time": start, "close": 1.1, "revision": seq}
+            return candlekeep.Event(kind, seq, bar)
+
+        newest = CLOSE - 300
+        events = [
+            event("candle", 1, newest - 300),
+            event("candle", 2, newest),
+            event("revision", 3, newest),
+            event("revision", 4, newest - 300),
+            candlekeep.Event("reset", 5, {"reason": "another"}),
+            event("revision", 6, newest),
+        ]
+        told = [line.split(" ") for line in bot.lines(events, args)]
+        said = [[word for word in line if word in ("BUY", "SELL", "HOLD", "WAIT", "KEEP", "reset:")] for line in told]
+        decided = said[1][0]
+        self.assertIn(decided, ("BUY", "SELL", "HOLD"))
+        self.assertEqual(said, [["WAIT"], [decided], ["KEEP"], ["WAIT"], ["reset:"], ["KEEP"]])
+        # What was waited for is decided on by a later word of the same bar.
+        with mock.patch("bot.consider", side_effect=[("WAIT", ""), ("HOLD", "")]):
+            said = [line.split(" ")[-2] for line in bot.lines([events[1], events[2], events[2]], args)]
+        self.assertEqual(said, ["WAIT", "HOLD", "decided"])
 
     def test_the_indicators_are_those_of_the_books(self) -> None:
         bars = get_candles("GBP_USD", 15, 60, url=self.world.file_url)
