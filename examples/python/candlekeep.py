@@ -179,7 +179,7 @@ def get_candles(
     token_file  the file with HTTP's token; else $CANDLEKEEP_HTTP_TOKEN_FILE
 
     Raises UnknownPair, UnknownTimeframe, NoData, Stale, Incomplete, or Unavailable (Locked), Denied and WrongSchema
-    where nothing can be read; ValueError where the question makes no sense.
+    where nothing can be read or asked for; ValueError, or the service's BadRequest, where the question makes no sense.
     """
     pair, timeframe = _pair(pair), _timeframe(timeframe)
     what, step = f"{pair} {timeframe}", int(timeframe) * 60
