@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A bot that computes indicators on each settled bar and says what it would do. It trades nothing.
 
-    python3 bot.py EUR_USD 5 --url http://127.0.0.1:8017         bars are pushed
-    python3 bot.py EUR_USD 5 --url sqlite://candlekeep.db        the database is looked at once a second
+    python3 bot.py EUR_USD 5 --url http://127.0.0.1:8017
 
-Each bar is one line. It decides on the newest bar alone, and on nothing while bars are missing or late: then it says
-why not. A service that is restarted is waited for, and what it stored meanwhile is told without a gap.
+The service pushes each bar, which is one line. It decides on the newest bar alone, once, though that be corrected
+later, and on nothing while bars are missing or late: then it says why not. What it has decided it remembers for as
+long as it runs. A service that is restarted is waited for, and what it stored meanwhile is told without a gap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import Any, Dict, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import candlekeep
 import pandas as pd
@@ -32,7 +33,7 @@ def indicators(bars: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def decide(bars: pd.DataFrame) -> Tuple[str, str]:
+def decide(bars: pd.DataFrame) -> tuple[str, str]:
     """What to do after the last of these bars, and why. Put your own here."""
     told = indicators(bars)
     last, lead = told.iloc[-1], told["fast"] - told["slow"]
@@ -43,10 +44,10 @@ def decide(bars: pd.DataFrame) -> Tuple[str, str]:
     return "HOLD", why
 
 
-def consider(bar: Dict[str, Any], args: argparse.Namespace) -> Tuple[str, str]:
+def consider(bar: dict[str, Any], args: argparse.Namespace) -> tuple[str, str]:
     """A decision on one bar, from bars that are complete and fresh, or none."""
     # The next bar is stored by then.
-    max_age = args.max_age or int(bar["timeframe"]) * 60 + 60
+    max_age = int(bar["timeframe"]) * 60 + 60 if args.max_age is None else args.max_age
     try:
         bars = candlekeep.get_candles(
             bar["pair"], bar["timeframe"], args.count, url=args.url, max_age=max_age, complete=True
@@ -59,31 +60,40 @@ def consider(bar: Dict[str, Any], args: argparse.Namespace) -> Tuple[str, str]:
     return decide(bars)
 
 
+def lines(events: Iterable[candlekeep.Event], args: argparse.Namespace) -> Iterator[str]:
+    """What there is to say of each event."""
+    # Start of the newest bar that was decided on, so that one that is corrected is not traded on twice.
+    decided = 0
+    for event in events:
+        if event.kind == "reset":
+            # Nothing else is kept here from bar to bar: every decision reads its bars anew.
+            yield f"{event.seq} reset: {event.data.get('reason')}"
+            continue
+        bar = event.data
+        what, why = ("KEEP", "decided already") if bar["time"] == decided else consider(bar, args)
+        if what not in ("KEEP", "WAIT"):
+            decided = bar["time"]
+        stamp = pd.Timestamp(bar["time"], unit="s")
+        told = "" if event.kind == "candle" else f" (revision {bar['revision']})"
+        yield (
+            f"{event.seq} {bar['pair']} {bar['timeframe']} {stamp:%Y-%m-%d %H:%M}"
+            f" close={bar['close']}{told} {what} {why}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("pair")
     parser.add_argument("timeframe")
-    parser.add_argument("--url", help="database or service; default: as candlekeep.py finds it")
+    parser.add_argument("--url", help="the service, http://127.0.0.1:8017; default: $CANDLEKEEP_HTTP")
     parser.add_argument("--count", type=int, default=100, help="bars to compute on (%(default)s)")
     parser.add_argument("--max-age", type=float, help="seconds of market time (a bar's length and 60)")
     parser.add_argument("--after", type=int, help="seq to go on from; default: what is new from now on")
     args = parser.parse_args()
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
-        for event in candlekeep.follow([args.pair], [args.timeframe], url=args.url, after=args.after):
-            if event.kind == "reset":
-                # Nothing is kept here from bar to bar: every decision reads its bars anew.
-                print(f"{event.seq} reset: {event.data.get('reason')}", flush=True)
-                continue
-            bar = event.data
-            what, why = consider(bar, args)
-            stamp = pd.Timestamp(bar["time"], unit="s")
-            told = "" if event.kind == "candle" else f" (revision {bar['revision']})"
-            print(
-                f"{event.seq} {bar['pair']} {bar['timeframe']} {stamp:%Y-%m-%d %H:%M}"
-                f" close={bar['close']}{told} {what} {why}",
-                flush=True,
-            )
+        for line in lines(candlekeep.follow([args.pair], [args.timeframe], url=args.url, after=args.after), args):
+            print(line, flush=True)
     except (candlekeep.CandlekeepError, ValueError) as error:
         sys.exit(f"bot.py: {error}")
     except KeyboardInterrupt:

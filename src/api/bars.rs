@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::asked::{self, BarsFormat, Wrong};
 use super::views::{BarView, BarsView, HoleView, LedgerView, RunView, line};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockKind};
 use crate::columns::{self, doubles};
 use crate::completeness::{calendar_of, incomplete, market_now, settled_to};
 use crate::config::Config;
@@ -24,8 +24,19 @@ pub struct Text {
     pub content_type: &'static str,
     /// What it says.
     pub bytes: Vec<u8>,
-    /// Whether the bars are complete, and whether they are fresh, which not every format can say.
-    pub judged: Option<(bool, bool)>,
+    /// What is said of bars besides, which not every format can.
+    pub judged: Option<Judged>,
+}
+
+/// What is said of an answer's bars besides what they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    /// Nothing is missing, and there are as many as were asked for, or all that the range has.
+    pub complete: bool,
+    /// No bar is owed after the newest.
+    pub fresh: bool,
+    /// When the next one ought to be durable at the latest; none where the view `freshness` does not know them.
+    pub expected_by: Option<Timestamp>,
 }
 
 /// What bars are judged by.
@@ -62,22 +73,19 @@ impl Judge<'_> {
 /// Those of any read.
 pub fn candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> Answer<Text> {
     let answer = store.consistently(|store| read_candles(store, judge, asked))?;
-    Ok(answer.and_then(|(bars, judged)| write(asked, &bars, judged)))
+    Ok(answer.and_then(|read| write(asked, read)))
 }
 
-/// What is said of the bars besides what they are.
-struct Judged {
+/// What the database says.
+struct Read {
+    bars: Vec<StoredBar>,
     missing: Vec<HoleView>,
-    /// There are as many as were asked for, or all that the range has.
-    is_whole: bool,
-    fresh: bool,
+    /// The market's time, where that is not the system's.
+    market_time: Option<Timestamp>,
+    judged: Judged,
 }
 
-fn read_candles(
-    store: &mut Store,
-    judge: Judge<'_>,
-    asked: &asked::Candles,
-) -> Answer<(Vec<StoredBar>, Judged)> {
+fn read_candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> Answer<Read> {
     let asked::Candles { pair, timeframe, from, to, .. } = *asked;
     let now = judge.now(store)?;
     let end = to.map_or(now, |to| to.min(now));
@@ -134,16 +142,25 @@ fn read_candles(
     };
     let missing: Vec<HoleView> = gaps.iter().map(HoleView::of).collect();
     let is_whole = asked.count.is_none() || is_full || from.is_some();
-    Ok(Ok((bars, Judged { missing, is_whole, fresh })))
+    let judged = Judged {
+        complete: is_whole && missing.is_empty(),
+        fresh,
+        // By the same look at the database as the bars.
+        expected_by: store.expected_by(pair, timeframe)?,
+    };
+    // What `market_now` adds for what is over to be settled is no time of the market's.
+    let market_time = (judge.config.clock == ClockKind::Stream).then(|| Timeframe::M5.bucket(now));
+    Ok(Ok(Read { bars, missing, market_time, judged }))
 }
 
-fn write(asked: &asked::Candles, bars: &[StoredBar], judged: Judged) -> Result<Text, Wrong> {
-    let (complete, fresh) = (judged.is_whole && judged.missing.is_empty(), judged.fresh);
+fn write(asked: &asked::Candles, read: Read) -> Result<Text, Wrong> {
+    let Read { bars, missing, market_time, judged } = read;
+    let Judged { complete, fresh, expected_by } = judged;
     let (content_type, bytes) = match asked.format {
         BarsFormat::Csv => {
-            ("text/csv; charset=utf-8; header=present", columns::csv(bars, asked.price).into_bytes())
+            ("text/csv; charset=utf-8; header=present", columns::csv(&bars, asked.price).into_bytes())
         }
-        BarsFormat::Arrow => arrow(asked, bars, complete, fresh)?,
+        BarsFormat::Arrow => arrow(asked, &bars, judged)?,
         BarsFormat::Json => {
             let candles = bars.iter().map(|stored| BarView::of(stored, doubles(stored, asked.price)));
             let view = BarsView {
@@ -152,21 +169,22 @@ fn write(asked: &asked::Candles, bars: &[StoredBar], judged: Judged) -> Result<T
                 price: asked.price.as_str(),
                 candles: candles.collect(),
                 complete,
-                missing: judged.missing,
+                missing,
                 fresh,
+                expected_by: expected_by.map(|by| by.0),
+                market_time: market_time.map(|time| time.0),
             };
             (JSON, line(&view))
         }
     };
-    Ok(Text { content_type, bytes, judged: Some((complete, fresh)) })
+    Ok(Text { content_type, bytes, judged: Some(judged) })
 }
 
 #[cfg(feature = "parquet")]
 fn arrow(
     asked: &asked::Candles,
     bars: &[StoredBar],
-    complete: bool,
-    fresh: bool,
+    judged: Judged,
 ) -> Result<(&'static str, Vec<u8>), Wrong> {
     use super::arrow;
     let prices: Vec<[f64; 4]> = bars.iter().map(|stored| doubles(stored, asked.price)).collect();
@@ -174,16 +192,17 @@ fn arrow(
         ("pair", asked.pair.to_string()),
         ("timeframe", asked.timeframe.to_string()),
         ("price", asked.price.as_str().to_owned()),
-        ("complete", complete.to_string()),
-        ("fresh", fresh.to_string()),
+        ("complete", judged.complete.to_string()),
+        ("fresh", judged.fresh.to_string()),
     ];
-    let told = told.map(|(name, value)| (name.to_owned(), value));
+    let expected_by = judged.expected_by.map(|by| ("expected_by", by.0.to_string()));
+    let told = told.into_iter().chain(expected_by).map(|(name, value)| (name.to_owned(), value));
     let bytes = arrow::stream(bars, &prices, told).map_err(|error| Wrong::new(500, "failed", error))?;
     Ok((arrow::CONTENT_TYPE, bytes))
 }
 
 #[cfg(not(feature = "parquet"))]
-fn arrow(_: &asked::Candles, _: &[StoredBar], _: bool, _: bool) -> Result<(&'static str, Vec<u8>), Wrong> {
+fn arrow(_: &asked::Candles, _: &[StoredBar], _: Judged) -> Result<(&'static str, Vec<u8>), Wrong> {
     let reason = "this candlekeep is built without Arrow: take json or csv, \
                   or build it with `cargo install --path . --features parquet`";
     Err(Wrong::new(406, "no_arrow", reason))

@@ -79,7 +79,9 @@ impl Scene {
     /// By pair and length whether it is fresh at `now`, as all of them tell.
     fn fresh(&mut self, now: Timestamp) -> Vec<bool> {
         let view: Vec<bool> = self.store.freshness().unwrap().iter().map(|row| row.is_fresh(now)).collect();
-        let mut over_http = Vec::new();
+        let view_by: Vec<Option<Timestamp>> =
+            self.store.freshness().unwrap().iter().map(|row| row.last.map(|_| row.expected_by)).collect();
+        let (mut over_http, mut by) = (Vec::new(), Vec::new());
         let (pairs, timeframes) = (self.pairs, [Timeframe::M5, Timeframe::M15]);
         for pair in pairs {
             for timeframe in timeframes {
@@ -89,10 +91,12 @@ impl Scene {
                 let clock = Clock::simulated(now, 0);
                 let judge = Judge { config: &self.config, clock: &clock };
                 let told = bars::candles(&mut self.store, judge, &asked).unwrap().unwrap();
-                over_http.push(told.judged.unwrap().1);
+                over_http.push(told.judged.unwrap().fresh);
+                by.push(told.judged.unwrap().expected_by);
             }
         }
         assert_eq!(over_http, view, "/v1/candles and the view at {now}");
+        assert_eq!(by, view_by, "/v1/candles and the view at {now}");
         let ready = readiness::read(&mut self.store, &self.config, now).unwrap();
         assert_eq!(ready.iter().map(|pair| pair.is_fresh()).collect::<Vec<_>>(), view, "/readyz at {now}");
         let told: Value = serde_json::from_str(&status::read_json(&self.config, now).unwrap()).unwrap();

@@ -12,7 +12,7 @@ use ring::digest;
 use serde_json::Value;
 
 use super::asked::{self, Known, Wrong};
-use super::bars::{self, Judge, Text};
+use super::bars::{self, Judge, Judged, Text};
 use super::cached::Cached;
 use super::fetch;
 use super::metrics::{self, Stored};
@@ -242,17 +242,25 @@ fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
     // Of all that is said, so that nothing that changes can go unnoticed.
     let mut digest = digest::Context::new(&digest::SHA256);
     digest.update(&text.bytes);
-    let judged = text.judged.map(|(complete, fresh)| [u8::from(complete), u8::from(fresh)]);
-    digest.update(judged.as_ref().map_or(&[], |judged| judged.as_slice()));
+    let told = text.judged.map_or_else(Vec::new, judgements);
+    for (name, value) in &told {
+        digest.update(name.as_bytes());
+        digest.update(value.as_bytes());
+    }
     let mut answer = unless_known(request, tag(&digest.finish()), "private, no-cache");
-    if let Some((complete, fresh)) = text.judged {
-        let told = [("x-candlekeep-complete", complete), ("x-candlekeep-fresh", fresh)];
-        for (name, judgement) in told {
-            let value = HeaderValue::from_static(if judgement { "true" } else { "false" });
-            answer.headers_mut().insert(header::HeaderName::from_static(name), value);
-        }
+    for (name, value) in told {
+        answer.headers_mut().insert(header::HeaderName::from_static(name), value);
     }
     with_body(answer, text.content_type, text.bytes)
+}
+
+/// What is said of bars in an answer's head.
+fn judgements(judged: Judged) -> Vec<(&'static str, HeaderValue)> {
+    let word = |is_so| HeaderValue::from_static(if is_so { "true" } else { "false" });
+    let mut told =
+        vec![("x-candlekeep-complete", word(judged.complete)), ("x-candlekeep-fresh", word(judged.fresh))];
+    told.extend(judged.expected_by.map(|by| ("x-candlekeep-expected-by", HeaderValue::from(by.0))));
+    told
 }
 
 /// What names an answer with this digest.

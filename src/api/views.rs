@@ -62,6 +62,10 @@ pub struct BarsView {
     pub missing: Vec<HoleView>,
     /// The newest bar that is stored is the newest that there should be.
     pub fresh: bool,
+    /// When the next one ought to be stored at the latest, epoch seconds; none where that is not known.
+    pub expected_by: Option<i64>,
+    /// The market's time, epoch seconds, where that is not the system's.
+    pub market_time: Option<i64>,
 }
 
 /// A bar of one side.

@@ -80,6 +80,24 @@ pub(super) fn put(connection: &mut Connection, expected: &ExpectedBars) -> Resul
     Ok(())
 }
 
+/// `expected_by` of one pair and length; none where there was never a bar, or none is watched for.
+pub(super) fn expected_by(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+) -> Result<Option<Timestamp>, StoreError> {
+    let expected_by: Option<i64> = on_backend!(connection, connection => {
+        freshness::table
+            .filter(freshness::pair.eq(PairText::new(pair).as_str()))
+            .filter(freshness::timeframe.eq(timeframe.as_str()))
+            .filter(freshness::last_timestamp.is_not_null())
+            .select(freshness::expected_by)
+            .first(connection)
+            .optional()
+    })?;
+    Ok(expected_by.map(Timestamp))
+}
+
 /// Every row of the view, by pair and length.
 pub(super) fn all(connection: &mut Connection) -> Result<Vec<Freshness>, StoreError> {
     let rows: Vec<(String, String, Option<i64>, i64)> = on_backend!(connection, connection => {

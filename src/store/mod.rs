@@ -469,6 +469,15 @@ impl Store {
         freshness::all(&mut self.connection)
     }
 
+    /// When the next bar of a pair and length ought to be durable at the latest, as the view `freshness` has it; none
+    /// where there was never one, or none is watched for.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn expected_by(&mut self, pair: Pair, timeframe: Timeframe) -> Result<Option<Timestamp>, StoreError> {
+        freshness::expected_by(&mut self.connection, pair, timeframe)
+    }
+
     /// Where the ledger ends: the end of the latest bucket that anything is known of, by pair.
     ///
     /// # Errors

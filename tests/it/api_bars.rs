@@ -139,8 +139,8 @@ fn a_pair_without_bars_is_empty_and_a_database_that_is_not_there_is_said_to_be_a
     });
     let answer = get(address, "/v1/candles?pair=EUR_USD&timeframe=5").json();
     assert_eq!(
-        (&answer["candles"], &answer["fresh"], &answer["complete"]),
-        (&json!([]), &json!(false), &json!(false)),
+        (&answer["candles"], &answer["fresh"], &answer["complete"], &answer["expected_by"]),
+        (&json!([]), &json!(false), &json!(false), &json!(null)),
         "{answer}"
     );
     let csv = get(address, "/v1/candles?pair=EUR_USD&timeframe=5&format=csv");
@@ -177,6 +177,12 @@ fn the_tag_says_whether_anything_has_changed() {
     let csv_tag = get(address, &csv).header("ETag").unwrap().to_owned();
     assert_ne!(csv_tag, tag);
     assert_eq!(known(&csv_tag, &csv).status, 304);
+    // By when the next bar is owed is what the view says, in every format.
+    let by = world.number("SELECT expected_by FROM freshness WHERE pair = 'EUR_USD' AND timeframe = '5'");
+    assert_eq!(whole.json()["expected_by"], json!(by));
+    assert_eq!(get(address, &csv).header("X-Candlekeep-Expected-By"), Some(&*by.to_string()));
+    let newest = world.number("SELECT max(to_ts) FROM coverage WHERE timeframe = '5'");
+    assert_eq!(whole.json()["market_time"], json!(newest));
 
     // The same bars, of which one is called lost: nothing asks for it any more.
     let hole = bars_of(&whole.json(), 0)[6].0;

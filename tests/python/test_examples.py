@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import signal
@@ -38,6 +39,8 @@ FAULTS = [
     {"do": "refuse_items", "pairs": ["NZD_CAD"], "after_s": 0, "times": 1000, "code": -1, "text": "no such item"},
     {"do": "outage", "for_s": 1800, "at": "2024-01-12T09:30:00Z"},
 ]
+#: How many times as fast as time the live market goes, and for how many of its seconds nobody listens to it.
+SPEED, AWAY_S = 300, 900
 #: The market closes for the week at this time.
 CLOSE = 1_705_096_800
 
@@ -47,6 +50,14 @@ def readme(language: str, title: str = "Bots in Python") -> List[str]:
     with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
         section = file.read().split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def run_block(block: str, world: World) -> subprocess.CompletedProcess[str]:
+    """Runs a block of README beside the database."""
+    block = block.replace("http://127.0.0.1:8017", world.http_url)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
+    options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE_S}
+    return subprocess.run([sys.executable, "-c", block], cwd=world.folder, env=environment, **options)
 
 
 def epoch(text: str) -> int:
@@ -192,9 +203,13 @@ class Stored(unittest.TestCase):
         error = self.refused(candlekeep.Stale, "EUR_USD", 5, 10, now=now["open"], max_age=360)
         self.assertEqual((error.last, error.age_s), (CLOSE - 300, 600))
         self.assertIn("that of 2024-01-12 21:55 UTC, which ended 600 s of market time ago", str(error))
-        # By the clock on the wall it is years old, and by the stream's it is new.
+        # By the clock on the wall it is years old, and by the stream's it is new. The service knows by which it goes.
+        self.refused_alike(candlekeep.Stale, "EUR_USD", 5, 10, max_age=pd.Timedelta(days=1), now=time.time())
         with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
-            self.refused_alike(candlekeep.Stale, "EUR_USD", 5, 10, max_age=pd.Timedelta(days=1))
+            for url in (self.world.file_url, self.server_url):
+                with self.assertRaises(candlekeep.Stale):
+                    get_candles("EUR_USD", 5, 10, url=url, max_age=pd.Timedelta(days=1))
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=self.world.http_url, max_age=0)), 10)
         self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, max_age=0))
 
     def test_an_unknown_pair_lists_the_known_ones(self) -> None:
@@ -218,7 +233,7 @@ class Stored(unittest.TestCase):
             self.refused(ValueError, *arguments, **options)
         with self.assertRaisesRegex(ValueError, "not an address"):
             get_candles("EUR_USD", 5, url="mysql://x")
-        with self.assertRaisesRegex(ValueError, "at most 10000"):
+        with self.assertRaisesRegex(candlekeep.BadRequest, "10000"):
             get_candles("EUR_USD", 5, 10_001, url=self.world.http_url)
 
     def test_a_place_that_is_not_there_is_named(self) -> None:
@@ -255,14 +270,23 @@ class Stored(unittest.TestCase):
             self.assertLess(time.monotonic() - began, 10)
 
     def test_a_reader_cannot_write_and_holds_nothing_up(self) -> None:
-        with candlekeep._source(self.world.file_url) as source:
-            with self.assertRaises(candlekeep.CandlekeepError):
-                source.rows("DELETE FROM candles")
+        errors = {"file": sqlite3.OperationalError, "server": psycopg.errors.ReadOnlySqlTransaction}
+        read = candlekeep._read_sql
+
+        def look(rows: Callable[..., Any], *asked: Any) -> Any:
+            found = read(rows, *asked)
             with closing(sqlite3.connect(self.world.path, timeout=0, isolation_level=None)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 db.execute("ROLLBACK")
+            with self.assertRaises(errors[name]):
+                rows("DELETE FROM candles")
+            return found
 
-    def test_a_bot_of_its_own_user_may_read_and_is_told_what_it_may_not(self) -> None:
+        for name in errors:
+            with self.subTest(name), mock.patch("candlekeep._read_sql", look):
+                self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=self.places[name])), 10)
+
+    def test_a_user_of_its_own_may_read_and_one_without_a_right_is_told_so(self) -> None:
         with psycopg.connect(self.server_url, autocommit=True) as db:
             db.execute("CREATE ROLE stranger LOGIN")
             db.execute("CREATE ROLE bot LOGIN")
@@ -270,19 +294,7 @@ class Stored(unittest.TestCase):
             db.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bot")
         url = self.server.url("candles", "bot")
         self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, complete=True, max_age=0)), 10)
-        with self.assertRaisesRegex(candlekeep.Denied, "fetch_requests.*GRANT"):
-            get_candles("EUR_USD", 5, 5_000, url=url, fetch=1)
-        with psycopg.connect(self.server_url, autocommit=True) as db:
-            db.execute("GRANT SELECT, INSERT ON fetch_requests TO bot")
-        for _ in range(2):
-            with self.assertRaisesRegex(candlekeep.Incomplete, "fetched: asked after 0 s; is `candlekeep run` running"):
-                get_candles("EUR_USD", 5, 5_000, url=url, fetch=0.01, complete=True)
-        with psycopg.connect(self.server_url) as db:
-            asked = db.execute("SELECT pair, timeframe, state, to_ts - from_ts FROM fetch_requests").fetchall()
-        self.assertEqual([row[:3] for row in asked], [("EUR_USD", "5", "asked")])
-        # Five thousand bars are three weeks and a half, with weekends.
-        self.assertAlmostEqual(asked[0][3] / 86_400, 24, delta=2)
-        with self.assertRaisesRegex(candlekeep.Denied, "candles"):
+        with self.assertRaisesRegex(candlekeep.Denied, "permission denied.*GRANT"):
             get_candles("EUR_USD", 5, url=self.server.url("candles", "stranger"))
 
     def test_a_token_is_presented_and_one_that_is_missing_is_named(self) -> None:
@@ -311,22 +323,55 @@ class Stored(unittest.TestCase):
             os.environ.pop("DATABASE_URL", None)
             self.assertEqual(len(get_candles("EUR_USD", 5, 10, max_age=0)), 10)
 
-    def test_following_a_database_tells_every_bar_once_and_in_order(self) -> None:
+    def test_fetching_wants_the_service_and_says_so(self) -> None:
+        os.environ.pop("CANDLEKEEP_HTTP", None)
+        for url in (self.world.file_url, self.server_url):
+            with self.assertRaisesRegex(ValueError, "fetch wants the service"):
+                get_candles("EUR_USD", 5, url=url, fetch=True)
+            with self.assertRaisesRegex(ValueError, "fetch wants the service"):
+                get_candles("EUR_USD", 5, url=url, fetch=True, fetch_url=self.world.file_url)
+
+    def test_what_is_asked_for_is_what_is_missing_and_its_fate_is_told(self) -> None:
+        sql = "SELECT from_ts, to_ts FROM fetch_requests WHERE pair='EUR_USD' AND timeframe=?"
+        for timeframe, count in [("5", 150), ("15", 50)]:
+            step = 60 * int(timeframe)
+            for url in self.places.values():
+                with (
+                    mock.patch.dict(os.environ, {"CANDLEKEEP_HTTP": self.world.http_url[len("http://") :]}),
+                    self.assertRaisesRegex(candlekeep.Incomplete, "disconnected.*; asked for it to be fetched: "),
+                ):
+                    get_candles("EUR_USD", timeframe, count, url=url, complete=True, fetch=0.01)
+            asked = set(self.world.rows(sql, timeframe))
+            # Whole buckets, from the first bar to the end of the last hole.
+            bars = self.world.rows(
+                "SELECT timestamp FROM candles WHERE pair='EUR_USD' AND timeframe=? ORDER BY timestamp DESC LIMIT ?",
+                *(timeframe, count),
+            )
+            with self.assertRaises(candlekeep.Incomplete) as caught:
+                get_candles("EUR_USD", timeframe, count, url=self.world.file_url, complete=True)
+            last = caught.exception.holes[-1].end
+            self.assertEqual(asked, {(bars[-1][0], -(-last // step) * step)})
+
+    def test_following_tells_every_bar_once_and_in_order(self) -> None:
         sql = (
             "SELECT seq, timestamp, close FROM candles"
             " WHERE pair IN ('EUR_USD', 'USD_JPY') AND timeframe='5' ORDER BY seq"
         )
         expected = self.world.rows(sql)
-        for url in (self.world.file_url, self.server_url):
-            with mock.patch("candlekeep.PAGE_MAX", 50):
-                events = follow(["EUR_USD", "USD_JPY"], [5], url=url, after=0)
-                told = [next(events) for _ in expected]
-            self.assertEqual([(event.seq, event.data["time"], event.data["close"]) for event in told], expected)
-            self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
-            events = follow(["EUR_USD"], [5], url=url, after=10**9)
+        with closing(follow(["EUR_USD", "USD_JPY"], [5], url=self.world.http_url, after=0)) as events:
+            told = [next(events) for _ in expected]
+        self.assertEqual([(event.seq, event.data["time"], event.data["close"]) for event in told], expected)
+        self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
+        with closing(follow(["EUR_USD"], [5], url=self.world.http_url, after=10**9)) as events:
             reset = next(events)
-            (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
-            self.assertEqual((reset.kind, reset.seq), ("reset", newest))
+        (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
+        self.assertEqual((reset.kind, reset.seq), ("reset", newest))
+
+    def test_following_wants_the_service_and_says_so(self) -> None:
+        os.environ.pop("CANDLEKEEP_HTTP", None)
+        for url in (self.world.file_url, self.server_url, None):
+            with self.assertRaisesRegex(ValueError, "follow wants the service"):
+                next(follow(["EUR_USD"], [5], url=url))
 
     def test_following_what_is_unknown_is_refused(self) -> None:
         for error, pairs, timeframes in [
@@ -335,22 +380,68 @@ class Stored(unittest.TestCase):
             (ValueError, [], [5]),
             (ValueError, ["EUR_USD"], [7]),
         ]:
+            with self.subTest(error), self.assertRaises(error):
+                next(follow(pairs, timeframes, url=self.world.http_url))
 
-            def look(url: str) -> None:
-                with self.assertRaises(error):
-                    next(follow(pairs, timeframes, url=url))
+    def changed(self, name: str, *statements: str) -> str:
+        """The address of a copy of the file, in which something else is written."""
+        path = os.path.join(self.world.folder, f"{name}.db")
+        self.world.run("backup", path)
+        with closing(sqlite3.connect(path)) as db, db:
+            for statement in statements:
+                db.execute(statement)
+        return f"sqlite:///{path}"
 
-            self.everywhere(look)
+    def test_in_a_young_database_a_length_without_bars_has_no_data(self) -> None:
+        url = self.changed("young", "DELETE FROM candles WHERE timeframe='15'")
+        self.assertEqual(len(get_candles("EUR_USD", 5, 3, url=url)), 3)
+        with self.assertRaises(candlekeep.NoData):
+            get_candles("EUR_USD", 15, 3, url=url)
+        with self.assertRaises(candlekeep.UnknownTimeframe) as caught:
+            get_candles("EUR_USD", 30, 3, url=url)
+        self.assertEqual(caught.exception.known, ["5", "15"])
+        url = self.changed("unwatched", "DELETE FROM candles", "DELETE FROM watched_bars")
+        with self.assertRaises(candlekeep.NoData):
+            get_candles("EUR_USD", 15, 3, url=url)
 
-    def test_what_is_pushed_is_what_is_polled(self) -> None:
-        (first,) = self.world.rows("SELECT max(seq) - 400 FROM candles")[0]
+    def test_a_longer_bucket_under_way_is_not_missed(self) -> None:
+        url = self.changed(
+            "quarter",
+            f"DELETE FROM coverage WHERE timeframe='5' AND to_ts > {CLOSE}",
+            "INSERT INTO coverage (pair, timeframe, from_ts, to_ts, state, reason, evidence, updated_at)"
+            f" VALUES ('EUR_USD', '5', {CLOSE}, {CLOSE + 300}, 'missing', 'disconnected', '', 0)",
+        )
+        with self.assertRaises(candlekeep.Incomplete):
+            get_candles("EUR_USD", 5, 10, url=url, complete=True)
+        self.assertEqual(len(get_candles("EUR_USD", 15, 10, url=url, complete=True)), 10)
 
-        def look(url: str) -> List[candlekeep.Event]:
-            events = follow(["EUR_USD", "USD_JPY"], [5, 15], url=url, after=first)
-            return [next(events) for _ in range(20)]
-
-        told = self.everywhere(look)
-        self.assertEqual(told[1:], told[:-1])
+    def test_where_the_ledger_says_nothing_the_markets_hours_count(self) -> None:
+        start, end = CLOSE - 3_600, CLOSE - 1_800
+        ledger = (
+            "INSERT INTO coverage SELECT pair, timeframe, {}, {}, state, reason, evidence, updated_at FROM coverage"
+            " WHERE pair='EUR_USD' AND timeframe='5' AND from_ts <= {} AND to_ts > {}"
+        )
+        statements = [
+            ledger.format(end, "to_ts", start, start),
+            f"UPDATE coverage SET to_ts={start} WHERE pair='EUR_USD' AND timeframe='5'"
+            f" AND from_ts < {start} AND to_ts > {start}",
+        ]
+        hole = candlekeep.Hole(start, end, "missing", "not_reached")
+        without = f"DELETE FROM candles WHERE pair='EUR_USD' AND timestamp >= {start} AND timestamp < {end}"
+        for name, more, expected in [
+            ("open", [], [hole]),
+            ("shut", [f"UPDATE market_hours SET to_ts={start} WHERE from_ts < {start} AND to_ts > {start}"], []),
+            ("untold", ["DELETE FROM market_hours"], [hole]),
+        ]:
+            url = self.changed(name, *statements, without, *more)
+            for timeframe, count in [("5", 12), ("15", 4)]:
+                with self.subTest(name, timeframe=timeframe):
+                    if not expected:
+                        self.assertEqual(len(get_candles("EUR_USD", timeframe, count, url=url, complete=True)), count)
+                        continue
+                    with self.assertRaises(candlekeep.Incomplete) as caught:
+                        get_candles("EUR_USD", timeframe, count, url=url, complete=True)
+                    self.assertEqual(caught.exception.holes, expected)
 
     def test_the_bot_decides_on_fresh_and_complete_bars_alone(self) -> None:
         for url in self.places.values():
@@ -362,9 +453,40 @@ class Stored(unittest.TestCase):
             self.assertEqual((what, why), ("WAIT", "not the newest bar, which is that of 2024-01-12 21:55"))
             what, why = bot.consider(newest, argparse.Namespace(url=url, count=150, max_age=None))
             self.assertEqual((what, why.split(":")[0]), ("WAIT", "Incomplete"))
-            with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
-                what, why = bot.consider(newest, args)
-            self.assertEqual((what, why.split(":")[0]), ("WAIT", "Stale"))
+            # Not even the newest is younger than no age at all, and nought is not none.
+            for max_age, expected in [(-1, "Stale"), (0, None)]:
+                what, why = bot.consider(newest, argparse.Namespace(url=url, count=40, max_age=max_age))
+                self.assertEqual(what == "WAIT" and why.split(":")[0], expected or False)
+            with mock.patch("candlekeep.get_candles", side_effect=candlekeep.NoData) as asked:
+                for max_age, expected in [(0, 0), (None, 360), (90.5, 90.5)]:
+                    bot.consider(newest, argparse.Namespace(url=url, count=40, max_age=max_age))
+                    self.assertEqual(asked.call_args.kwargs["max_age"], expected)
+
+    def test_the_bot_decides_once_on_a_bar_that_is_corrected(self) -> None:
+        args = argparse.Namespace(url=self.world.http_url, count=40, max_age=None)
+
+        def event(kind: str, seq: int, start: int) -> candlekeep.Event:
+            bar = {"pair": "EUR_USD", "timeframe": "5", "time": start, "close": 1.1, "revision": seq}
+            return candlekeep.Event(kind, seq, bar)
+
+        newest = CLOSE - 300
+        events = [
+            event("candle", 1, newest - 300),
+            event("candle", 2, newest),
+            event("revision", 3, newest),
+            event("revision", 4, newest - 300),
+            candlekeep.Event("reset", 5, {"reason": "another"}),
+            event("revision", 6, newest),
+        ]
+        told = [line.split(" ") for line in bot.lines(events, args)]
+        said = [[word for word in line if word in ("BUY", "SELL", "HOLD", "WAIT", "KEEP", "reset:")] for line in told]
+        decided = said[1][0]
+        self.assertIn(decided, ("BUY", "SELL", "HOLD"))
+        self.assertEqual(said, [["WAIT"], [decided], ["KEEP"], ["WAIT"], ["reset:"], ["KEEP"]])
+        # What was waited for is decided on by a later word of the same bar.
+        with mock.patch("bot.consider", side_effect=[("WAIT", ""), ("HOLD", "")]):
+            said = [line.split(" ")[-2] for line in bot.lines([events[1], events[2], events[2]], args)]
+        self.assertEqual(said, ["WAIT", "HOLD", "decided"])
 
     def test_the_indicators_are_those_of_the_books(self) -> None:
         bars = get_candles("GBP_USD", 15, 60, url=self.world.file_url)
@@ -389,12 +511,8 @@ class Stored(unittest.TestCase):
             self.assertEqual(self.run_python(block)[: len(expected)], expected)
 
     def run_python(self, block: str) -> str:
-        """What a block of README prints, run beside the database."""
-        block = block.replace("http://127.0.0.1:8017", self.world.http_url)
-        block = block.replace("host=db.example dbname=candles user=bot", self.server_url)
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": EXAMPLES, "CANDLEKEEP_CLOCK": "stream"}
-        options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE_S}
-        done = subprocess.run([sys.executable, "-c", block], cwd=self.world.folder, env=environment, **options)
+        """What a block of README prints."""
+        done = run_block(block.replace("host=db.example dbname=candles user=bot", self.server_url), self.world)
         self.assertEqual(done.returncode, 0, f"{block}\n{done.stderr}")
         return done.stdout
 
@@ -418,64 +536,103 @@ class Live(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        market = ["--from", "2024-01-16T08:00", "--speed", "300", "--rows-per-bar", "20", "--seed", "3"]
+        market = ["--from", "2024-01-16T08:00", "--speed", str(SPEED), "--rows-per-bar", "20", "--seed", "3"]
         cls.world = World(*market, "--allowance", "100000", "--requests-per-minute", "100000")
         cls.addClassCleanup(cls.world.end)
-        cls.variables = {"CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000", "CANDLEKEEP_HISTORY_DEPTH": "120"}
+        cls.variables = {
+            "CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000",
+            "CANDLEKEEP_HISTORY_DEPTH": "120",
+            "CANDLEKEEP_CONFIG": os.path.join(cls.world.folder, "candlekeep.toml"),
+        }
+        with open(cls.variables["CANDLEKEEP_CONFIG"], "w", encoding="utf-8") as file:
+            file.write('timeframes = ["5", "15", "60"]\n')
         cls.service = cls.world.collect(**cls.variables)
         sql = "SELECT count(*) FROM candles WHERE timeframe='5' AND pair='EUR_USD' AND source='websocket'"
         until("bars off the stream", lambda: cls.world.rows(sql) > [(1,)])
         go_by_the_stream(cls)
 
-    def test_what_is_missing_is_fetched(self) -> None:
-        for url, pair in ((self.world.file_url, "EUR_CHF"), (self.world.http_url, "EUR_JPY")):
-            with self.subTest(url):
-                until("the first bars", lambda: len(get_candles(pair, 5, 300, url=url)) >= 120)
-                with self.assertRaises(candlekeep.Incomplete):
-                    get_candles(pair, 5, 300, url=url, complete=True)
-                bars = get_candles(pair, 5, 300, url=url, complete=True, fetch=30)
-                self.assertEqual(len(bars), 300)
+    def frame(self, what: str, *arguments: Any, **options: Any) -> pd.DataFrame:
+        """Bars, as soon as there are such."""
+
+        def look() -> Any:
+            try:
+                return [get_candles(*arguments, **options)]
+            except (candlekeep.NoData, candlekeep.Incomplete, candlekeep.Unavailable):
+                return None
+
+        return until(what, look)[0]
+
+    def test_what_is_missing_is_fetched_of_every_length(self) -> None:
+        service = {"fetch_url": self.world.http_url}
+        for url, pair, more in [(self.world.file_url, "EUR_CHF", service), (self.world.http_url, "EUR_JPY", {})]:
+            # Of a length that is only folded the start has fetched nothing.
+            for timeframe, first, count in [(5, 110, 300), (60, 5, 60)]:
+                with self.subTest(url, timeframe=timeframe):
+                    look: Any = {"url": url, "complete": True}
+                    self.frame("the first bars", pair, timeframe, first, **look)
+                    with self.assertRaises(candlekeep.Incomplete):
+                        get_candles(pair, timeframe, count, **look)
+                    # A bar may be owed for a moment when a look falls between two.
+                    bars = self.frame("what was missing", pair, timeframe, count, fetch=30, **look, **more)
+                    self.assertEqual(len(bars), count)
+
+    def test_what_readme_begins_with_runs(self) -> None:
+        (block,) = readme("python", "In short")
+        said: List[str] = []
+
+        def look() -> bool:
+            done = run_block(block, self.world)
+            said.append(done.stderr)
+            # Bars may be missing while they are fetched, and after a service that was killed.
+            self.assertRegex(done.stderr, r"^$|\n(candlekeep\.)?(NoData|Incomplete|Stale|Unavailable): .*\n$")
+            return done.returncode == 0 and done.stdout.startswith("candle ")
+
+        until("the lines of README", look)
+
+    def market_time(self) -> int:
+        return self.world.rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0]
 
     def test_bots_lose_and_double_no_bar_while_the_service_is_stopped_and_killed(self) -> None:
         # As README has it.
-        ours = {"http://127.0.0.1:8017": self.world.http_url, "sqlite://candlekeep.db": self.world.file_url}
-        bots = {}
-        for line in readme("sh")[-1].splitlines():
-            python, script, *arguments, url = line.split()
-            self.assertEqual((python, script), ("python3", "examples/python/bot.py"))
-            bots[url] = Bot(self.world, f"bot {len(bots)}", *arguments, ours.pop(url))
-        self.assertEqual(ours, {})
+        (line,) = readme("sh")[-1].splitlines()
+        python, script, *arguments, url = line.split()
+        self.assertEqual((python, script, url), ("python3", "examples/python/bot.py", "http://127.0.0.1:8017"))
+        one = Bot(self.world, "bot", *arguments, self.world.http_url)
 
         def decided(more: int) -> None:
-            for name, one in bots.items():
-                had = len(one.lines())
-                until(
-                    f"bars of the bot {name}", lambda: len(one.lines()) >= had + more or one.process.poll() is not None
-                )
-                self.assertIsNone(one.process.poll(), one.said())
+            had = len(one.lines())
+            until("bars of the bot", lambda: len(one.lines()) >= had + more or one.process.poll() is not None)
+            self.assertIsNone(one.process.poll(), one.said())
 
         decided(3)
         for how in (signal.SIGTERM, signal.SIGKILL):
+            before = self.market_time()
             self.world.programs[1].stop(how)
-            # Bars that nobody sees, to be healed: the market goes on.
-            time.sleep(2)
+            # Bars that nobody sees, to be healed. While nobody listens nothing tells the market's time but its speed.
+            time.sleep(AWAY_S / SPEED)
             self.world.programs[1] = self.world.collect(**self.variables)
+            until("the market to have gone on", lambda: self.market_time() >= before + 2 * AWAY_S)
             decided(4)
-        for name, one in bots.items():
-            with self.subTest(name):
-                one.stop(signal.SIGINT)
-                lines = one.lines()
-                told = [(int(line[0]), pd.Timestamp(f"{line[3]} {line[4]}", tz="UTC").timestamp()) for line in lines]
-                self.assertEqual([line for line in told if line not in sorted(told)], [])
-                sql = (
-                    "SELECT seq, timestamp FROM candles WHERE pair='EUR_USD' AND timeframe='5'"
-                    " AND seq BETWEEN ? AND ? ORDER BY seq"
-                )
-                self.assertEqual(told, self.world.rows(sql, told[0][0], told[-1][0]), one.said())
-                sql = "SELECT count(*) FROM candles WHERE pair='EUR_USD' AND source='ig_rest' AND seq BETWEEN ? AND ?"
-                self.assertGreater(self.world.rows(sql, told[0][0], told[-1][0])[0][0], 0)
-                decisions = {line[6] for line in lines}
-                self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, one.said())
+        healed = "SELECT count(*) FROM candles WHERE pair='EUR_USD' AND source='ig_rest' AND seq BETWEEN ? AND ?"
+
+        def has_told_of_healed() -> bool:
+            seqs = [int(line[0]) for line in one.lines()]
+            return self.world.rows(healed, seqs[0], seqs[-1]) > [(0,)]
+
+        until("a healed bar to be told of", has_told_of_healed)
+        one.stop(signal.SIGINT)
+        told = [
+            (int(line[0]), pd.Timestamp(f"{line[3]} {line[4]}", tz="UTC").timestamp()) for line in one.lines()
+        ]
+        span = told[0][0], told[-1][0]
+        # Each value that was stored, also one that was corrected since.
+        sql = " UNION ALL ".join(
+            f"SELECT seq, timestamp FROM {table} WHERE pair='EUR_USD' AND timeframe='5' AND seq BETWEEN ? AND ?{more}"
+            for table, more in (("candles", ""), ("candle_revisions", " AND kind='superseded'"))
+        )
+        self.assertEqual(told, sorted(self.world.rows(sql, *span, *span)), one.said())
+        decisions = {word for line in one.lines() for word in line[6:9]}
+        self.assertTrue(decisions & {"HOLD", "BUY", "SELL"}, one.said())
 
 
 class Pushed(unittest.TestCase):
@@ -522,6 +679,20 @@ class Pushed(unittest.TestCase):
         for text in ("too many follow", "answers 502", "nothing was taken for 30 s", "broke"):
             self.assertIn(text, logs)
 
+    def test_a_bar_is_judged_by_the_answer_that_it_came_with(self) -> None:
+        end, step = CLOSE, 300
+        bar = dict.fromkeys(("open", "high", "low", "close"), 1.1)
+        bar = {"time": end - step, **bar, "volume": 1, "source": "websocket", "revision": 0, "seq": 7}
+        for now, age_s in [(end + 400, 400), (end + 48 * 3_600 + 400, 48 * 3_600 + 400)]:
+            told = {"candles": [bar], "missing": [], "expected_by": end + step + 60, "market_time": None}
+            service = Scripted((200, {"Content-Type": "application/json"}, json.dumps(told)))
+            self.addCleanup(service.end)
+            with self.assertRaises(candlekeep.Stale) as caught:
+                get_candles("EUR_USD", 5, 1, url=service.url, max_age=360, now=now)
+            self.assertEqual(caught.exception.age_s, age_s)
+            # Nothing else is asked: by a second answer a newer bar could be there.
+            self.assertEqual(len(service.asked), 1)
+
     def test_a_token_is_not_carried_elsewhere(self) -> None:
         elsewhere = Scripted()
         self.addCleanup(elsewhere.end)
@@ -534,6 +705,26 @@ class Pushed(unittest.TestCase):
                 get_candles("EUR_USD", 5, url=service.url, token_file=token.name)
         self.assertEqual(service.asked[0][1]["authorization"], "Bearer secret")
         self.assertEqual(elsewhere.asked, [])
+
+
+class Ledger(unittest.TestCase):
+    """What keeps bars from being complete, by the runs of the ledger."""
+
+    def test_a_longer_bar_waits_for_proof_that_a_part_was_closed(self) -> None:
+        told = [candlekeep.Hole(0, 600, "stored", "settled"), candlekeep.Hole(600, 900, "closed", "possibly_open")]
+        for runs, stored, step, expected in [
+            (told, set(), 900, told[1:]),
+            (told, {0}, 900, []),
+            (told, {0, 300}, 300, []),
+            # Nothing is told of any part of it: the market may have been shut.
+            (told[1:], set(), 900, []),
+        ]:
+            self.assertEqual(candlekeep._holes(runs, stored, step), expected)
+
+    def test_a_longer_bar_that_is_there_lacks_nothing(self) -> None:
+        run = candlekeep.Hole(600, 1_200, "missing", "disconnected")
+        for stored, step, expected in [({0, 900}, 900, []), ({0}, 900, [run]), ({300, 1_200}, 300, [run])]:
+            self.assertEqual(candlekeep._holes([run], stored, step), expected)
 
 
 class Source(unittest.TestCase):
