@@ -119,6 +119,11 @@ export class Page {
     await this.say("Page.navigate", { url });
   }
 
+  /// Has nothing come from addresses that contain this; from all of them again without it.
+  async block(part) {
+    await this.say("Network.setBlockedURLs", { urls: part ? [`*${part}*`] : [] });
+  }
+
   /// What an expression is worth on the page.
   async ask(expression) {
     const { result, exceptionDetails } = await this.say("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });

@@ -197,6 +197,25 @@ async function byKeyboard(page, world) {
   nothingWrong(page, world);
 }
 
+/// Bars do not come, while all else does.
+async function withoutBars(page, world) {
+  const asked = () => page.asked.filter((url) => url.includes("/v1/candles")).length;
+  await page.block("/v1/candles");
+  const [before, began] = [asked(), Date.now()];
+  await page.ask(`document.querySelector('[data-pair="USD_JPY"] button').click()`);
+  await page.until(`${text("state-word")} === "Bars do not come" && ${said("Bars of USD/JPY: the service does not answer")}`);
+  await until("they are asked for again", () => asked() >= before + 4);
+  check("they are asked for ever more rarely", Date.now() - began > 5_000, Date.now() - began);
+  check("what is charted keeps its name", (await page.ask(text("bars-title"))) === "EUR/USD, 5 minutes", await page.ask(text("bars-title")));
+  check("and its prices", /^EUR\/USD, .* last close 1\.\d+/.test(await page.ask(`document.getElementById("chart").getAttribute("aria-label")`)));
+  await pictures(page, "without-bars");
+  await page.block();
+  await page.until(`${text("bars-title")} === "USD/JPY, 5 minutes" && ${state} === "live" && ${text("told")} === ""`);
+  await page.ask(`document.querySelector('[data-pair="EUR_USD"] button').click()`);
+  await page.until(`${text("bars-title")} === "EUR/USD, 5 minutes" && ${text("state-more")} === "bars appear as they are stored"`);
+  nothingWrong(page, world, GONE);
+}
+
 /// The service goes and comes again.
 async function goneAndBack(page, world) {
   await world.end("service", "SIGKILL");
@@ -210,11 +229,12 @@ async function goneAndBack(page, world) {
   nothingWrong(page, world, GONE);
 }
 
-/// An hour that nobody saw, and no points left to have it fetched.
+/// An hour or more that nobody saw, and no points left to have it fetched.
 async function hole(page, world) {
+  const seen = await page.ask(last);
   await world.end("service");
   await world.end("simulator", "SIGKILL");
-  world.simulate("2024-01-16T12:00:00Z", 60, "--allowance", "0");
+  world.simulate(String((Math.ceil(seen / 3_600) + 1) * 3_600), 60, "--allowance", "0");
   await world.run();
   await page.until(`${state} === "live" && [...document.querySelectorAll("#gaps [data-state=missing]")].length > 0`, 120_000);
   const missing = await page.ask(`document.querySelector('[data-pair="EUR_USD"]').children[3].textContent`);
@@ -319,6 +339,7 @@ try {
   if (!options.quick && !options.readme) {
     await part("live", () => pictures(page, "live"));
     await part("by the keyboard", () => byKeyboard(page, world));
+    await part("bars do not come", () => withoutBars(page, world));
     await part("the service goes and comes again", () => goneAndBack(page, world));
     await part("a hole", () => hole(page, world));
     await world.close();

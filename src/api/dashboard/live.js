@@ -4,8 +4,8 @@ import { Gone, Refused, send } from "/assets/api.js";
 import { Events } from "/assets/events.js";
 
 /// Pauses between attempts, milliseconds: doubled from the first to the last.
-const PAUSE_FIRST = 1_000;
-const PAUSE_LAST = 15_000;
+export const PAUSE_FIRST = 1_000;
+export const PAUSE_LAST = 15_000;
 /// Silence after which a connection is given up, milliseconds; keepalives come far more often.
 const SILENCE_MAX = 60_000;
 

@@ -2,7 +2,7 @@
 
 import { Gone, Refused, ask, whenTokenNeeded } from "/assets/api.js";
 import * as chart from "/assets/chart.js";
-import { follow } from "/assets/live.js";
+import { PAUSE_FIRST, PAUSE_LAST, follow } from "/assets/live.js";
 import * as panels from "/assets/panels.js";
 import * as strip from "/assets/strip.js";
 import { clock, moment, pairName, weekday } from "/assets/words.js";
@@ -15,6 +15,8 @@ const STRIPS_EVERY = 60_000;
 const STRIPS_AT_ONCE = 3;
 /// Seconds that a strip shows.
 const STRIP_SPAN = 7 * 86_400;
+/// What has lasted so long, milliseconds, is no repetition of what was before.
+const CALM = 60_000;
 /// Candles come in bursts, and are drawn once after this time, milliseconds.
 const DRAW_AFTER = 60;
 /// Rows and entries in lists that would have no end.
@@ -23,11 +25,12 @@ const GAPS_MAX = 8;
 
 const find = (id) => document.getElementById(id);
 const choice = { pair: null, timeframe: null, count: null };
-/// What is charted: bars by their beginning, the forming candle, and what is known of the time between.
-let shown = { bars: new Map(), forming: null, runs: [] };
+/// What is charted: of which choice, bars by their beginning, the forming candle, and what is known of the time between.
+let shown = null;
 let [status, health, live, stopLive, round] = [null, null, "broken", () => {}, 0];
-/// What is wrong, by who found it.
+/// What is wrong, by who found it; and what they ask for.
 const wrong = new Map();
+const ABOUT = { bars: () => `Bars of ${pairName(choice.pair)}`, ledger: () => "What the chart lacks", strips: () => "Strips" };
 const strips = new Map();
 
 const isGone = () => wrong.get("status") instanceof Gone;
@@ -37,8 +40,10 @@ function trouble(who, error) {
   else wrong.delete(who);
   // What is neither the service's nor the network's is the page's own mistake.
   if (error && !(error instanceof Gone || error instanceof Refused)) console.error(error);
-  const lines = [...new Set([...wrong.values()].filter((error) => !(error instanceof Gone)).map((error) => error.message))];
   const gone = isGone();
+  // While the whole service is gone, that is said once.
+  const told = [...wrong].filter(([, error]) => !(gone && error instanceof Gone));
+  const lines = [...new Set(told.map(([by, error]) => (error instanceof Gone && by in ABOUT ? `${ABOUT[by]()}: ${error.message}` : error.message)))];
   if (gone) lines.unshift(`The service does not answer${health ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : ""}. Trying again.`);
   panels.tell(lines);
   if (gone) panels.state(["gone", "✕", "Disconnected", "trying again"]);
@@ -107,7 +112,8 @@ function changed(before) {
   });
   const mine = moved.find((pair) => pair.pair === choice.pair);
   const healed = mine && known.get(mine.pair)?.missing !== mine.missing;
-  if (mine && (live !== "open" || healed || !shown.bars.size)) load();
+  // What is on its way, or waits to be loaded again, comes by itself.
+  if (mine && !loading && !waits && (live !== "open" || healed || !shown?.bars.size)) load();
   else if (mine) ledger();
   // A strip of a week does not show a bucket more; only those whose holes have changed are drawn at once.
   redraw(moved.filter((pair) => known.get(pair.pair)?.missing !== pair.missing || !strips.has(pair.pair)).map((pair) => pair.pair));
@@ -174,46 +180,69 @@ function choose(pair) {
   find("bars").scrollIntoView({ block: "start" });
 }
 
+/// The round whose bars are on their way.
+let loading = 0;
+/// What loads again, the pause before it, milliseconds, and when that was last wanted.
+let [waits, pause, wanted] = [null, PAUSE_FIRST, -Infinity];
+
 /// Asks for all that is charted, and follows it from there.
 async function load() {
   if (!choice.pair) return;
-  const mine = ++round;
+  const mine = (loading = ++round);
   const { pair, timeframe, count } = choice;
+  clearTimeout(waits);
+  waits = null;
   stopLive();
   try {
     const told = await ask(`/v1/candles?${new URLSearchParams({ pair, timeframe, count })}`);
     if (mine !== round) return;
-    trouble("bars", null);
-    shown = { bars: new Map(told.candles.map((bar) => [bar.time, bar])), forming: null, runs: [] };
-    find("bars").dataset.complete = told.complete;
-    find("bars").dataset.fresh = told.fresh;
+    shown = { pair, timeframe, count, bars: new Map(told.candles.map((bar) => [bar.time, bar])), forming: null, runs: [] };
     const newest = Math.max(0, ...told.candles.map((bar) => bar.seq));
     stopLive = follow({ pairs: pair, timeframes: timeframe, forming: "true" }, newest, heard, (word, why) => {
       if (mine !== round) return;
-      live = word;
       // While the service is gone, that is said already; and without events, bars are asked for.
       trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
-      if (status && !isGone()) panels.state(panels.standing(status, health, live));
+      stands(word);
     });
-    await ledger();
   } catch (error) {
-    if (mine === round) trouble("bars", error);
+    if (mine !== round) return;
+    loading = 0;
+    trouble("bars", error);
+    stands("failed");
+    return again();
   }
+  loading = 0;
+  trouble("bars", null);
+  await ledger();
+}
+
+/// Loads again after a pause, which grows for as long as that is wanted again and again.
+function again() {
+  pause = performance.now() - wanted < CALM ? Math.min(pause * 2, PAUSE_LAST) : PAUSE_FIRST;
+  wanted = performance.now();
+  clearTimeout(waits);
+  waits = setTimeout(load, pause);
+}
+
+/// Says how bars come.
+function stands(word) {
+  live = word;
+  if (status && !isGone()) panels.state(panels.standing(status, health, live));
 }
 
 /// Asks what is known of the time that is charted.
 async function ledger() {
-  const mine = round;
-  const { pair, count } = choice;
-  const times = [...shown.bars.keys()].sort((a, b) => a - b).slice(-Number(count));
+  const charted = shown;
+  if (!charted) return;
+  const times = [...charted.bars.keys()].sort((a, b) => a - b).slice(-Number(charted.count));
   if (times.length) {
     try {
-      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair, timeframe: "5", from: times[0], to: status.now })}`);
-      if (mine !== round) return;
-      shown.runs = told.runs;
+      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair: charted.pair, timeframe: "5", from: times[0], to: status.now })}`);
+      if (charted !== shown) return;
+      charted.runs = told.runs;
       trouble("ledger", null);
     } catch (error) {
-      if (mine === round) trouble("ledger", error);
+      if (charted === shown) trouble("ledger", error);
     }
   }
   draw();
@@ -245,8 +274,8 @@ function draw() {
 }
 
 async function drawNow() {
-  const { pair, timeframe, count } = choice;
-  if (!pair) return;
+  if (!shown) return;
+  const { pair, timeframe, count } = shown;
   const bars = [...shown.bars.values()].sort((a, b) => a.time - b.time).slice(-Number(count));
   // No more is kept than is shown.
   shown.bars = new Map(bars.map((bar) => [bar.time, bar]));

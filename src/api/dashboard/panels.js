@@ -31,6 +31,7 @@ export function standing(status, health, live) {
     return ["closed", "◑", "Market closed", status.market.opens ? `opens ${weekday(status.market.opens)} UTC` : ""];
   }
   if (!status.pairs.some((pair) => pair.last_timestamp !== null)) return ["empty", "◌", "No bars yet", "the first comes when a bucket has ended"];
+  if (live === "failed") return ["silent", "▲", "Bars do not come", "they are asked for again and again"];
   return live === "open"
     ? ["live", "●", "Live", "bars appear as they are stored"]
     : ["live", "●", "Live", "bars are asked for every few seconds"];
