@@ -121,7 +121,9 @@ async function parts(page) {
     }
     let endless = "taken";
     try { const events = new Events(); for (let i = 0; i < 40; i += 1) events.feed("data: " + "x".repeat(1 << 16)); } catch { endless = "refused"; }
-    return { whole: JSON.parse(whole), same, endless };
+    const [ids, at] = [new Events(), []];
+    for (const piece of ["id: 3\\ndata: x\\n", "\\n", "id: 4\\n: keepalive\\n\\n"]) at.push((ids.feed(piece), ids.lastId));
+    return { whole: JSON.parse(whole), same, endless, at };
   })()`);
   check("events are read in any pieces", told.same.length === 0, told.same);
   const expected = [
@@ -129,7 +131,24 @@ async function parts(page) {
     { event: "message", data: "y", id: "7" }, { event: "message", data: "", id: "9" },
   ];
   check("events are what the standard says", JSON.stringify(told.whole) === JSON.stringify(expected), told.whole);
+  check("an id counts once its block is whole, without data too", told.at.join() === ",3,4", told.at);
   check("an event without end is refused", told.endless === "refused");
+  const follows = await page.ask(`(async () => {
+    const { follow } = await import("/assets/live.js");
+    const [real, asked, began] = [fetch, [], []];
+    await new Promise((done) => {
+      window.fetch = (path, options) => {
+        if (!path.includes("none=here")) return real(path, options);
+        if (asked.push(new URL(path, location).searchParams.get("after")) === 3) done();
+        return Promise.resolve(new Response(["id: 41\\n: all after it follows\\n\\n", "id: 42\\n: keepalive\\n\\n", ""][asked.length - 1]));
+      };
+      window.stopFollowing = follow({ none: "here" }, undefined, { told() {}, stands() {}, begins: (seq) => began.push(seq) });
+    });
+    window.stopFollowing();
+    window.fetch = real;
+    return { asked, began };
+  })()`);
+  check("it is gone on from every id", JSON.stringify(follows) === JSON.stringify({ asked: [null, "41", "42"], began: [41] }), follows);
   const strip = await page.ask(`(async () => {
     const { segments, totals, inWords } = await import("/assets/strip.js");
     const runs = [{ from: 0, to: 3000, state: "stored" }, { from: 3000, to: 3300, state: "missing" }, { from: 3300, to: 9000, state: "closed" }];
@@ -157,6 +176,9 @@ async function emptyThenLive(browser, world) {
   await page.until(`${state} === "starting" || ${state} === "silent" || ${state} === "empty"`);
   await page.until(`${text("chart-note")} === "No bars of EUR/USD are stored yet."`);
   check("pairs are listed before there is a bar", (await page.ask(`document.querySelectorAll("#pairs-rows tr").length`)) === 28);
+  const streams = () => page.asked.filter((url) => url.includes("/v1/stream")).map((url) => new URL(url).searchParams.get("after"));
+  await until("events are followed from where they begin", () => streams().length >= 2);
+  check("without a bar they begin with what comes now", streams()[0] === null && streams().slice(1).every((after) => after !== null), streams());
   if (!options.quick) await pictures(page, "empty");
   nothingWrong(page, world, GONE);
 
@@ -214,6 +236,31 @@ async function withoutBars(page, world) {
   await page.ask(`document.querySelector('[data-pair="EUR_USD"] button').click()`);
   await page.until(`${text("bars-title")} === "EUR/USD, 5 minutes" && ${text("state-more")} === "bars appear as they are stored"`);
   nothingWrong(page, world, GONE);
+}
+
+/// A stream that can never be gone on with, as one whose log loses its beginning faster than it is read.
+async function resetAgainAndAgain(page, world) {
+  const END = 2_000_000_000;
+  const questions = (path) => page.ask(`window.questions.filter(({ pathname }) => pathname === "${path}").map(({ search }) => search)`);
+  await page.ask(`(() => {
+    window.questions = [];
+    const real = (window.realFetch = window.fetch);
+    window.fetch = (path, options) => {
+      const { pathname, search } = new URL(path, location);
+      window.questions.push({ pathname, search });
+      return pathname === "/v1/stream" ? Promise.resolve(new Response('event: reset\\nid: ${END}\\ndata: {"seq":${END}}\\n\\n')) : real(path, options);
+    };
+  })()`);
+  const began = Date.now();
+  await page.ask(`document.querySelector('[data-pair="GBP_USD"] button').click()`);
+  await until("bars are asked for again", async () => (await questions("/v1/candles")).length >= 3);
+  check("a reset is followed ever more rarely", Date.now() - began > 2_500, Date.now() - began);
+  const streams = await questions("/v1/stream");
+  check("what follows a reset begins where it said", streams.slice(1).every((search) => search.includes(`after=${END}`)), streams);
+  await page.ask("window.fetch = window.realFetch");
+  await page.ask(`document.querySelector('[data-pair="EUR_USD"] button').click()`);
+  await page.until(`${text("bars-title")} === "EUR/USD, 5 minutes" && ${text("state-more")} === "bars appear as they are stored"`);
+  nothingWrong(page, world);
 }
 
 /// The service goes and comes again.
@@ -340,6 +387,7 @@ try {
     await part("live", () => pictures(page, "live"));
     await part("by the keyboard", () => byKeyboard(page, world));
     await part("bars do not come", () => withoutBars(page, world));
+    await part("resets without end", () => resetAgainAndAgain(page, world));
     await part("the service goes and comes again", () => goneAndBack(page, world));
     await part("a hole", () => hole(page, world));
     await world.close();

@@ -9,25 +9,33 @@ export const PAUSE_LAST = 15_000;
 /// Silence after which a connection is given up, milliseconds; keepalives come far more often.
 const SILENCE_MAX = 60_000;
 
-/// Follows the events of a question from a seq on, until told to stop. `told(event, data)` has each event, and
-/// `stands(word, why)` how the connection does: `open`, `broken` or `refused`.
-export function follow(question, after, told, stands) {
+/// Follows the events of a question from a seq on, or from now on where there is none, until told to stop.
+/// `told(event, data)` has each event, `stands(word, why)` how the connection does (`open`, `broken` or `refused`), and
+/// `begins(seq)`, where no seq was given, after which one it has all.
+export function follow(question, after, { told, stands, begins }) {
   const stop = new AbortController();
-  run(question, after, told, stands, stop.signal);
+  run(question, after, { told, stands, begins }, stop.signal);
   return () => stop.abort();
 }
 
-async function run(question, after, told, stands, stopped) {
+async function run(question, after, { told, stands, begins }, stopped) {
   let pause = PAUSE_FIRST;
+  const hears = (events, id) => {
+    for (const event of events) {
+      // One that has to begin anew has led nowhere.
+      if (event.event !== "reset") pause = PAUSE_FIRST;
+      // Whoever hears it may have had enough.
+      if (!stopped.aborted) told(event.event, JSON.parse(event.data));
+    }
+    // Words without an event have ids too.
+    if (!id || stopped.aborted) return;
+    const isFirst = after === undefined;
+    after = Number(id);
+    if (isFirst) begins(after);
+  };
   while (!stopped.aborted) {
     try {
-      await once(question, after, stopped, () => stands("open"), (event) => {
-        pause = PAUSE_FIRST;
-        if (event.id) after = event.id;
-        const data = JSON.parse(event.data);
-        if (event.event === "reset" && data.seq !== undefined) after = data.seq;
-        told(event.event, data);
-      });
+      await once(question, after, stopped, () => stands("open"), hears);
       if (!stopped.aborted) stands("broken", "the stream of events ended");
     } catch (error) {
       if (stopped.aborted) return;
@@ -40,7 +48,7 @@ async function run(question, after, told, stands, stopped) {
 }
 
 /// One connection, from its beginning to its end.
-async function once(question, after, stopped, opened, told) {
+async function once(question, after, stopped, opened, hears) {
   const ended = new AbortController();
   const end = () => ended.abort();
   stopped.addEventListener("abort", end);
@@ -52,7 +60,7 @@ async function once(question, after, stopped, opened, told) {
   heard();
   try {
     const asked = new URLSearchParams(question);
-    if (after !== undefined && after !== null) asked.set("after", after);
+    if (after !== undefined) asked.set("after", after);
     const answer = await send(`/v1/stream?${asked}`, { signal: ended.signal, cache: "no-store" });
     if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => null));
     opened();
@@ -61,7 +69,7 @@ async function once(question, after, stopped, opened, told) {
       const { done, value } = await reader.read();
       if (done) return;
       heard();
-      events.feed(value).forEach(told);
+      hears(events.feed(value), events.lastId);
     }
   } catch (error) {
     // What breaks while it is read is no error of the page's.

@@ -182,11 +182,12 @@ function choose(pair) {
 
 /// The round whose bars are on their way.
 let loading = 0;
-/// What loads again, the pause before it, milliseconds, and when that was last wanted.
-let [waits, pause, wanted] = [null, PAUSE_FIRST, -Infinity];
+/// What loads again and from which seq on, the pause before it, milliseconds, and when that was last wanted.
+let [waits, from, pause, wanted] = [null, undefined, PAUSE_FIRST, -Infinity];
 
-/// Asks for all that is charted, and follows it from there.
-async function load() {
+/// Asks for all that is charted, and follows it from there. All up to the seq `floor` was stored before, as far as it is
+/// there still, so that nothing before it need be followed.
+async function load(floor) {
   if (!choice.pair) return;
   const mine = (loading = ++round);
   const { pair, timeframe, count } = choice;
@@ -197,19 +198,24 @@ async function load() {
     const told = await ask(`/v1/candles?${new URLSearchParams({ pair, timeframe, count })}`);
     if (mine !== round) return;
     shown = { pair, timeframe, count, bars: new Map(told.candles.map((bar) => [bar.time, bar])), forming: null, runs: [] };
-    const newest = Math.max(0, ...told.candles.map((bar) => bar.seq));
-    stopLive = follow({ pairs: pair, timeframes: timeframe, forming: "true" }, newest, heard, (word, why) => {
-      if (mine !== round) return;
-      // While the service is gone, that is said already; and without events, bars are asked for.
-      trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
-      stands(word);
+    const seqs = told.candles.map((bar) => bar.seq).concat(floor ?? []);
+    stopLive = follow({ pairs: pair, timeframes: timeframe, forming: "true" }, seqs.length ? Math.max(...seqs) : undefined, {
+      told: heard,
+      stands(word, why) {
+        if (mine !== round) return;
+        // While the service is gone, that is said already; and without events, bars are asked for.
+        trouble("live", word === "refused" ? new Refused(0, { reason: `Events: ${why}` }) : null);
+        stands(word);
+      },
+      // Without a bar there is no seq to begin with; what was stored since the answer is asked for once more.
+      begins: load,
     });
   } catch (error) {
     if (mine !== round) return;
     loading = 0;
     trouble("bars", error);
     stands("failed");
-    return again();
+    return again(floor);
   }
   loading = 0;
   trouble("bars", null);
@@ -217,11 +223,13 @@ async function load() {
 }
 
 /// Loads again after a pause, which grows for as long as that is wanted again and again.
-function again() {
+function again(floor) {
+  from = floor;
+  // Who wants it twice does not wait longer for it.
+  if (waits) return;
   pause = performance.now() - wanted < CALM ? Math.min(pause * 2, PAUSE_LAST) : PAUSE_FIRST;
   wanted = performance.now();
-  clearTimeout(waits);
-  waits = setTimeout(load, pause);
+  waits = setTimeout(() => load(from), pause);
 }
 
 /// Says how bars come.
@@ -250,7 +258,7 @@ async function ledger() {
 
 /// Takes an event of the stream.
 function heard(event, data) {
-  if (event === "reset") return void load();
+  if (event === "reset") return again(data.seq);
   if (event === "forming") shown.forming = data;
   if (event === "candle" || event === "revision") {
     shown.bars.set(data.time, data);
