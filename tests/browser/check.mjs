@@ -293,6 +293,34 @@ async function hole(page, world) {
   nothingWrong(page, world, GONE);
 }
 
+/// One pair has no bar, and all others have theirs.
+async function unready(browser) {
+  const world = await World.make(binary);
+  try {
+    const script = join(world.home, "faults.json");
+    writeFileSync(script, JSON.stringify([{ do: "refuse_items", pairs: ["EUR_USD"], times: 1_000, code: -1, text: "Insufficient permissions" }]));
+    world.simulate("2024-01-16T10:00:00Z", 60, "--allowance", "0", "--faults", script);
+    await world.run();
+    const page = await opened(browser, world);
+    await page.until(`${state} === "unready" && ${text("state-more")} === "1 of 28 pairs lacks its newest bar"`);
+    check("readyz says so, too", (await fetch(`${world.url}/readyz`)).status === 503);
+    const age = (pair) => page.ask(`document.querySelector('[data-pair="${pair}"]').children[2].textContent`);
+    check("the pair is marked, and why", /^▲ – 5 minutes, there is no bar yet$/.test(await age("EUR_USD")), await age("EUR_USD"));
+    await until("the others are not", async () => !(await age("GBP_USD")).includes("▲"));
+    // Anew, where the log has a beginning.
+    page.asked.length = 0;
+    await arrive(page, `${world.url}/?again`);
+    const streams = () => page.asked.filter((url) => url.includes("/v1/stream")).map((url) => Number(new URL(url).searchParams.get("after") ?? NaN));
+    await until("events are followed from where they begin", () => streams().length >= 2);
+    check("a pair without bars has nobody read the log from its beginning", Number.isNaN(streams()[0]) && streams()[1] > 0, streams());
+    await page.until(`${state} === "unready" && document.querySelectorAll("#pairs-rows svg.strip").length === 28`);
+    await pictures(page, "unready");
+    nothingWrong(page, world, GONE);
+  } finally {
+    await world.close();
+  }
+}
+
 async function closed(browser) {
   const world = await World.make(binary);
   try {
@@ -391,6 +419,7 @@ try {
     await part("the service goes and comes again", () => goneAndBack(page, world));
     await part("a hole", () => hole(page, world));
     await world.close();
+    await part("not fit to trade on", () => unready(browser));
     await part("the market closes", () => closed(browser));
     await part("a token", () => withToken(browser));
     await part("the demonstration", () => demonstration(browser));

@@ -18,6 +18,13 @@ export function say(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/// Why what is stored is not fit to trade on. Pure.
+export function unready({ why, pairs }) {
+  if (why.length) return why.join("; ");
+  const [stale, all] = [pairs.filter((told) => !told.fresh), pairs].map((list) => new Set(list.map((told) => told.pair)).size);
+  return `${stale} of ${counted(all, "pair")} ${stale === 1 ? "lacks its" : "lack their"} newest bar`;
+}
+
 /// How the whole stands, by which the page's colours and its first line go. Pure.
 export function standing(status, health, live) {
   const stream = status?.stream;
@@ -31,6 +38,7 @@ export function standing(status, health, live) {
     return ["closed", "◑", "Market closed", status.market.opens ? `opens ${weekday(status.market.opens)} UTC` : ""];
   }
   if (!status.pairs.some((pair) => pair.last_timestamp !== null)) return ["empty", "◌", "No bars yet", "the first comes when a bucket has ended"];
+  if (!status.readiness.ready) return ["unready", "▲", "Not fit to trade on", unready(status.readiness)];
   if (live === "failed") return ["silent", "▲", "Bars do not come", "they are asked for again and again"];
   return live === "open"
     ? ["live", "●", "Live", "bars appear as they are stored"]
@@ -113,6 +121,8 @@ export function rooms(health) {
 /// A row of the table for every pair. `strips` has what was drawn for each.
 export function pairs(status, chosen, strips, choose) {
   const rows = find("pairs-rows");
+  // The shortest bars come first.
+  const owed = new Map(status.readiness.pairs.filter((told) => !told.fresh).reverse().map((told) => [told.pair, `${told.timeframe} minutes, ${told.why}`]));
   for (const told of status.pairs) {
     let row = rows.querySelector(`[data-pair="${CSS.escape(told.pair)}"]`);
     if (!row) {
@@ -126,7 +136,10 @@ export function pairs(status, chosen, strips, choose) {
     row.classList.toggle("chosen", told.pair === chosen);
     const set = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
     set(last, told.last_timestamp === null ? "none" : moment(told.last_timestamp));
-    set(age, told.age_s === null ? "–" : length(told.age_s));
+    const [old, why] = [told.age_s === null ? "–" : length(told.age_s), owed.get(told.pair)];
+    if (age.textContent !== (why ? `▲ ${old} ${why}` : old)) age.replaceChildren(...(why ? [`▲ ${old}`, make("span", ` ${why}`, { class: "unseen" })] : [old]));
+    age.title = why ?? "";
+    age.classList.toggle("some", Boolean(why));
     set(missing, told.missing === null ? "–" : told.missing ? `▲ ${told.missing.toLocaleString("en-GB")}` : "0");
     missing.classList.toggle("some", Boolean(told.missing));
     const drawn = strips.get(told.pair);
