@@ -115,6 +115,11 @@ export class Page {
     await this.say("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
   }
 
+  /// Runs a script before those of every page that is opened.
+  async prepare(script) {
+    await this.say("Page.addScriptToEvaluateOnNewDocument", { source: script });
+  }
+
   async open(url) {
     await this.say("Page.navigate", { url });
   }

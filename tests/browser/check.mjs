@@ -347,7 +347,16 @@ async function withToken(browser) {
     for (const path of ["/v1/status", "/v1/candles?pair=EUR_USD&timeframe=5", "/v1/stream", "/healthz", "/metrics", "/assets/../v1/status", "//v1/status", "/%2e/v1/status", "/assets/none"]) {
       check(`${path} asks for the token`, (await fetch(world.url + path)).status === 401, path);
     }
-    const page = await opened(browser, world);
+    const page = await browser.page(DESKTOP);
+    // Limits are a fifth of what they are, and every state is noted.
+    await page.prepare(`{
+      const real = AbortSignal.timeout.bind(AbortSignal);
+      [window.states, window.limits] = [[], []];
+      AbortSignal.timeout = (limit) => (window.limits.push(limit / 5), real(limit / 5));
+      new MutationObserver(() => window.states.push(${state})).observe(document, { subtree: true, attributes: true, attributeFilter: ["data-state"] });
+    }`);
+    await arrive(page, `${world.url}/`);
+    const shownSince = Date.now();
     await page.until(`${state} === "token" && document.activeElement.id === "token-text"`);
     check("nothing is shown without it", await page.ask(`document.getElementById("main").hidden`));
     check("the service's reason is shown", (await page.ask(text("token-why"))).includes("http.token_file"));
@@ -357,9 +366,13 @@ async function withToken(browser) {
     await page.type("not the token, but long enough");
     await page.press("Enter", "Enter", "\r");
     await page.until(`${text("token-why")}.startsWith("It was not this one.")`);
+    const limit = await page.ask("Math.max(...window.limits)");
+    await until("a token takes longer than any answer may", () => Date.now() - shownSince > limit + 500);
     await page.type(TOKEN);
     await page.press("Enter", "Enter", "\r");
     await page.until(`${state} === "live" && ${last} > 0 && ${text("state-more")} === "bars appear as they are stored"`);
+    const states = await page.ask("window.states");
+    check("who takes his time is not told that the service is gone", states.includes("token") && states.includes("live") && !states.includes("gone"), states);
     check("it is kept for this tab alone", await page.ask(`Object.values(sessionStorage).includes("${TOKEN}") && localStorage.length === 0 && document.cookie === ""`));
     check("it is in no address", !page.asked.some((url) => url.includes(TOKEN)));
     await arrive(page, `${world.url}/?again`);

@@ -49,19 +49,23 @@ async function run(question, after, { told, stands, begins }, stopped) {
 
 /// One connection, from its beginning to its end.
 async function once(question, after, stopped, opened, hears) {
-  const ended = new AbortController();
+  let [ended, silence] = [new AbortController(), null];
   const end = () => ended.abort();
-  stopped.addEventListener("abort", end);
-  let silence;
   const heard = () => {
     clearTimeout(silence);
     silence = setTimeout(end, SILENCE_MAX);
   };
-  heard();
+  const begin = () => {
+    ended = new AbortController();
+    if (stopped.aborted) end();
+    heard();
+    return ended.signal;
+  };
+  stopped.addEventListener("abort", end);
   try {
     const asked = new URLSearchParams(question);
     if (after !== undefined) asked.set("after", after);
-    const answer = await send(`/v1/stream?${asked}`, { signal: ended.signal, cache: "no-store" });
+    const answer = await send(`/v1/stream?${asked}`, begin, { cache: "no-store" });
     if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => null));
     opened();
     const [events, reader] = [new Events(), answer.body.pipeThrough(new TextDecoderStream()).getReader()];
