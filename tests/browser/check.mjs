@@ -263,6 +263,23 @@ async function resetAgainAndAgain(page, world) {
   nothingWrong(page, world);
 }
 
+/// The service runs, and its database does not answer.
+async function withoutDatabase(page, world) {
+  const before = await page.ask(last);
+  world.isAway(true);
+  await page.until(`${text("state-word")} === "Database away" && ${text("state-more")} !== ""`);
+  await page.until(`/^The database does not answer; what is shown is of .*\\d\\d:\\d\\d UTC\\.$/.test(${text("told")})`);
+  check("what was known stays on the page", (await page.ask(`document.querySelectorAll("#pairs-rows tr").length`)) === 28);
+  // Whatever asks by itself has nothing to show, and makes no mistake for it.
+  await page.ask(`document.querySelector('[data-pair="USD_JPY"] button').click()`);
+  await page.until(`document.querySelector('[aria-pressed="true"]').textContent === "USD/JPY" && ${text("state-word")} === "Database away"`);
+  await pictures(page, "database-away");
+  world.isAway(false);
+  await page.ask(`document.querySelector('[data-pair="EUR_USD"] button').click()`);
+  await page.until(`${state} === "live" && ${text("told")} === "" && ${last} > ${before}`);
+  nothingWrong(page, world, GONE);
+}
+
 /// The service goes and comes again.
 async function goneAndBack(page, world) {
   await world.end("service", "SIGKILL");
@@ -429,6 +446,7 @@ try {
     await part("by the keyboard", () => byKeyboard(page, world));
     await part("bars do not come", () => withoutBars(page, world));
     await part("resets without end", () => resetAgainAndAgain(page, world));
+    await part("the database is away", () => withoutDatabase(page, world));
     await part("the service goes and comes again", () => goneAndBack(page, world));
     await part("a hole", () => hole(page, world));
     await world.close();

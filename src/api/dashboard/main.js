@@ -28,6 +28,8 @@ const choice = { pair: null, timeframe: null, count: null };
 /// What is charted: of which choice, bars by their beginning, the forming candle, and what is known of the time between.
 let shown = null;
 let [status, health, live, stopLive, round] = [null, null, "broken", () => {}, 0];
+/// Why the service cannot say how it stands; `status` is what it has said last.
+let away = null;
 /// What is wrong, by who found it; and what they ask for.
 const wrong = new Map();
 const ABOUT = { bars: () => `Bars of ${pairName(choice.pair)}`, ledger: () => "What the chart lacks", strips: () => "Strips" };
@@ -41,10 +43,12 @@ function trouble(who, error) {
   // What is neither the service's nor the network's is the page's own mistake.
   if (error && !(error instanceof Gone || error instanceof Refused)) console.error(error);
   const gone = isGone();
-  // While the whole service is gone, that is said once.
-  const told = [...wrong].filter(([, error]) => !(gone && error instanceof Gone));
+  // While the whole service is gone, or its database, that is said once.
+  const told = [...wrong].filter(([, error]) => !(gone && error instanceof Gone) && !(away && error.status === 503));
   const lines = [...new Set(told.map(([by, error]) => (error instanceof Gone && by in ABOUT ? `${ABOUT[by]()}: ${error.message}` : error.message)))];
-  if (gone) lines.unshift(`The service does not answer${health ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : ""}. Trying again.`);
+  const shownIs = status ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : "";
+  if (gone) lines.unshift(`The service does not answer${shownIs}. Trying again.`);
+  else if (away && health.status !== "starting") lines.unshift(`The database does not answer${shownIs}.`);
   panels.tell(lines);
   if (gone) panels.state(["gone", "✕", "Disconnected", "trying again"]);
 }
@@ -59,12 +63,13 @@ async function watch() {
     try {
       // A service that is stuck says so with another status, and that is an answer too.
       const told = await Promise.all([ask("/healthz", [503]), ask("/v1/status", [503])]);
-      const wasGone = isGone();
-      [health, seenAt] = [told[0], Date.now()];
-      status = told[1].pairs ? told[1] : null;
-      trouble("status", status ? null : new Refused(503, told[1]));
+      const wasAway = isGone() || away;
+      health = told[0];
+      away = told[1]?.pairs ? null : new Refused(503, told[1]);
+      if (!away) [status, seenAt] = [told[1], Date.now()];
+      trouble("status", away);
       show();
-      if (wasGone) {
+      if (wasAway && !away) {
         load();
         redrawAll();
       }
@@ -73,13 +78,13 @@ async function watch() {
       await new Promise((go) => setTimeout(go, STATUS_EVERY));
       continue;
     }
-    if (status) changed(before);
+    if (status && !away) changed(before);
     await new Promise((go) => setTimeout(go, STATUS_EVERY));
   }
 }
 
 function show() {
-  panels.state(panels.standing(status, health, live));
+  panels.state(panels.standing(status, health, live, away));
   const parts = [() => panels.rooms(health)];
   if (status) {
     parts.push(
@@ -235,7 +240,7 @@ function again(floor) {
 /// Says how bars come.
 function stands(word) {
   live = word;
-  if (status && !isGone()) panels.state(panels.standing(status, health, live));
+  if (status && !isGone()) panels.state(panels.standing(status, health, live, away));
 }
 
 /// Asks what is known of the time that is charted.
@@ -335,6 +340,6 @@ find("choice").addEventListener("change", () => {
   load();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-setInterval(() => isGone() || redrawAll(), STRIPS_EVERY);
+setInterval(() => isGone() || away || redrawAll(), STRIPS_EVERY);
 find("key").replaceChildren(...strip.key());
 watch();

@@ -26,10 +26,11 @@ export function unready({ why, pairs }) {
 }
 
 /// How the whole stands, by which the page's colours and its first line go. Pure.
-export function standing(status, health, live) {
+export function standing(status, health, live, away) {
   const stream = status?.stream;
   if (health?.status === "stuck") return ["stuck", "✕", "Stuck", `no progress: ${health.stuck.map(spelled).join(", ")}`];
-  if (!status || health?.status === "starting") return ["starting", "◌", "Starting", health?.at ?? ""];
+  if (health?.status === "starting") return ["starting", "◌", "Starting", health?.at ?? ""];
+  if (away) return ["silent", "▲", "Database away", away.message];
   if (status.lease && !status.lease.alive) return ["silent", "▲", "Not collecting", "no service holds this database"];
   if (stream && stream.phase !== "streaming") {
     return ["silent", "▲", "Not streaming", [spelled(stream.phase), stream.cause].filter(Boolean).join(": ")];
