@@ -219,6 +219,27 @@ async function byKeyboard(page, world) {
   nothingWrong(page, world);
 }
 
+/// More tabs than a browser has connections for.
+async function manyTabs(browser, page, world) {
+  const isOpen = `${state} === "live" && ${text("state-more")} === "bars appear as they are stored"`;
+  const tabs = [];
+  for (let count = 0; count < 7; count += 1) {
+    const tab = await browser.page(DESKTOP, page);
+    tabs.push(tab);
+    await arrive(tab, `${world.url}/`);
+    await tab.until(`${isOpen} && ${last} > 0`);
+  }
+  check("a tab behind others is hidden", await page.ask("document.hidden"));
+  const before = await page.ask(last);
+  await page.toFront();
+  await page.until(`${isOpen} && ${last} > ${before}`);
+  for (const tab of tabs) {
+    nothingWrong(tab, world);
+    await tab.close();
+  }
+  nothingWrong(page, world);
+}
+
 /// Bars do not come, while all else does.
 async function withoutBars(page, world) {
   const asked = () => page.asked.filter((url) => url.includes("/v1/candles")).length;
@@ -444,6 +465,7 @@ try {
   if (!options.quick && !options.readme) {
     await part("live", () => pictures(page, "live"));
     await part("by the keyboard", () => byKeyboard(page, world));
+    await part("many tabs", () => manyTabs(browser, page, world));
     await part("bars do not come", () => withoutBars(page, world));
     await part("resets without end", () => resetAgainAndAgain(page, world));
     await part("the database is away", () => withoutDatabase(page, world));

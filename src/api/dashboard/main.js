@@ -193,7 +193,8 @@ let [waits, from, pause, wanted] = [null, undefined, PAUSE_FIRST, -Infinity];
 /// Asks for all that is charted, and follows it from there. All up to the seq `floor` was stored before, as far as it is
 /// there still, so that nothing before it need be followed.
 async function load(floor) {
-  if (!choice.pair) return;
+  // Who sees nothing leaves his connection to another tab: browsers have six for all of them.
+  if (!choice.pair || document.hidden) return;
   const mine = (loading = ++round);
   const { pair, timeframe, count } = choice;
   clearTimeout(waits);
@@ -338,6 +339,14 @@ find("choice").addEventListener("change", () => {
   history.replaceState(null, "", `#${new URLSearchParams(choice)}`);
   if (status) panels.pairs(status, choice.pair, strips, choose);
   load();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return void load();
+  round += 1;
+  clearTimeout(waits);
+  [waits, loading] = [null, 0];
+  stopLive();
+  stands("broken");
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 setInterval(() => isGone() || away || redrawAll(), STRIPS_EVERY);
