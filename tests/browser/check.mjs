@@ -213,8 +213,13 @@ async function byKeyboard(page, world) {
   await page.until(`${text("bars-title")} === "USD/JPY, 15 minutes" && document.getElementById("last").textContent.startsWith("1")`);
   check("what is chosen can be linked to", (await page.ask("location.hash")).startsWith("#pair=USD_JPY&timeframe=15"));
   check("the chosen pair is marked for who cannot see", (await page.ask(`document.querySelector('[aria-pressed="true"]').textContent`)) === "USD/JPY");
-  await page.ask(`document.querySelector('[name=timeframe][value="5"]').click()`);
-  await page.ask(`document.querySelector('[data-pair="EUR_USD"] button').click()`);
+  // Links in a page that is open already.
+  await page.ask(`location.hash = "#pair=GBP_USD&timeframe=5&count=60"`);
+  await page.until(`${text("bars-title")} === "GBP/USD, 5 minutes" && document.getElementById("chart").dataset.bars === "60"`);
+  check("what a link leads to is chosen", (await page.ask(`JSON.stringify(Object.fromEntries(new FormData(document.getElementById("choice"))))`)) === '{"pair":"GBP_USD","timeframe":"5","count":"60"}');
+  check("and marked", (await page.ask(`document.querySelector('[aria-pressed="true"]').textContent`)) === "GBP/USD");
+  await page.ask(`location.hash = "#main"`);
+  await page.ask(`location.hash = "#pair=EUR_USD&timeframe=7&count=120"`);
   await page.until(`${text("bars-title")} === "EUR/USD, 5 minutes" && ${state} === "live"`);
   nothingWrong(page, world);
 }

@@ -160,22 +160,36 @@ async function drawQueued() {
 /// Fills the choices, once it is known what there is.
 function offer() {
   if (choice.pair) return;
-  const asked = new URLSearchParams(location.hash.slice(1));
   const pairs = status.pairs.map((pair) => pair.pair);
-  const usual = pairs.includes("EUR_USD") ? "EUR_USD" : pairs[0];
-  choice.pair = pairs.includes(asked.get("pair")) ? asked.get("pair") : usual;
-  find("pair").replaceChildren(...pairs.map((pair) => new Option(pairName(pair), pair, false, pair === choice.pair)));
-  choice.timeframe = status.timeframes.includes(asked.get("timeframe")) ? asked.get("timeframe") : status.timeframes[0];
+  find("pair").replaceChildren(...pairs.map((pair) => new Option(pairName(pair), pair)));
   for (const timeframe of status.timeframes) {
     const label = document.createElement("label");
-    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "timeframe", value: timeframe, checked: timeframe === choice.timeframe });
-    label.append(radio, timeframe);
+    label.append(Object.assign(document.createElement("input"), { type: "radio", name: "timeframe", value: timeframe }), timeframe);
     find("timeframes").append(label);
   }
   const counts = [...find("count").options].map((option) => option.value);
-  choice.count = counts.includes(asked.get("count")) ? asked.get("count") : matchMedia("(max-width: 40rem)").matches ? counts[0] : counts[1];
-  find("count").value = choice.count;
+  Object.assign(choice, {
+    pair: pairs.includes("EUR_USD") ? "EUR_USD" : pairs[0],
+    timeframe: status.timeframes[0],
+    count: matchMedia("(max-width: 40rem)").matches ? counts[0] : counts[1],
+  });
+  follows();
   load();
+}
+
+/// Chooses what the address asks for, as far as there is such a thing. Whether that is something else than before.
+function follows() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  let isOther = false;
+  for (const name of Object.keys(choice)) {
+    const offered = [...find("choice").querySelectorAll(`[name=${name}] option, input[name=${name}]`)];
+    const named = (value) => offered.find((one) => one.value === value);
+    const chosen = named(asked.get(name)) ?? named(choice[name]);
+    chosen["selected" in chosen ? "selected" : "checked"] = true;
+    isOther ||= choice[name] !== chosen.value;
+    choice[name] = chosen.value;
+  }
+  return isOther;
 }
 
 /// Charts another pair.
@@ -338,6 +352,11 @@ find("choice").addEventListener("change", () => {
   for (const name of ["pair", "timeframe", "count"]) choice[name] = form.get(name);
   history.replaceState(null, "", `#${new URLSearchParams(choice)}`);
   if (status) panels.pairs(status, choice.pair, strips, choose);
+  load();
+});
+addEventListener("hashchange", () => {
+  if (!choice.pair || !follows()) return;
+  panels.pairs(status, choice.pair, strips, choose);
   load();
 });
 document.addEventListener("visibilitychange", () => {
