@@ -158,6 +158,18 @@ async function parts(page) {
   check("holes are drawn over the rest", strip.drawn.map(({ state }) => state).join() === "closed,stored,missing", strip.drawn);
   check("a strip is told in words", strip.words === "1 bucket missing, 9 buckets stored, 10 buckets closed", strip.words);
   check("one bucket in a week can be seen", strip.narrow[0].width >= 8, strip.narrow);
+  const prices = await page.ask(`(async () => {
+    const [panels, chart] = [await import("/assets/panels.js"), await import("/assets/chart.js")];
+    const bars = [{ time: 0, open: 1.1, high: 1.2, low: 1, close: 1.1, volume: 7, source: "websocket", revision: 0 }];
+    const shown = (pair) => {
+      panels.bars(bars, pair, "5", 1);
+      const cells = [...document.querySelectorAll("#numbers-rows td")].slice(0, 4).map((cell) => cell.textContent);
+      return [document.getElementById("last").textContent.split(" closed")[0], cells.join(), chart.inWords(pair, "5", bars, []).split("between ")[1]].join("; ");
+    };
+    return { eur: shown("EUR_USD"), jpy: shown("USD_JPY") };
+  })()`);
+  check("prices have the chart's decimals", prices.eur === "1.10000; 1.10000,1.20000,1.00000,1.10000; 1.00000 and 1.20000, last close 1.10000", prices.eur);
+  check("those of the yen have fewer", prices.jpy.startsWith("1.100; 1.100,"), prices.jpy);
   const words = await page.ask(`(async () => {
     const words = await import("/assets/words.js");
     return [[0, 59, 60, 3599, 3600, 5400, 86400, 180000].map(words.length), words.stretch(1705399200, 1705402800), words.stretch(1705448400, 1705449900)];
@@ -309,7 +321,7 @@ async function withoutDatabase(page, world) {
 /// The service goes and comes again.
 async function goneAndBack(page, world) {
   await world.end("service", "SIGKILL");
-  await page.until(`${state} === "gone" && ${said("The service does not answer")}`);
+  await page.until(`${state} === "gone" && /^The service does not answer; what is shown is of \\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d UTC\\. Trying again\\.$/.test(${text("told")})`);
   check("what was known stays on the page", (await page.ask(`Number(document.getElementById("chart").dataset.bars)`)) > 50);
   await pictures(page, "disconnected");
   const before = await page.ask(last);

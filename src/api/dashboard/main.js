@@ -5,7 +5,7 @@ import * as chart from "/assets/chart.js";
 import { PAUSE_FIRST, PAUSE_LAST, follow } from "/assets/live.js";
 import * as panels from "/assets/panels.js";
 import * as strip from "/assets/strip.js";
-import { clock, moment, pairName, weekday } from "/assets/words.js";
+import { moment, pairName, weekday } from "/assets/words.js";
 
 /// How often the service is asked how it stands, milliseconds.
 const STATUS_EVERY = 5_000;
@@ -46,7 +46,7 @@ function trouble(who, error) {
   // While the whole service is gone, or its database, that is said once.
   const told = [...wrong].filter(([, error]) => !(gone && error instanceof Gone) && !(away && error.status === 503));
   const lines = [...new Set(told.map(([by, error]) => (error instanceof Gone && by in ABOUT ? `${ABOUT[by]()}: ${error.message}` : error.message)))];
-  const shownIs = status ? `; what is shown is of ${clock(seenAt / 1000)} UTC` : "";
+  const shownIs = status ? `; what is shown is of ${moment(seenAt / 1000)} UTC` : "";
   if (gone) lines.unshift(`The service does not answer${shownIs}. Trying again.`);
   else if (away && health.status !== "starting") lines.unshift(`The database does not answer${shownIs}.`);
   panels.tell(lines);
@@ -308,7 +308,7 @@ async function drawNow() {
   // No more is kept than is shown.
   shown.bars = new Map(bars.map((bar) => [bar.time, bar]));
   panels.say("bars-title", `${pairName(pair)}, ${timeframe} minutes`);
-  panels.bars(bars, timeframe, NUMBERS_MAX);
+  panels.bars(bars, pair, timeframe, NUMBERS_MAX);
   const note = find("chart-note");
   note.hidden = bars.length > 0;
   if (!bars.length) {

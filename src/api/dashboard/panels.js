@@ -1,6 +1,6 @@
 // Everything on the page that is not the chart: the service, its allowance, its actors, its pairs.
 
-import { counted, length, moment, pairName, spelled, stretch, weekday } from "/assets/words.js";
+import { counted, decimals, length, moment, pairName, spelled, stretch, weekday } from "/assets/words.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -149,16 +149,17 @@ export function pairs(status, chosen, strips, choose) {
 }
 
 /// The newest bar in words, and the latest few in numbers.
-export function bars(shown, timeframe, rowsMax) {
+export function bars(shown, pair, timeframe, rowsMax) {
   const last = shown.at(-1);
-  say("last", last ? `${last.close}` : "");
+  const price = (value) => value.toFixed(decimals(pair));
+  say("last", last ? price(last.close) : "");
   if (last) {
-    const rest = ` closed ${moment(last.time + Number(timeframe) * 60)} UTC · open ${last.open} high ${last.high} low ${last.low} · ${counted(last.volume, "tick")} · ${spelled(last.source)}${last.revision ? ` · revision ${last.revision}` : ""}`;
+    const rest = ` closed ${moment(last.time + Number(timeframe) * 60)} UTC · open ${price(last.open)} high ${price(last.high)} low ${price(last.low)} · ${counted(last.volume, "tick")} · ${spelled(last.source)}${last.revision ? ` · revision ${last.revision}` : ""}`;
     find("last").append(make("small", rest));
   }
   find("numbers-rows").replaceChildren(...shown.slice(-rowsMax).reverse().map((bar) => make("tr", [
     make("th", moment(bar.time), { scope: "row" }),
-    ...[bar.open, bar.high, bar.low, bar.close, bar.volume, spelled(bar.source)].map((value) => make("td", String(value))),
+    ...[...[bar.open, bar.high, bar.low, bar.close].map(price), String(bar.volume), spelled(bar.source)].map((value) => make("td", value)),
   ])));
 }
 
