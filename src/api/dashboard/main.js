@@ -265,7 +265,7 @@ async function ledger() {
   const times = [...charted.bars.keys()].sort((a, b) => a - b).slice(-Number(charted.count));
   if (times.length) {
     try {
-      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair: charted.pair, timeframe: "5", from: times[0], to: status.now })}`);
+      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair: charted.pair, timeframe: "5", from: times[0] })}`);
       if (charted !== shown) return;
       charted.runs = told.runs;
       trouble("ledger", null);
