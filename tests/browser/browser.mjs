@@ -63,12 +63,12 @@ export class Browser {
     this.#heard.push(hear);
   }
 
-  /// A page of its own, with nothing kept from another.
-  async page(options) {
-    const { browserContextId } = await this.say("Target.createBrowserContext");
+  /// A page of its own, with nothing kept from another; or a tab in front of another page's, in the same window.
+  async page(options, beside) {
+    const { browserContextId } = beside ?? (await this.say("Target.createBrowserContext"));
     const { targetId } = await this.say("Target.createTarget", { url: "about:blank", browserContextId });
     const { sessionId } = await this.say("Target.attachToTarget", { targetId, flatten: true });
-    const page = new Page(this, sessionId);
+    const page = Object.assign(new Page(this, sessionId), { browserContextId, targetId });
     await page.begin(options);
     return page;
   }
@@ -115,8 +115,26 @@ export class Page {
     await this.say("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
   }
 
+  /// Runs a script before those of every page that is opened.
+  async prepare(script) {
+    await this.say("Page.addScriptToEvaluateOnNewDocument", { source: script });
+  }
+
   async open(url) {
     await this.say("Page.navigate", { url });
+  }
+
+  async toFront() {
+    await this.say("Page.bringToFront");
+  }
+
+  async close() {
+    await this.browser.say("Target.closeTarget", { targetId: this.targetId });
+  }
+
+  /// Has nothing come from addresses that contain this; from all of them again without it.
+  async block(part) {
+    await this.say("Network.setBlockedURLs", { urls: part ? [`*${part}*`] : [] });
   }
 
   /// What an expression is worth on the page.

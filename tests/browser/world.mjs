@@ -1,7 +1,7 @@
 // The program under test, and the simulator in the place of IG.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +52,12 @@ export class World {
   async run() {
     this.#start("service", ["run"]);
     await until("the service serves HTTP", () => fetch(`${this.url}/`).then((answer) => answer.ok, () => false));
+  }
+
+  /// The database is away, or there again.
+  isAway(away) {
+    const names = [join(this.home, "bars.db"), join(this.home, "bars.db.away")];
+    renameSync(...(away ? names : names.reverse()));
   }
 
   /// The demonstration, which has its own simulator; from its dashboard's address on the world is there.

@@ -29,16 +29,17 @@ export function token(reason) {
   return asking;
 }
 
-/// A request with the token, where there is one.
-export async function send(path, options = {}) {
+/// A request with the token, where there is one. `signal()` makes what ends it, for each attempt: a token takes its time.
+export async function send(path, signal, options = {}) {
   for (;;) {
     const known = sessionStorage.getItem(TOKEN_KEY);
     const headers = known ? { Authorization: `Bearer ${known}` } : {};
+    const ends = signal();
     let answer;
     try {
-      answer = await fetch(path, { ...options, headers, credentials: "omit" });
+      answer = await fetch(path, { ...options, signal: ends, headers, credentials: "omit" });
     } catch (error) {
-      if (options.signal?.aborted && options.signal.reason?.name !== "TimeoutError") throw error;
+      if (ends.aborted && ends.reason?.name !== "TimeoutError") throw error;
       throw new Gone("the service does not answer");
     }
     if (answer.status !== 401) return answer;
@@ -50,7 +51,7 @@ export async function send(path, options = {}) {
 
 /// The JSON at a path. `also` are statuses that are answers, and not errors.
 export async function ask(path, also = []) {
-  const answer = await send(path, { signal: AbortSignal.timeout(ANSWER_WITHIN) });
+  const answer = await send(path, () => AbortSignal.timeout(ANSWER_WITHIN));
   let body = null;
   try {
     body = await answer.json();

@@ -1,6 +1,6 @@
 // The candlestick chart, by plotly.js.
 
-import { moment, pairName, spelled } from "/assets/words.js";
+import { decimals, moment, pairName, spelled } from "/assets/words.js";
 
 let loading = null;
 /// plotly.js, fetched when the first chart is drawn: it is far larger than all the rest.
@@ -60,9 +60,10 @@ export function inWords(pair, timeframe, bars, holes) {
   const [first, last] = [bars[0], bars.at(-1)];
   const high = Math.max(...bars.map((bar) => bar.high));
   const low = Math.min(...bars.map((bar) => bar.low));
+  const price = (value) => value.toFixed(decimals(pair));
   const lacks = holes.length ? `; ${holes.length} gaps, listed below` : "";
   return `${pairName(pair)}, ${bars.length} bars of ${timeframe} minutes from ${moment(first.time)} to ${moment(last.time)} UTC: `
-    + `between ${low} and ${high}, last close ${last.close}${lacks}`;
+    + `between ${price(low)} and ${price(high)}, last close ${price(last.close)}${lacks}`;
 }
 
 /// Draws bars, the forming candle, and what is known of the time between them.
@@ -88,7 +89,7 @@ export async function draw(element, { pair, timeframe, bars, forming, runs, view
     margin: { l: 8, r: 64, t: 8, b: 34 }, autosize: true, uirevision: view, shapes, hovermode: "x",
     hoverlabel: { bgcolor: colour.card, bordercolor: colour.muted, font: { color: colour.ink } },
     xaxis: { ...axis, type: "date", rangeslider: { visible: false }, rangebreaks: breaks(runs, step).map(([from, to]) => ({ bounds: [when(from + step / 2), when(to - step / 2)] })), nticks: Math.max(3, Math.floor(element.clientWidth / 110)), fixedrange: touch },
-    yaxis: { ...axis, side: "right", tickformat: pair.endsWith("JPY") ? ".3f" : ".5f", fixedrange: touch, nticks: 7 },
+    yaxis: { ...axis, side: "right", tickformat: `.${decimals(pair)}f`, fixedrange: touch, nticks: 7 },
   };
   await Plotly.react(element, traces, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
   element.dataset.bars = bars.length;

@@ -9,7 +9,8 @@ export class Events {
   #pending = "";
   #event = "";
   #data = [];
-  /// The id of the newest event; empty where none had one.
+  #id = "";
+  /// The id up to which all has been told, by a block without data too; empty where none had one.
   lastId = "";
 
   /// The events that this piece completes: `{event, data, id}`.
@@ -32,6 +33,7 @@ export class Events {
 
   #line(line) {
     if (line === "") {
+      this.lastId = this.#id;
       const event = this.#data.length && { event: this.#event || "message", data: this.#data.join("\n"), id: this.lastId };
       [this.#event, this.#data] = ["", []];
       return event;
@@ -42,7 +44,7 @@ export class Events {
     const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
     if (name === "event") this.#event = value;
     else if (name === "data") this.#data.push(value);
-    else if (name === "id" && !value.includes("\0")) this.lastId = value;
+    else if (name === "id" && !value.includes("\0")) this.#id = value;
     return null;
   }
 }

@@ -1,6 +1,6 @@
 // Everything on the page that is not the chart: the service, its allowance, its actors, its pairs.
 
-import { counted, length, moment, pairName, spelled, stretch, weekday } from "/assets/words.js";
+import { counted, decimals, length, moment, pairName, spelled, stretch, weekday } from "/assets/words.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -18,11 +18,19 @@ export function say(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/// Why what is stored is not fit to trade on. Pure.
+export function unready({ why, pairs }) {
+  if (why.length) return why.join("; ");
+  const [stale, all] = [pairs.filter((told) => !told.fresh), pairs].map((list) => new Set(list.map((told) => told.pair)).size);
+  return `${stale} of ${counted(all, "pair")} ${stale === 1 ? "lacks its" : "lack their"} newest bar`;
+}
+
 /// How the whole stands, by which the page's colours and its first line go. Pure.
-export function standing(status, health, live) {
+export function standing(status, health, live, away) {
   const stream = status?.stream;
   if (health?.status === "stuck") return ["stuck", "✕", "Stuck", `no progress: ${health.stuck.map(spelled).join(", ")}`];
-  if (!status || health?.status === "starting") return ["starting", "◌", "Starting", health?.at ?? ""];
+  if (health?.status === "starting") return ["starting", "◌", "Starting", health?.at ?? ""];
+  if (away) return ["silent", "▲", "Database away", away.message];
   if (status.lease && !status.lease.alive) return ["silent", "▲", "Not collecting", "no service holds this database"];
   if (stream && stream.phase !== "streaming") {
     return ["silent", "▲", "Not streaming", [spelled(stream.phase), stream.cause].filter(Boolean).join(": ")];
@@ -31,6 +39,8 @@ export function standing(status, health, live) {
     return ["closed", "◑", "Market closed", status.market.opens ? `opens ${weekday(status.market.opens)} UTC` : ""];
   }
   if (!status.pairs.some((pair) => pair.last_timestamp !== null)) return ["empty", "◌", "No bars yet", "the first comes when a bucket has ended"];
+  if (!status.readiness.ready) return ["unready", "▲", "Not fit to trade on", unready(status.readiness)];
+  if (live === "failed") return ["silent", "▲", "Bars do not come", "they are asked for again and again"];
   return live === "open"
     ? ["live", "●", "Live", "bars appear as they are stored"]
     : ["live", "●", "Live", "bars are asked for every few seconds"];
@@ -112,6 +122,8 @@ export function rooms(health) {
 /// A row of the table for every pair. `strips` has what was drawn for each.
 export function pairs(status, chosen, strips, choose) {
   const rows = find("pairs-rows");
+  // The shortest bars come first.
+  const owed = new Map(status.readiness.pairs.filter((told) => !told.fresh).reverse().map((told) => [told.pair, `${told.timeframe} minutes, ${told.why}`]));
   for (const told of status.pairs) {
     let row = rows.querySelector(`[data-pair="${CSS.escape(told.pair)}"]`);
     if (!row) {
@@ -125,7 +137,10 @@ export function pairs(status, chosen, strips, choose) {
     row.classList.toggle("chosen", told.pair === chosen);
     const set = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
     set(last, told.last_timestamp === null ? "none" : moment(told.last_timestamp));
-    set(age, told.age_s === null ? "–" : length(told.age_s));
+    const [old, why] = [told.age_s === null ? "–" : length(told.age_s), owed.get(told.pair)];
+    if (age.textContent !== (why ? `▲ ${old} ${why}` : old)) age.replaceChildren(...(why ? [`▲ ${old}`, make("span", ` ${why}`, { class: "unseen" })] : [old]));
+    age.title = why ?? "";
+    age.classList.toggle("some", Boolean(why));
     set(missing, told.missing === null ? "–" : told.missing ? `▲ ${told.missing.toLocaleString("en-GB")}` : "0");
     missing.classList.toggle("some", Boolean(told.missing));
     const drawn = strips.get(told.pair);
@@ -134,16 +149,17 @@ export function pairs(status, chosen, strips, choose) {
 }
 
 /// The newest bar in words, and the latest few in numbers.
-export function bars(shown, timeframe, rowsMax) {
+export function bars(shown, pair, timeframe, rowsMax) {
   const last = shown.at(-1);
-  say("last", last ? `${last.close}` : "");
+  const price = (value) => value.toFixed(decimals(pair));
+  say("last", last ? price(last.close) : "");
   if (last) {
-    const rest = ` closed ${moment(last.time + Number(timeframe) * 60)} UTC · open ${last.open} high ${last.high} low ${last.low} · ${counted(last.volume, "tick")} · ${spelled(last.source)}${last.revision ? ` · revision ${last.revision}` : ""}`;
+    const rest = ` closed ${moment(last.time + Number(timeframe) * 60)} UTC · open ${price(last.open)} high ${price(last.high)} low ${price(last.low)} · ${counted(last.volume, "tick")} · ${spelled(last.source)}${last.revision ? ` · revision ${last.revision}` : ""}`;
     find("last").append(make("small", rest));
   }
   find("numbers-rows").replaceChildren(...shown.slice(-rowsMax).reverse().map((bar) => make("tr", [
     make("th", moment(bar.time), { scope: "row" }),
-    ...[bar.open, bar.high, bar.low, bar.close, bar.volume, spelled(bar.source)].map((value) => make("td", String(value))),
+    ...[...[bar.open, bar.high, bar.low, bar.close].map(price), String(bar.volume), spelled(bar.source)].map((value) => make("td", value)),
   ])));
 }
 

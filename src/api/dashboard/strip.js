@@ -86,13 +86,13 @@ export function key() {
     word.textContent = state.name;
     item.append(svg, " ", word, ` ${state.means}`);
     return item;
-  }).concat(unwatched());
+  }).concat(worded("nothing", "it was not watched then"), worded("▲ age", "the newest bar is owed"));
 }
 
-function unwatched() {
+function worded(word, means) {
   const item = document.createElement("li");
-  const word = document.createElement("b");
-  word.textContent = "nothing";
-  item.append(word, " it was not watched then");
+  const bold = document.createElement("b");
+  bold.textContent = word;
+  item.append(bold, ` ${means}`);
   return item;
 }

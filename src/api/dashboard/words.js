@@ -42,6 +42,11 @@ export function counted(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en-GB")} ${number === 1 ? one : many}`;
 }
 
+/// Digits behind the point of a pair's prices.
+export function decimals(pair) {
+  return pair.endsWith("JPY") ? 3 : 5;
+}
+
 /// `EUR_USD` as `EUR/USD`; what concerns no pair alone concerns all.
 export function pairName(pair) {
   return pair?.replace("_", "/") ?? "all pairs";
