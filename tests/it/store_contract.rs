@@ -607,6 +607,25 @@ fn the_log_tells_what_was_replaced_and_what_replaced_it() {
 }
 
 #[test]
+fn a_page_of_the_log_has_room_for_what_was_refused_and_goes_on_behind_it() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(1, 5, 7)]), NOW);
+        let refused: Vec<Bar> =
+            (0..20).map(|price| bar(eur(), Timeframe::M5, NOON, 50 + price, 9, Source::Rest)).collect();
+        for value in &refused {
+            commit(&mut store, settled(&[*value]), NOW);
+        }
+        commit(&mut store, settled(&[streamed(1, 6, 8)]), NOW);
+        assert_eq!(store.last_seq().unwrap(), 23);
+        assert_eq!(log(&mut store, 0, 5), "1:5*0 2:5*0 ..5+");
+        // No page is longer in reading than the others: it ends although it has nothing to tell.
+        assert_eq!([5, 10, 15].map(|seq| log(&mut store, seq, 5)), [" ..10+", " ..15+", " ..20+"]);
+        assert_eq!(log(&mut store, 20, 5), "23:5*1 ..23");
+    });
+}
+
+#[test]
 fn the_log_says_where_something_was_deleted_from_it() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
