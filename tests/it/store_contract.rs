@@ -648,6 +648,20 @@ fn the_log_says_where_something_was_deleted_from_it() {
 }
 
 #[test]
+fn a_value_that_was_refused_is_missed_by_nobody_when_it_is_deleted() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(90, 5, 7)]), NOW);
+        commit(&mut store, settled(&[bar(eur(), Timeframe::M5, NOON, 9, 9, Source::Rest)]), NOW);
+        commit(&mut store, settled(&[streamed(91, 5, 7)]), NOW);
+        let deleted = store.delete_before(Timeframe::M5, NOON.plus(50 * 300), 100).unwrap();
+        assert_eq!((deleted.bars, deleted.revisions), (1, 1));
+        assert_eq!(log(&mut store, 0, 9), "Deleted { to: 1, last: 4 }");
+        assert_eq!(log(&mut store, 1, 9), "2:5*0 4:5*0 ..4");
+    });
+}
+
+#[test]
 fn two_writers_never_give_the_same_seq() {
     on_each_database(|url| {
         let mut stores = [Store::open(url).unwrap(), Store::open(url).unwrap()];
