@@ -17,9 +17,7 @@ use super::error::StoreError;
 use super::ledger::few_reads;
 use super::many::{ROWS_MAX, insert_candles, replace_candles};
 use super::postgres::Wire;
-use super::rows::{
-    self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar,
-};
+use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 

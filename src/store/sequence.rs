@@ -22,6 +22,15 @@ pub struct LogEntry {
     pub seq: i64,
 }
 
+/// Which values a listener wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// All that there were: where some are deleted he has to know.
+    All,
+    /// Those that are still there, as one wants them who has heard nothing yet.
+    Stored,
+}
+
 /// What there is after a `seq`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogRead {
@@ -52,8 +61,13 @@ pub struct LogPage {
     pub has_more: bool,
 }
 
-/// At most `count_max` values after `seq`. To be read in one transaction.
-pub(super) fn after(connection: &mut Connection, seq: i64, count_max: usize) -> Result<LogRead, StoreError> {
+/// At most `count_max` values after `seq`, of those `among`. To be read in one transaction.
+pub(super) fn after(
+    connection: &mut Connection,
+    seq: i64,
+    count_max: usize,
+    among: Among,
+) -> Result<LogRead, StoreError> {
     let last = bars::last_seq(connection)?;
     if seq > last {
         return Ok(LogRead::Unknown { last });
@@ -61,9 +75,11 @@ pub(super) fn after(connection: &mut Connection, seq: i64, count_max: usize) -> 
     if seq == last {
         return Ok(LogRead::Page(LogPage { entries: Vec::new(), upto: last, has_more: false }));
     }
-    let to = deleted_to(connection)?;
-    if seq < to {
-        return Ok(LogRead::Deleted { to, last });
+    if among == Among::All {
+        let to = deleted_to(connection)?;
+        if seq < to {
+            return Ok(LogRead::Deleted { to, last });
+        }
     }
     // What was refused is no value of a bar, and takes its room on the page all the same: so none takes long to read.
     let stored = bars::after(connection, seq, count_max)?.into_iter();

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::page::{Page, Wants, json};
 use crate::api::asked::After;
+use crate::store::Among;
 
 /// When a client is to come again after a break, milliseconds.
 const RETRY_MS: u32 = 2_000;
@@ -38,6 +39,8 @@ pub struct Follower {
     told: i64,
     /// There is more for him in the database than comes by itself.
     is_behind: bool,
+    /// What he is to be told of that: one who begins with the first bar has missed nothing of what was deleted.
+    among: Among,
 }
 
 impl Follower {
@@ -53,7 +56,8 @@ impl Follower {
                 (last, reset_because("unknown_id", reason, last))
             }
         };
-        let follower = Follower { wants, at, told: at, is_behind: at < last };
+        let among = if matches!(after, After::Seq(0)) { Among::Stored } else { Among::All };
+        let follower = Follower { wants, at, told: at, is_behind: at < last, among };
         (follower, format!("retry: {RETRY_MS}\n{greeting}").into())
     }
 
@@ -65,6 +69,11 @@ impl Follower {
     /// Whether he is to be told from the database what follows.
     pub fn is_behind(&self) -> bool {
         self.is_behind
+    }
+
+    /// What he is to be told from the database.
+    pub fn among(&self) -> Among {
+        self.among
     }
 
     /// He may have missed something.
@@ -92,13 +101,16 @@ impl Follower {
     pub fn catches_up(&mut self, page: &Page) -> Option<Bytes> {
         let text = self.hears(page);
         self.is_behind = page.has_more;
+        if !page.has_more {
+            self.among = Among::All;
+        }
         text
     }
 
     /// The log cannot be gone on with from where he is: it goes on behind `last`.
     pub fn is_lost(&mut self, lost: Lost, last: i64) -> Bytes {
         let at = std::mem::replace(&mut self.at, last);
-        (self.told, self.is_behind) = (last, false);
+        (self.told, self.is_behind, self.among) = (last, false, Among::All);
         reset(lost, at, last).into()
     }
 
@@ -206,6 +218,17 @@ mod tests {
         );
         assert!(!follower.is_behind());
         assert_eq!(heard(follower.hears(&page("12..13 13:EURUSD/5"))), "candle 13");
+    }
+
+    #[test]
+    fn who_begins_with_the_first_bar_misses_nothing_that_was_deleted_until_he_has_come_to_the_end() {
+        let (mut follower, _) = begin(&After::Seq(0), "");
+        assert_eq!((follower.is_behind(), follower.among()), (true, Among::Stored));
+        follower.catches_up(&page("0..4 4:EURUSD/5 +"));
+        assert_eq!(follower.among(), Among::Stored);
+        follower.catches_up(&page("4..9 9:EURUSD/5"));
+        assert_eq!((follower.is_behind(), follower.among()), (false, Among::All));
+        assert_eq!(begin(&After::Seq(1), "").0.among(), Among::All);
     }
 
     #[test]

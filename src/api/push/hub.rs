@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::domain::coverage::has_no_bar;
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use crate::live::Live;
-use crate::store::{LogRead, Store, StoreError};
+use crate::store::{Among, LogRead, Store, StoreError};
 
 /// Who follows at a time; the rest of the connections is for questions.
 pub const FOLLOWERS_MAX: usize = 100;
@@ -169,8 +169,8 @@ impl Push {
     }
 
     /// What comes behind `after`, for one alone.
-    pub(super) async fn read(&self, after: i64) -> Result<Told, NoAnswer> {
-        self.in_turn(move |store| read(store, after)).await
+    pub(super) async fn read(&self, after: i64, among: Among) -> Result<Told, NoAnswer> {
+        self.in_turn(move |store| read(store, after, among)).await
     }
 
     async fn in_turn<R: Send + 'static>(
@@ -182,8 +182,8 @@ impl Push {
     }
 }
 
-fn read(store: &mut Store, after: i64) -> Result<Told, StoreError> {
-    Ok(match store.log_after(after, PAGE_MAX)? {
+fn read(store: &mut Store, after: i64, among: Among) -> Result<Told, StoreError> {
+    Ok(match store.log_after(after, PAGE_MAX, among)? {
         LogRead::Page(page) => Told::Page(Arc::new(Page::of(after, &page))),
         LogRead::Deleted { to, last } => Told::Lost(Lost::Deleted(to), last),
         LogRead::Unknown { last } => Told::Lost(Lost::Unknown, last),
@@ -250,9 +250,9 @@ impl Reader<'_> {
     async fn read_page(&mut self) -> Option<bool> {
         let at = self.at;
         let work = move |store: &mut Store| match at {
-            Some(at) => read(store, at),
+            Some(at) => read(store, at, Among::All),
             // Who has come before this begins is told of an end that he may not have come to.
-            None => store.last_seq().and_then(|last| read(store, last)),
+            None => store.last_seq().and_then(|last| read(store, last, Among::All)),
         };
         let told = match self.push.pool.run(work).await {
             Ok(told) => told,

@@ -209,7 +209,7 @@ impl Line {
 
 /// What is read for one who is behind.
 async fn catch_up(push: &Push, follower: &mut Follower) -> Option<Bytes> {
-    match push.read(follower.at()).await {
+    match push.read(follower.at(), follower.among()).await {
         Ok(Told::Page(page)) => follower.catches_up(&page),
         Ok(Told::Lost(lost, last)) => Some(follower.is_lost(lost, last)),
         Err(error) => {
