@@ -219,18 +219,17 @@ fn refused(wrong: &Wrong) -> HttpResponse {
 
 /// Why a request has no answer. What may pass says when to come again.
 fn unanswered(error: &NoAnswer) -> HttpResponse {
-    let (status, word, reason, passes) = match error {
-        NoAnswer::Full => (503, "busy", "too many requests wait for the database".to_owned(), true),
-        NoAnswer::Late => (503, "unavailable", "the database gave no answer in time".to_owned(), true),
-        NoAnswer::Failed(why) => (500, "failed", why.clone(), false),
-        NoAnswer::Store(error @ (StoreError::Absent { .. } | StoreError::OlderSchema { .. })) => {
-            (503, "unavailable", error.to_string(), true)
+    let (status, word, passes) = match error {
+        NoAnswer::Full => (503, "busy", true),
+        NoAnswer::Late => (503, "unavailable", true),
+        NoAnswer::Store(StoreError::Absent { .. } | StoreError::OlderSchema { .. }) => {
+            (503, "unavailable", true)
         }
-        NoAnswer::Store(error) if error.is_retryable() => (503, "unavailable", error.to_string(), true),
-        NoAnswer::Store(error) => (500, "failed", error.to_string(), false),
+        NoAnswer::Store(error) if error.is_retryable() => (503, "unavailable", true),
+        NoAnswer::Store(_) | NoAnswer::Failed(_) => (500, "failed", false),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut answer = json(status, &views::error(word, &reason));
+    let mut answer = json(status, &views::error(word, &error.to_string()));
     if passes {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }

@@ -131,8 +131,17 @@ impl Follower {
 
 /// The last word to one who takes too little.
 pub fn too_slow(seconds: u64) -> Bytes {
-    let reason = format!("nothing was taken for {seconds} s: come again and go on from the last id");
-    let data = json(&serde_json::json!({ "error": "slow", "reason": reason }));
+    last_word("slow", &format!("nothing was taken for {seconds} s"))
+}
+
+/// The last word where there is nothing to be read for him.
+pub fn unavailable(why: &str) -> Bytes {
+    last_word("unavailable", &format!("what is stored cannot be told: {why}"))
+}
+
+fn last_word(error: &str, why: &str) -> Bytes {
+    let reason = format!("{why}; come again and go on from the last id");
+    let data = json(&serde_json::json!({ "error": error, "reason": reason }));
     format!("event: error\ndata: {data}\n\n").into()
 }
 

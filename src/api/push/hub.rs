@@ -4,8 +4,9 @@
 //! those of others. Candles under way are asked for only while somebody wants them. A restart loses nothing.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::MissedTickBehavior;
@@ -32,6 +33,8 @@ const TURNS: usize = 4;
 const READS_QUEUED_MAX: usize = TURNS + 2;
 /// How often commits of other processes are looked for: of an import, or of the leader where this one stands by.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time for which the log may not be readable before those who follow are told and ended.
+pub(super) const AWAY_MAX: Duration = Duration::from_secs(30);
 /// How often candles under way are told.
 const FORMING_EVERY: Duration = Duration::from_secs(1);
 /// Ticks between two attempts to learn what a longer candle began with.
@@ -44,6 +47,8 @@ pub(super) enum News {
     Page(Arc<Page>),
     /// Something is wrong with where the log was: each has to look for himself.
     Look,
+    /// The log could not be read for long, and this is why: nobody can follow it.
+    Away(Arc<str>),
 }
 
 /// What is read for one follower.
@@ -68,6 +73,8 @@ pub struct Push {
     news: broadcast::Sender<News>,
     forming: watch::Sender<Arc<Shown>>,
     followers: Mutex<Followers>,
+    /// That the log cannot be read has been said, and not yet that it can again.
+    is_away_said: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +126,7 @@ impl Push {
             news: broadcast::channel(PAGES_MAX).0,
             forming: watch::channel(Arc::default()).0,
             followers: Mutex::default(),
+            is_away_said: AtomicBool::new(false),
         })
     }
 
@@ -193,7 +201,7 @@ fn read(store: &mut Store, after: i64, among: Among) -> Result<Told, StoreError>
 /// Reads while anybody follows.
 async fn read_on(mut reading: Reading) {
     let push = reading.push.clone();
-    let mut reader = Reader { push: &push, at: None, under_way: None, ticks: 0, is_away: false };
+    let mut reader = Reader { push: &push, at: None, under_way: None, ticks: 0, away_since: None };
     let mut commits = push.live.commits();
     let (mut look, mut tick) = (actix_rt::time::interval(LOOK), actix_rt::time::interval(FORMING_EVERY));
     for timer in [&mut look, &mut tick] {
@@ -232,8 +240,8 @@ struct Reader<'a> {
     /// None while nobody wants it.
     under_way: Option<UnderWay>,
     ticks: u32,
-    /// The database could not be read the last time.
-    is_away: bool,
+    /// Since when the log could not be read, if it could not the last time.
+    away_since: Option<Instant>,
 }
 
 impl Reader<'_> {
@@ -257,13 +265,14 @@ impl Reader<'_> {
         let told = match self.push.pool.run(work).await {
             Ok(told) => told,
             Err(error) => {
-                if !std::mem::replace(&mut self.is_away, true) {
-                    log::debug!(error:? = error; "what is stored cannot be told to those who follow");
-                }
+                self.misses(&error);
                 return None;
             }
         };
-        self.is_away = false;
+        self.away_since = None;
+        if self.push.is_away_said.swap(false, Ordering::Relaxed) {
+            log::info!("what is stored can be told again to those who follow");
+        }
         match told {
             Told::Page(page) => {
                 let (has_more, is_news) = (page.has_more, self.at != Some(page.upto));
@@ -281,6 +290,22 @@ impl Reader<'_> {
                 Some(false)
             }
         }
+    }
+
+    /// The log could not be read. Who follows is told when that has lasted: bars may have been stored.
+    fn misses(&mut self, error: &NoAnswer) {
+        let now = self.push.clock.monotonic();
+        let since = *self.away_since.get_or_insert(now);
+        let away = now.saturating_duration_since(since);
+        if away < AWAY_MAX {
+            log::debug!(error:% = error; "what is stored cannot be told to those who follow");
+            return;
+        }
+        if !self.push.is_away_said.swap(true, Ordering::Relaxed) {
+            let away_s = away.as_secs();
+            log::warn!(error:% = error, away_s; "what is stored cannot be told, those who follow are ended");
+        }
+        let _ = self.push.news.send(News::Away(error.to_string().into()));
     }
 
     /// What is stored is no longer under way, before anybody hears that it is stored.

@@ -13,9 +13,9 @@ use futures_util::stream::{Stream, unfold};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::follower::{Follower, too_slow};
+use super::follower::{Follower, too_slow, unavailable};
 use super::forming::Shown;
-use super::hub::{News, NoPlace, Push, Seat, Told};
+use super::hub::{AWAY_MAX, News, NoPlace, Push, Seat, Told};
 use super::page::Wants;
 use crate::api::asked::Follow;
 use crate::api::pool::NoAnswer;
@@ -69,6 +69,8 @@ struct Line {
     /// Ends the connection of one who takes nothing, and ends with it.
     watching: JoinHandle<()>,
     grip: Option<Grip>,
+    /// Since when he waits for what is to be read for him, and why the last attempt failed.
+    unread: Option<(Instant, NoAnswer)>,
     has_ended: bool,
 }
 
@@ -114,6 +116,7 @@ impl Push {
             handed,
             watching,
             grip,
+            unread: None,
             has_ended: false,
         };
         Ok(unfold(line, |mut line| async move {
@@ -172,8 +175,15 @@ impl Line {
         let mut silence = pin!(actix_rt::time::sleep(KEEPALIVE));
         loop {
             let text = if self.follower.is_behind() {
+                let now = self.push.clock().monotonic();
+                let (since, why) = self.unread.get_or_insert((now, NoAnswer::Late));
+                if now.saturating_duration_since(*since) >= AWAY_MAX {
+                    log::info!(error:% = why; "the log cannot be read for a follower, his connection is ended");
+                    self.has_ended = true;
+                    return Some(unavailable(&why.to_string()));
+                }
                 tokio::select! {
-                    text = catch_up(&self.push, &mut self.follower) => text,
+                    text = catch_up(&self.push, &mut self.follower, &mut self.unread) => text,
                     () = &mut silence => return Some(self.follower.keepalive()),
                 }
             } else {
@@ -185,6 +195,10 @@ impl Line {
                         Ok(News::Look) | Err(RecvError::Lagged(_)) => {
                             self.follower.falls_behind();
                             None
+                        }
+                        Ok(News::Away(why)) => {
+                            self.has_ended = true;
+                            Some(unavailable(&why))
                         }
                         Err(RecvError::Closed) => return None,
                     },
@@ -208,12 +222,24 @@ impl Line {
 }
 
 /// What is read for one who is behind.
-async fn catch_up(push: &Push, follower: &mut Follower) -> Option<Bytes> {
+async fn catch_up(
+    push: &Push,
+    follower: &mut Follower,
+    unread: &mut Option<(Instant, NoAnswer)>,
+) -> Option<Bytes> {
     match push.read(follower.at(), follower.among()).await {
-        Ok(Told::Page(page)) => follower.catches_up(&page),
-        Ok(Told::Lost(lost, last)) => Some(follower.is_lost(lost, last)),
+        Ok(told) => {
+            *unread = None;
+            match told {
+                Told::Page(page) => follower.catches_up(&page),
+                Told::Lost(lost, last) => Some(follower.is_lost(lost, last)),
+            }
+        }
         Err(error) => {
-            log::debug!(error:? = error; "the log cannot be read for a follower, trying again");
+            log::debug!(error:% = error; "the log cannot be read for a follower, trying again");
+            if let Some((_, why)) = unread {
+                *why = error;
+            }
             actix_rt::time::sleep(READ_AGAIN).await;
             None
         }
@@ -238,7 +264,7 @@ mod tests {
 
     /// A database, and those who follow it.
     struct Scene {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
         store: Store,
         live: Live,
         clock: Clock,
@@ -254,7 +280,7 @@ mod tests {
             let clock = Clock::simulated(Timestamp(0), 0);
             let open = Arc::new(move || Store::open_read_only(&url));
             let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
-            Scene { _folder: folder, store, live, clock, push, slot: 0 }
+            Scene { folder, store, live, clock, push, slot: 0 }
         }
 
         /// Stores so many more bars, none of which has company in its quarter.
@@ -270,6 +296,11 @@ mod tests {
             let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
             self.store.commit(&[batch], Timestamp(0)).unwrap();
             self.live.committed(self.store.last_seq().unwrap());
+        }
+
+        /// Has another client of the database do something with it.
+        fn run(&self, sql: &str) {
+            rusqlite::Connection::open(self.folder.path().join("c.db")).unwrap().execute_batch(sql).unwrap();
         }
 
         async fn follow(&self, after: After) -> Result<Events, NoStream> {
@@ -370,6 +401,45 @@ mod tests {
         assert_eq!(until(&mut again, 2).await, [2]);
         scene.commit(1);
         assert_eq!(until(&mut again, 3).await, [3]);
+    }
+
+    /// The last words to one who follows, while time flies.
+    async fn last_words(clock: &Clock, mut events: Events) -> String {
+        for _ in 0..600 {
+            match tokio::time::timeout(Duration::from_millis(100), events.next()).await {
+                Ok(Some(text)) if text.as_ref().unwrap().starts_with(b": keepalive") => {}
+                Ok(text) => {
+                    assert!(events.next().await.is_none(), "it ends");
+                    return String::from_utf8(text.expect("a word").unwrap().to_vec()).unwrap();
+                }
+                Err(_) => clock.advance(AWAY_MAX / 10),
+            }
+        }
+        panic!("he follows for ever");
+    }
+
+    #[actix_web::test]
+    async fn where_the_log_cannot_be_read_for_long_all_who_follow_are_told_and_ended() {
+        let mut scene = Scene::new();
+        scene.commit(2);
+        let mut new = scene.follow(After::Now).await.unwrap();
+        let mut old = scene.follow(After::Seq(1)).await.unwrap();
+        let _greetings = (heard(&mut new).await, heard(&mut old).await);
+        scene.run("ALTER TABLE candles RENAME TO taken");
+        let (new, old) = tokio::join!(last_words(&scene.clock, new), last_words(&scene.clock, old));
+        let expected =
+            "event: error\ndata: {\"error\":\"unavailable\",\"reason\":\"what is stored cannot be told: ";
+        for words in [new, old] {
+            assert!(words.starts_with(expected) && words.contains("no such table"), "{words}");
+        }
+        assert!(matches!(scene.follow(After::Now).await.err(), Some(NoStream::NoAnswer(_))));
+        scene.run("ALTER TABLE taken RENAME TO candles");
+        let mut again = scene.follow(After::Seq(1)).await.unwrap();
+        let _greeting = heard(&mut again).await;
+        scene.clock.advance(AWAY_MAX);
+        assert_eq!(heard(&mut again).await, "candle 2");
+        scene.commit(1);
+        assert_eq!(heard(&mut again).await, "candle 3");
     }
 
     #[actix_web::test]
