@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::forming::Shown;
 use super::page::{Page, Wants, json};
 use crate::api::asked::After;
 use crate::store::Among;
@@ -41,6 +42,8 @@ pub struct Follower {
     is_behind: bool,
     /// What he is to be told of that: one who begins with the first bar has missed nothing of what was deleted.
     among: Among,
+    /// The version of what is under way that he has seen.
+    seen: u64,
 }
 
 impl Follower {
@@ -57,7 +60,7 @@ impl Follower {
             }
         };
         let among = if matches!(after, After::Seq(0)) { Among::Stored } else { Among::All };
-        let follower = Follower { wants, at, told: at, is_behind: at < last, among };
+        let follower = Follower { wants, at, told: at, is_behind: at < last, among, seen: 0 };
         (follower, format!("retry: {RETRY_MS}\n{greeting}").into())
     }
 
@@ -123,9 +126,14 @@ impl Follower {
         format!("id: {}\n: keepalive\n\n", self.at).into()
     }
 
-    /// What he wants.
-    pub fn wants(&self) -> &Wants {
-        &self.wants
+    /// What is under way: what he is sent of it. Nothing of a state that was made before a bar was stored that he has,
+    /// which may be among it: he sees the next.
+    pub fn sees(&mut self, shown: &Shown) -> Option<Bytes> {
+        if shown.at < self.at {
+            return None;
+        }
+        let seen = std::mem::replace(&mut self.seen, shown.version);
+        shown.since(seen, &self.wants)
     }
 }
 
@@ -162,8 +170,10 @@ fn reset_because(error: &str, reason: String, seq: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forming::UnderWay;
     use super::super::page::testing::{page, short};
     use super::*;
+    use crate::domain::{CandleUpdate, Ohlc, Price, Timeframe, Timestamp};
 
     /// A follower of a log that ends with 9.
     fn begin(after: &After, pairs: &str) -> (Follower, String) {
@@ -238,6 +248,25 @@ mod tests {
         follower.catches_up(&page("4..9 9:EURUSD/5"));
         assert_eq!((follower.is_behind(), follower.among()), (false, Among::All));
         assert_eq!(begin(&After::Seq(1), "").0.among(), Among::All);
+    }
+
+    #[test]
+    fn who_has_read_further_than_what_is_under_way_was_made_at_sees_it_when_it_has_come_as_far() {
+        let (pair, side) = ("EURUSD".parse().unwrap(), Ohlc::from_prices([Price::ONE; 4]));
+        let candle = CandleUpdate { start: Timestamp(0), bid: side, ask: side, ticks: 1, closed: false };
+        let mut under_way = UnderWay::following(&Shown::default(), &[Timeframe::M5]);
+        under_way.is_at(9);
+        assert!(under_way.takes(&[(pair, candle)]));
+        let (mut follower, _) = begin(&After::Now, "");
+        let (mut other, _) = begin(&After::Now, "");
+        assert_eq!(heard(other.sees(&under_way.shown())), "forming");
+        // He missed that, and has read for himself that it is stored.
+        follower.falls_behind();
+        assert_eq!(heard(follower.catches_up(&page("9..10 10:EURUSD/5"))), "candle 10");
+        assert_eq!(heard(follower.sees(&under_way.shown())), "-");
+        under_way.is_at(10);
+        assert_eq!(heard(follower.sees(&under_way.shown())), "forming", "which is another then");
+        assert_eq!(heard(follower.sees(&under_way.shown())), "-", "nothing comes twice");
     }
 
     #[test]

@@ -277,8 +277,8 @@ impl Reader<'_> {
             Told::Page(page) => {
                 let (has_more, is_news) = (page.has_more, self.at != Some(page.upto));
                 self.at = Some(page.upto);
-                self.settle(&page);
                 if is_news {
+                    self.settle(&page);
                     // Nobody may follow any more.
                     let _ = self.push.news.send(News::Page(page));
                 }
@@ -286,6 +286,9 @@ impl Reader<'_> {
             }
             Told::Lost(_, last) => {
                 self.at = Some(last);
+                if let Some(under_way) = &mut self.under_way {
+                    under_way.is_at(last);
+                }
                 let _ = self.push.news.send(News::Look);
                 Some(false)
             }
@@ -311,10 +314,11 @@ impl Reader<'_> {
     /// What is stored is no longer under way, before anybody hears that it is stored.
     fn settle(&mut self, page: &Page) {
         let Some(under_way) = &mut self.under_way else { return };
-        let is_over = page.bars().fold(false, |is_over, bar| under_way.settled(bar) | is_over);
-        if is_over {
-            self.push.forming.send_replace(under_way.shown());
+        for bar in page.bars() {
+            under_way.settled(bar);
         }
+        under_way.is_at(page.upto);
+        self.push.forming.send_replace(under_way.shown());
     }
 
     /// Tells what is under way.
@@ -323,7 +327,9 @@ impl Reader<'_> {
         let Some(under_way) = &mut self.under_way else {
             // What is shown now was asked for by those before.
             let timeframes = &self.push.timeframes;
-            self.under_way = Some(UnderWay::following(&self.push.forming.borrow(), timeframes));
+            let mut under_way = UnderWay::following(&self.push.forming.borrow(), timeframes);
+            under_way.is_at(self.at.unwrap_or(0));
+            self.under_way = Some(under_way);
             self.ticks = 0;
             return;
         };

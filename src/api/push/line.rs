@@ -61,8 +61,6 @@ struct Line {
     follower: Follower,
     news: broadcast::Receiver<News>,
     forming: watch::Receiver<Arc<Shown>>,
-    /// The version of what is under way that he has seen.
-    seen: u64,
     /// What he is told first.
     greeting: Option<Bytes>,
     handed: Rc<Handed>,
@@ -111,7 +109,6 @@ impl Push {
             follower,
             news,
             forming,
-            seen: 0,
             greeting: Some(greeting),
             handed,
             watching,
@@ -204,8 +201,7 @@ impl Line {
                     },
                     Ok(()) = self.forming.changed(), if self.seat.forming => {
                         let shown = self.forming.borrow_and_update().clone();
-                        let seen = std::mem::replace(&mut self.seen, shown.version);
-                        shown.since(seen, self.follower.wants())
+                        self.follower.sees(&shown)
                     }
                     () = self.handed.is_left.notified() => return None,
                     () = &mut silence => {
