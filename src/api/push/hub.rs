@@ -3,6 +3,7 @@
 //! The reader runs while anybody follows: it goes along with the commits of this process, and looks by itself for
 //! those of others. Candles under way are asked for only while somebody wants them. A restart loses nothing.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,11 @@ pub const FOLLOWERS_MAX: usize = 100;
 const PAGE_MAX: usize = 128;
 /// Pages kept for those who follow; who is further behind reads his own.
 const PAGES_MAX: usize = 8;
-/// Pages read for single followers at a time; who wants another waits for his turn.
-const TURNS: usize = 4;
+/// Pages that were read last, kept for whoever comes to the same place: after an import all do.
+const PAGES_KEPT: usize = 16;
+/// Pages read for single followers at a time; who wants another waits for his turn. One, as there is one connection:
+/// what is new to all waits for no more than that.
+const TURNS: usize = 1;
 /// Pieces of work that may wait for the connection: turns, the reader's own, and candles.
 const READS_QUEUED_MAX: usize = TURNS + 2;
 /// How often commits of other processes are looked for: of an import, or of the leader where this one stands by.
@@ -73,6 +77,7 @@ pub struct Push {
     news: broadcast::Sender<News>,
     forming: watch::Sender<Arc<Shown>>,
     followers: Mutex<Followers>,
+    shelf: Arc<Shelf>,
     /// That the log cannot be read has been said, and not yet that it can again.
     is_away_said: AtomicBool,
 }
@@ -126,6 +131,7 @@ impl Push {
             news: broadcast::channel(PAGES_MAX).0,
             forming: watch::channel(Arc::default()).0,
             followers: Mutex::default(),
+            shelf: Arc::default(),
             is_away_said: AtomicBool::new(false),
         })
     }
@@ -178,7 +184,11 @@ impl Push {
 
     /// What comes behind `after`, for one alone.
     pub(super) async fn read(&self, after: i64, among: Among) -> Result<Told, NoAnswer> {
-        self.in_turn(move |store| read(store, after, among)).await
+        if let Some(page) = self.shelf.page(after, among) {
+            return Ok(Told::Page(page));
+        }
+        let shelf = self.shelf.clone();
+        self.in_turn(move |store| shelf.read(store, after, among)).await
     }
 
     async fn in_turn<R: Send + 'static>(
@@ -190,12 +200,52 @@ impl Push {
     }
 }
 
-fn read(store: &mut Store, after: i64, among: Among) -> Result<Told, StoreError> {
-    Ok(match store.log_after(after, PAGE_MAX, among)? {
-        LogRead::Page(page) => Told::Page(Arc::new(Page::of(after, &page))),
-        LogRead::Deleted { to, last } => Told::Lost(Lost::Deleted(to), last),
-        LogRead::Unknown { last } => Told::Lost(Lost::Unknown, last),
-    })
+/// Pages that were read last. Full ones: nothing comes into them any more.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<VecDeque<(Among, Arc<Page>)>>);
+
+impl Shelf {
+    fn pages(&self) -> MutexGuard<'_, VecDeque<(Among, Arc<Page>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page that begins behind `after`, if it is there. One that nothing was missing from is good for everybody.
+    fn page(&self, after: i64, among: Among) -> Option<Arc<Page>> {
+        let is_it = |of: &Among, page: &Page| page.after == after && (*of == Among::All || *of == among);
+        self.pages().iter().find(|(of, page)| is_it(of, page)).map(|(_, page)| page.clone())
+    }
+
+    fn keep(&self, among: Among, page: &Arc<Page>) {
+        let mut pages = self.pages();
+        pages.truncate(PAGES_KEPT - 1);
+        pages.push_front((among, page.clone()));
+    }
+
+    /// Another log may begin, or nobody wants this one.
+    fn clear(&self) {
+        self.pages().clear();
+    }
+
+    /// What comes behind `after`, from here or from the database.
+    fn read(&self, store: &mut Store, after: i64, among: Among) -> Result<Told, StoreError> {
+        if let Some(page) = self.page(after, among) {
+            return Ok(Told::Page(page));
+        }
+        Ok(match store.log_after(after, PAGE_MAX, among)? {
+            LogRead::Page(page) => {
+                let page = Arc::new(Page::of(after, &page));
+                if page.has_more {
+                    self.keep(among, &page);
+                }
+                Told::Page(page)
+            }
+            LogRead::Deleted { to, last } => Told::Lost(Lost::Deleted(to), last),
+            LogRead::Unknown { last } => {
+                self.clear();
+                Told::Lost(Lost::Unknown, last)
+            }
+        })
+    }
 }
 
 /// Reads while anybody follows.
@@ -214,6 +264,7 @@ async fn read_on(mut reading: Reading) {
                 // While nobody can come in between.
                 followers.has_reader = false;
                 reading.has_ended = true;
+                push.shelf.clear();
                 return;
             }
             followers.forming > 0
@@ -245,22 +296,18 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Tells all that is new.
+    /// Tells all that is new, while anybody follows.
     async fn read(&mut self) {
-        while let Some(has_more) = self.read_page().await {
-            if !has_more {
-                return;
-            }
-        }
+        while self.read_page().await == Some(true) && self.push.followers().all > 0 {}
     }
 
     /// Tells the next page, and answers whether there is more; none where it cannot be read.
     async fn read_page(&mut self) -> Option<bool> {
-        let at = self.at;
-        let work = move |store: &mut Store| match at {
-            Some(at) => read(store, at, Among::All),
+        let (at, shelf) = (self.at, self.push.shelf.clone());
+        let work = move |store: &mut Store| {
             // Who has come before this begins is told of an end that he may not have come to.
-            None => store.last_seq().and_then(|last| read(store, last, Among::All)),
+            let at = at.map_or_else(|| store.last_seq(), Ok)?;
+            shelf.read(store, at, Among::All)
         };
         let told = match self.push.pool.run(work).await {
             Ok(told) => told,

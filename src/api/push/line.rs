@@ -358,6 +358,51 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_page_that_was_read_for_one_is_there_for_all_who_come_to_its_place() {
+        let mut scene = Scene::new();
+        scene.commit(300);
+        let mut lines = Vec::new();
+        for _ in 0..3 {
+            let mut events = scene.follow(After::Seq(0)).await.unwrap();
+            let _greeting = heard(&mut events).await;
+            lines.push(events);
+        }
+        let first = heard(&mut lines[0]).await;
+        assert!(first.starts_with("candle 1, candle 2, "), "{first}");
+        scene.run("ALTER TABLE candles RENAME TO taken");
+        assert_eq!((heard(&mut lines[1]).await, heard(&mut lines[2]).await), (first.clone(), first));
+        scene.run("ALTER TABLE taken RENAME TO candles");
+        for events in &mut lines {
+            assert_eq!(until(events, 300).await, (129..=300).collect::<Vec<_>>(), "each goes on from there");
+        }
+    }
+
+    #[actix_web::test]
+    async fn where_all_have_left_nothing_more_is_read() {
+        let mut scene = Scene::new();
+        let mut events = scene.follow(After::Now).await.unwrap();
+        let _greeting = heard(&mut events).await;
+        scene.commit(1);
+        assert_eq!(heard(&mut events).await, "candle 1");
+        let (mut news, _) = scene.push.news();
+        scene.commit(3_000);
+        assert!(matches!(news.recv().await, Ok(News::Page(_))));
+        drop(events);
+        while scene.push.is_read() {
+            actix_rt::task::yield_now().await;
+        }
+        let mut pages = 1;
+        loop {
+            match news.try_recv() {
+                Ok(_) => pages += 1,
+                Err(broadcast::error::TryRecvError::Lagged(missed)) => pages += missed,
+                Err(_) => break,
+            }
+        }
+        assert!(pages < 5, "{pages} of 24");
+    }
+
+    #[actix_web::test]
     async fn one_who_takes_nothing_for_long_is_told_so_and_ended() {
         let mut scene = Scene::new();
         let mut events = scene.follow(After::Now).await.unwrap();
