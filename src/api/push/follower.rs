@@ -292,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn a_keepalive_to_one_who_is_behind_says_how_far_he_has_come_and_no_further() {
+        let (mut follower, _) = begin(&After::Seq(2), "EURUSD");
+        assert_eq!(short(&follower.keepalive()), "keepalive", "nothing has been read for him");
+        assert_eq!(heard(follower.catches_up(&page("2..5 4:GBPUSD/5 +"))), "-");
+        assert_eq!(short(&follower.keepalive()), "5 keepalive");
+        assert!(follower.is_behind(), "he goes on");
+        assert_eq!(heard(follower.catches_up(&page("5..9 6:EURUSD/5"))), "candle 6");
+        assert!(!follower.is_behind());
+    }
+
+    #[test]
     fn one_who_is_lost_is_told_why_and_goes_on_from_the_end() {
         for (lost, expected) in [
             (

@@ -261,6 +261,7 @@ mod tests {
     /// A database, and those who follow it.
     struct Scene {
         folder: tempfile::TempDir,
+        url: DatabaseUrl,
         store: Store,
         live: Live,
         clock: Clock,
@@ -274,9 +275,10 @@ mod tests {
             let url = DatabaseUrl::sqlite(folder.path().join("c.db"));
             let (store, live) = (Store::open(&url).unwrap(), Live::default());
             let clock = Clock::simulated(Timestamp(0), 0);
-            let open = Arc::new(move || Store::open_read_only(&url));
+            let of = url.clone();
+            let open = Arc::new(move || Store::open_read_only(&of));
             let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
-            Scene { folder, store, live, clock, push, slot: 0 }
+            Scene { folder, url, store, live, clock, push, slot: 0 }
         }
 
         /// Stores so many more bars, none of which has company in its quarter.
@@ -385,7 +387,7 @@ mod tests {
         scene.commit(1);
         assert_eq!(heard(&mut events).await, "candle 1");
         let (mut news, _) = scene.push.news();
-        scene.commit(3_000);
+        scene.commit(6_000);
         assert!(matches!(news.recv().await, Ok(News::Page(_))));
         drop(events);
         while scene.push.is_read() {
@@ -399,7 +401,54 @@ mod tests {
                 Err(_) => break,
             }
         }
-        assert!(pages < 5, "{pages} of 24");
+        assert!(pages < 20, "{pages} of 47");
+    }
+
+    /// Two who follow, and have heard of all that was stored.
+    async fn two(scene: &mut Scene) -> [Events; 2] {
+        let mut lines = [scene.follow(After::Now).await.unwrap(), scene.follow(After::Now).await.unwrap()];
+        for events in &mut lines {
+            let _greeting = heard(events).await;
+        }
+        scene.commit(5);
+        for events in &mut lines {
+            assert_eq!(until(events, 5).await, [1, 2, 3, 4, 5]);
+        }
+        lines
+    }
+
+    #[actix_web::test]
+    async fn a_database_that_goes_back_while_they_follow_is_told_to_all_and_followed_from_there() {
+        let mut scene = Scene::new();
+        let mut lines = two(&mut scene).await;
+        scene.run("DELETE FROM candles WHERE seq > 2");
+        // One who has written further would not write on.
+        scene.store = Store::open(&scene.url).unwrap();
+        scene.live.committed(2);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "reset 2");
+        }
+        // As far as it was before, where nothing would be new to one who is still there.
+        scene.commit(3);
+        for events in &mut lines {
+            assert_eq!(until(events, 5).await, [3, 4, 5]);
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_is_deleted_before_they_heard_of_it_is_told_to_all_who_follow() {
+        let mut scene = Scene::new();
+        let mut lines = two(&mut scene).await;
+        // Of what is stored next, 6 and 7 were old and are deleted already.
+        scene.store.set_setting("retention/seq", "7").unwrap();
+        scene.commit(4);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "reset 9");
+        }
+        scene.commit(1);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "candle 10");
+        }
     }
 
     #[actix_web::test]
@@ -477,7 +526,6 @@ mod tests {
         scene.run("ALTER TABLE taken RENAME TO candles");
         let mut again = scene.follow(After::Seq(1)).await.unwrap();
         let _greeting = heard(&mut again).await;
-        scene.clock.advance(AWAY_MAX);
         assert_eq!(heard(&mut again).await, "candle 2");
         scene.commit(1);
         assert_eq!(heard(&mut again).await, "candle 3");
