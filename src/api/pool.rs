@@ -4,6 +4,7 @@
 //! request beyond the queue's bound is refused at once, one that has waited too long is told so, and its work is not
 //! done any more once its turn comes.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,17 @@ pub enum NoAnswer {
     Store(StoreError),
     /// It failed in a way that nobody thought of.
     Failed(String),
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoAnswer::Full => f.write_str("too many requests wait for the database"),
+            NoAnswer::Late => f.write_str("the database gave no answer in time"),
+            NoAnswer::Store(error) => error.fmt(f),
+            NoAnswer::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Threads with a connection each. They start when the first request comes.

@@ -219,18 +219,17 @@ fn refused(wrong: &Wrong) -> HttpResponse {
 
 /// Why a request has no answer. What may pass says when to come again.
 fn unanswered(error: &NoAnswer) -> HttpResponse {
-    let (status, word, reason, passes) = match error {
-        NoAnswer::Full => (503, "busy", "too many requests wait for the database".to_owned(), true),
-        NoAnswer::Late => (503, "unavailable", "the database gave no answer in time".to_owned(), true),
-        NoAnswer::Failed(why) => (500, "failed", why.clone(), false),
-        NoAnswer::Store(error @ (StoreError::Absent { .. } | StoreError::OlderSchema { .. })) => {
-            (503, "unavailable", error.to_string(), true)
+    let (status, word, passes) = match error {
+        NoAnswer::Full => (503, "busy", true),
+        NoAnswer::Late => (503, "unavailable", true),
+        NoAnswer::Store(StoreError::Absent { .. } | StoreError::OlderSchema { .. }) => {
+            (503, "unavailable", true)
         }
-        NoAnswer::Store(error) if error.is_retryable() => (503, "unavailable", error.to_string(), true),
-        NoAnswer::Store(error) => (500, "failed", error.to_string(), false),
+        NoAnswer::Store(error) if error.is_retryable() => (503, "unavailable", true),
+        NoAnswer::Store(_) | NoAnswer::Failed(_) => (500, "failed", false),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut answer = json(status, &views::error(word, &reason));
+    let mut answer = json(status, &views::error(word, &error.to_string()));
     if passes {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }
@@ -334,21 +333,23 @@ async fn stream(request: HttpRequest, answers: Data<Answers>) -> impl Responder 
         if request.method() == Method::HEAD {
             return Ok(answer.finish());
         }
-        let grip = request.conn_data::<Hand>().map(Hand::grip);
-        match answers.push.follow(asked, grip).await {
+        let Some(grip) = request.conn_data::<Hand>().and_then(Hand::grip) else {
+            return Err(no_place("there is no descriptor for another stream"));
+        };
+        match answers.push.follow(asked, Some(grip)).await {
             Ok(events) => Ok(answer.streaming(events)),
             Err(NoStream::NoAnswer(error)) => Err(unanswered(&error)),
-            Err(NoStream::NoPlace) => {
-                let reason = "as many follow the stream as may at a time";
-                let mut answer =
-                    json(StatusCode::SERVICE_UNAVAILABLE, &views::error("too_many_streams", reason));
-                let again = HeaderValue::from_static(STREAM_RETRY_AFTER_S);
-                answer.headers_mut().insert(header::RETRY_AFTER, again);
-                Err(answer)
-            }
+            Err(NoStream::NoPlace) => Err(no_place("as many follow the stream as may at a time")),
         }
     };
     either(answer.await)
+}
+
+/// There is no place in the stream.
+fn no_place(reason: &str) -> HttpResponse {
+    let mut answer = json(StatusCode::SERVICE_UNAVAILABLE, &views::error("too_many_streams", reason));
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(STREAM_RETRY_AFTER_S));
+    answer
 }
 
 async fn ask_fetch(request: HttpRequest, body: Bytes, answers: Data<Answers>) -> impl Responder {
@@ -435,4 +436,37 @@ fn only(methods: &'static str, reason: &str) -> HttpResponse {
     let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &views::error("other_method", reason));
     answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{self, Flags};
+    use crate::supervisor::house::Signs;
+
+    #[actix_web::test]
+    async fn nobody_follows_whose_connection_could_not_be_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Some(format!("sqlite://{}", folder.path().join("c.db").display()));
+        let config = config::load(None, &BTreeMap::new(), &Flags { config: None, database }).unwrap();
+        drop(Store::open(&config.database).unwrap());
+        let clock = Clock::system();
+        let answers = Data::new(Answers::new(Sources {
+            config: Arc::new(config),
+            signs: Signs::new(&clock, None),
+            status: Arc::new(|| Err("not asked for".to_owned())),
+            order: Arc::new(|_| Err("not asked for".to_owned())),
+            clock,
+        }));
+        // A request of a connection that nothing is known of.
+        let request = TestRequest::with_uri("/v1/stream").to_http_request();
+        let answer = stream(request.clone(), answers).await.respond_to(&request);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers().get(header::RETRY_AFTER).unwrap(), STREAM_RETRY_AFTER_S);
+    }
 }

@@ -206,9 +206,10 @@ impl Hand {
         hang_up(self.socket.clone());
     }
 
-    /// A grip for one whose answer does not end.
-    pub(super) fn grip(&self) -> Grip {
-        Grip { socket: self.socket.clone(), ageing: self.end.abort_handle() }
+    /// A grip for one whose answer does not end; none where there was no descriptor for it, and nothing would end him.
+    pub(super) fn grip(&self) -> Option<Grip> {
+        let (socket, ageing) = (self.socket.clone(), self.end.abort_handle());
+        socket.is_some().then_some(Grip { socket, ageing })
     }
 }
 
@@ -329,4 +330,21 @@ fn refused(refusal: Refusal) -> HttpResponse {
     // What else it has to say is not waited for.
     answer.head_mut().set_connection_type(actix_http::ConnectionType::Close);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_web::test]
+    async fn without_a_socket_there_is_no_grip_on_a_connection() {
+        let listener = actix_rt::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = actix_rt::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let connections: [(&dyn Any, bool); 2] = [(&socket, true), (&"no socket", false)];
+        for (connection, has_grip) in connections {
+            let mut extensions = Extensions::new();
+            Hand::attach(connection, &mut extensions);
+            assert_eq!(extensions.get::<Hand>().unwrap().grip().is_some(), has_grip);
+        }
+    }
 }

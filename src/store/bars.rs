@@ -17,9 +17,7 @@ use super::error::StoreError;
 use super::ledger::few_reads;
 use super::many::{ROWS_MAX, insert_candles, replace_candles};
 use super::postgres::Wire;
-use super::rows::{
-    self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionKind, RevisionRow, StoredBar,
-};
+use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 
@@ -185,16 +183,15 @@ pub(super) fn after(
         .collect()
 }
 
-/// At most `count_max` values that were replaced and had a higher `seq`, ascending by it.
-pub(super) fn superseded_after(
+/// At most `count_max` values that were replaced or refused and have a higher `seq`, ascending by it. Of both kinds,
+/// as the index on `seq` has them: to pass over the refused would be to walk all that an import may have left.
+pub(super) fn revisions_after(
     connection: &mut Connection,
     seq: i64,
     count_max: usize,
 ) -> Result<Vec<Revision>, StoreError> {
-    let wanted = candle_revisions::table
-        .filter(candle_revisions::seq.gt(seq))
-        .filter(candle_revisions::kind.eq(RevisionKind::Superseded.as_str()))
-        .order(candle_revisions::seq.asc());
+    let wanted =
+        candle_revisions::table.filter(candle_revisions::seq.gt(seq)).order(candle_revisions::seq.asc());
     let rows: Vec<(String, String, ReadRevision)> = match connection {
         Connection::Sqlite(connection) => wanted
             .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))

@@ -76,7 +76,7 @@ pub use lease::{LEASE_S, Lease, LeaseState, SILENT_AFTER_S, Standby, Unchanged};
 pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
 pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
-pub use sequence::{LogEntry, LogPage, LogRead};
+pub use sequence::{Among, LogEntry, LogPage, LogRead};
 pub use soundness::ServerFacts;
 pub use url::{DatabaseUrl, NotADatabaseUrl};
 
@@ -649,8 +649,8 @@ impl Store {
     ///
     /// # Errors
     /// Those of any read.
-    pub fn log_after(&mut self, seq: i64, count_max: usize) -> Result<LogRead, StoreError> {
-        self.consistently(|store| sequence::after(&mut store.connection, seq, count_max))
+    pub fn log_after(&mut self, seq: i64, count_max: usize, among: Among) -> Result<LogRead, StoreError> {
+        self.consistently(|store| sequence::after(&mut store.connection, seq, count_max, among))
     }
 
     /// The highest `seq` given so far, 0 before the first.

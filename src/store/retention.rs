@@ -7,7 +7,7 @@ use diesel::result::QueryResult;
 use super::backend::{Connection, on_backend};
 use super::bars;
 use super::error::StoreError;
-use super::rows::{self, PairText};
+use super::rows::{self, PairText, RevisionKind};
 use super::schema::{candle_revisions, candles, coverage};
 use super::sequence;
 use super::settings;
@@ -195,19 +195,20 @@ impl Old {
             .returning(candles::seq)
             .get_results(connection)
         })?;
-        let revisions: Vec<i64> = on_backend!(connection, connection => {
+        let revisions: Vec<(i64, String)> = on_backend!(connection, connection => {
             diesel::delete(
                 candle_revisions::table
                     .filter(candle_revisions::pair.eq(pair))
                     .filter(candle_revisions::timeframe.eq(timeframe))
                     .filter(candle_revisions::timestamp.lt(cut.0)),
             )
-            .returning(candle_revisions::seq)
+            .returning((candle_revisions::seq, candle_revisions::kind))
             .get_results(connection)
         })?;
         (deleted.bars, deleted.revisions) = (deleted.bars + bars.len(), deleted.revisions + revisions.len());
-        // Who has heard less than this hears that there was more.
-        if let Some(last) = bars.into_iter().chain(revisions).max() {
+        let superseded = revisions.into_iter().filter(|(_, kind)| kind == RevisionKind::Superseded.as_str());
+        // Who has heard less than this hears that there was more. Nobody hears of what was refused.
+        if let Some(last) = bars.into_iter().chain(superseded.map(|(seq, _)| seq)).max() {
             sequence::note_deleted(connection, last)?;
         }
         deleted.runs += on_backend!(connection, connection => {

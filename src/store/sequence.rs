@@ -4,6 +4,7 @@
 use super::backend::Connection;
 use super::bars;
 use super::error::StoreError;
+use super::rows::{Revision, RevisionKind, StoredBar};
 use super::settings;
 use crate::domain::Bar;
 
@@ -19,6 +20,15 @@ pub struct LogEntry {
     pub revision: u32,
     /// Place in the order of commits.
     pub seq: i64,
+}
+
+/// Which values a listener wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// All that there were: where some are deleted he has to know.
+    All,
+    /// Those that are still there, as one wants them who has heard nothing yet.
+    Stored,
 }
 
 /// What there is after a `seq`.
@@ -51,8 +61,13 @@ pub struct LogPage {
     pub has_more: bool,
 }
 
-/// At most `count_max` values after `seq`. To be read in one transaction.
-pub(super) fn after(connection: &mut Connection, seq: i64, count_max: usize) -> Result<LogRead, StoreError> {
+/// At most `count_max` values after `seq`, of those `among`. To be read in one transaction.
+pub(super) fn after(
+    connection: &mut Connection,
+    seq: i64,
+    count_max: usize,
+    among: Among,
+) -> Result<LogRead, StoreError> {
     let last = bars::last_seq(connection)?;
     if seq > last {
         return Ok(LogRead::Unknown { last });
@@ -60,20 +75,26 @@ pub(super) fn after(connection: &mut Connection, seq: i64, count_max: usize) -> 
     if seq == last {
         return Ok(LogRead::Page(LogPage { entries: Vec::new(), upto: last, has_more: false }));
     }
-    let to = deleted_to(connection)?;
-    if seq < to {
-        return Ok(LogRead::Deleted { to, last });
+    if among == Among::All {
+        let to = deleted_to(connection)?;
+        if seq < to {
+            return Ok(LogRead::Deleted { to, last });
+        }
     }
-    let mut entries: Vec<LogEntry> = bars::after(connection, seq, count_max)?
-        .into_iter()
-        .map(|stored| LogEntry { bar: stored.bar, revision: stored.revision, seq: stored.seq })
+    // What was refused is no value of a bar, and takes its room on the page all the same: so none takes long to read.
+    let stored = bars::after(connection, seq, count_max)?.into_iter();
+    let mut rows: Vec<(i64, Option<LogEntry>)> = stored
+        .map(|StoredBar { bar, revision, seq, .. }| (seq, Some(LogEntry { bar, revision, seq })))
         .collect();
-    let replaced = bars::superseded_after(connection, seq, count_max)?.into_iter();
-    entries.extend(replaced.map(|old| LogEntry { bar: old.bar, revision: old.revision, seq: old.seq }));
-    entries.sort_unstable_by_key(|entry| entry.seq);
-    entries.truncate(count_max);
-    let has_more = entries.len() == count_max;
-    let upto = entries.last().filter(|_| has_more).map_or(last, |entry| entry.seq);
+    let revisions = bars::revisions_after(connection, seq, count_max)?.into_iter();
+    rows.extend(revisions.map(|Revision { kind, bar, revision, seq, .. }| {
+        (seq, (kind == RevisionKind::Superseded).then_some(LogEntry { bar, revision, seq }))
+    }));
+    rows.sort_unstable_by_key(|(seq, _)| *seq);
+    rows.truncate(count_max);
+    let has_more = rows.len() == count_max;
+    let upto = rows.last().filter(|_| has_more).map_or(last, |(seq, _)| *seq);
+    let entries = rows.into_iter().filter_map(|(_, entry)| entry).collect();
     Ok(LogRead::Page(LogPage { entries, upto, has_more }))
 }
 

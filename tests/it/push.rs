@@ -12,6 +12,7 @@ use std::time::Duration;
 use candlekeep::clock::Clock;
 use candlekeep::simulator::faults::Script;
 use candlekeep::simulator::{Options, Speed};
+use rusqlite::Connection;
 use serde_json::Value;
 use socket2::SockRef;
 
@@ -365,7 +366,7 @@ fn an_id_that_is_not_known_or_too_old_is_reset_with_the_reason() {
     let (mut service, address) = serving(&world, &[("CANDLEKEEP_RETENTION_DAYS", "{ 5 = 100 }")]);
     service.wait_said("old bars deleted timeframe=5 bars=3 ", 1);
     for (last_id, word, reason) in [
-        ("0", "deleted", "bars after 0 have been deleted for their age, the last of them 3;"),
+        ("1", "deleted", "bars after 1 have been deleted for their age, the last of them 3;"),
         ("2", "deleted", "bars after 2 have been deleted for their age, the last of them 3;"),
         ("123456789", "unknown_id", "there is no 123456789 yet: this may be another database;"),
         ("of another", "unknown_id", "\"of another\" is no id of this stream:"),
@@ -381,9 +382,11 @@ fn an_id_that_is_not_known_or_too_old_is_reset_with_the_reason() {
         let stored = log_of(&world);
         assert_eq!(Some(&next), stored.iter().find(|told| told.seq > seq), "{last_id}");
     }
-    // All that is deleted was known.
-    let mut client = Client::open(address, "?after=3", None);
-    assert_eq!((client.next().unwrap().id, client.bar().seq), (Some(3), 4));
+    // All that is deleted was known, or nothing is.
+    for after in [3, 0] {
+        let mut client = Client::open(address, &format!("?after={after}"), None);
+        assert_eq!((client.next().unwrap().id, client.bar().seq), (Some(after), 4));
+    }
     service.stop();
 }
 
@@ -458,6 +461,44 @@ fn a_stream_outlives_other_connections_in_silence_says_where_it_is_and_ends_with
     assert!(ended.took < Duration::from_secs(5), "took {:?}", ended.took);
     ended.orderly();
     assert!(client.next().is_none());
+}
+
+#[test]
+fn who_follows_what_cannot_be_read_is_kept_for_half_a_minute_told_why_and_ended() {
+    let world = World::new(market(1));
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_complete(&mut service);
+    let run = |sql: &str| Connection::open(world.database()).unwrap().execute_batch(sql).unwrap();
+    // One is behind, where something cannot be read, and one waits for more until nothing can be.
+    run("UPDATE candles SET source = 'nobody' WHERE seq = 2");
+    let began = Clock::system().monotonic();
+    let mut clients = ["?after=1", ""].map(|query| {
+        let mut client = Client::open(address, query, None);
+        assert!(client.next().unwrap().id.is_some());
+        client
+    });
+    run("ALTER TABLE candles RENAME TO taken");
+    for client in &mut clients {
+        let keepalive = client.next().unwrap();
+        assert_eq!((keepalive.event, &*keepalive.comment), (None, "keepalive"));
+        let error = client.until(|block| block.event.is_some());
+        assert!(error.is("error"), "{error:?}");
+        assert_eq!(error.data["error"], "unavailable");
+        assert!(error.data["reason"].as_str().unwrap().contains("no such table"), "{error:?}");
+        assert!(client.next().is_none());
+    }
+    let took = Clock::system().monotonic() - began;
+    assert!(took > Duration::from_secs(29), "{took:?}");
+    let refused = ask(address, "GET /v1/stream", "");
+    assert!(refused.status >= 500, "{refused:?}");
+    run("ALTER TABLE taken RENAME TO candles");
+    let mut client = Client::open(address, "", None);
+    assert!(client.next().unwrap().id.is_some());
+    service.wait_said("what is stored can be told again to those who follow", 1);
+    let warned = "what is stored cannot be told, those who follow are ended";
+    let log = service.log();
+    assert_eq!(log.iter().filter(|line| line.contains(warned)).count(), 1, "{log:#?}");
+    service.stop();
 }
 
 #[test]

@@ -16,8 +16,8 @@ use candlekeep::domain::{
     Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use candlekeep::store::{
-    AllowanceKey, AllowanceSeen, AllowanceState, AttemptRow, BarQuery, CommitReport, DatabaseUrl, Feed,
-    LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision,
+    AllowanceKey, AllowanceSeen, AllowanceState, Among, AttemptRow, BarQuery, CommitReport, DatabaseUrl,
+    Feed, LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision,
     RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak, Verdict, judge,
 };
 use proptest::prelude::*;
@@ -557,7 +557,12 @@ fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
 /// What is read behind a `seq`, in short: revision and length of each value by its `seq`, how far that goes, and a
 /// plus where there is more.
 fn log(store: &mut Store, seq: i64, count_max: usize) -> String {
-    match store.log_after(seq, count_max).unwrap() {
+    log_of(store.log_after(seq, count_max, Among::All).unwrap())
+}
+
+/// What was read, in short.
+fn log_of(read: LogRead) -> String {
+    match read {
         LogRead::Page(LogPage { entries, upto, has_more }) => {
             let entry =
                 |entry: &LogEntry| format!("{}:{}*{}", entry.seq, entry.bar.key.timeframe, entry.revision);
@@ -581,7 +586,7 @@ fn the_log_tells_what_was_replaced_and_what_replaced_it() {
         commit(&mut store, settled(&[bar(eur(), Timeframe::M5, NOON, 9, 9, Source::Rest)]), NOW);
         let all = "1:5*0 2:5*0 3:5*0 4:15*0 5:5*1 6:15*1 7:5*2 8:15*2";
         assert_eq!(log(&mut store, 0, 99), format!("{all} ..9"));
-        let LogRead::Page(page) = store.log_after(1, 4).unwrap() else { panic!("a page") };
+        let LogRead::Page(page) = store.log_after(1, 4, Among::All).unwrap() else { panic!("a page") };
         let volumes: Vec<u32> = page.entries.iter().map(|entry| entry.bar.volume).collect();
         assert_eq!((volumes, page.upto, page.has_more), (vec![7, 7, 21, 8], 5, true));
         assert_eq!(log(&mut store, 5, 1), "6:15*1 ..6+");
@@ -593,7 +598,7 @@ fn the_log_tells_what_was_replaced_and_what_replaced_it() {
         for count_max in 1..9 {
             let (mut seq, mut told) = (0, Vec::new());
             while let LogRead::Page(LogPage { entries, upto, has_more }) =
-                store.log_after(seq, count_max).unwrap()
+                store.log_after(seq, count_max, Among::All).unwrap()
             {
                 told.extend(entries.iter().map(|entry| entry.seq));
                 seq = upto;
@@ -603,6 +608,25 @@ fn the_log_tells_what_was_replaced_and_what_replaced_it() {
             }
             assert_eq!((told, seq), ((1..=8).collect(), 9), "{count_max} a page");
         }
+    });
+}
+
+#[test]
+fn a_page_of_the_log_has_room_for_what_was_refused_and_goes_on_behind_it() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(1, 5, 7)]), NOW);
+        let refused: Vec<Bar> =
+            (0..20).map(|price| bar(eur(), Timeframe::M5, NOON, 50 + price, 9, Source::Rest)).collect();
+        for value in &refused {
+            commit(&mut store, settled(&[*value]), NOW);
+        }
+        commit(&mut store, settled(&[streamed(1, 6, 8)]), NOW);
+        assert_eq!(store.last_seq().unwrap(), 23);
+        assert_eq!(log(&mut store, 0, 5), "1:5*0 2:5*0 ..5+");
+        // No page is longer in reading than the others: it ends although it has nothing to tell.
+        assert_eq!([5, 10, 15].map(|seq| log(&mut store, seq, 5)), [" ..10+", " ..15+", " ..20+"]);
+        assert_eq!(log(&mut store, 20, 5), "23:5*1 ..23");
     });
 }
 
@@ -618,6 +642,9 @@ fn the_log_says_where_something_was_deleted_from_it() {
         let deleted = "Deleted { to: 4, last: 5 }";
         assert_eq!([0, 3].map(|seq| log(&mut store, seq, 9)), [deleted; 2]);
         assert_eq!(log(&mut store, 4, 9), "5:5*0 ..5");
+        // Who wants what is still there gets what was stored before the last that is deleted, too.
+        let mut stored = |seq| log_of(store.log_after(seq, 1, Among::Stored).unwrap());
+        assert_eq!([0, 2, 5].map(&mut stored), ["2:5*0 ..2+", "5:5*0 ..5+", " ..5"]);
         // What is deleted later and was told earlier takes nothing back.
         commit(&mut store, settled(&[bar(eur(), Timeframe::M15, NOON, 1, 7, Source::Rest)]), NOW);
         commit(&mut store, settled(&[streamed(94, 5, 7)]), NOW);
@@ -625,6 +652,20 @@ fn the_log_says_where_something_was_deleted_from_it() {
         assert_eq!(log(&mut store, 5, 9), "Deleted { to: 6, last: 7 }");
         assert_eq!(store.delete_before(Timeframe::M5, limit, 100).unwrap().rows(), 0);
         assert_eq!(log(&mut store, 6, 9), "7:5*0 ..7");
+    });
+}
+
+#[test]
+fn a_value_that_was_refused_is_missed_by_nobody_when_it_is_deleted() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(90, 5, 7)]), NOW);
+        commit(&mut store, settled(&[bar(eur(), Timeframe::M5, NOON, 9, 9, Source::Rest)]), NOW);
+        commit(&mut store, settled(&[streamed(91, 5, 7)]), NOW);
+        let deleted = store.delete_before(Timeframe::M5, NOON.plus(50 * 300), 100).unwrap();
+        assert_eq!((deleted.bars, deleted.revisions), (1, 1));
+        assert_eq!(log(&mut store, 0, 9), "Deleted { to: 1, last: 4 }");
+        assert_eq!(log(&mut store, 1, 9), "2:5*0 4:5*0 ..4");
     });
 }
 

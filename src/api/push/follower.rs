@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::forming::Shown;
 use super::page::{Page, Wants, json};
 use crate::api::asked::After;
+use crate::store::Among;
 
 /// When a client is to come again after a break, milliseconds.
 const RETRY_MS: u32 = 2_000;
@@ -38,6 +40,10 @@ pub struct Follower {
     told: i64,
     /// There is more for him in the database than comes by itself.
     is_behind: bool,
+    /// What he is to be told of that: one who begins with the first bar has missed nothing of what was deleted.
+    among: Among,
+    /// The version of what is under way that he has seen.
+    seen: u64,
 }
 
 impl Follower {
@@ -53,7 +59,8 @@ impl Follower {
                 (last, reset_because("unknown_id", reason, last))
             }
         };
-        let follower = Follower { wants, at, told: at, is_behind: at < last };
+        let among = if matches!(after, After::Seq(0)) { Among::Stored } else { Among::All };
+        let follower = Follower { wants, at, told: at, is_behind: at < last, among, seen: 0 };
         (follower, format!("retry: {RETRY_MS}\n{greeting}").into())
     }
 
@@ -65,6 +72,11 @@ impl Follower {
     /// Whether he is to be told from the database what follows.
     pub fn is_behind(&self) -> bool {
         self.is_behind
+    }
+
+    /// What he is to be told from the database.
+    pub fn among(&self) -> Among {
+        self.among
     }
 
     /// He may have missed something.
@@ -92,13 +104,16 @@ impl Follower {
     pub fn catches_up(&mut self, page: &Page) -> Option<Bytes> {
         let text = self.hears(page);
         self.is_behind = page.has_more;
+        if !page.has_more {
+            self.among = Among::All;
+        }
         text
     }
 
     /// The log cannot be gone on with from where he is: it goes on behind `last`.
     pub fn is_lost(&mut self, lost: Lost, last: i64) -> Bytes {
         let at = std::mem::replace(&mut self.at, last);
-        (self.told, self.is_behind) = (last, false);
+        (self.told, self.is_behind, self.among) = (last, false, Among::All);
         reset(lost, at, last).into()
     }
 
@@ -111,16 +126,30 @@ impl Follower {
         format!("id: {}\n: keepalive\n\n", self.at).into()
     }
 
-    /// What he wants.
-    pub fn wants(&self) -> &Wants {
-        &self.wants
+    /// What is under way: what he is sent of it. Nothing of a state that was made before a bar was stored that he has,
+    /// which may be among it: he sees the next.
+    pub fn sees(&mut self, shown: &Shown) -> Option<Bytes> {
+        if shown.at < self.at {
+            return None;
+        }
+        let seen = std::mem::replace(&mut self.seen, shown.version);
+        shown.since(seen, &self.wants)
     }
 }
 
 /// The last word to one who takes too little.
 pub fn too_slow(seconds: u64) -> Bytes {
-    let reason = format!("nothing was taken for {seconds} s: come again and go on from the last id");
-    let data = json(&serde_json::json!({ "error": "slow", "reason": reason }));
+    last_word("slow", &format!("nothing was taken for {seconds} s"))
+}
+
+/// The last word where there is nothing to be read for him.
+pub fn unavailable(why: &str) -> Bytes {
+    last_word("unavailable", &format!("what is stored cannot be told: {why}"))
+}
+
+fn last_word(error: &str, why: &str) -> Bytes {
+    let reason = format!("{why}; come again and go on from the last id");
+    let data = json(&serde_json::json!({ "error": error, "reason": reason }));
     format!("event: error\ndata: {data}\n\n").into()
 }
 
@@ -141,8 +170,10 @@ fn reset_because(error: &str, reason: String, seq: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forming::UnderWay;
     use super::super::page::testing::{page, short};
     use super::*;
+    use crate::domain::{CandleUpdate, Ohlc, Price, Timeframe, Timestamp};
 
     /// A follower of a log that ends with 9.
     fn begin(after: &After, pairs: &str) -> (Follower, String) {
@@ -209,6 +240,36 @@ mod tests {
     }
 
     #[test]
+    fn who_begins_with_the_first_bar_misses_nothing_that_was_deleted_until_he_has_come_to_the_end() {
+        let (mut follower, _) = begin(&After::Seq(0), "");
+        assert_eq!((follower.is_behind(), follower.among()), (true, Among::Stored));
+        follower.catches_up(&page("0..4 4:EURUSD/5 +"));
+        assert_eq!(follower.among(), Among::Stored);
+        follower.catches_up(&page("4..9 9:EURUSD/5"));
+        assert_eq!((follower.is_behind(), follower.among()), (false, Among::All));
+        assert_eq!(begin(&After::Seq(1), "").0.among(), Among::All);
+    }
+
+    #[test]
+    fn who_has_read_further_than_what_is_under_way_was_made_at_sees_it_when_it_has_come_as_far() {
+        let (pair, side) = ("EURUSD".parse().unwrap(), Ohlc::from_prices([Price::ONE; 4]));
+        let candle = CandleUpdate { start: Timestamp(0), bid: side, ask: side, ticks: 1, closed: false };
+        let mut under_way = UnderWay::following(&Shown::default(), &[Timeframe::M5]);
+        under_way.is_at(9);
+        assert!(under_way.takes(&[(pair, candle)]));
+        let (mut follower, _) = begin(&After::Now, "");
+        let (mut other, _) = begin(&After::Now, "");
+        assert_eq!(heard(other.sees(&under_way.shown())), "forming");
+        // He missed that, and has read for himself that it is stored.
+        follower.falls_behind();
+        assert_eq!(heard(follower.catches_up(&page("9..10 10:EURUSD/5"))), "candle 10");
+        assert_eq!(heard(follower.sees(&under_way.shown())), "-");
+        under_way.is_at(10);
+        assert_eq!(heard(follower.sees(&under_way.shown())), "forming", "which is another then");
+        assert_eq!(heard(follower.sees(&under_way.shown())), "-", "nothing comes twice");
+    }
+
+    #[test]
     fn an_empty_page_tells_one_who_is_behind_that_he_is() {
         let (mut follower, _) = begin(&After::Now, "");
         assert_eq!(heard(follower.hears(&page("9..9"))), "-");
@@ -228,6 +289,17 @@ mod tests {
         assert_eq!(short(&follower.keepalive()), "keepalive");
         assert_eq!(heard(follower.hears(&page("12..14 13:EURUSD/5 14:GBPUSD/5"))), "candle 13");
         assert_eq!(short(&follower.keepalive()), "14 keepalive");
+    }
+
+    #[test]
+    fn a_keepalive_to_one_who_is_behind_says_how_far_he_has_come_and_no_further() {
+        let (mut follower, _) = begin(&After::Seq(2), "EURUSD");
+        assert_eq!(short(&follower.keepalive()), "keepalive", "nothing has been read for him");
+        assert_eq!(heard(follower.catches_up(&page("2..5 4:GBPUSD/5 +"))), "-");
+        assert_eq!(short(&follower.keepalive()), "5 keepalive");
+        assert!(follower.is_behind(), "he goes on");
+        assert_eq!(heard(follower.catches_up(&page("5..9 6:EURUSD/5"))), "candle 6");
+        assert!(!follower.is_behind());
     }
 
     #[test]

@@ -18,6 +18,8 @@ const LONGEST_S: i64 = Timeframe::H1.seconds();
 pub struct Shown {
     /// Which state of it this is.
     pub version: u64,
+    /// What is stored up to this `seq` is not among it.
+    pub at: i64,
     events: Vec<Event>,
 }
 
@@ -57,7 +59,7 @@ impl UnderWay {
             timeframes: timeframes.to_vec(),
             slots: BTreeMap::new(),
             settled_to: BTreeMap::new(),
-            shown: Shown { version: before.version, events: Vec::new() },
+            shown: Shown { version: before.version, at: before.at, events: Vec::new() },
         }
     }
 
@@ -66,11 +68,16 @@ impl UnderWay {
         Arc::new(self.shown.clone())
     }
 
-    /// A bar is about to be told of as stored. Answers whether something is under way no more.
-    pub fn settled(&mut self, bar: &Bar) -> bool {
+    /// All bars up to this `seq` have been told of as stored, or are about to be.
+    pub fn is_at(&mut self, seq: i64) {
+        self.shown.at = seq;
+    }
+
+    /// A bar is about to be told of as stored.
+    pub fn settled(&mut self, bar: &Bar) {
         let Bar { key, .. } = bar;
         if key.timeframe != Timeframe::M5 {
-            return false;
+            return;
         }
         let end = key.start.plus(STEP);
         let to = self.settled_to.get(&key.pair).map_or(end, |known| end.max(*known));
@@ -78,11 +85,9 @@ impl UnderWay {
         self.slots.insert((key.pair, key.start), Some(*bar));
         // No longer bucket under way begins earlier, however much is healed.
         self.slots.retain(|(pair, start), _| *pair != key.pair || to.since(*start) <= LONGEST_S);
-        let before = self.shown.events.len();
         self.shown.events.retain(|Event { bar: Bar { key: of, .. }, .. }| {
             of.pair != key.pair || of.start.plus(of.timeframe.seconds()) > to
         });
-        self.shown.events.len() != before
     }
 
     /// Where a longer bucket under way begins with buckets of which nothing is known.
@@ -207,7 +212,7 @@ mod tests {
         let mut under_way = under_way();
         assert!(under_way.takes(&forming(3, 10)));
         assert_eq!(told(&under_way, 0), "5@3 1x10, 15@3 1x10");
-        assert!(under_way.settled(&stored(3, 11)));
+        under_way.settled(&stored(3, 11));
         assert_eq!(told(&under_way, 0), "15@3 1x10", "the quarter goes on");
         assert!(under_way.takes(&forming(4, 20)));
         assert_eq!(told(&under_way, 1), "5@4 1x20, 15@3 2x11");
@@ -216,7 +221,7 @@ mod tests {
         under_way.settled(&stored(4, 20));
         under_way.takes(&forming(5, 30));
         assert_eq!(told(&under_way, 2), "5@5 1x30, 15@3 3x11");
-        assert!(under_way.settled(&stored(5, 30)));
+        under_way.settled(&stored(5, 30));
         assert_eq!(told(&under_way, 0), "", "both are over");
     }
 
@@ -276,6 +281,9 @@ mod tests {
         }
         assert!(under_way.slots.len() <= 13, "{}", under_way.slots.len());
         let key = BarKey { timeframe: Timeframe::M15, ..stored(0, 1).key };
-        assert!(!under_way.settled(&Bar { key, source: Source::Derived, ..stored(0, 1) }));
+        under_way.takes(&forming(100, 10));
+        let before = told(&under_way, 0);
+        under_way.settled(&Bar { key, source: Source::Derived, ..stored(100, 1) });
+        assert_eq!(told(&under_way, 0), before, "a longer bar ends nothing: its last part does");
     }
 }

@@ -3,9 +3,11 @@
 //! The reader runs while anybody follows: it goes along with the commits of this process, and looks by itself for
 //! those of others. Candles under way are asked for only while somebody wants them. A restart loses nothing.
 
+use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::MissedTickBehavior;
@@ -18,7 +20,7 @@ use crate::clock::Clock;
 use crate::domain::coverage::has_no_bar;
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use crate::live::Live;
-use crate::store::{LogRead, Store, StoreError};
+use crate::store::{Among, LogRead, Store, StoreError};
 
 /// Who follows at a time; the rest of the connections is for questions.
 pub const FOLLOWERS_MAX: usize = 100;
@@ -26,12 +28,17 @@ pub const FOLLOWERS_MAX: usize = 100;
 const PAGE_MAX: usize = 128;
 /// Pages kept for those who follow; who is further behind reads his own.
 const PAGES_MAX: usize = 8;
-/// Pages read for single followers at a time; who wants another waits for his turn.
-const TURNS: usize = 4;
+/// Pages that were read last, kept for whoever comes to the same place: after an import all do.
+const PAGES_KEPT: usize = 16;
+/// Pages read for single followers at a time; who wants another waits for his turn. One, as there is one connection:
+/// what is new to all waits for no more than that.
+const TURNS: usize = 1;
 /// Pieces of work that may wait for the connection: turns, the reader's own, and candles.
 const READS_QUEUED_MAX: usize = TURNS + 2;
 /// How often commits of other processes are looked for: of an import, or of the leader where this one stands by.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time for which the log may not be readable before those who follow are told and ended.
+pub(super) const AWAY_MAX: Duration = Duration::from_secs(30);
 /// How often candles under way are told.
 const FORMING_EVERY: Duration = Duration::from_secs(1);
 /// Ticks between two attempts to learn what a longer candle began with.
@@ -44,6 +51,8 @@ pub(super) enum News {
     Page(Arc<Page>),
     /// Something is wrong with where the log was: each has to look for himself.
     Look,
+    /// The log could not be read for long, and this is why: nobody can follow it.
+    Away(Arc<str>),
 }
 
 /// What is read for one follower.
@@ -68,6 +77,9 @@ pub struct Push {
     news: broadcast::Sender<News>,
     forming: watch::Sender<Arc<Shown>>,
     followers: Mutex<Followers>,
+    shelf: Arc<Shelf>,
+    /// That the log cannot be read has been said, and not yet that it can again.
+    is_away_said: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +131,8 @@ impl Push {
             news: broadcast::channel(PAGES_MAX).0,
             forming: watch::channel(Arc::default()).0,
             followers: Mutex::default(),
+            shelf: Arc::default(),
+            is_away_said: AtomicBool::new(false),
         })
     }
 
@@ -169,8 +183,12 @@ impl Push {
     }
 
     /// What comes behind `after`, for one alone.
-    pub(super) async fn read(&self, after: i64) -> Result<Told, NoAnswer> {
-        self.in_turn(move |store| read(store, after)).await
+    pub(super) async fn read(&self, after: i64, among: Among) -> Result<Told, NoAnswer> {
+        if let Some(page) = self.shelf.page(after, among) {
+            return Ok(Told::Page(page));
+        }
+        let shelf = self.shelf.clone();
+        self.in_turn(move |store| shelf.read(store, after, among)).await
     }
 
     async fn in_turn<R: Send + 'static>(
@@ -182,18 +200,58 @@ impl Push {
     }
 }
 
-fn read(store: &mut Store, after: i64) -> Result<Told, StoreError> {
-    Ok(match store.log_after(after, PAGE_MAX)? {
-        LogRead::Page(page) => Told::Page(Arc::new(Page::of(after, &page))),
-        LogRead::Deleted { to, last } => Told::Lost(Lost::Deleted(to), last),
-        LogRead::Unknown { last } => Told::Lost(Lost::Unknown, last),
-    })
+/// Pages that were read last. Full ones: nothing comes into them any more.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<VecDeque<(Among, Arc<Page>)>>);
+
+impl Shelf {
+    fn pages(&self) -> MutexGuard<'_, VecDeque<(Among, Arc<Page>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page that begins behind `after`, if it is there. One that nothing was missing from is good for everybody.
+    fn page(&self, after: i64, among: Among) -> Option<Arc<Page>> {
+        let is_it = |of: &Among, page: &Page| page.after == after && (*of == Among::All || *of == among);
+        self.pages().iter().find(|(of, page)| is_it(of, page)).map(|(_, page)| page.clone())
+    }
+
+    fn keep(&self, among: Among, page: &Arc<Page>) {
+        let mut pages = self.pages();
+        pages.truncate(PAGES_KEPT - 1);
+        pages.push_front((among, page.clone()));
+    }
+
+    /// Another log may begin, or nobody wants this one.
+    fn clear(&self) {
+        self.pages().clear();
+    }
+
+    /// What comes behind `after`, from here or from the database.
+    fn read(&self, store: &mut Store, after: i64, among: Among) -> Result<Told, StoreError> {
+        if let Some(page) = self.page(after, among) {
+            return Ok(Told::Page(page));
+        }
+        Ok(match store.log_after(after, PAGE_MAX, among)? {
+            LogRead::Page(page) => {
+                let page = Arc::new(Page::of(after, &page));
+                if page.has_more {
+                    self.keep(among, &page);
+                }
+                Told::Page(page)
+            }
+            LogRead::Deleted { to, last } => Told::Lost(Lost::Deleted(to), last),
+            LogRead::Unknown { last } => {
+                self.clear();
+                Told::Lost(Lost::Unknown, last)
+            }
+        })
+    }
 }
 
 /// Reads while anybody follows.
 async fn read_on(mut reading: Reading) {
     let push = reading.push.clone();
-    let mut reader = Reader { push: &push, at: None, under_way: None, ticks: 0, is_away: false };
+    let mut reader = Reader { push: &push, at: None, under_way: None, ticks: 0, away_since: None };
     let mut commits = push.live.commits();
     let (mut look, mut tick) = (actix_rt::time::interval(LOOK), actix_rt::time::interval(FORMING_EVERY));
     for timer in [&mut look, &mut tick] {
@@ -206,6 +264,7 @@ async fn read_on(mut reading: Reading) {
                 // While nobody can come in between.
                 followers.has_reader = false;
                 reading.has_ended = true;
+                push.shelf.clear();
                 return;
             }
             followers.forming > 0
@@ -232,44 +291,41 @@ struct Reader<'a> {
     /// None while nobody wants it.
     under_way: Option<UnderWay>,
     ticks: u32,
-    /// The database could not be read the last time.
-    is_away: bool,
+    /// Since when the log could not be read, if it could not the last time.
+    away_since: Option<Instant>,
 }
 
 impl Reader<'_> {
-    /// Tells all that is new.
+    /// Tells all that is new, while anybody follows.
     async fn read(&mut self) {
-        while let Some(has_more) = self.read_page().await {
-            if !has_more {
-                return;
-            }
-        }
+        while self.read_page().await == Some(true) && self.push.followers().all > 0 {}
     }
 
     /// Tells the next page, and answers whether there is more; none where it cannot be read.
     async fn read_page(&mut self) -> Option<bool> {
-        let at = self.at;
-        let work = move |store: &mut Store| match at {
-            Some(at) => read(store, at),
+        let (at, shelf) = (self.at, self.push.shelf.clone());
+        let work = move |store: &mut Store| {
             // Who has come before this begins is told of an end that he may not have come to.
-            None => store.last_seq().and_then(|last| read(store, last)),
+            let at = at.map_or_else(|| store.last_seq(), Ok)?;
+            shelf.read(store, at, Among::All)
         };
         let told = match self.push.pool.run(work).await {
             Ok(told) => told,
             Err(error) => {
-                if !std::mem::replace(&mut self.is_away, true) {
-                    log::debug!(error:? = error; "what is stored cannot be told to those who follow");
-                }
+                self.misses(&error);
                 return None;
             }
         };
-        self.is_away = false;
+        self.away_since = None;
+        if self.push.is_away_said.swap(false, Ordering::Relaxed) {
+            log::info!("what is stored can be told again to those who follow");
+        }
         match told {
             Told::Page(page) => {
                 let (has_more, is_news) = (page.has_more, self.at != Some(page.upto));
                 self.at = Some(page.upto);
-                self.settle(&page);
                 if is_news {
+                    self.settle(&page);
                     // Nobody may follow any more.
                     let _ = self.push.news.send(News::Page(page));
                 }
@@ -277,19 +333,39 @@ impl Reader<'_> {
             }
             Told::Lost(_, last) => {
                 self.at = Some(last);
+                if let Some(under_way) = &mut self.under_way {
+                    under_way.is_at(last);
+                }
                 let _ = self.push.news.send(News::Look);
                 Some(false)
             }
         }
     }
 
+    /// The log could not be read. Who follows is told when that has lasted: bars may have been stored.
+    fn misses(&mut self, error: &NoAnswer) {
+        let now = self.push.clock.monotonic();
+        let since = *self.away_since.get_or_insert(now);
+        let away = now.saturating_duration_since(since);
+        if away < AWAY_MAX {
+            log::debug!(error:% = error; "what is stored cannot be told to those who follow");
+            return;
+        }
+        if !self.push.is_away_said.swap(true, Ordering::Relaxed) {
+            let away_s = away.as_secs();
+            log::warn!(error:% = error, away_s; "what is stored cannot be told, those who follow are ended");
+        }
+        let _ = self.push.news.send(News::Away(error.to_string().into()));
+    }
+
     /// What is stored is no longer under way, before anybody hears that it is stored.
     fn settle(&mut self, page: &Page) {
         let Some(under_way) = &mut self.under_way else { return };
-        let is_over = page.bars().fold(false, |is_over, bar| under_way.settled(bar) | is_over);
-        if is_over {
-            self.push.forming.send_replace(under_way.shown());
+        for bar in page.bars() {
+            under_way.settled(bar);
         }
+        under_way.is_at(page.upto);
+        self.push.forming.send_replace(under_way.shown());
     }
 
     /// Tells what is under way.
@@ -298,7 +374,9 @@ impl Reader<'_> {
         let Some(under_way) = &mut self.under_way else {
             // What is shown now was asked for by those before.
             let timeframes = &self.push.timeframes;
-            self.under_way = Some(UnderWay::following(&self.push.forming.borrow(), timeframes));
+            let mut under_way = UnderWay::following(&self.push.forming.borrow(), timeframes);
+            under_way.is_at(self.at.unwrap_or(0));
+            self.under_way = Some(under_way);
             self.ticks = 0;
             return;
         };

@@ -13,9 +13,9 @@ use futures_util::stream::{Stream, unfold};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::follower::{Follower, too_slow};
+use super::follower::{Follower, too_slow, unavailable};
 use super::forming::Shown;
-use super::hub::{News, NoPlace, Push, Seat, Told};
+use super::hub::{AWAY_MAX, News, NoPlace, Push, Seat, Told};
 use super::page::Wants;
 use crate::api::asked::Follow;
 use crate::api::pool::NoAnswer;
@@ -61,14 +61,14 @@ struct Line {
     follower: Follower,
     news: broadcast::Receiver<News>,
     forming: watch::Receiver<Arc<Shown>>,
-    /// The version of what is under way that he has seen.
-    seen: u64,
     /// What he is told first.
     greeting: Option<Bytes>,
     handed: Rc<Handed>,
     /// Ends the connection of one who takes nothing, and ends with it.
     watching: JoinHandle<()>,
     grip: Option<Grip>,
+    /// Since when he waits for what is to be read for him, and why the last attempt failed.
+    unread: Option<(Instant, NoAnswer)>,
     has_ended: bool,
 }
 
@@ -109,11 +109,11 @@ impl Push {
             follower,
             news,
             forming,
-            seen: 0,
             greeting: Some(greeting),
             handed,
             watching,
             grip,
+            unread: None,
             has_ended: false,
         };
         Ok(unfold(line, |mut line| async move {
@@ -172,8 +172,15 @@ impl Line {
         let mut silence = pin!(actix_rt::time::sleep(KEEPALIVE));
         loop {
             let text = if self.follower.is_behind() {
+                let now = self.push.clock().monotonic();
+                let (since, why) = self.unread.get_or_insert((now, NoAnswer::Late));
+                if now.saturating_duration_since(*since) >= AWAY_MAX {
+                    log::info!(error:% = why; "the log cannot be read for a follower, his connection is ended");
+                    self.has_ended = true;
+                    return Some(unavailable(&why.to_string()));
+                }
                 tokio::select! {
-                    text = catch_up(&self.push, &mut self.follower) => text,
+                    text = catch_up(&self.push, &mut self.follower, &mut self.unread) => text,
                     () = &mut silence => return Some(self.follower.keepalive()),
                 }
             } else {
@@ -186,12 +193,15 @@ impl Line {
                             self.follower.falls_behind();
                             None
                         }
+                        Ok(News::Away(why)) => {
+                            self.has_ended = true;
+                            Some(unavailable(&why))
+                        }
                         Err(RecvError::Closed) => return None,
                     },
                     Ok(()) = self.forming.changed(), if self.seat.forming => {
                         let shown = self.forming.borrow_and_update().clone();
-                        let seen = std::mem::replace(&mut self.seen, shown.version);
-                        shown.since(seen, self.follower.wants())
+                        self.follower.sees(&shown)
                     }
                     () = self.handed.is_left.notified() => return None,
                     () = &mut silence => {
@@ -208,12 +218,24 @@ impl Line {
 }
 
 /// What is read for one who is behind.
-async fn catch_up(push: &Push, follower: &mut Follower) -> Option<Bytes> {
-    match push.read(follower.at()).await {
-        Ok(Told::Page(page)) => follower.catches_up(&page),
-        Ok(Told::Lost(lost, last)) => Some(follower.is_lost(lost, last)),
+async fn catch_up(
+    push: &Push,
+    follower: &mut Follower,
+    unread: &mut Option<(Instant, NoAnswer)>,
+) -> Option<Bytes> {
+    match push.read(follower.at(), follower.among()).await {
+        Ok(told) => {
+            *unread = None;
+            match told {
+                Told::Page(page) => follower.catches_up(&page),
+                Told::Lost(lost, last) => Some(follower.is_lost(lost, last)),
+            }
+        }
         Err(error) => {
-            log::debug!(error:? = error; "the log cannot be read for a follower, trying again");
+            log::debug!(error:% = error; "the log cannot be read for a follower, trying again");
+            if let Some((_, why)) = unread {
+                *why = error;
+            }
             actix_rt::time::sleep(READ_AGAIN).await;
             None
         }
@@ -238,7 +260,8 @@ mod tests {
 
     /// A database, and those who follow it.
     struct Scene {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
+        url: DatabaseUrl,
         store: Store,
         live: Live,
         clock: Clock,
@@ -252,9 +275,10 @@ mod tests {
             let url = DatabaseUrl::sqlite(folder.path().join("c.db"));
             let (store, live) = (Store::open(&url).unwrap(), Live::default());
             let clock = Clock::simulated(Timestamp(0), 0);
-            let open = Arc::new(move || Store::open_read_only(&url));
+            let of = url.clone();
+            let open = Arc::new(move || Store::open_read_only(&of));
             let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
-            Scene { _folder: folder, store, live, clock, push, slot: 0 }
+            Scene { folder, url, store, live, clock, push, slot: 0 }
         }
 
         /// Stores so many more bars, none of which has company in its quarter.
@@ -270,6 +294,11 @@ mod tests {
             let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
             self.store.commit(&[batch], Timestamp(0)).unwrap();
             self.live.committed(self.store.last_seq().unwrap());
+        }
+
+        /// Has another client of the database do something with it.
+        fn run(&self, sql: &str) {
+            rusqlite::Connection::open(self.folder.path().join("c.db")).unwrap().execute_batch(sql).unwrap();
         }
 
         async fn follow(&self, after: After) -> Result<Events, NoStream> {
@@ -331,6 +360,98 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_page_that_was_read_for_one_is_there_for_all_who_come_to_its_place() {
+        let mut scene = Scene::new();
+        scene.commit(300);
+        let mut lines = Vec::new();
+        for _ in 0..3 {
+            let mut events = scene.follow(After::Seq(0)).await.unwrap();
+            let _greeting = heard(&mut events).await;
+            lines.push(events);
+        }
+        let first = heard(&mut lines[0]).await;
+        assert!(first.starts_with("candle 1, candle 2, "), "{first}");
+        scene.run("ALTER TABLE candles RENAME TO taken");
+        assert_eq!((heard(&mut lines[1]).await, heard(&mut lines[2]).await), (first.clone(), first));
+        scene.run("ALTER TABLE taken RENAME TO candles");
+        for events in &mut lines {
+            assert_eq!(until(events, 300).await, (129..=300).collect::<Vec<_>>(), "each goes on from there");
+        }
+    }
+
+    #[actix_web::test]
+    async fn where_all_have_left_nothing_more_is_read() {
+        let mut scene = Scene::new();
+        let mut events = scene.follow(After::Now).await.unwrap();
+        let _greeting = heard(&mut events).await;
+        scene.commit(1);
+        assert_eq!(heard(&mut events).await, "candle 1");
+        let (mut news, _) = scene.push.news();
+        scene.commit(6_000);
+        assert!(matches!(news.recv().await, Ok(News::Page(_))));
+        drop(events);
+        while scene.push.is_read() {
+            actix_rt::task::yield_now().await;
+        }
+        let mut pages = 1;
+        loop {
+            match news.try_recv() {
+                Ok(_) => pages += 1,
+                Err(broadcast::error::TryRecvError::Lagged(missed)) => pages += missed,
+                Err(_) => break,
+            }
+        }
+        assert!(pages < 20, "{pages} of 47");
+    }
+
+    /// Two who follow, and have heard of all that was stored.
+    async fn two(scene: &mut Scene) -> [Events; 2] {
+        let mut lines = [scene.follow(After::Now).await.unwrap(), scene.follow(After::Now).await.unwrap()];
+        for events in &mut lines {
+            let _greeting = heard(events).await;
+        }
+        scene.commit(5);
+        for events in &mut lines {
+            assert_eq!(until(events, 5).await, [1, 2, 3, 4, 5]);
+        }
+        lines
+    }
+
+    #[actix_web::test]
+    async fn a_database_that_goes_back_while_they_follow_is_told_to_all_and_followed_from_there() {
+        let mut scene = Scene::new();
+        let mut lines = two(&mut scene).await;
+        scene.run("DELETE FROM candles WHERE seq > 2");
+        // One who has written further would not write on.
+        scene.store = Store::open(&scene.url).unwrap();
+        scene.live.committed(2);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "reset 2");
+        }
+        // As far as it was before, where nothing would be new to one who is still there.
+        scene.commit(3);
+        for events in &mut lines {
+            assert_eq!(until(events, 5).await, [3, 4, 5]);
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_is_deleted_before_they_heard_of_it_is_told_to_all_who_follow() {
+        let mut scene = Scene::new();
+        let mut lines = two(&mut scene).await;
+        // Of what is stored next, 6 and 7 were old and are deleted already.
+        scene.store.set_setting("retention/seq", "7").unwrap();
+        scene.commit(4);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "reset 9");
+        }
+        scene.commit(1);
+        for events in &mut lines {
+            assert_eq!(heard(events).await, "candle 10");
+        }
+    }
+
+    #[actix_web::test]
     async fn one_who_takes_nothing_for_long_is_told_so_and_ended() {
         let mut scene = Scene::new();
         let mut events = scene.follow(After::Now).await.unwrap();
@@ -370,6 +491,44 @@ mod tests {
         assert_eq!(until(&mut again, 2).await, [2]);
         scene.commit(1);
         assert_eq!(until(&mut again, 3).await, [3]);
+    }
+
+    /// The last words to one who follows, while time flies.
+    async fn last_words(clock: &Clock, mut events: Events) -> String {
+        for _ in 0..600 {
+            match tokio::time::timeout(Duration::from_millis(100), events.next()).await {
+                Ok(Some(text)) if text.as_ref().unwrap().starts_with(b": keepalive") => {}
+                Ok(text) => {
+                    assert!(events.next().await.is_none(), "it ends");
+                    return String::from_utf8(text.expect("a word").unwrap().to_vec()).unwrap();
+                }
+                Err(_) => clock.advance(AWAY_MAX / 10),
+            }
+        }
+        panic!("he follows for ever");
+    }
+
+    #[actix_web::test]
+    async fn where_the_log_cannot_be_read_for_long_all_who_follow_are_told_and_ended() {
+        let mut scene = Scene::new();
+        scene.commit(2);
+        let mut new = scene.follow(After::Now).await.unwrap();
+        let mut old = scene.follow(After::Seq(1)).await.unwrap();
+        let _greetings = (heard(&mut new).await, heard(&mut old).await);
+        scene.run("ALTER TABLE candles RENAME TO taken");
+        let (new, old) = tokio::join!(last_words(&scene.clock, new), last_words(&scene.clock, old));
+        let expected =
+            "event: error\ndata: {\"error\":\"unavailable\",\"reason\":\"what is stored cannot be told: ";
+        for words in [new, old] {
+            assert!(words.starts_with(expected) && words.contains("no such table"), "{words}");
+        }
+        assert!(matches!(scene.follow(After::Now).await.err(), Some(NoStream::NoAnswer(_))));
+        scene.run("ALTER TABLE taken RENAME TO candles");
+        let mut again = scene.follow(After::Seq(1)).await.unwrap();
+        let _greeting = heard(&mut again).await;
+        assert_eq!(heard(&mut again).await, "candle 2");
+        scene.commit(1);
+        assert_eq!(heard(&mut again).await, "candle 3");
     }
 
     #[actix_web::test]
