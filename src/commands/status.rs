@@ -109,19 +109,51 @@ struct PairState {
 /// # Errors
 /// When there is no database, or it cannot be read.
 pub fn execute(args: &Status, config: &Config) -> Result<Exit, Failure> {
-    let clock = Clock::system();
-    let told = |columns| {
-        let findings = find(config, clock.wall())?;
-        Ok(match args.format {
+    let report = Reported { format: args.format, config: config.clone(), clock: Clock::system() };
+    if let Some(seconds) = args.watch {
+        return watch::watch(Duration::from_secs(seconds.into()), report);
+    }
+    say(report.told(margin::columns())?.trim_end());
+    Ok(Exit::Done)
+}
+
+/// The report, as often as it is asked for.
+struct Reported {
+    format: Report,
+    config: Config,
+    clock: Clock,
+}
+
+impl Reported {
+    fn told(&self, columns: Option<usize>) -> Result<String, Failure> {
+        let findings = find(&self.config, self.clock.wall())?;
+        Ok(match self.format {
             Report::Text => text(&findings, columns),
             Report::Json => json(&findings),
         })
-    };
-    if let Some(seconds) = args.watch {
-        return watch::watch(Duration::from_secs(seconds.into()), told);
     }
-    say(told(margin::columns())?.trim_end());
-    Ok(Exit::Done)
+
+    /// Above what is watched: numbers that stand still are as old as this says.
+    fn head(&self) -> String {
+        paint(FAINT, self.clock.wall().utc().format("at %H:%M:%S UTC"))
+    }
+}
+
+impl watch::Watched for Reported {
+    fn draw(&self, columns: Option<usize>) -> Result<String, Failure> {
+        let told = self.told(columns)?;
+        Ok(match self.format {
+            Report::Text => format!("{}\n{told}", self.head()),
+            Report::Json => told,
+        })
+    }
+
+    fn draw_failure(&self, failure: &Failure) -> String {
+        match self.format {
+            Report::Text => format!("{}\n{} {failure}", self.head(), paint(BAD, "cannot be told now:")),
+            Report::Json => json!({ "error": failure.to_string() }).to_string(),
+        }
+    }
 }
 
 /// The same for programs that ask over HTTP.
