@@ -4,6 +4,7 @@
 //! lower half. Rising and falling differ in form where there are no colours.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use anstyle::Style;
 
@@ -22,6 +23,8 @@ const COLUMNS_MIN: usize = 10;
 const PRICE_EVERY: usize = 2;
 /// Columns between two times on the axis, at least: a date has six, and a space.
 const TIME_EVERY: usize = 8;
+/// The part of the room that what is missing at the end may have.
+const TAIL_PART: usize = 4;
 /// Minutes between two times on the axis.
 const TIME_STEPS: [i64; 9] = [15, 30, 60, 120, 180, 240, 360, 720, 1440];
 
@@ -49,6 +52,8 @@ pub enum Absent {
     Quiet,
     /// The market was closed.
     Closed,
+    /// It is not known.
+    Unknown,
 }
 
 /// What stands beside each other.
@@ -69,6 +74,8 @@ pub struct Subject {
     pub timeframe: Timeframe,
     /// `mid`, `bid` or `ask`.
     pub price: &'static str,
+    /// Buckets that are missing behind the last one that is shown.
+    pub beyond: usize,
 }
 
 /// What it is drawn on.
@@ -110,24 +117,25 @@ pub fn has_unicode(locale: Option<&str>, terminal: Option<&str>) -> bool {
 /// The axis' line, and a space behind it.
 const AXIS: usize = 2;
 
-/// Bars and what lies between them, oldest first: the newest `slots_max`.
+/// Bars, what lies between them, and what is missing behind the last one and before `end`, oldest first: the newest
+/// `slots_max`. Of what is missing at the end there is so much that most of the room is left to bars; how many more
+/// buckets are missing.
 pub fn slots(
     candles: &[Candle],
     timeframe: Timeframe,
+    end: Timestamp,
     slots_max: usize,
     why: impl Fn(Timestamp) -> Absent,
-) -> Vec<Slot> {
+) -> (Vec<Slot>, usize) {
+    let Some(last) = candles.last() else { return (Vec::new(), 0) };
     let step = timeframe.seconds();
-    let mut slots = Vec::new();
+    let (mut slots, beyond) = tail(last.start.plus(step)..end, timeframe, slots_max / TAIL_PART, &why);
+    slots.reverse();
     let mut newer: Option<Timestamp> = None;
     for candle in candles.iter().rev() {
         let mut absent = newer.map_or(candle.start, |newer| newer.plus(-step));
         while absent > candle.start && slots.len() < slots_max {
-            let reason = why(absent);
-            let goes_on = matches!(slots.last(), Some(Slot::None(_, Absent::Closed)));
-            if reason != Absent::Closed || !goes_on {
-                slots.push(Slot::None(absent, reason));
-            }
+            push(&mut slots, absent, why(absent));
             absent = absent.plus(-step);
         }
         if slots.len() >= slots_max {
@@ -139,7 +147,41 @@ pub fn slots(
     slots.reverse();
     // At the edge it is between nothing and a bar.
     let first = slots.iter().position(|slot| matches!(slot, Slot::Bar(_))).unwrap_or(slots.len());
-    slots.split_off(first)
+    (slots.split_off(first), beyond)
+}
+
+/// What is there in place of bars behind the last one, up to the last bucket that is missing: at most so many slots,
+/// and how many more buckets are missing.
+fn tail(
+    span: Range<Timestamp>,
+    timeframe: Timeframe,
+    slots_max: usize,
+    why: impl Fn(Timestamp) -> Absent,
+) -> (Vec<Slot>, usize) {
+    let (mut slots, mut shown, mut beyond) = (Vec::new(), 0, 0);
+    let mut at = span.start;
+    while at < span.end {
+        let reason = why(at);
+        if slots.len() < slots_max {
+            push(&mut slots, at, reason);
+        } else if reason == Absent::Missing {
+            beyond += 1;
+        }
+        if reason == Absent::Missing && beyond == 0 {
+            shown = slots.len();
+        }
+        at = at.plus(timeframe.seconds());
+    }
+    slots.truncate(shown);
+    (slots, beyond)
+}
+
+/// Adds a bucket without a bar; closed hours go on in the slot that they have.
+fn push(slots: &mut Vec<Slot>, at: Timestamp, why: Absent) {
+    let goes_on = matches!(slots.last(), Some(Slot::None(_, Absent::Closed)));
+    if why != Absent::Closed || !goes_on {
+        slots.push(Slot::None(at, why));
+    }
 }
 
 /// The chart, each line with its end. Nothing where there is no bar.
@@ -150,7 +192,8 @@ pub fn chart(subject: &Subject, slots: &[Slot], canvas: &Canvas) -> String {
     let decimals = subject.pair.decimals();
     let pitch = pitch(slots.len(), canvas.plot_columns(decimals));
     let title = hang(&title(subject, &bars, first, last), 0, Some(canvas.columns));
-    let legend = legend(slots, pitch, canvas).map(|legend| hang(&legend, 0, Some(canvas.columns)));
+    let legend =
+        legend(slots, subject.beyond, pitch, canvas).map(|legend| hang(&legend, 0, Some(canvas.columns)));
     let beside =
         title.lines().count() + legend.as_deref().map_or(0, |legend| legend.lines().count()) + ROWS_BELOW;
     let rows = canvas.rows.saturating_sub(beside).clamp(ROWS_MIN, ROWS_MAX);
@@ -273,10 +316,8 @@ fn cells(slot: &Slot, row: usize, scale: &Scale, pitch: usize, canvas: &Canvas) 
         Slot::Bar(candle) => candle,
         Slot::None(_, Absent::Quiet) => return " ".repeat(pitch),
         Slot::None(_, Absent::Missing) => return paint(WARN, missing_sign(canvas).repeat(pitch)),
-        Slot::None(_, Absent::Closed) => {
-            let (left, right) = (" ".repeat((pitch - 1) / 2), " ".repeat(pitch - 1 - (pitch - 1) / 2));
-            return format!("{left}{}{right}", paint(FAINT, closed_sign(canvas)));
-        }
+        Slot::None(_, Absent::Closed) => return in_middle(closed_sign(canvas), pitch),
+        Slot::None(_, Absent::Unknown) => return in_middle(unknown_sign(canvas), pitch),
     };
     let [open, high, low, close] = candle.prices.map(|price| scale.half(price));
     let body = open.min(close)..=open.max(close);
@@ -298,6 +339,12 @@ fn cells(slot: &Slot, row: usize, scale: &Scale, pitch: usize, canvas: &Canvas) 
         }
     };
     if text.trim_end().is_empty() { text } else { paint(side(rises), text) }
+}
+
+/// A faint sign in the middle of a slot.
+fn in_middle(sign: &str, pitch: usize) -> String {
+    let left = (pitch - 1) / 2;
+    format!("{}{}{}", " ".repeat(left), paint(FAINT, sign), " ".repeat(pitch - 1 - left))
 }
 
 fn glyph(top: Half, bottom: Half, rises: bool, pitch: usize, canvas: &Canvas) -> char {
@@ -338,6 +385,10 @@ const fn closed_sign(canvas: &Canvas) -> &'static str {
     if canvas.has_unicode { "┊" } else { ":" }
 }
 
+const fn unknown_sign(canvas: &Canvas) -> &'static str {
+    if canvas.has_unicode { "·" } else { "." }
+}
+
 /// The axis of time: its line, times, and dates where a day begins.
 fn times(slots: &[Slot], timeframe: Timeframe, pitch: usize, canvas: &Canvas) -> [String; 3] {
     let every = |minutes: i64| minutes * 60 * pitch as i64 / timeframe.seconds();
@@ -375,7 +426,7 @@ fn times(slots: &[Slot], timeframe: Timeframe, pitch: usize, canvas: &Canvas) ->
 }
 
 /// What signs mean, as far as they are there.
-fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
+fn legend(slots: &[Slot], beyond: usize, pitch: usize, canvas: &Canvas) -> Option<String> {
     let count =
         |why: Absent| slots.iter().filter(|slot| matches!(slot, Slot::None(_, of) if *of == why)).count();
     let mut told = Vec::new();
@@ -384,9 +435,13 @@ fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
         told.push(format!("{} rises", sign(true)));
         told.push(format!("{} falls", sign(false)));
     }
-    match count(Absent::Missing) {
-        0 => {}
-        missing => told.push(format!("{} {missing} missing", paint(WARN, missing_sign(canvas)))),
+    match (count(Absent::Missing), beyond) {
+        (0, 0) => {}
+        (missing, 0) => told.push(format!("{} {missing} missing", paint(WARN, missing_sign(canvas)))),
+        (missing, beyond) => told.push(format!(
+            "{} {missing} missing, and {beyond} more since",
+            paint(WARN, missing_sign(canvas))
+        )),
     }
     if count(Absent::Closed) > 0 {
         told.push(format!("{} market closed", paint(FAINT, closed_sign(canvas))));
@@ -394,6 +449,11 @@ fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
     match count(Absent::Quiet) {
         0 => {}
         quiet => told.push(format!("{quiet} without a price")),
+    }
+    match count(Absent::Unknown) {
+        0 => {}
+        unknown => told
+            .push(format!("{} {unknown} without a bar, not known why", paint(FAINT, unknown_sign(canvas)))),
     }
     (!told.is_empty()).then(|| told.join("   "))
 }
@@ -411,7 +471,8 @@ mod tests {
     }
 
     fn drawn(slots: &[Slot], canvas: &Canvas) -> Vec<String> {
-        let subject = Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid" };
+        let subject =
+            Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid", beyond: 0 };
         let text = chart(&subject, slots, canvas);
         anstream::adapter::strip_str(&text)
             .to_string()
@@ -471,31 +532,88 @@ mod tests {
         assert_eq!(drawn(&[], &CANVAS), [""; 0]);
     }
 
-    #[test]
-    fn what_is_not_there_has_its_own_place_and_sign() {
-        let bars = [candle(0, [1.0; 4]), candle(4, [1.0; 4]), candle(900, [1.0; 4])];
-        let why = |at: Timestamp| match at.since(START) / 300 {
-            1 => Absent::Quiet,
-            2 | 3 => Absent::Missing,
-            _ => Absent::Closed,
-        };
-        let slots = slots(&bars, Timeframe::M5, 100, why);
-        let form: String = slots
+    fn form(slots: &[Slot]) -> String {
+        slots
             .iter()
             .map(|slot| match slot {
                 Slot::Bar(_) => 'B',
                 Slot::None(_, Absent::Quiet) => 'q',
                 Slot::None(_, Absent::Missing) => 'm',
                 Slot::None(_, Absent::Closed) => 'c',
+                Slot::None(_, Absent::Unknown) => 'u',
             })
-            .collect();
-        assert_eq!(form, "BqmmBcB", "closed hours are one place however long");
-        let lines = drawn(&slots, &CANVAS);
-        assert!(lines.iter().any(|line| line.contains("    ▒▒▒▒")), "{lines:#?}");
-        assert!(lines.join(" ").ends_with(" ▒ 2 missing   ┊ market closed 1 without a price"), "{lines:#?}");
+            .collect()
+    }
+
+    #[test]
+    fn what_is_not_there_has_its_own_place_and_sign() {
+        let bars = [candle(0, [1.0; 4]), candle(5, [1.0; 4]), candle(900, [1.0; 4])];
+        let why = |at: Timestamp| match at.since(START) / 300 {
+            1 => Absent::Quiet,
+            2 | 3 => Absent::Missing,
+            4 => Absent::Unknown,
+            _ => Absent::Closed,
+        };
+        let of = |slots_max| slots(&bars, Timeframe::M5, START, slots_max, why);
+        let (all, beyond) = of(100);
+        assert_eq!((&*form(&all), beyond), ("BqmmuBcB", 0), "closed hours are one place however long");
+        let check = |canvas: &Canvas, expected: &str, legend: &str| {
+            let lines = drawn(&all, canvas);
+            assert!(lines.iter().any(|line| line.contains(expected)), "{lines:#?}");
+            assert!(lines.join(" ").ends_with(legend), "{lines:#?}");
+        };
+        let wide = Canvas { columns: 200, ..CANVAS };
+        check(
+            &wide,
+            "    ▒▒▒▒▒▒▒▒ · ",
+            " ▒ 2 missing   ┊ market closed   1 without a price   · 1 without a bar, not known why",
+        );
+        let ascii = Canvas { has_unicode: false, ..wide };
+        check(
+            &ascii,
+            "    ???????? . ",
+            "   : market closed   1 without a price   . 1 without a bar, not known why",
+        );
         // The newest are shown, and what lies before the oldest of them is not.
-        assert_eq!(super::slots(&bars, Timeframe::M5, 5, why).len(), 3);
-        assert_eq!(super::slots(&bars, Timeframe::M5, 2, why), [Slot::Bar(bars[2])]);
+        assert_eq!(of(5).0.len(), 3);
+        assert_eq!(of(2).0, [Slot::Bar(bars[2])]);
+    }
+
+    #[test]
+    fn what_is_missing_behind_the_last_bar_is_shown_as_far_as_bars_leave_room() {
+        let bars: Vec<Candle> = (0..20).map(|index| candle(index, [1.0; 4])).collect();
+        // Two hours that are missing, a break, and some that are missing again.
+        let why = |at: Timestamp| match at.since(START) / 300 {
+            24..40 => Absent::Closed,
+            42 | 50.. => Absent::Quiet,
+            _ => Absent::Missing,
+        };
+        let check = |buckets: i64, slots_max, expected: &str, more| {
+            let (slots, beyond) = slots(&bars, Timeframe::M5, START.plus(buckets * 300), slots_max, why);
+            assert_eq!((&*form(&slots), beyond), (expected, more), "to {buckets}, {slots_max} slots");
+        };
+        check(0, 8, "BBBBBBBB", 0);
+        check(20, 8, "BBBBBBBB", 0);
+        check(21, 8, "BBBBBBBm", 0);
+        check(22, 8, "BBBBBBmm", 0);
+        check(24, 8, "BBBBBBmm", 2);
+        check(24, 16, "BBBBBBBBBBBBmmmm", 0);
+        // Closed hours and quiet ones are told between what is missing, and not at the end.
+        check(40, 24, "BBBBBBBBBBBBBBBBBBBBmmmm", 0);
+        check(41, 24, "BBBBBBBBBBBBBBBBBBmmmmcm", 0);
+        check(43, 32, "BBBBBBBBBBBBBBBBBBBBmmmmcmm", 0);
+        check(60, 32, "BBBBBBBBBBBBBBBBBBBBmmmmcmm", 7);
+        assert_eq!(slots(&[], Timeframe::M5, START, 8, why), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn more_that_is_missing_than_there_is_room_for_is_told_in_words() {
+        let slots = [Slot::Bar(candle(0, [1.0; 4])), Slot::None(START.plus(300), Absent::Missing)];
+        let subject =
+            Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid", beyond: 23 };
+        let text = chart(&subject, &slots, &Canvas { columns: 80, ..CANVAS });
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert!(text.ends_with("▒ 1 missing, and 23 more since\n"), "{text}");
     }
 
     #[test]
