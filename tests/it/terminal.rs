@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -328,6 +329,24 @@ fn who_watches_a_database_that_hangs_sees_how_old_it_is_and_can_leave() {
         .collect();
     assert!(heads.len() >= 2, "{heads:?}");
     assert!(heads.iter().all(|head| head.starts_with("at ") && head.ends_with(" UTC")), "{heads:?}");
+}
+
+#[test]
+fn status_names_the_address_of_a_demonstration_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = "--database sqlite://demo.db";
+    let mut demo =
+        Service::spawn(command(folder.path(), &format!("{database} demo"), &[]).stdout(Stdio::null()));
+    let mut told = Value::Null;
+    demo.wait("status to name the address", || {
+        let status = piped(folder.path(), &format!("{database} status --format json"), &[]);
+        told = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        told["http"]["address"].is_string()
+    });
+    let address = told["http"]["address"].as_str().unwrap();
+    assert!(TcpStream::connect(address).is_ok(), "{told}");
+    assert_eq!((&told["http"]["pid"], &told["lease"]["command"]), (&demo.pid().into(), &"demo".into()));
+    assert!(demo.interrupt().code.is_some());
 }
 
 /// Commands that report nothing of which a program could make use.
