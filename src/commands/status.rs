@@ -842,6 +842,31 @@ mod tests {
     }
 
     #[test]
+    fn what_programs_read_is_as_the_document_says() {
+        let document = serde_json::from_str(include_str!("../api/openapi.json")).unwrap();
+        let check = |findings: &Findings| {
+            let told = serde_json::from_str(&json(findings)).unwrap();
+            crate::api::document::fits_named(&document, "Status", &told);
+        };
+        let mut all = findings();
+        all.last_run = Some(last_run(Some((77, "IG refuses the credentials"))));
+        all.outlook.allowance.refusals = Some(Refusals { times: 1, last_at: Timestamp(1_705_489_000) });
+        all.probes = Some(Probes { keepalive_ms: Some(5_000), ..Probes::default() });
+        check(&all);
+        check(&Findings {
+            spooled: None,
+            lease: None,
+            standbys: Vec::new(),
+            stream: None,
+            at: None,
+            http: None,
+            logins: Logins::default(),
+            trouble: None,
+            ..findings()
+        });
+    }
+
+    #[test]
     fn failed_logins_are_told_with_when_the_next_may_be() {
         let mut findings = findings();
         assert!(!text(&findings, None).contains("login "), "all is well");

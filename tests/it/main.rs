@@ -23,6 +23,8 @@ mod command_line;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod freshness;
