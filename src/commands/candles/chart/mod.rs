@@ -3,11 +3,15 @@
 //! Each row of characters is two steps of the price, since a character can be a body or a wick in its upper and its
 //! lower half. Rising and falling differ in form where there are no colours.
 
+mod scale;
+mod slots;
+
 use std::fmt::Write as _;
-use std::ops::Range;
 
 use anstyle::Style;
 
+use self::scale::Scale;
+pub use self::slots::{Absent, Slot, slots};
 use crate::commands::margin::{hang, width};
 use crate::commands::paint::{BAD, FAINT, GOOD, NAME, WARN, paint};
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -19,12 +23,8 @@ const ROWS_MAX: usize = 60;
 const ROWS_BELOW: usize = 4;
 /// Fewest columns for candles, however narrow the terminal.
 const COLUMNS_MIN: usize = 10;
-/// Rows between two prices on the axis, at least.
-const PRICE_EVERY: usize = 2;
 /// Columns between two times on the axis, at least: a date has six, and a space.
 const TIME_EVERY: usize = 8;
-/// The part of the room that what is missing at the end may have.
-const TAIL_PART: usize = 4;
 /// Minutes between two times on the axis.
 const TIME_STEPS: [i64; 9] = [15, 30, 60, 120, 180, 240, 360, 720, 1440];
 
@@ -41,28 +41,6 @@ impl Candle {
     fn rises(&self) -> bool {
         self.prices[3] >= self.prices[0]
     }
-}
-
-/// Why a bucket has no bar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absent {
-    /// Missing or lost.
-    Missing,
-    /// No price came.
-    Quiet,
-    /// The market was closed.
-    Closed,
-    /// It is not known.
-    Unknown,
-}
-
-/// What stands beside each other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Slot {
-    /// A bar.
-    Bar(Candle),
-    /// A bucket without one; closed hours have one for all of them.
-    None(Timestamp, Absent),
 }
 
 /// What the chart is of.
@@ -116,73 +94,6 @@ pub fn has_unicode(locale: Option<&str>, terminal: Option<&str>) -> bool {
 
 /// The axis' line, and a space behind it.
 const AXIS: usize = 2;
-
-/// Bars, what lies between them, and what is missing behind the last one and before `end`, oldest first: the newest
-/// `slots_max`. Of what is missing at the end there is so much that most of the room is left to bars; how many more
-/// buckets are missing.
-pub fn slots(
-    candles: &[Candle],
-    timeframe: Timeframe,
-    end: Timestamp,
-    slots_max: usize,
-    why: impl Fn(Timestamp) -> Absent,
-) -> (Vec<Slot>, usize) {
-    let Some(last) = candles.last() else { return (Vec::new(), 0) };
-    let step = timeframe.seconds();
-    let (mut slots, beyond) = tail(last.start.plus(step)..end, timeframe, slots_max / TAIL_PART, &why);
-    slots.reverse();
-    let mut newer: Option<Timestamp> = None;
-    for candle in candles.iter().rev() {
-        let mut absent = newer.map_or(candle.start, |newer| newer.plus(-step));
-        while absent > candle.start && slots.len() < slots_max {
-            push(&mut slots, absent, why(absent));
-            absent = absent.plus(-step);
-        }
-        if slots.len() >= slots_max {
-            break;
-        }
-        slots.push(Slot::Bar(*candle));
-        newer = Some(candle.start);
-    }
-    slots.reverse();
-    // At the edge it is between nothing and a bar.
-    let first = slots.iter().position(|slot| matches!(slot, Slot::Bar(_))).unwrap_or(slots.len());
-    (slots.split_off(first), beyond)
-}
-
-/// What is there in place of bars behind the last one, up to the last bucket that is missing: at most so many slots,
-/// and how many more buckets are missing.
-fn tail(
-    span: Range<Timestamp>,
-    timeframe: Timeframe,
-    slots_max: usize,
-    why: impl Fn(Timestamp) -> Absent,
-) -> (Vec<Slot>, usize) {
-    let (mut slots, mut shown, mut beyond) = (Vec::new(), 0, 0);
-    let mut at = span.start;
-    while at < span.end {
-        let reason = why(at);
-        if slots.len() < slots_max {
-            push(&mut slots, at, reason);
-        } else if reason == Absent::Missing {
-            beyond += 1;
-        }
-        if reason == Absent::Missing && beyond == 0 {
-            shown = slots.len();
-        }
-        at = at.plus(timeframe.seconds());
-    }
-    slots.truncate(shown);
-    (slots, beyond)
-}
-
-/// Adds a bucket without a bar; closed hours go on in the slot that they have.
-fn push(slots: &mut Vec<Slot>, at: Timestamp, why: Absent) {
-    let goes_on = matches!(slots.last(), Some(Slot::None(_, Absent::Closed)));
-    if why != Absent::Closed || !goes_on {
-        slots.push(Slot::None(at, why));
-    }
-}
 
 /// The chart, each line with its end. Nothing where there is no bar.
 pub fn chart(subject: &Subject, slots: &[Slot], canvas: &Canvas) -> String {
@@ -253,53 +164,6 @@ fn title(subject: &Subject, bars: &[Candle], first: &Candle, last: &Candle) -> S
 
 const fn side(rises: bool) -> Style {
     if rises { GOOD } else { BAD }
-}
-
-/// Prices to half rows, counted from the bottom.
-struct Scale {
-    low: f64,
-    span: f64,
-    rows: usize,
-}
-
-impl Scale {
-    fn of(bars: &[Candle], rows: usize, decimals: usize) -> Scale {
-        let low = bars.iter().map(|bar| bar.prices[2]).fold(f64::MAX, f64::min);
-        let high = bars.iter().map(|bar| bar.prices[1]).fold(f64::MIN, f64::max);
-        // Prices that never moved have their line in the middle.
-        let least = 10f64.powi(-i32::try_from(decimals).unwrap_or(0)) * rows as f64 / 2.0;
-        let span = (high - low).max(least);
-        Scale { low: (high + low - span) / 2.0, span, rows }
-    }
-
-    /// The half row of a price.
-    fn half(&self, price: f64) -> usize {
-        let halves = (self.rows * 2) as f64;
-        // A float beyond the ends of an integer becomes its end.
-        (((price - self.low) / self.span * halves) as usize).min(self.rows * 2 - 1)
-    }
-
-    /// Round prices on the axis, and the last one in its colour: row from the bottom, text, style.
-    fn labels(&self, last: &Candle, decimals: usize) -> Vec<(usize, String, Style)> {
-        let close = last.prices[3];
-        let mut labels =
-            vec![(self.half(close) / 2, format!("{close:.decimals$}"), side(last.rises()).bold())];
-        let unit = 10f64.powi(-i32::try_from(decimals).unwrap_or(0));
-        let least = self.span * PRICE_EVERY as f64 / self.rows as f64 / unit;
-        // 1, 2 or 5 times a power of ten, in the pair's last decimal.
-        let power = 10f64.powf(least.max(1.0).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|step| *step >= least);
-        let step = step.unwrap_or(power * 10.0).max(1.0) * unit;
-        let mut nth = (self.low / step).ceil();
-        while nth * step < self.low + self.span {
-            let row = self.half(nth * step) / 2;
-            if row.abs_diff(labels[0].0) > 0 {
-                labels.push((row, format!("{:.decimals$}", nth * step), FAINT));
-            }
-            nth += 1.0;
-        }
-        labels
-    }
 }
 
 /// What half a character shows.
@@ -460,13 +324,14 @@ fn legend(slots: &[Slot], beyond: usize, pitch: usize, canvas: &Canvas) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::slots::tests::form;
     use super::*;
 
     /// Friday 2024-01-19 20:00 UTC.
-    const START: Timestamp = Timestamp(1_705_694_400);
+    pub const START: Timestamp = Timestamp(1_705_694_400);
     const CANVAS: Canvas = Canvas { columns: 30, rows: 13, has_colors: true, has_unicode: true };
 
-    fn candle(index: i64, prices: [f64; 4]) -> Candle {
+    pub fn candle(index: i64, prices: [f64; 4]) -> Candle {
         Candle { start: START.plus(index * 300), prices }
     }
 
@@ -532,19 +397,6 @@ mod tests {
         assert_eq!(drawn(&[], &CANVAS), [""; 0]);
     }
 
-    fn form(slots: &[Slot]) -> String {
-        slots
-            .iter()
-            .map(|slot| match slot {
-                Slot::Bar(_) => 'B',
-                Slot::None(_, Absent::Quiet) => 'q',
-                Slot::None(_, Absent::Missing) => 'm',
-                Slot::None(_, Absent::Closed) => 'c',
-                Slot::None(_, Absent::Unknown) => 'u',
-            })
-            .collect()
-    }
-
     #[test]
     fn what_is_not_there_has_its_own_place_and_sign() {
         let bars = [candle(0, [1.0; 4]), candle(5, [1.0; 4]), candle(900, [1.0; 4])];
@@ -577,33 +429,6 @@ mod tests {
         // The newest are shown, and what lies before the oldest of them is not.
         assert_eq!(of(5).0.len(), 3);
         assert_eq!(of(2).0, [Slot::Bar(bars[2])]);
-    }
-
-    #[test]
-    fn what_is_missing_behind_the_last_bar_is_shown_as_far_as_bars_leave_room() {
-        let bars: Vec<Candle> = (0..20).map(|index| candle(index, [1.0; 4])).collect();
-        // Two hours that are missing, a break, and some that are missing again.
-        let why = |at: Timestamp| match at.since(START) / 300 {
-            24..40 => Absent::Closed,
-            42 | 50.. => Absent::Quiet,
-            _ => Absent::Missing,
-        };
-        let check = |buckets: i64, slots_max, expected: &str, more| {
-            let (slots, beyond) = slots(&bars, Timeframe::M5, START.plus(buckets * 300), slots_max, why);
-            assert_eq!((&*form(&slots), beyond), (expected, more), "to {buckets}, {slots_max} slots");
-        };
-        check(0, 8, "BBBBBBBB", 0);
-        check(20, 8, "BBBBBBBB", 0);
-        check(21, 8, "BBBBBBBm", 0);
-        check(22, 8, "BBBBBBmm", 0);
-        check(24, 8, "BBBBBBmm", 2);
-        check(24, 16, "BBBBBBBBBBBBmmmm", 0);
-        // Closed hours and quiet ones are told between what is missing, and not at the end.
-        check(40, 24, "BBBBBBBBBBBBBBBBBBBBmmmm", 0);
-        check(41, 24, "BBBBBBBBBBBBBBBBBBmmmmcm", 0);
-        check(43, 32, "BBBBBBBBBBBBBBBBBBBBmmmmcmm", 0);
-        check(60, 32, "BBBBBBBBBBBBBBBBBBBBmmmmcmm", 7);
-        assert_eq!(slots(&[], Timeframe::M5, START, 8, why), (Vec::new(), 0));
     }
 
     #[test]
