@@ -187,8 +187,8 @@ creates a database and never asks IG for anything. Times are UTC; a bar is named
 --fetch has what is missing of these bars fetched first, inside IG's weekly allowance: by the running service, \
 else by logging in. What cannot be had now is said on stderr, and the exit code is 3.
 
---chart draws them as candlesticks, as many as the terminal has room for where nobody says how many. Missing bars and \
-closed hours are shown as such.
+--chart draws them as candlesticks, as many as the terminal has room for where nobody says how many. Missing bars, up \
+to now or --to, and closed hours are shown as such.
 
 --as-of TIME prints the bars as a reader would have seen them at that time: a bar that was corrected since \
 with its value of then, and none that was first stored later, so that a backtest knows no more than a bot did.",

@@ -30,6 +30,9 @@ mod asked;
 mod bars;
 mod cached;
 mod dashboard;
+#[cfg(test)]
+#[path = "../../tests/it/document.rs"]
+pub(crate) mod document;
 mod fetch;
 #[cfg(test)]
 mod fresh_tests;

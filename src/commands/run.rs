@@ -115,7 +115,7 @@ pub(super) fn sources(config: Arc<Config>, signs: Signs) -> Sources {
 }
 
 /// Has `status` know where HTTP is served, or why it is not.
-async fn keep_place(store: StoreHandle, mut placed: watch::Receiver<Place>) {
+pub(super) async fn keep_place(store: StoreHandle, mut placed: watch::Receiver<Place>) {
     loop {
         let text = placed.borrow_and_update().text();
         if let Err(error) = store.run(move |store| store.set_setting(place::SETTING, &text)).await {

@@ -1,12 +1,14 @@
 //! Something that is shown anew, in place on a terminal, one after the other elsewhere, until it is enough.
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::margin;
-use super::paint::{BAD, paint};
 use super::run::told_to_stop;
 use crate::exit::{Exit, Failure};
 
@@ -36,17 +38,27 @@ impl Drop for Screen {
     }
 }
 
-/// Shows what `draw` says, given the columns there are. Ends with the first failure; a later one is shown in its place,
-/// since what is watched may come back.
+/// Something to watch.
+pub trait Watched: Send + Sync + 'static {
+    /// What is to be shown, given the columns there are. May take as long as it likes.
+    ///
+    /// # Errors
+    /// Why it cannot be told.
+    fn draw(&self, columns: Option<usize>) -> Result<String, Failure>;
+
+    /// What is shown instead, where it could be told before and cannot be now.
+    fn draw_failure(&self, failure: &Failure) -> String;
+}
+
+/// Shows what is watched. Ends with the first failure; a later one is shown in its place, since what is watched may
+/// come back.
 ///
 /// # Errors
 /// That of the first drawing.
-pub fn watch(
-    every: Duration,
-    draw: impl Fn(Option<usize>) -> Result<String, Failure>,
-) -> Result<Exit, Failure> {
+pub fn watch(every: Duration, watched: impl Watched) -> Result<Exit, Failure> {
     // Who has nothing to show leaves the terminal alone.
-    let mut shown = draw(margin::columns())?;
+    let mut shown = watched.draw(margin::columns())?;
+    let watched = Arc::new(watched);
     super::on_actix(async move {
         let stop = told_to_stop();
         let mut resized = signal(SignalKind::window_change()).map_err(Failure::failed)?;
@@ -65,10 +77,24 @@ pub fn watch(
                 _ = resized.recv() => {}
                 () = actix_rt::time::sleep(every) => {}
             }
-            shown = draw(margin::columns())
-                .unwrap_or_else(|failure| format!("{} {failure}", paint(BAD, "cannot be told now:")));
+            // A database that hangs keeps nobody who wants to leave.
+            let drawn = tokio::select! {
+                () = &mut stop => return Ok(Exit::Done),
+                drawn = drawn_aside(&watched) => drawn,
+            };
+            shown = drawn.unwrap_or_else(|failure| watched.draw_failure(&failure));
         }
     })
+}
+
+/// Draws on a thread of its own, which ends with the process at the latest: one of the runtime's would have to end
+/// before the runtime does.
+async fn drawn_aside(watched: &Arc<impl Watched>) -> Result<String, Failure> {
+    let (tell, told) = oneshot::channel();
+    let watched = watched.clone();
+    let drawing = move || _ = tell.send(watched.draw(margin::columns()));
+    thread::Builder::new().name("candlekeep-draw".to_owned()).spawn(drawing).map_err(Failure::failed)?;
+    told.await.unwrap_or_else(|_| Err(Failure::failed("reading failed")))
 }
 
 /// The rows of the terminal, where there is one on which the cursor can be moved.
@@ -133,6 +159,7 @@ fn framed(text: &str, rows: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::paint::{BAD, paint};
 
     #[test]
     fn a_frame_is_as_high_as_the_screen_at_most_and_says_what_it_cuts() {

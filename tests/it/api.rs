@@ -62,7 +62,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends this and reads to the end of the connection; none where nothing came.
-fn exchange(address: SocketAddr, text: &str) -> Option<Answer> {
+pub(super) fn exchange(address: SocketAddr, text: &str) -> Option<Answer> {
     let mut socket = connect(address);
     // Who is refused early may not take the rest.
     let _ = socket.write_all(text.as_bytes());

@@ -42,7 +42,7 @@ const PURE: [&str; 72] = [
     "ig/session/failed.rs",
     "ig/session/complaints.rs",
     "ig/session/tokens.rs",
-    "commands/candles/chart.rs",
+    "commands/candles/chart",
     "commands/candles/render.rs",
     "commands/doctor/check.rs",
     "commands/doctor/judge",

@@ -23,7 +23,7 @@ mod command_line;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
-mod documents;
+mod document;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
@@ -40,6 +40,8 @@ mod killed;
 mod last_run;
 #[cfg(test)]
 mod lease;
+#[cfg(test)]
+mod links;
 #[cfg(test)]
 mod load;
 #[cfg(test)]

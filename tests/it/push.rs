@@ -17,6 +17,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use super::api::{ask, serving, slow_market};
+use super::document::fits_named;
 use super::postgres;
 use super::world::{START, STEP, World, market, poll};
 
@@ -281,6 +282,8 @@ fn who_is_cut_again_and_again_hears_exactly_what_is_stored_though_the_service_is
         let log = log_of(&world);
         until.store(log.last().unwrap().seq, Ordering::SeqCst);
         let [all, too, some] = clients.map(|client| client.join().unwrap());
+        let document = ask(again, "GET /v1/openapi.json", "").json();
+        fits_named(&document, "StreamBar", &data_of(again, "", Some("0"), "revision"));
         service.stop();
         world.verify_revised();
         assert!(log.len() > 1_000 && log.iter().any(|told| told.revision == 1), "{}", log.len());
@@ -544,6 +547,7 @@ fn a_candle_under_way_is_told_once_a_second_at_most_and_never_after_its_bar() {
     // A bucket lasts five seconds.
     let world = World::new(Options { rows_per_bar: Some(60), speed: Speed::Times(60.0), ..market(2) });
     let (service, address) = serving(&world, &[]);
+    let document = ask(address, "GET /v1/openapi.json", "").json();
     let began = Clock::system().monotonic();
     let mut client = Client::open(address, "?forming=true&pairs=EUR_USD,USD_JPY", None);
     let mut plain = Client::open(address, "", None);
@@ -559,6 +563,7 @@ fn a_candle_under_way_is_told_once_a_second_at_most_and_never_after_its_bar() {
     while !is_whole(&settled) {
         let block = client.next().expect("the stream goes on");
         if block.is("forming") {
+            fits_named(&document, "FormingBar", &block.data);
             assert_eq!(block.id, None, "nobody goes on from what still moves");
             let key = key(&block.data);
             assert!(!settled.contains(&key), "{key:?} is stored");

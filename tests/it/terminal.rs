@@ -1,21 +1,25 @@
 //! The command line on a terminal and off it: colours, widths, what is watched, and what programs read.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use candlekeep::cli::Cli;
+use candlekeep::clock::Clock;
 use candlekeep::domain::coverage::Mark;
 use candlekeep::domain::{
     Bar, BarKey, Fact, FactBatch, Ohlc, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use candlekeep::store::Store;
 use clap::CommandFactory as _;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
@@ -249,8 +253,7 @@ fn where_there_is_no_terminal_one_report_follows_the_other() {
     // A reader that has seen enough is a way to end it, too.
     let read = lines.clone();
     let reader = std::thread::spawn(move || {
-        use std::io::BufRead as _;
-        for line in std::io::BufReader::new(stdout).lines().take(2) {
+        for line in BufReader::new(stdout).lines().take(2) {
             read.lock().unwrap().push(line.unwrap());
         }
     });
@@ -264,6 +267,86 @@ fn where_there_is_no_terminal_one_report_follows_the_other() {
     let absent = tempfile::tempdir().unwrap();
     let output = piped(absent.path(), "status --watch", &[]);
     assert_eq!(output.status.code(), Some(1), "what cannot be told at first is not waited for");
+}
+
+#[test]
+fn a_line_for_programs_is_json_also_while_the_database_is_away() {
+    let folder = folder();
+    let database = folder.path().join("candlekeep.db");
+    let away = folder.path().join("away.db");
+    let mut child = command(folder.path(), "status --watch=1 --format json", &[])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = lines.map(|line| -> Value {
+        let line = line.unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    });
+    // Files of the log beside it are of readers that come and go.
+    let mut until = |what: &str, is_so: fn(&Value) -> bool| {
+        assert!(told.by_ref().take(10).any(|told| is_so(&told)), "waited in vain for {what}");
+    };
+    until("the report", |told| told["pairs"].is_array());
+    std::fs::rename(&database, &away).unwrap();
+    until("why there is none", |told| {
+        told["error"].as_str().is_some_and(|error| error.starts_with("no database at "))
+    });
+    std::fs::rename(&away, &database).unwrap();
+    until("the report, once the database is back", |told| told["pairs"].is_array());
+    drop(told);
+    assert_eq!(child.wait().unwrap().code(), Some(0), "nobody reads any more");
+}
+
+#[test]
+fn who_watches_a_database_that_hangs_sees_how_old_it_is_and_can_leave() {
+    let folder = folder();
+    let database = folder.path().join("candlekeep.db");
+    let mut terminal = Terminal::new(70, 12);
+    let mut service =
+        Service::spawn(command(folder.path(), "status --watch=1", &[]).stdout(terminal.stdout()));
+    service.wait("it is drawn again", || terminal.so_far().matches(HOME).count() >= 2);
+    // Whoever opens this waits for one who writes to it.
+    std::fs::rename(&database, folder.path().join("away.db")).unwrap();
+    mkfifoat(CWD, &database, Mode::RUSR | Mode::WUSR).unwrap();
+    let clock = Clock::system();
+    let (mut frames, mut since) = (0, clock.monotonic());
+    service.wait("nothing to be drawn any more", || {
+        let drawn = terminal.so_far().matches(HOME).count();
+        if drawn > frames {
+            (frames, since) = (drawn, clock.monotonic());
+        }
+        clock.monotonic() - since > Duration::from_secs(3)
+    });
+    let ended = service.interrupt();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let told = terminal.said();
+    assert!(told.ends_with(LEFT), "{told:?}");
+    let heads: BTreeSet<String> = told
+        .split(HOME)
+        .skip(1)
+        .map(|frame| plain(frame).lines().next().unwrap_or_default().trim_end().to_owned())
+        .collect();
+    assert!(heads.len() >= 2, "{heads:?}");
+    assert!(heads.iter().all(|head| head.starts_with("at ") && head.ends_with(" UTC")), "{heads:?}");
+}
+
+#[test]
+fn status_names_the_address_of_a_demonstration_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = "--database sqlite://demo.db";
+    let mut demo =
+        Service::spawn(command(folder.path(), &format!("{database} demo"), &[]).stdout(Stdio::null()));
+    let mut told = Value::Null;
+    demo.wait("status to name the address", || {
+        let status = piped(folder.path(), &format!("{database} status --format json"), &[]);
+        told = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        told["http"]["address"].is_string()
+    });
+    let address = told["http"]["address"].as_str().unwrap();
+    assert!(TcpStream::connect(address).is_ok(), "{told}");
+    assert_eq!((&told["http"]["pid"], &told["lease"]["command"]), (&demo.pid().into(), &"demo".into()));
+    assert!(demo.interrupt().code.is_some());
 }
 
 /// Commands that report nothing of which a program could make use.

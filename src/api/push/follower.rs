@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_is_as_the_document_says() {
+        let document = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+        let block = String::from_utf8(too_slow(20).to_vec()).unwrap();
+        let data = block.strip_prefix("event: error\ndata: ").expect("an error");
+        let data: serde_json::Value = serde_json::from_str(data).unwrap();
+        crate::api::document::fits_named(&document, "Error", &data);
+        assert_eq!(data["error"], "slow");
+    }
+
+    #[test]
     fn the_first_word_says_from_where_on_bars_follow() {
         for (after, at, is_behind, expected) in [
             (After::Now, 9, false, "retry: 2000\nid: 9\n: what is stored after 9 follows\n\n"),

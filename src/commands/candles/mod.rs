@@ -11,7 +11,7 @@ use super::{backfill, has_colors, margin, remark};
 use crate::cli::{Candles, Format};
 use crate::clock::{Clock, ClockKind};
 use crate::columns::doubles;
-use crate::completeness::{Gap, calendar_of, incomplete};
+use crate::completeness::{calendar_of, incomplete, market_now, settled_to};
 use crate::config::Config;
 use crate::domain::{Expectation, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -167,20 +167,23 @@ fn drawn(
     room: usize,
 ) -> Result<String, Failure> {
     let Candles { pair, timeframe, .. } = *args;
+    let (Some(first), Some(last)) = (bars.first(), bars.last()) else { return Ok(String::new()) };
     let calendar = calendar_of(store, config, pair)?;
-    let span = match bars {
-        [first, .., last] => first.bar.key.start..last.bar.key.start,
-        _ => Timestamp(0)..Timestamp(0),
+    let end = owed_to(args, config, store)?.unwrap_or(last.bar.key.start);
+    let end = end.max(last.bar.key.start);
+    // Beside bars of another time the ledger of today says nothing of what was there.
+    let gaps = match args.as_of {
+        None => incomplete(store, pair, timeframe, &(first.bar.key.start..end), &calendar)?,
+        Some(_) => Vec::new(),
     };
-    let gaps = incomplete(store, pair, timeframe, &span, &calendar)?;
     let why = |start: Timestamp| {
-        let end = start.plus(timeframe.seconds());
-        let is_missing = |gap: &Gap| gap.span.start < end && start < gap.span.end;
-        // Beside bars of another time the ledger of today says nothing of what was there.
-        if args.as_of.is_none() && gaps.iter().any(is_missing) {
+        let next = gaps.partition_point(|gap| gap.span.end <= start);
+        if gaps.get(next).is_some_and(|gap| gap.span.start < start.plus(timeframe.seconds())) {
             Absent::Missing
         } else if calendar.expectation(start) == Expectation::Closed {
             Absent::Closed
+        } else if args.as_of.is_some() {
+            Absent::Unknown
         } else {
             Absent::Quiet
         }
@@ -189,9 +192,20 @@ fn drawn(
         .iter()
         .map(|stored| Candle { start: stored.bar.key.start, prices: doubles(stored, args.price) })
         .collect();
-    let subject = Subject { pair, timeframe, price: args.price.as_str() };
-    let slots = chart::slots(&candles, timeframe, room, why);
+    let (slots, beyond) = chart::slots(&candles, timeframe, end, room, why);
+    let subject = Subject { pair, timeframe, price: args.price.as_str(), beyond };
     Ok(chart::chart(&subject, &slots, canvas))
+}
+
+/// Up to when there ought to be bars: none where nobody collects them, or none were asked for of now.
+fn owed_to(args: &Candles, config: &Config, store: &mut Store) -> Result<Option<Timestamp>, StoreError> {
+    let is_watched = config.pairs().any(|watched| watched == args.pair);
+    if !is_watched || !config.timeframes.contains(&args.timeframe) || args.as_of.is_some() {
+        return Ok(None);
+    }
+    let now = market_now(store, config, Clock::system().wall())?;
+    let settled = settled_to(args.timeframe, now);
+    Ok(Some(args.to.map_or(settled, |to| to.min(settled))))
 }
 
 /// A pair with more letters wrong is another pair. (Two that lie beside each other, turned, are one.)
@@ -386,11 +400,13 @@ mod tests {
         let config = config(folder.path());
         store_bars(&config, 40);
         let canvas = Canvas { columns: 40, rows: 20, has_colors: true, has_unicode: true };
-        let drawn = |line: &str| {
+        let by_stream = Config { clock: ClockKind::Stream, ..config.clone() };
+        let drawn_by = |line: &str, config: &Config| {
             let args = candles(&format!("EUR_USD 5 --chart {line}"));
-            let text = print(&args, &config, None, Some(&canvas)).unwrap().text;
+            let text = print(&args, config, None, Some(&canvas)).unwrap().text;
             anstream::adapter::strip_str(&text).to_string().replace('\n', " ")
         };
+        let drawn = |line: &str| drawn_by(line, &by_stream);
         assert!(drawn("").contains(" 14 bars: "), "{}", drawn(""));
         assert!(drawn("--count 100").contains(" 28 bars: "), "{}", drawn("--count 100"));
         assert!(drawn("--count 3").contains(" 3 bars: "), "{}", drawn("--count 3"));
@@ -407,8 +423,22 @@ mod tests {
             source: Source::Stream,
         })];
         let batch = Arc::new(FactBatch { evidence: "test".into(), facts });
-        Store::open(&config.database).unwrap().commit(&[batch], NINE_PM).unwrap();
+        let mut store = Store::open(&config.database).unwrap();
+        store.commit(&[batch], NINE_PM).unwrap();
         assert!(drawn("").contains("▒ 2 missing"), "{}", drawn(""));
+        // Of bars as they were once the ledger does not say why there are none.
+        let as_of = format!("--as-of {}", NINE_PM.0);
+        assert!(drawn(&as_of).contains("· 2 without a bar, not known why"), "{}", drawn(&as_of));
+        assert!(!drawn(&as_of).contains("a price"), "{}", drawn(&as_of));
+        // Monday 2020-03-09, two hours after the last bar; and now.
+        let end = format!("--count 60 --to {}", NINE_PM.plus(300 * 43 + 7_200).0);
+        let told = drawn_by(&end, &config);
+        assert!(told.contains(" 19 bars: ") && told.contains("▒ 9 missing, and 17 more since"), "{told}");
+        assert!(!drawn(&end).contains("more since"), "the market's own clock has not come so far");
+        assert!(drawn_by("", &config).contains(" more since"), "{}", drawn_by("", &config));
+        assert!(!drawn_by(&as_of, &config).contains(" more since"), "nor were they owed then");
+        let unwatched = Config { timeframes: vec![Timeframe::M15], ..config.clone() };
+        assert!(!drawn_by("", &unwatched).contains(" more since"), "what nobody collects is not owed");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use super::run::{sources, told_to_stop};
+use super::run::{keep_place, sources, told_to_stop};
 use super::{remark, say};
 use crate::api::{self, Door, Place};
 use crate::cli::{Demo, Report};
@@ -70,11 +70,9 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         tell(format!("Simulator {}", simulator.api_url()));
         tell(format!("Database  {}", config.database));
         let signs = Signs::new(&Clock::system(), None);
-        if !leave {
-            serve(&config, &signs, tell).await?;
-        }
+        let place = if leave { None } else { serve(&config, &signs, tell).await? };
         let mut show = tokio::select! {
-            show = show(&simulator, &config, signs) => show?,
+            show = show(&simulator, &config, signs, place) => show?,
             () = &mut stop => return Ok(Exit::Failed),
         };
         match format {
@@ -87,7 +85,11 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
             tell("\nThe service is still up, and so is the simulator. Try in another terminal:".to_owned());
             // As it was called: under `cargo run` it is in nobody's PATH.
             let program = std::env::args().next().unwrap_or_else(|| "candlekeep".to_owned());
-            tell(format!("  {program} --database {} candles EUR_USD 15 --chart", config.database));
+            // Of a market that is over nothing is missing up to now.
+            tell(format!(
+                "  CANDLEKEEP_CLOCK=stream {program} --database {} candles EUR_USD 15 --chart",
+                config.database
+            ));
             tell("Ctrl-C ends it.".to_owned());
             tokio::select! {
                 failure = show.house.failed() => return Err(failure),
@@ -142,15 +144,20 @@ struct Show {
     findings: proof::Findings,
 }
 
-/// Serves the dashboard, and says where: at the usual address, or at another where somebody has that.
-async fn serve(config: &Config, signs: &Signs, tell: impl Fn(String)) -> Result<(), Failure> {
+/// Serves the dashboard, and says where: at the usual address, or at another where somebody has that. What it answers
+/// says so from then on.
+async fn serve(
+    config: &Config,
+    signs: &Signs,
+    tell: impl Fn(String),
+) -> Result<Option<watch::Receiver<Place>>, Failure> {
     let mut config = config.clone();
     if let Some(usual) = config.http.listen
         && TcpListener::bind(usual).is_err()
     {
         config.http.listen = Some(SocketAddr::new(usual.ip(), 0));
     }
-    let Some(door) = Door::new(&config.http)? else { return Ok(()) };
+    let Some(door) = Door::new(&config.http)? else { return Ok(None) };
     let (told, mut place) = watch::channel(Place::off(Clock::system().wall()));
     actix_rt::spawn(api::serve(door, sources(Arc::new(config), signs.clone()), told));
     // It is told at once, whether it is served or not.
@@ -159,10 +166,15 @@ async fn serve(config: &Config, signs: &Signs, tell: impl Fn(String)) -> Result<
     {
         tell(format!("Dashboard http://{address}/"));
     }
-    Ok(())
+    Ok(Some(place))
 }
 
-async fn show(simulator: &Simulator, config: &Config, signs: Signs) -> Result<Show, Failure> {
+async fn show(
+    simulator: &Simulator,
+    config: &Config,
+    signs: Signs,
+    place: Option<watch::Receiver<Place>>,
+) -> Result<Show, Failure> {
     let clock = Clock::system();
     let began = clock.monotonic();
     let cut_at = START.plus(CUT_AT * STEP);
@@ -178,6 +190,9 @@ async fn show(simulator: &Simulator, config: &Config, signs: Signs) -> Result<Sh
     else {
         return Err(Failure::failed("stopped"));
     };
+    if let Some(place) = place {
+        actix_rt::spawn(keep_place(house.store().clone(), place));
+    }
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;
     let mut moved = (Timestamp(0), 0, began);

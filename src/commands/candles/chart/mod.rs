@@ -3,10 +3,15 @@
 //! Each row of characters is two steps of the price, since a character can be a body or a wick in its upper and its
 //! lower half. Rising and falling differ in form where there are no colours.
 
+mod scale;
+mod slots;
+
 use std::fmt::Write as _;
 
 use anstyle::Style;
 
+use self::scale::Scale;
+pub use self::slots::{Absent, Slot, slots};
 use crate::commands::margin::{hang, width};
 use crate::commands::paint::{BAD, FAINT, GOOD, NAME, WARN, paint};
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -18,8 +23,6 @@ const ROWS_MAX: usize = 60;
 const ROWS_BELOW: usize = 4;
 /// Fewest columns for candles, however narrow the terminal.
 const COLUMNS_MIN: usize = 10;
-/// Rows between two prices on the axis, at least.
-const PRICE_EVERY: usize = 2;
 /// Columns between two times on the axis, at least: a date has six, and a space.
 const TIME_EVERY: usize = 8;
 /// Minutes between two times on the axis.
@@ -40,26 +43,6 @@ impl Candle {
     }
 }
 
-/// Why a bucket has no bar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absent {
-    /// Missing or lost.
-    Missing,
-    /// No price came.
-    Quiet,
-    /// The market was closed.
-    Closed,
-}
-
-/// What stands beside each other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Slot {
-    /// A bar.
-    Bar(Candle),
-    /// A bucket without one; closed hours have one for all of them.
-    None(Timestamp, Absent),
-}
-
 /// What the chart is of.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject {
@@ -69,6 +52,8 @@ pub struct Subject {
     pub timeframe: Timeframe,
     /// `mid`, `bid` or `ask`.
     pub price: &'static str,
+    /// Buckets that are missing behind the last one that is shown.
+    pub beyond: usize,
 }
 
 /// What it is drawn on.
@@ -110,38 +95,6 @@ pub fn has_unicode(locale: Option<&str>, terminal: Option<&str>) -> bool {
 /// The axis' line, and a space behind it.
 const AXIS: usize = 2;
 
-/// Bars and what lies between them, oldest first: the newest `slots_max`.
-pub fn slots(
-    candles: &[Candle],
-    timeframe: Timeframe,
-    slots_max: usize,
-    why: impl Fn(Timestamp) -> Absent,
-) -> Vec<Slot> {
-    let step = timeframe.seconds();
-    let mut slots = Vec::new();
-    let mut newer: Option<Timestamp> = None;
-    for candle in candles.iter().rev() {
-        let mut absent = newer.map_or(candle.start, |newer| newer.plus(-step));
-        while absent > candle.start && slots.len() < slots_max {
-            let reason = why(absent);
-            let goes_on = matches!(slots.last(), Some(Slot::None(_, Absent::Closed)));
-            if reason != Absent::Closed || !goes_on {
-                slots.push(Slot::None(absent, reason));
-            }
-            absent = absent.plus(-step);
-        }
-        if slots.len() >= slots_max {
-            break;
-        }
-        slots.push(Slot::Bar(*candle));
-        newer = Some(candle.start);
-    }
-    slots.reverse();
-    // At the edge it is between nothing and a bar.
-    let first = slots.iter().position(|slot| matches!(slot, Slot::Bar(_))).unwrap_or(slots.len());
-    slots.split_off(first)
-}
-
 /// The chart, each line with its end. Nothing where there is no bar.
 pub fn chart(subject: &Subject, slots: &[Slot], canvas: &Canvas) -> String {
     let bars: Vec<Candle> =
@@ -150,7 +103,8 @@ pub fn chart(subject: &Subject, slots: &[Slot], canvas: &Canvas) -> String {
     let decimals = subject.pair.decimals();
     let pitch = pitch(slots.len(), canvas.plot_columns(decimals));
     let title = hang(&title(subject, &bars, first, last), 0, Some(canvas.columns));
-    let legend = legend(slots, pitch, canvas).map(|legend| hang(&legend, 0, Some(canvas.columns)));
+    let legend =
+        legend(slots, subject.beyond, pitch, canvas).map(|legend| hang(&legend, 0, Some(canvas.columns)));
     let beside =
         title.lines().count() + legend.as_deref().map_or(0, |legend| legend.lines().count()) + ROWS_BELOW;
     let rows = canvas.rows.saturating_sub(beside).clamp(ROWS_MIN, ROWS_MAX);
@@ -212,53 +166,6 @@ const fn side(rises: bool) -> Style {
     if rises { GOOD } else { BAD }
 }
 
-/// Prices to half rows, counted from the bottom.
-struct Scale {
-    low: f64,
-    span: f64,
-    rows: usize,
-}
-
-impl Scale {
-    fn of(bars: &[Candle], rows: usize, decimals: usize) -> Scale {
-        let low = bars.iter().map(|bar| bar.prices[2]).fold(f64::MAX, f64::min);
-        let high = bars.iter().map(|bar| bar.prices[1]).fold(f64::MIN, f64::max);
-        // Prices that never moved have their line in the middle.
-        let least = 10f64.powi(-i32::try_from(decimals).unwrap_or(0)) * rows as f64 / 2.0;
-        let span = (high - low).max(least);
-        Scale { low: (high + low - span) / 2.0, span, rows }
-    }
-
-    /// The half row of a price.
-    fn half(&self, price: f64) -> usize {
-        let halves = (self.rows * 2) as f64;
-        // A float beyond the ends of an integer becomes its end.
-        (((price - self.low) / self.span * halves) as usize).min(self.rows * 2 - 1)
-    }
-
-    /// Round prices on the axis, and the last one in its colour: row from the bottom, text, style.
-    fn labels(&self, last: &Candle, decimals: usize) -> Vec<(usize, String, Style)> {
-        let close = last.prices[3];
-        let mut labels =
-            vec![(self.half(close) / 2, format!("{close:.decimals$}"), side(last.rises()).bold())];
-        let unit = 10f64.powi(-i32::try_from(decimals).unwrap_or(0));
-        let least = self.span * PRICE_EVERY as f64 / self.rows as f64 / unit;
-        // 1, 2 or 5 times a power of ten, in the pair's last decimal.
-        let power = 10f64.powf(least.max(1.0).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|step| *step >= least);
-        let step = step.unwrap_or(power * 10.0).max(1.0) * unit;
-        let mut nth = (self.low / step).ceil();
-        while nth * step < self.low + self.span {
-            let row = self.half(nth * step) / 2;
-            if row.abs_diff(labels[0].0) > 0 {
-                labels.push((row, format!("{:.decimals$}", nth * step), FAINT));
-            }
-            nth += 1.0;
-        }
-        labels
-    }
-}
-
 /// What half a character shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Half {
@@ -273,10 +180,8 @@ fn cells(slot: &Slot, row: usize, scale: &Scale, pitch: usize, canvas: &Canvas) 
         Slot::Bar(candle) => candle,
         Slot::None(_, Absent::Quiet) => return " ".repeat(pitch),
         Slot::None(_, Absent::Missing) => return paint(WARN, missing_sign(canvas).repeat(pitch)),
-        Slot::None(_, Absent::Closed) => {
-            let (left, right) = (" ".repeat((pitch - 1) / 2), " ".repeat(pitch - 1 - (pitch - 1) / 2));
-            return format!("{left}{}{right}", paint(FAINT, closed_sign(canvas)));
-        }
+        Slot::None(_, Absent::Closed) => return in_middle(closed_sign(canvas), pitch),
+        Slot::None(_, Absent::Unknown) => return in_middle(unknown_sign(canvas), pitch),
     };
     let [open, high, low, close] = candle.prices.map(|price| scale.half(price));
     let body = open.min(close)..=open.max(close);
@@ -298,6 +203,12 @@ fn cells(slot: &Slot, row: usize, scale: &Scale, pitch: usize, canvas: &Canvas) 
         }
     };
     if text.trim_end().is_empty() { text } else { paint(side(rises), text) }
+}
+
+/// A faint sign in the middle of a slot.
+fn in_middle(sign: &str, pitch: usize) -> String {
+    let left = (pitch - 1) / 2;
+    format!("{}{}{}", " ".repeat(left), paint(FAINT, sign), " ".repeat(pitch - 1 - left))
 }
 
 fn glyph(top: Half, bottom: Half, rises: bool, pitch: usize, canvas: &Canvas) -> char {
@@ -338,6 +249,10 @@ const fn closed_sign(canvas: &Canvas) -> &'static str {
     if canvas.has_unicode { "┊" } else { ":" }
 }
 
+const fn unknown_sign(canvas: &Canvas) -> &'static str {
+    if canvas.has_unicode { "·" } else { "." }
+}
+
 /// The axis of time: its line, times, and dates where a day begins.
 fn times(slots: &[Slot], timeframe: Timeframe, pitch: usize, canvas: &Canvas) -> [String; 3] {
     let every = |minutes: i64| minutes * 60 * pitch as i64 / timeframe.seconds();
@@ -375,7 +290,7 @@ fn times(slots: &[Slot], timeframe: Timeframe, pitch: usize, canvas: &Canvas) ->
 }
 
 /// What signs mean, as far as they are there.
-fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
+fn legend(slots: &[Slot], beyond: usize, pitch: usize, canvas: &Canvas) -> Option<String> {
     let count =
         |why: Absent| slots.iter().filter(|slot| matches!(slot, Slot::None(_, of) if *of == why)).count();
     let mut told = Vec::new();
@@ -384,9 +299,13 @@ fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
         told.push(format!("{} rises", sign(true)));
         told.push(format!("{} falls", sign(false)));
     }
-    match count(Absent::Missing) {
-        0 => {}
-        missing => told.push(format!("{} {missing} missing", paint(WARN, missing_sign(canvas)))),
+    match (count(Absent::Missing), beyond) {
+        (0, 0) => {}
+        (missing, 0) => told.push(format!("{} {missing} missing", paint(WARN, missing_sign(canvas)))),
+        (missing, beyond) => told.push(format!(
+            "{} {missing} missing, and {beyond} more since",
+            paint(WARN, missing_sign(canvas))
+        )),
     }
     if count(Absent::Closed) > 0 {
         told.push(format!("{} market closed", paint(FAINT, closed_sign(canvas))));
@@ -395,23 +314,30 @@ fn legend(slots: &[Slot], pitch: usize, canvas: &Canvas) -> Option<String> {
         0 => {}
         quiet => told.push(format!("{quiet} without a price")),
     }
+    match count(Absent::Unknown) {
+        0 => {}
+        unknown => told
+            .push(format!("{} {unknown} without a bar, not known why", paint(FAINT, unknown_sign(canvas)))),
+    }
     (!told.is_empty()).then(|| told.join("   "))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::slots::tests::form;
     use super::*;
 
     /// Friday 2024-01-19 20:00 UTC.
-    const START: Timestamp = Timestamp(1_705_694_400);
+    pub const START: Timestamp = Timestamp(1_705_694_400);
     const CANVAS: Canvas = Canvas { columns: 30, rows: 13, has_colors: true, has_unicode: true };
 
-    fn candle(index: i64, prices: [f64; 4]) -> Candle {
+    pub fn candle(index: i64, prices: [f64; 4]) -> Candle {
         Candle { start: START.plus(index * 300), prices }
     }
 
     fn drawn(slots: &[Slot], canvas: &Canvas) -> Vec<String> {
-        let subject = Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid" };
+        let subject =
+            Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid", beyond: 0 };
         let text = chart(&subject, slots, canvas);
         anstream::adapter::strip_str(&text)
             .to_string()
@@ -473,29 +399,46 @@ mod tests {
 
     #[test]
     fn what_is_not_there_has_its_own_place_and_sign() {
-        let bars = [candle(0, [1.0; 4]), candle(4, [1.0; 4]), candle(900, [1.0; 4])];
+        let bars = [candle(0, [1.0; 4]), candle(5, [1.0; 4]), candle(900, [1.0; 4])];
         let why = |at: Timestamp| match at.since(START) / 300 {
             1 => Absent::Quiet,
             2 | 3 => Absent::Missing,
+            4 => Absent::Unknown,
             _ => Absent::Closed,
         };
-        let slots = slots(&bars, Timeframe::M5, 100, why);
-        let form: String = slots
-            .iter()
-            .map(|slot| match slot {
-                Slot::Bar(_) => 'B',
-                Slot::None(_, Absent::Quiet) => 'q',
-                Slot::None(_, Absent::Missing) => 'm',
-                Slot::None(_, Absent::Closed) => 'c',
-            })
-            .collect();
-        assert_eq!(form, "BqmmBcB", "closed hours are one place however long");
-        let lines = drawn(&slots, &CANVAS);
-        assert!(lines.iter().any(|line| line.contains("    ▒▒▒▒")), "{lines:#?}");
-        assert!(lines.join(" ").ends_with(" ▒ 2 missing   ┊ market closed 1 without a price"), "{lines:#?}");
+        let of = |slots_max| slots(&bars, Timeframe::M5, START, slots_max, why);
+        let (all, beyond) = of(100);
+        assert_eq!((&*form(&all), beyond), ("BqmmuBcB", 0), "closed hours are one place however long");
+        let check = |canvas: &Canvas, expected: &str, legend: &str| {
+            let lines = drawn(&all, canvas);
+            assert!(lines.iter().any(|line| line.contains(expected)), "{lines:#?}");
+            assert!(lines.join(" ").ends_with(legend), "{lines:#?}");
+        };
+        let wide = Canvas { columns: 200, ..CANVAS };
+        check(
+            &wide,
+            "    ▒▒▒▒▒▒▒▒ · ",
+            " ▒ 2 missing   ┊ market closed   1 without a price   · 1 without a bar, not known why",
+        );
+        let ascii = Canvas { has_unicode: false, ..wide };
+        check(
+            &ascii,
+            "    ???????? . ",
+            "   : market closed   1 without a price   . 1 without a bar, not known why",
+        );
         // The newest are shown, and what lies before the oldest of them is not.
-        assert_eq!(super::slots(&bars, Timeframe::M5, 5, why).len(), 3);
-        assert_eq!(super::slots(&bars, Timeframe::M5, 2, why), [Slot::Bar(bars[2])]);
+        assert_eq!(of(5).0.len(), 3);
+        assert_eq!(of(2).0, [Slot::Bar(bars[2])]);
+    }
+
+    #[test]
+    fn more_that_is_missing_than_there_is_room_for_is_told_in_words() {
+        let slots = [Slot::Bar(candle(0, [1.0; 4])), Slot::None(START.plus(300), Absent::Missing)];
+        let subject =
+            Subject { pair: "EURUSD".parse().unwrap(), timeframe: Timeframe::M5, price: "mid", beyond: 23 };
+        let text = chart(&subject, &slots, &Canvas { columns: 80, ..CANVAS });
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert!(text.ends_with("▒ 1 missing, and 23 more since\n"), "{text}");
     }
 
     #[test]
