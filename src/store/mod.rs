@@ -687,8 +687,8 @@ impl Store {
         self.runs_in_state(timeframe, State::Missing)
     }
 
-    /// Everything known of 5-minute and 15-minute buckets from the oldest missing one of either
-    /// on, ascending for each pair and length; nothing where none is missing.
+    /// Everything known of 5-minute and 15-minute buckets of each pair that misses some, from about its
+    /// oldest missing one of either on, ascending for each pair and length.
     ///
     /// # Errors
     /// Those of any read.

@@ -953,20 +953,34 @@ fn what_a_plan_rests_on_is_read_from_the_oldest_hole_on() {
             mark(Timeframe::H1, 0, 12, State::Missing),
         ];
         store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOW).unwrap();
-        let told: Vec<_> = store
-            .since_oldest_missing()
-            .unwrap()
-            .into_iter()
-            .map(|(_, timeframe, run)| (timeframe, run.span.start.since(NOON) / 300, run.state))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                (Timeframe::M15, 0, State::Quiet),
-                (Timeframe::M5, 0, State::Missing),
-                (Timeframe::M5, 1, State::Quiet),
-            ]
-        );
+        let told = |store: &mut Store| -> Vec<_> {
+            let runs = store.since_oldest_missing().unwrap().into_iter();
+            runs.map(|(pair, timeframe, run)| (pair, timeframe, run.span.start.since(NOON) / 300, run.state))
+                .collect()
+        };
+        let expected = [
+            (pair, Timeframe::M15, 0, State::Quiet),
+            (pair, Timeframe::M5, 0, State::Missing),
+            (pair, Timeframe::M5, 1, State::Quiet),
+        ];
+        assert_eq!(told(&mut store), expected);
+        // Of others from their own oldest hole on, and nothing where there is none; one that is days older
+        // has no more read of the rest.
+        let [pounds, yen]: [Pair; 2] = ["GBPUSD", "USDJPY"].map(|name| name.parse().unwrap());
+        let mark = |pair, from: i64, to: i64, state| {
+            let span = NOON.plus(from * 300)..NOON.plus(to * 300);
+            Fact::Marked(Mark { pair, timeframe: Timeframe::M5, span, state, reason: Reason::Offline })
+        };
+        let facts = vec![
+            mark(yen, -900, 9, State::Quiet),
+            mark(pounds, -900, -899, State::Missing),
+            mark(pounds, -898, 9, State::Quiet),
+            mark(pair, -900, -3, State::Quiet),
+        ];
+        store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOW).unwrap();
+        let older =
+            [(pounds, Timeframe::M5, -900, State::Missing), (pounds, Timeframe::M5, -898, State::Quiet)];
+        assert_eq!(told(&mut store), [older.as_slice(), &expected].concat());
     });
 }
 
