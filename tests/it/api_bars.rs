@@ -11,7 +11,7 @@ use super::push;
 use super::world::{Holes, START, STEP, Service, StoredRow, World, market};
 
 /// Asks for a path and what stands behind it.
-fn get(address: SocketAddr, target: &str) -> Answer {
+pub(super) fn get(address: SocketAddr, target: &str) -> Answer {
     ask(address, &format!("GET {target}"), "")
 }
 
@@ -226,7 +226,7 @@ fn the_tag_says_whether_anything_has_changed() {
 }
 
 /// Sends a body.
-fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> Answer {
+pub(super) fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> Answer {
     let headers = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     // What ends the head is there already.
     ask(address, &format!("POST {target}"), headers.as_str())

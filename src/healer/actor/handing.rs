@@ -1,7 +1,7 @@
 //! What others want fetched, handed over in table `fetch_requests`: put into the ledger as missing,
 //! healed like the rest, and told of when nothing of it is missing any more.
 
-use super::Healer;
+use super::{Healer, Work};
 use crate::domain::{Fact, Timeframe};
 use crate::healer::wishes::{self, Progress};
 use crate::store::{FetchRequest, RequestState, Store, StoreError};
@@ -15,7 +15,7 @@ impl Healer {
     }
 
     /// Puts what was asked for into the ledger.
-    pub(super) async fn take_wishes(&self) -> Result<(), StoreError> {
+    pub(super) async fn take_wishes(&self, work: &mut Work) -> Result<(), StoreError> {
         let Some(now) = self.event_clock.settled() else { return Ok(()) };
         let open = self.store.run(Store::open_requests).await?;
         let asked = open.into_iter().filter(|wish| wish.state == RequestState::Asked);
@@ -43,9 +43,20 @@ impl Healer {
             let is_accounted = timeframe == Timeframe::M5 && self.settings.accounted.contains(&pair);
             let end = ends.get(&pair).filter(|_| is_accounted).map_or(now, |end| now.min(*end));
             let span = wishes::whole(&wish.span, timeframe, end);
-            let known = span.clone();
-            let runs = self.store.run(move |store| store.coverage(pair, timeframe, known)).await?;
-            let marks = wishes::marks(pair, timeframe, &span, &runs, &feed.calendar);
+            let (known, wall) = (span.clone(), self.clock.wall());
+            let read = move |store: &mut Store| {
+                Ok((store.coverage(pair, timeframe, known)?, store.reopened(pair, timeframe, wall)?))
+            };
+            let (runs, reopened) = self.store.run(read).await?;
+            let resting = wishes::resting(&reopened, Some(wish.id), timeframe, wall);
+            let marks = wishes::marks(pair, timeframe, &span, &runs, &resting, &feed.calendar);
+            let lost = wishes::reopened(&runs, &resting);
+            if !lost.is_empty() {
+                // Before they are asked for: who dies in between has not given a second time.
+                let id = wish.id;
+                self.store.run(move |store| store.set_reopened(id, wall)).await?;
+                lost.iter().for_each(|run| work.attempts.clear(pair, timeframe, &run.span));
+            }
             log::info!(pair:% = pair, timeframe:% = timeframe, from:% = span.start, to:% = span.end; "asked for by hand");
             self.tell(format!("asked:{}", wish.id).into(), marks.into_iter().map(Fact::Marked).collect())
                 .await?;
