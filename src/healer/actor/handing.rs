@@ -2,7 +2,7 @@
 //! healed like the rest, and told of when nothing of it is missing any more.
 
 use super::{Healer, Work};
-use crate::domain::{Fact, Timeframe};
+use crate::domain::{Fact, Mark, Timeframe, Timestamp};
 use crate::healer::wishes::{self, Progress};
 use crate::store::{FetchRequest, RequestState, Store, StoreError};
 
@@ -68,19 +68,10 @@ impl Healer {
     /// Tells of wishes of which nothing is missing any more, and gives up old ones.
     pub(super) async fn end_wishes(&self) -> Result<(), StoreError> {
         let Some(now) = self.event_clock.settled() else { return Ok(()) };
-        let open = self.store.run(Store::open_requests).await?;
-        for wish in open.into_iter().filter(|wish| wish.state == RequestState::Taken) {
-            let (pair, timeframe) = (wish.pair, wish.timeframe);
-            let span = wishes::whole(&wish.span, timeframe, now);
-            let runs = self.store.run(move |store| store.coverage(pair, timeframe, span)).await?;
-            let progress = Progress::of(&runs, timeframe);
-            if progress.missing == 0 {
-                self.end(&wish, RequestState::Done, progress.to_string()).await?;
-            } else if self.clock.wall().since(wish.asked_at) > self.settings.give_up.after_s {
-                let lost = wishes::given_up(pair, timeframe, &runs);
-                self.give_up(lost).await?;
-                self.end(&wish, RequestState::Done, format!("given up: {progress}")).await?;
-            }
+        let old_before = self.clock.wall().plus(-self.settings.give_up.after_s);
+        for (wish, note, lost) in self.store.run(move |store| ended(store, now, old_before)).await? {
+            self.give_up(lost).await?;
+            self.end(&wish, RequestState::Done, note).await?;
         }
         Ok(())
     }
@@ -90,4 +81,25 @@ impl Healer {
         self.store.run(move |store| store.set_request(id, state, &note, now)).await?;
         Ok(())
     }
+}
+
+/// The wishes that are over at event time `now`, or are given up since they were made before wall time
+/// `old_before`: what to note of each, and what it gives up. All in one read, since many may be open.
+fn ended(
+    store: &mut Store,
+    now: Timestamp,
+    old_before: Timestamp,
+) -> Result<Vec<(FetchRequest, String, Vec<Mark>)>, StoreError> {
+    let mut ended = Vec::new();
+    for wish in store.open_requests()?.into_iter().filter(|wish| wish.state == RequestState::Taken) {
+        let (pair, timeframe) = (wish.pair, wish.timeframe);
+        let runs = store.coverage(pair, timeframe, wishes::whole(&wish.span, timeframe, now))?;
+        let progress = Progress::of(&runs, timeframe);
+        if progress.missing == 0 {
+            ended.push((wish, progress.to_string(), Vec::new()));
+        } else if wish.asked_at < old_before {
+            ended.push((wish, format!("given up: {progress}"), wishes::given_up(pair, timeframe, &runs)));
+        }
+    }
+    Ok(ended)
 }
