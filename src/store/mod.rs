@@ -317,7 +317,7 @@ impl Store {
     }
 
     /// Asks whoever collects to fetch these stretches; answers the ids of the requests, in
-    /// order. One that asks what an open one asks is that one.
+    /// order. One that asks for nothing that an open one does not ask for is that one.
     ///
     /// # Errors
     /// [`StoreError::TooManyRequests`], and then none is made; those of any write.

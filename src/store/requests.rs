@@ -137,24 +137,28 @@ impl ReadRequest {
 
 const OPEN: [&str; 2] = [RequestState::Asked.as_str(), RequestState::Taken.as_str()];
 
-/// Makes requests, or finds the open ones that ask the same; answers their ids in order.
+/// Makes requests, or finds the open ones that ask as much or more; answers their ids in order.
 pub(super) fn ask(
     connection: &mut Connection,
     wanted: &[(Pair, Timeframe, Range<Timestamp>)],
     now: Timestamp,
 ) -> Result<Vec<i64>, StoreError> {
-    let mut known: HashMap<_, i64> = open(connection)?
-        .into_iter()
-        .map(|request| ((request.pair, request.timeframe, request.span), request.id))
-        .collect();
+    let mut open_ones = 0;
+    let mut known: HashMap<_, Vec<(Range<Timestamp>, i64)>> = HashMap::new();
+    for request in open(connection)? {
+        open_ones += 1;
+        known.entry((request.pair, request.timeframe)).or_default().push((request.span, request.id));
+    }
     let mut ids = Vec::with_capacity(wanted.len());
-    for key @ (pair, timeframe, span) in wanted {
+    for (pair, timeframe, span) in wanted {
         assert!(span.start < span.end, "a request for nothing: {pair} {timeframe} {span:?}");
-        if let Some(id) = known.get(key) {
+        let known = known.entry((*pair, *timeframe)).or_default();
+        let holds = |(of, _): &&(Range<Timestamp>, i64)| of.start <= span.start && span.end <= of.end;
+        if let Some((_, id)) = known.iter().find(holds) {
             ids.push(*id);
             continue;
         }
-        if known.len() >= OPEN_REQUESTS_MAX {
+        if open_ones >= OPEN_REQUESTS_MAX {
             return Err(StoreError::TooManyRequests { most: OPEN_REQUESTS_MAX });
         }
         let text = PairText::new(*pair);
@@ -174,7 +178,8 @@ pub(super) fn ask(
                 .returning(fetch_requests::id)
                 .get_result(connection)
         })?;
-        known.insert(key.clone(), id);
+        known.push((span.clone(), id));
+        open_ones += 1;
         ids.push(id);
     }
     forget_oldest(connection, now)?;

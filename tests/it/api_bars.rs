@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use candlekeep::simulator::Options;
 use serde_json::{Value, json};
 
 use super::api::{Answer, ask, serving, slow_market};
@@ -243,6 +244,9 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
     assert_eq!((&before["candles"], &before["complete"]), (&json!([]), &json!(false)));
     let points = world.simulator().stats().rest_requests;
     let body = json!({ "pair": "EUR_USD", "timeframe": 5, "from": from, "to": to }).to_string();
+    let too_long =
+        json!({ "pair": "EUR_USD", "timeframe": 5, "from": START.0 - 20_001 * STEP, "to": START.0 })
+            .to_string();
     for (target, content_type, body, status, word) in [
         ("/v1/fetch", "text/plain", body.as_str(), 415, "bad_type"),
         ("/v1/fetch", "application/x-www-form-urlencoded", "pair=EURUSD", 415, "bad_type"),
@@ -268,6 +272,7 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
             400,
             "bad_range",
         ),
+        ("/v1/fetch", "application/json", too_long.as_str(), 400, "long_range"),
         ("/v1/fetch?pair=EURUSD", "application/json", body.as_str(), 400, "unknown_parameter"),
     ] {
         let answer = post(address, target, content_type, body);
@@ -304,6 +309,34 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
     assert_eq!(starts, (0..20).map(|bucket| from + bucket * STEP).collect::<Vec<_>>());
     assert_eq!(after["complete"], true, "{after}");
     assert!(world.simulator().stats().rest_requests > points);
+    service.stop();
+}
+
+#[test]
+fn asking_again_for_what_waits_already_is_no_new_request() {
+    // Too few points for anything but the newest.
+    let world = World::new(Options { allowance: 1_000, ..market(1) });
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_streamed(&mut service);
+    let ask = |wanted: Value| {
+        let mut body = json!({ "pair": "EUR_USD", "timeframe": 5 });
+        body.as_object_mut().unwrap().extend(wanted.as_object().unwrap().clone());
+        let told = post(address, "/v1/fetch", "application/json", &body.to_string()).json();
+        (told["id"].as_i64().unwrap(), told["from"].as_i64().unwrap(), told["to"].as_i64().unwrap())
+    };
+    let (first, from, to) = ask(json!({ "count": 100 }));
+    assert!((1..100).contains(&((to - from) / STEP)), "only what is missing is asked for: {from} {to}");
+    for count in [90, 80, 99] {
+        assert_eq!(ask(json!({ "count": count })), (first, from, to), "{count}");
+    }
+    // What nobody has asked for before.
+    let older = |from: i64, to: i64| json!({ "from": START.0 - from * STEP, "to": START.0 - to * STEP });
+    let (second, ..) = ask(older(200, 150));
+    assert_ne!(second, first);
+    for (from, to) in [(200, 150), (180, 160), (199, 150)] {
+        assert_eq!(ask(older(from, to)).0, second, "{from} {to}");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 2);
     service.stop();
 }
 

@@ -1258,6 +1258,9 @@ fn a_request_to_fetch_is_handed_over_and_answered() {
         // Asked again while it is open, by somebody who has not waited: else it is paid twice.
         assert!(collector.set_request(ids[0], RequestState::Taken, "", NOW.plus(5)).unwrap());
         assert_eq!(asker.ask_fetch(&wanted[..1], NOW.plus(6)).unwrap(), ids[..1]);
+        let (pair, timeframe, span) = wanted[0].clone();
+        let part = [(pair, timeframe, span.start.plus(300)..span.end)];
+        assert_eq!(asker.ask_fetch(&part, NOW.plus(6)).unwrap(), ids[..1], "a part of an open one");
         let open = collector.open_requests().unwrap();
         assert_eq!(open.iter().map(|request| request.id).collect::<Vec<_>>(), ids[..2]);
         assert_eq!(
