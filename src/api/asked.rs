@@ -1,16 +1,18 @@
 //! What a client asks for: the query of a request, and the body of one that wants bars fetched, to what is wanted or to
 //! what is wrong with it. Pure.
 
+mod query;
+
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::Range;
 
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::query::{Query, count, cut, no_choice, ordered, pair, time, timeframe};
 use super::views;
-use crate::cli::{self, PriceSide};
+use crate::cli::PriceSide;
 use crate::domain::{Pair, Timeframe, Timestamp};
 
 /// Bars of one answer.
@@ -23,8 +25,6 @@ pub const BUCKETS_MAX: i64 = 2 * COUNT_MAX as i64;
 pub const LEDGER_MAX_S: i64 = 366 * 86_400;
 /// The same when nobody says from when on.
 pub const LEDGER_DEFAULT_S: i64 = 7 * 86_400;
-/// The longest text that is shown back, in characters.
-const SHOWN_MAX: usize = 40;
 
 /// Why something is not answered as asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -305,125 +305,6 @@ pub fn fetch(body: &[u8], known: Known<'_>) -> Result<Fetch, Wrong> {
     Ok(Fetch { pair, timeframe, what })
 }
 
-/// The parameters of a query.
-struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Query<'a> {
-    fn read(text: &'a str, allowed: &[&str]) -> Result<Query<'a>, Wrong> {
-        let mut parameters: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
-        for part in text.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let (name, value) = (decoded(name)?, decoded(value)?);
-            if !allowed.contains(&&*name) {
-                return Err(unknown_parameter(&name, allowed));
-            }
-            if parameters.iter().any(|(known, _)| *known == name) {
-                let reason = format_args!("{name} is given more than once").to_string();
-                return Err(Wrong::new(400, "repeated_parameter", reason));
-            }
-            parameters.push((name, value));
-        }
-        Ok(Query(parameters))
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
-    }
-
-    /// The parts of a list, whose commas may be encoded.
-    fn list(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.get(name).into_iter().flat_map(|text| text.split(','))
-    }
-
-    fn required(&self, name: &str) -> Result<&str, Wrong> {
-        let missing = || Wrong::new(400, "missing_parameter", format_args!("{name} is missing"));
-        self.get(name).filter(|text| !text.is_empty()).ok_or_else(missing)
-    }
-
-    fn pair(&self, known: Known<'_>) -> Result<Pair, Wrong> {
-        self.required("pair")
-            .map_err(|wrong| wrong.with("pairs", names(known.pairs)))
-            .and_then(|text| pair(text, known))
-    }
-
-    fn timeframe(&self, known: Known<'_>) -> Result<Timeframe, Wrong> {
-        let text = self.required("timeframe");
-        text.map_err(|wrong| wrong.with("timeframes", names(known.timeframes)))
-            .and_then(|text| timeframe(text, known))
-    }
-
-    fn range(&self) -> Result<(Option<Timestamp>, Option<Timestamp>), Wrong> {
-        let end = |name| self.get(name).map(|text| time(name, text)).transpose();
-        let (from, to) = (end("from")?, end("to")?);
-        if let (Some(from), Some(to)) = (from, to) {
-            ordered(from, to)?;
-        }
-        Ok((from, to))
-    }
-}
-
-fn decoded(text: &str) -> Result<Cow<'_, str>, Wrong> {
-    let spaced = text.replace('+', " ");
-    let unreadable = |_| Wrong::new(400, "bad_query", "the query is not UTF-8");
-    percent_decode_str(&spaced).decode_utf8().map(|text| text.into_owned().into()).map_err(unreadable)
-}
-
-fn unknown_parameter(name: &str, allowed: &[&str]) -> Wrong {
-    let near = allowed.iter().find(|known| strsim::damerau_levenshtein(name, known) <= 2);
-    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    let reason = format!("there is no parameter {}{hint}", cut(name));
-    Wrong::new(400, "unknown_parameter", reason).with("parameters", json!(allowed))
-}
-
-fn no_choice(name: &str, text: &str, choices: &[&str]) -> Wrong {
-    let reason = format!("{name} is one of {}, not {}", choices.join(", "), cut(text));
-    Wrong::new(400, &format!("bad_{name}"), reason)
-}
-
-fn cut(text: &str) -> String {
-    format!("\"{}\"", text.chars().take(SHOWN_MAX).collect::<String>())
-}
-
-fn pair(text: &str, known: Known<'_>) -> Result<Pair, Wrong> {
-    let bad = |error| Wrong::new(400, "bad_pair", error).with("pairs", names(known.pairs));
-    text.parse().map_err(bad)
-}
-
-fn timeframe(text: &str, known: Known<'_>) -> Result<Timeframe, Wrong> {
-    let bad = |error| Wrong::new(400, "bad_timeframe", error).with("timeframes", names(known.timeframes));
-    text.parse().map_err(bad)
-}
-
-fn count(text: &str) -> Result<u32, Wrong> {
-    let count = text.parse().ok().filter(|count| (1..=COUNT_MAX).contains(count));
-    let bad = || {
-        let reason = format!("count is a whole number from 1 to {COUNT_MAX}, not {}", cut(text));
-        Wrong::new(400, "bad_count", reason).with("limit", COUNT_MAX.into())
-    };
-    count.ok_or_else(bad)
-}
-
-fn time(name: &str, text: &str) -> Result<Timestamp, Wrong> {
-    // A plus that was not encoded has come as a space: `2026-01-05T21:00 01:00`.
-    let with_plus = || {
-        let (time, zone) = text.rsplit_once(' ')?;
-        cli::parse_time(&format!("{time}+{zone}")).ok()
-    };
-    match cli::parse_time(text) {
-        Ok(time) => Ok(time),
-        Err(error) => with_plus().ok_or_else(|| {
-            Wrong::new(400, &format!("bad_{name}"), format_args!("{name} {}: {error}", cut(text)))
-        }),
-    }
-}
-
-fn ordered(from: Timestamp, to: Timestamp) -> Result<(), Wrong> {
-    if from < to {
-        return Ok(());
-    }
-    Err(Wrong::new(400, "bad_range", format_args!("from {from} is not before to {to}")))
-}
-
 /// Refuses a range of more than so many seconds.
 ///
 /// # Errors
@@ -439,6 +320,8 @@ pub fn no_longer_than(span: &Range<Timestamp>, seconds: i64) -> Result<(), Wrong
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn known<R>(read: impl FnOnce(Known<'_>) -> R) -> R {

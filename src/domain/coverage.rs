@@ -144,6 +144,11 @@ impl Reason {
         )
     }
 
+    /// Whether it says that the stream or REST has shown that there were prices.
+    pub const fn had_prices(self) -> bool {
+        matches!(self, Reason::UnconfirmedClose | Reason::NullLeg)
+    }
+
     /// The reason for people.
     pub const fn in_words(self) -> &'static str {
         match self {
@@ -249,21 +254,22 @@ pub fn has_no_bar(state: State, reason: Reason) -> bool {
 /// A stored bar is never forgotten; proof of quiet beats any suspicion; a suspicion never beats
 /// proof; only what is missing can be lost, and what is lost can be reopened. Nothing proves a
 /// bucket quiet of which the stream or REST has shown that there were prices, and no vaguer
-/// suspicion makes that forgotten; that its candle was seen opens it again even where it was taken for
+/// suspicion makes that forgotten, nor that it was given up; that its candle was seen opens it again even where it was taken for
 /// quiet or closed. What was taken for closed because the sources disagree is open again where it
 /// turns out that nobody was there to see.
 pub fn replaces(new: (State, Reason), old: (State, Reason)) -> bool {
-    let had_prices = |reason| matches!(reason, Reason::UnconfirmedClose | Reason::NullLeg);
     match (new.0, old.0) {
         (State::Stored, _) => true,
-        (State::Quiet, State::Missing) => !had_prices(old.1),
-        (State::Missing, State::Missing) => had_prices(new.1) || !had_prices(old.1),
+        (State::Quiet, State::Missing | State::Lost) => !old.1.had_prices(),
+        (State::Missing | State::Lost, State::Missing | State::Lost) => {
+            new.1.had_prices() || !old.1.had_prices()
+        }
         (State::Missing, State::Closed) if old.1 == Reason::PossiblyOpen => {
-            had_prices(new.1) || new.1.is_loss()
+            new.1.had_prices() || new.1.is_loss()
         }
         (State::Missing, State::Quiet | State::Closed) => new.1 == Reason::UnconfirmedClose,
-        (State::Quiet, old) => matches!(old, State::Quiet | State::Lost | State::Closed),
-        (State::Missing | State::Lost, old) => matches!(old, State::Missing | State::Lost),
+        (State::Quiet, old) => matches!(old, State::Quiet | State::Closed),
+        (State::Missing | State::Lost, _) => false,
         (State::Closed, old) => old == State::Closed,
     }
 }
@@ -315,7 +321,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// Runs as text, a letter a bucket, from `first` on: `s` stored, `q` and `r` quiet by a later row and
-    /// by REST, `c` closed, `p` possibly open, `l` lost, and of what is missing `d` disconnected, `u`
+    /// by REST, `c` closed, `p` possibly open, `l` lost, `x` lost though its candle was seen, and of what is missing `d` disconnected, `u`
     /// unconfirmed, `n` null leg, `m` silent, `f` first start. Nothing is known of a `.`.
     pub fn runs(text: &str, first: Timestamp, timeframe: Timeframe) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
@@ -328,6 +334,7 @@ pub(crate) mod testing {
                 'c' => (State::Closed, Reason::Calendar),
                 'p' => (State::Closed, Reason::PossiblyOpen),
                 'l' => (State::Lost, Reason::GivenUp),
+                'x' => (State::Lost, Reason::UnconfirmedClose),
                 'd' => (State::Missing, Reason::Disconnected),
                 'u' => (State::Missing, Reason::UnconfirmedClose),
                 'n' => (State::Missing, Reason::NullLeg),
@@ -428,6 +435,12 @@ mod tests {
         check("mdm", ".u.", "mum");
         check("qrcs", "uuuu", "uuus");
         check("l", "u", "u");
+        check("udn", "lll", "uln");
+        check("mu", ".x", "mx");
+        check("xl", "mm", "xm");
+        check("xl", "rr", "xr");
+        check("x", "u", "u");
+        check("x", "s", "s");
         check("qc", "mm", "qc");
     }
 
@@ -465,7 +478,7 @@ mod tests {
         /// The law of the overlay, bucket by bucket.
         #[test]
         fn each_bucket_follows_the_rule_of_replacement(
-            known in "[.sqcpmdlru]{0,12}", letter in "[sqcpmdlru]", from in 0usize..12, len in 1usize..6,
+            known in "[.sqcpmdlrux]{0,12}", letter in "[sqcpmdlrux]", from in 0usize..12, len in 1usize..6,
         ) {
             let new_text = format!("{}{}", ".".repeat(from), letter.repeat(len));
             let new = parse(&new_text).remove(0);

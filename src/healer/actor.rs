@@ -24,9 +24,10 @@ use super::outcome;
 use super::plan::{
     self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
 };
+use super::wishes;
 use crate::clock::{Clock, EventClock};
 use crate::config::Retention;
-use crate::domain::{Fact, FactBatch, Mark, Pair, Timestamp};
+use crate::domain::{Fact, FactBatch, Mark, Pair, Timeframe, Timestamp};
 use crate::failpoint;
 use crate::ig::IgError;
 use crate::messages::{FetchBars, HistoryError, HistoryTold, HolesRecorded};
@@ -227,6 +228,8 @@ impl Handler<StopHealing> for HealerActor {
 struct Known {
     pages: Vec<Page>,
     purse: Purse,
+    /// Stretches in which open requests have reopened lost buckets.
+    reopened: Vec<(Pair, Timeframe, Range<Timestamp>)>,
 }
 
 impl Healer {
@@ -242,7 +245,7 @@ impl Healer {
                 self.remember(&mut work).await?;
                 while !self.ledger_lags() && !self.has_stopped.get() {
                     self.pulse.step(STEP_WITHIN);
-                    self.take_wishes().await?;
+                    self.take_wishes(&mut work).await?;
                     let goes_on = self.heal_one(&mut work).await?;
                     self.end_wishes().await?;
                     if !goes_on {
@@ -292,13 +295,13 @@ impl Healer {
     async fn heal_one(&self, work: &mut Work) -> Result<bool, StoreError> {
         let Some(event) = self.event_clock.settled() else { return Ok(false) };
         let now = Now { event, wall: self.clock.wall() };
-        let Known { pages, purse } = self.read(now.wall).await?;
+        let Known { pages, purse, reopened } = self.read(now.wall).await?;
         let remaining = if purse.refused.is_some() { 0 } else { purse.remaining };
         self.stats.allowance_remaining.set(remaining.into());
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });
-        let lost = plan::given_up(&pages, &work.attempts, self.settings.give_up, event);
+        let lost = plan::given_up(&pages, &work.attempts, &reopened, self.settings.give_up, event);
         if !lost.is_empty() {
             return self.give_up(lost).await;
         }
@@ -427,10 +430,19 @@ impl Healer {
     async fn read(&self, wall: Timestamp) -> Result<Known, StoreError> {
         let key = self.settings.allowance.clone();
         let read = move |store: &mut Store| {
-            store.consistently(|store| Ok((store.since_oldest_missing()?, store.allowance(&key, wall)?)))
+            store.consistently(|store| {
+                Ok((store.since_oldest_missing()?, store.allowance(&key, wall)?, store.open_requests()?))
+            })
         };
-        let (runs, allowance) = self.store.run(read).await?;
-        Ok(Known { pages: book::pages(runs, &self.settings.feeds), purse: book::purse(&allowance, wall) })
+        let (runs, allowance, open) = self.store.run(read).await?;
+        let reopened = open.into_iter().filter(|wish| wish.reopened_at.is_some());
+        Ok(Known {
+            pages: book::pages(runs, &self.settings.feeds),
+            purse: book::purse(&allowance, wall),
+            reopened: reopened
+                .map(|wish| (wish.pair, wish.timeframe, wishes::buckets(&wish.span, wish.timeframe)))
+                .collect(),
+        })
     }
 
     /// Tells the aggregator what nobody can bring any more; whether the ledger has changed.

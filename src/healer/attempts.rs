@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::holes::without;
 use crate::domain::{Pair, Timeframe, Timestamp};
 
 /// Times that REST is asked for a bar which it has with a null price, or has shown that it lacks
@@ -77,6 +78,23 @@ impl Attempts {
             made.retain(|attempt| missing(*pair, *timeframe, &attempt.span));
         }
         self.made.retain(|_, made| !made.is_empty());
+    }
+
+    /// Forgets what is known of these buckets: they are asked about anew.
+    pub fn clear(&mut self, pair: Pair, timeframe: Timeframe, span: &Range<Timestamp>) {
+        let Some(made) = self.made.get_mut(&(pair, timeframe)) else { return };
+        *made = std::mem::take(made)
+            .into_iter()
+            .flat_map(|attempt| {
+                let rest = without(&attempt.span, std::slice::from_ref(span));
+                rest.into_iter().map(move |span| Attempt { span, ..attempt })
+            })
+            .collect();
+    }
+
+    /// The parts of a stretch that were asked about.
+    pub fn tried(&self, pair: Pair, timeframe: Timeframe, span: &Range<Timestamp>) -> Vec<Range<Timestamp>> {
+        self.parts(pair, timeframe, span, |attempt| attempt.is_some())
     }
 
     /// The parts of a stretch that may be asked about at wall time `now`, ascending.
@@ -252,6 +270,19 @@ mod tests {
         assert_eq!(attempts.open(pair(), M5, &span(5, 6), NOW), []);
         assert_eq!(attempts.open(pair(), Timeframe::M15, &span(0, 9), NOW), [span(0, 9)]);
         assert_eq!(attempts.open("GBPUSD".parse().unwrap(), M5, &span(0, 9), NOW), [span(0, 9)]);
+    }
+
+    #[test]
+    fn what_is_cleared_is_asked_about_anew() {
+        let mut attempts = Attempts::default();
+        (0..3).for_each(|_| attempts.note(pair(), M5, span(2, 8), NOW));
+        attempts.note(pair(), M5, span(9, 10), NOW);
+        assert_eq!(attempts.tried(pair(), M5, &span(0, 20)), [span(2, 8), span(9, 10)]);
+        attempts.clear(pair(), M5, &span(4, 6));
+        attempts.clear(pair(), Timeframe::M15, &span(0, 9));
+        assert_eq!(shown(&attempts), "2-4:3 6-8:3 9-10:1");
+        attempts.clear(pair(), M5, &span(6, 20));
+        assert_eq!(shown(&attempts), "2-4:3");
     }
 
     #[test]

@@ -186,6 +186,21 @@ pub fn clip(runs: &[Range<Timestamp>], span: &Range<Timestamp>) -> Vec<Range<Tim
     runs.iter().map(cut).filter(|run| run.start < run.end).collect()
 }
 
+/// The parts of a span that lie in none of `taken`, which may overlap and be in any order; ascending.
+pub fn without(span: &Range<Timestamp>, taken: &[Range<Timestamp>]) -> Vec<Range<Timestamp>> {
+    let mut parts = vec![span.clone()];
+    for one in taken {
+        let cut = |part: Range<Timestamp>| {
+            [
+                part.start..part.end.min(one.start.max(part.start)),
+                part.start.max(one.end.min(part.end))..part.end,
+            ]
+        };
+        parts = parts.into_iter().flat_map(cut).filter(|part| part.start < part.end).collect();
+    }
+    parts
+}
+
 /// Whether REST should be asked about a run. A silent bucket waits for its proof: most are quiet,
 /// and the stream tells for free. One that has waited for long waits for a subscription that is
 /// no more, as after a restart.

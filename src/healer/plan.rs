@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
 
 use super::attempts::Attempts;
-use super::holes::{Hole, Kind, Page, clip, count, holes};
+use super::holes::{Hole, Kind, Page, clip, count, holes, without};
 use crate::domain::coverage::has_no_bar;
-use crate::domain::{FeedIx, Mark, Reason, State, Timeframe, Timestamp};
+use crate::domain::{FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
 
 /// Bars asked for in one request: larger ones have been refused, and charged, on some accounts.
 pub const BARS_PER_REQUEST_MAX: u32 = 400;
@@ -194,8 +194,16 @@ pub struct GiveUp {
 }
 
 /// What is missing for so long that it counts as lost. What was asked for by hand is as old as it is
-/// and not given up here; a null price only once it was asked for often enough.
-pub fn given_up(pages: &[Page], attempts: &Attempts, give_up: GiveUp, now: Timestamp) -> Vec<Mark> {
+/// and not given up here; a null price only once it was asked for often enough. Where a bucket is known
+/// to have had prices that stays its reason; of such ones those within `reopened`, as somebody wished,
+/// are tried once more.
+pub fn given_up(
+    pages: &[Page],
+    attempts: &Attempts,
+    reopened: &[(Pair, Timeframe, Range<Timestamp>)],
+    give_up: GiveUp,
+    now: Timestamp,
+) -> Vec<Mark> {
     let mut marks = Vec::new();
     for page in pages {
         for timeframe in [Timeframe::M5, Timeframe::M15] {
@@ -209,11 +217,24 @@ pub fn given_up(pages: &[Page], attempts: &Attempts, give_up: GiveUp, now: Times
                 if span.start >= span.end {
                     continue;
                 }
-                let spans = match run.reason {
-                    Reason::NullLeg => attempts.hopeless(page.pair, timeframe, &span),
-                    _ => vec![span],
-                };
-                let (pair, state, reason) = (page.pair, State::Lost, Reason::GivenUp);
+                let (pair, state) = (page.pair, State::Lost);
+                let had_prices = run.reason.had_prices();
+                let reason = if had_prices { run.reason } else { Reason::GivenUp };
+                let again: Vec<Range<Timestamp>> = reopened
+                    .iter()
+                    .filter(|(of, length, _)| had_prices && (*of, *length) == (pair, timeframe))
+                    .map(|(_, _, span)| span.clone())
+                    .collect();
+                let others = without(&span, &again);
+                let tried = attempts.tried(pair, timeframe, &span);
+                let mut spans: Vec<Range<Timestamp>> =
+                    tried.iter().flat_map(|part| without(part, &others)).collect();
+                match run.reason {
+                    Reason::NullLeg => {
+                        spans.extend(others.iter().flat_map(|part| attempts.hopeless(pair, timeframe, part)))
+                    }
+                    _ => spans.extend(others),
+                }
                 marks.extend(spans.into_iter().map(|span| Mark { pair, timeframe, span, state, reason }));
             }
         }

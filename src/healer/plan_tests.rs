@@ -229,14 +229,15 @@ fn what_is_missing_for_too_long_is_lost() {
         }
         let mut attempts = Attempts::default();
         (0..tries).for_each(|_| attempts.note(pair(0), Timeframe::M5, at(0)..at(1), NOON));
-        let marks = given_up(&[page], &attempts, give_up, at(now));
+        let marks = given_up(&[page], &attempts, &[], give_up, at(now));
         let bucket = |time: Timestamp| time.since(NOON) / 300;
         let told: Vec<_> = marks
             .iter()
             .map(|mark| (mark.timeframe, bucket(mark.span.start), bucket(mark.span.end)))
             .collect();
         assert_eq!(told, expected, "{ledger} {m15} {now}");
-        assert!(marks.iter().all(|mark| (mark.state, mark.reason) == (State::Lost, Reason::GivenUp)));
+        let reason = if ledger.starts_with('n') { Reason::NullLeg } else { Reason::GivenUp };
+        assert!(marks.iter().all(|mark| (mark.state, mark.reason) == (State::Lost, reason)));
     };
     let (m5, m15) = (Timeframe::M5, Timeframe::M15);
     check("dddds", "", 14, 0, &[(m5, 0, 2)]);
@@ -246,6 +247,32 @@ fn what_is_missing_for_too_long_is_lost() {
     check("ffs", "ff", 27, 0, &[(m5, 0, 2), (m15, 0, 3)]);
     check("ns", "", 99, 7, &[]);
     check("ns", "", 99, 8, &[(m5, 0, 1)]);
+}
+
+#[test]
+fn what_had_prices_and_was_reopened_is_tried_once_and_lost_as_what_it_was() {
+    let give_up = GiveUp { after_s: 3_600, first_start_after_s: 3_600 };
+    let check = |now: i64, tried: Option<Range<i64>>, expected: &[(Reason, i64, i64)]| {
+        let mut attempts = Attempts::default();
+        if let Some(tried) = tried {
+            attempts.note(pair(0), Timeframe::M5, at(tried.start)..at(tried.end), NOON);
+        }
+        let reopened = [
+            (pair(0), Timeframe::M5, at(0)..at(2)),
+            (pair(1), Timeframe::M5, at(0)..at(9)),
+            (pair(0), Timeframe::M15, at(0)..at(9)),
+        ];
+        let marks = given_up(&[page(0, "nuunds", "")], &attempts, &reopened, give_up, at(now));
+        let bucket = |time: Timestamp| time.since(NOON) / 300;
+        let told: Vec<_> =
+            marks.iter().map(|mark| (mark.reason, bucket(mark.span.start), bucket(mark.span.end))).collect();
+        assert_eq!(told, expected, "{now}");
+    };
+    let (seen, null, other) = (Reason::UnconfirmedClose, Reason::NullLeg, Reason::GivenUp);
+    check(99, None, &[(seen, 2, 3), (other, 4, 5)]);
+    check(99, Some(0..1), &[(null, 0, 1), (seen, 2, 3), (other, 4, 5)]);
+    check(99, Some(0..6), &[(null, 0, 1), (seen, 1, 2), (seen, 2, 3), (other, 4, 5)]);
+    check(5, Some(0..6), &[]);
 }
 
 #[test]

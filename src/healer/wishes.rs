@@ -3,12 +3,31 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::holes::without;
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, Expectation, Mark, Pair, Reason, State, Timeframe, Timestamp};
+use crate::store::{REOPENED_KEPT_S, Reopened};
 
 /// The longest stretch that is taken, seconds: IG's deepest history of minutes is reported to reach
 /// back a year or two.
 const STRETCH_MAX_S: i64 = 3 * 366 * 86_400;
+
+/// A stretch in which lost buckets were reopened is not reopened again for so long, seconds: each time
+/// costs points, and what could not be had is no likelier to be had at once.
+pub const REOPENED_FOR_S: i64 = REOPENED_KEPT_S;
+
+/// The stretches of buckets in which nothing is reopened at wall time `now`: those of wishes but `own`.
+pub fn resting(
+    reopened: &[Reopened],
+    own: Option<i64>,
+    timeframe: Timeframe,
+    now: Timestamp,
+) -> Vec<Range<Timestamp>> {
+    // A clock that was set back delays nothing for ever.
+    let is_young = |one: &&Reopened| (0..REOPENED_FOR_S).contains(&now.since(one.at));
+    let others = reopened.iter().filter(|one| Some(one.id) != own).filter(is_young);
+    others.map(|one| buckets(&one.span, timeframe)).collect()
+}
 
 /// Why a stretch is not fetched, if so.
 pub fn refusal(span: &Range<Timestamp>, timeframe: Timeframe, quarters: bool) -> Option<String> {
@@ -33,6 +52,11 @@ pub fn too_old(span: &Range<Timestamp>, kept_from: Timestamp) -> Option<String> 
     (span.start < kept_from).then(|| format!("retention.days keeps only what is from {kept_from} on"))
 }
 
+/// The buckets that a stretch meets.
+pub fn buckets(span: &Range<Timestamp>, timeframe: Timeframe) -> Range<Timestamp> {
+    span.start.floor(timeframe.seconds())..span.end.ceil(timeframe.seconds())
+}
+
 /// The whole buckets of a stretch that are over at event time `end`.
 pub fn whole(span: &Range<Timestamp>, timeframe: Timeframe, end: Timestamp) -> Range<Timestamp> {
     let step = timeframe.seconds();
@@ -40,12 +64,21 @@ pub fn whole(span: &Range<Timestamp>, timeframe: Timeframe, end: Timestamp) -> R
     start..span.end.ceil(step).min(end.floor(step)).max(start)
 }
 
-/// What makes the ledger miss the buckets of a stretch that it does not know, or calls lost.
+/// The lost buckets that are reopened, where none of those that are `resting` is.
+pub fn reopened(known: &[Run], resting: &[Range<Timestamp>]) -> Vec<Run> {
+    let lost = known.iter().filter(|run| run.state == State::Lost);
+    lost.flat_map(|run| without(&run.span, resting).into_iter().map(|span| Run { span, ..run.clone() }))
+        .collect()
+}
+
+/// What makes the ledger miss the buckets of a stretch that it does not know, or calls lost, as far as
+/// these are not `resting`. That there were prices in a lost one is not forgotten.
 pub fn marks(
     pair: Pair,
     timeframe: Timeframe,
     span: &Range<Timestamp>,
     known: &[Run],
+    resting: &[Range<Timestamp>],
     calendar: &Calendar,
 ) -> Vec<Mark> {
     let step = timeframe.seconds();
@@ -75,8 +108,9 @@ pub fn marks(
     let mut from = span.start;
     for run in known {
         unknown(from..run.span.start, &mut mark);
-        if run.state == State::Lost {
-            mark(run.span.clone(), State::Missing, Reason::Requested);
+        for lost in reopened(std::slice::from_ref(run), resting) {
+            let reason = if lost.reason.had_prices() { lost.reason } else { Reason::Requested };
+            mark(lost.span, State::Missing, reason);
         }
         from = run.span.end;
     }
@@ -154,7 +188,7 @@ mod tests {
 
     fn check(timeframe: Timeframe, span: Range<Timestamp>, known: &str, expected: &[&str]) {
         let known = runs(known, timeframe);
-        let told: Vec<String> = marks(pair(0), timeframe, &span, &known, &Calendar::forex())
+        let told: Vec<String> = marks(pair(0), timeframe, &span, &known, &[], &Calendar::forex())
             .iter()
             .map(|mark| {
                 let bucket = |time: Timestamp| time.since(NOON) / timeframe.seconds();
@@ -179,6 +213,46 @@ mod tests {
             &["missing requested 2-3", "missing requested 3-4", "missing requested 6-8"],
         );
         check(Timeframe::M15, at(0)..at(9), "s", &["missing requested 1-3"]);
+    }
+
+    #[test]
+    fn what_was_seen_is_reopened_as_that() {
+        check(
+            Timeframe::M5,
+            at(0)..at(3),
+            "xls",
+            &["missing unconfirmed_close 0-1", "missing requested 1-2"],
+        );
+    }
+
+    #[test]
+    fn lost_buckets_are_reopened_once_a_day() {
+        let reopened = |id, span, at| Reopened { id, span, at };
+        let known = [
+            reopened(1, at(4)..at(9), NOON),
+            reopened(2, at(1).plus(60)..at(2).plus(-60), NOON.plus(60)),
+            reopened(3, at(0)..at(1), NOON.plus(120)),
+        ];
+        let told = |own, now: i64| {
+            let resting = resting(&known, own, Timeframe::M5, NOON.plus(now));
+            let marks = marks(
+                pair(0),
+                Timeframe::M5,
+                &(at(0)..at(8)),
+                &runs("llll..ls", Timeframe::M5),
+                &resting,
+                &Calendar::forex(),
+            );
+            let bucket = |time: Timestamp| time.since(NOON) / 300;
+            marks.iter().map(|mark| (bucket(mark.span.start), bucket(mark.span.end))).collect::<Vec<_>>()
+        };
+        let unknown = (4, 6);
+        assert_eq!(told(None, 200), [(2, 4), unknown], "what is not known was never asked for");
+        assert_eq!(told(Some(2), 200), [(1, 4), unknown], "a wish is not in its own way");
+        assert_eq!(told(None, REOPENED_FOR_S + 59), [(2, 4), unknown, (6, 7)]);
+        assert_eq!(told(None, REOPENED_FOR_S + 60), [(1, 4), unknown, (6, 7)]);
+        assert_eq!(told(None, REOPENED_FOR_S + 120), [(0, 4), unknown, (6, 7)]);
+        assert_eq!(told(None, -1), [(0, 4), unknown, (6, 7)], "a clock that was set back");
     }
 
     #[test]

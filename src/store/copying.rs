@@ -159,7 +159,7 @@ whole_row!(Spend of allowance {
 whole_row!(FetchRequest of fetch_requests {
     id: i64 => BigInt, pair: String => Text, timeframe: String => Text, from_ts: i64 => BigInt,
     to_ts: i64 => BigInt, state: String => Text, note: String => Text, asked_at: i64 => BigInt,
-    updated_at: i64 => BigInt,
+    updated_at: i64 => BigInt, reopened_at: Option<i64> => Nullable<BigInt>,
 });
 whole_row!(Attempt of heal_attempts {
     pair: String => Text, timeframe: String => Text, from_ts: i64 => BigInt, to_ts: i64 => BigInt,

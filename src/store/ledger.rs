@@ -250,29 +250,48 @@ pub(super) fn runs_in_state(
     rows.iter().map(|row| row.run().map(|(pair, _, run)| (pair, run))).collect()
 }
 
-/// Everything known of 5-minute and 15-minute buckets from the oldest missing one of either on,
-/// ascending for each pair and length; nothing where none is missing.
+/// Everything known of 5-minute and 15-minute buckets of each pair that misses some, from its oldest
+/// missing one of either on, ascending for each pair and length.
 pub(super) fn since_oldest_missing(
     connection: &mut Connection,
 ) -> Result<Vec<(Pair, Timeframe, Run)>, StoreError> {
     let fetched = [Timeframe::M5.as_str(), Timeframe::M15.as_str()];
-    let oldest: Option<i64> = on_backend!(connection, connection => {
+    let oldest: Vec<(String, Option<i64>)> = on_backend!(connection, connection => {
         coverage::table
             .filter(coverage::state.eq(State::Missing.as_str()))
             .filter(coverage::timeframe.eq_any(fetched))
-            .select(diesel::dsl::min(coverage::from_ts))
-            .first(connection)
-    })?;
-    let Some(oldest) = oldest else { return Ok(Vec::new()) };
-    let rows = on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::to_ts.gt(Timestamp(oldest).floor(Timeframe::M15.seconds()).0))
-            .filter(coverage::timeframe.eq_any(fetched))
-            .order((coverage::pair.asc(), coverage::timeframe.asc(), coverage::from_ts.asc()))
-            .select(ReadCoverage::as_select())
+            .group_by(coverage::pair)
+            .select((coverage::pair, diesel::dsl::min(coverage::from_ts)))
             .load(connection)
     })?;
-    rows.iter().map(ReadCoverage::run).collect()
+    let mut oldest: Vec<(i64, String)> =
+        oldest.into_iter().filter_map(|(pair, from)| Some((from?, pair))).collect();
+    oldest.sort();
+    // One old hole does not have the whole ledger of every pair read.
+    let mut reads: Vec<(i64, Vec<String>)> = Vec::new();
+    for (from, pair) in oldest {
+        match reads.last_mut() {
+            Some((first, pairs)) if from - *first <= ONE_READ_SPAN_MAX_S => pairs.push(pair),
+            _ => reads.push((from, vec![pair])),
+        }
+    }
+    let mut known = Vec::new();
+    for (from, pairs) in reads {
+        let from = Timestamp(from).floor(Timeframe::M15.seconds());
+        let rows = on_backend!(connection, connection => {
+            coverage::table
+                .filter(coverage::pair.eq_any(&pairs))
+                .filter(coverage::to_ts.gt(from.0))
+                .filter(coverage::timeframe.eq_any(fetched))
+                .order((coverage::pair.asc(), coverage::timeframe.asc(), coverage::from_ts.asc()))
+                .select(ReadCoverage::as_select())
+                .load(connection)
+        })?;
+        for row in &rows {
+            known.push(row.run()?);
+        }
+    }
+    Ok(known)
 }
 
 /// The pairs and timeframes of which anything is known.

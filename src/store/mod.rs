@@ -73,7 +73,7 @@ pub use freshness::{ExpectedBars, Freshness};
 pub use handle::{QUEUED_MAX, StoreHandle};
 pub use import::IMPORT_EVIDENCE;
 pub use lease::{LEASE_S, Lease, LeaseState, SILENT_AFTER_S, Standby, Unchanged};
-pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REQUESTS_MAX, RequestState};
+pub use requests::{FetchRequest, OPEN_REQUESTS_MAX, REOPENED_KEPT_S, REQUESTS_MAX, Reopened, RequestState};
 pub use retention::Deleted;
 pub use rows::{Revision, RevisionKind, StoredBar};
 pub use sequence::{Among, LogEntry, LogPage, LogRead};
@@ -317,7 +317,7 @@ impl Store {
     }
 
     /// Asks whoever collects to fetch these stretches; answers the ids of the requests, in
-    /// order. One that asks what an open one asks is that one.
+    /// order. One that asks for nothing that an open one does not ask for is that one.
     ///
     /// # Errors
     /// [`StoreError::TooManyRequests`], and then none is made; those of any write.
@@ -355,6 +355,28 @@ impl Store {
     pub fn requests(&mut self, ids: &[i64]) -> Result<Vec<FetchRequest>, StoreError> {
         let found = ids.iter().map(|id| requests::find(&mut self.connection, *id));
         found.filter_map(Result::transpose).collect()
+    }
+
+    /// The stretches of one pair and length in which requests have reopened lost buckets, as far as they
+    /// may not be reopened at wall time `now`, in the order asked.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn reopened(
+        &mut self,
+        pair: Pair,
+        timeframe: Timeframe,
+        now: Timestamp,
+    ) -> Result<Vec<Reopened>, StoreError> {
+        requests::reopened(&mut self.connection, pair, timeframe, now.plus(-REOPENED_KEPT_S))
+    }
+
+    /// Writes down that a request has lost buckets asked for again.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub fn set_reopened(&mut self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.writing(|store| requests::set_reopened(&mut store.connection, id, now))
     }
 
     /// Writes down what has become of a request, with a note for people, cut to a bound;
@@ -696,8 +718,8 @@ impl Store {
         self.runs_in_state(timeframe, State::Missing)
     }
 
-    /// Everything known of 5-minute and 15-minute buckets from the oldest missing one of either
-    /// on, ascending for each pair and length; nothing where none is missing.
+    /// Everything known of 5-minute and 15-minute buckets of each pair that misses some, from about its
+    /// oldest missing one of either on, ascending for each pair and length.
     ///
     /// # Errors
     /// Those of any read.

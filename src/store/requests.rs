@@ -13,6 +13,9 @@ use crate::domain::{Pair, Timeframe, Timestamp};
 
 /// Requests remembered; the oldest that are done or refused give way.
 pub const REQUESTS_MAX: usize = 10_000;
+/// Those that have reopened lost buckets within so long are remembered, seconds: meanwhile no other may
+/// reopen them.
+pub const REOPENED_KEPT_S: i64 = 24 * 3600;
 /// Requests that may be open at a time.
 pub const OPEN_REQUESTS_MAX: usize = 1_000;
 
@@ -69,6 +72,19 @@ pub struct FetchRequest {
     pub asked_at: Timestamp,
     /// When its state was last written.
     pub updated_at: Timestamp,
+    /// When it had lost buckets asked for again, if it did.
+    pub reopened_at: Option<Timestamp>,
+}
+
+/// A stretch in which lost buckets were asked for again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reopened {
+    /// By which request.
+    pub id: i64,
+    /// Which buckets, half-open.
+    pub span: Range<Timestamp>,
+    /// When, wall time.
+    pub at: Timestamp,
 }
 
 #[derive(Insertable)]
@@ -96,6 +112,7 @@ struct ReadRequest {
     note: String,
     asked_at: i64,
     updated_at: i64,
+    reopened_at: Option<i64>,
 }
 
 impl ReadRequest {
@@ -113,30 +130,35 @@ impl ReadRequest {
             note: self.note,
             asked_at: Timestamp(self.asked_at),
             updated_at: Timestamp(self.updated_at),
+            reopened_at: self.reopened_at.map(Timestamp),
         })
     }
 }
 
 const OPEN: [&str; 2] = [RequestState::Asked.as_str(), RequestState::Taken.as_str()];
 
-/// Makes requests, or finds the open ones that ask the same; answers their ids in order.
+/// Makes requests, or finds the open ones that ask as much or more; answers their ids in order.
 pub(super) fn ask(
     connection: &mut Connection,
     wanted: &[(Pair, Timeframe, Range<Timestamp>)],
     now: Timestamp,
 ) -> Result<Vec<i64>, StoreError> {
-    let mut known: HashMap<_, i64> = open(connection)?
-        .into_iter()
-        .map(|request| ((request.pair, request.timeframe, request.span), request.id))
-        .collect();
+    let mut open_ones = 0;
+    let mut known: HashMap<_, Vec<(Range<Timestamp>, i64)>> = HashMap::new();
+    for request in open(connection)? {
+        open_ones += 1;
+        known.entry((request.pair, request.timeframe)).or_default().push((request.span, request.id));
+    }
     let mut ids = Vec::with_capacity(wanted.len());
-    for key @ (pair, timeframe, span) in wanted {
+    for (pair, timeframe, span) in wanted {
         assert!(span.start < span.end, "a request for nothing: {pair} {timeframe} {span:?}");
-        if let Some(id) = known.get(key) {
+        let known = known.entry((*pair, *timeframe)).or_default();
+        let holds = |(of, _): &&(Range<Timestamp>, i64)| of.start <= span.start && span.end <= of.end;
+        if let Some((_, id)) = known.iter().find(holds) {
             ids.push(*id);
             continue;
         }
-        if known.len() >= OPEN_REQUESTS_MAX {
+        if open_ones >= OPEN_REQUESTS_MAX {
             return Err(StoreError::TooManyRequests { most: OPEN_REQUESTS_MAX });
         }
         let text = PairText::new(*pair);
@@ -156,34 +178,41 @@ pub(super) fn ask(
                 .returning(fetch_requests::id)
                 .get_result(connection)
         })?;
-        known.insert(key.clone(), id);
+        known.push((span.clone(), id));
+        open_ones += 1;
         ids.push(id);
     }
-    forget_oldest(connection)?;
+    forget_oldest(connection, now)?;
     Ok(ids)
 }
 
 /// Deletes the oldest requests that are not open, as far as there are too many in all.
-fn forget_oldest(connection: &mut Connection) -> Result<(), StoreError> {
+fn forget_oldest(connection: &mut Connection, now: Timestamp) -> Result<(), StoreError> {
     let kept: i64 =
         on_backend!(connection, connection => fetch_requests::table.count().get_result(connection))?;
     let excess = kept - REQUESTS_MAX as i64;
     if excess <= 0 {
         return Ok(());
     }
+    let young = now.plus(-REOPENED_KEPT_S).0;
     let oldest: Vec<i64> = on_backend!(connection, connection => {
         fetch_requests::table
             .filter(fetch_requests::state.ne_all(OPEN))
+            .filter(fetch_requests::reopened_at.is_null().or(fetch_requests::reopened_at.le(young)))
             .order(fetch_requests::id.asc())
             .limit(excess)
             .select(fetch_requests::id)
             .load(connection)
     })?;
+    if (oldest.len() as i64) < excess {
+        return Err(StoreError::TooManyRequests { most: REQUESTS_MAX });
+    }
     let Some(last) = oldest.last() else { return Ok(()) };
     on_backend!(connection, connection => {
         diesel::delete(
             fetch_requests::table
                 .filter(fetch_requests::state.ne_all(OPEN))
+                .filter(fetch_requests::reopened_at.is_null().or(fetch_requests::reopened_at.le(young)))
                 .filter(fetch_requests::id.le(*last)),
         )
         .execute(connection)
@@ -231,6 +260,44 @@ pub(super) fn find(connection: &mut Connection, id: i64) -> Result<Option<FetchR
             .optional()
     })?;
     row.map(ReadRequest::request).transpose()
+}
+
+/// The requests of one pair and length that have reopened lost buckets since `since`, in the order asked.
+pub(super) fn reopened(
+    connection: &mut Connection,
+    pair: Pair,
+    timeframe: Timeframe,
+    since: Timestamp,
+) -> Result<Vec<Reopened>, StoreError> {
+    let text = PairText::new(pair);
+    let rows: Vec<(i64, i64, i64, Option<i64>)> = on_backend!(connection, connection => {
+        fetch_requests::table
+            .filter(fetch_requests::pair.eq(text.as_str()))
+            .filter(fetch_requests::timeframe.eq(timeframe.as_str()))
+            .filter(fetch_requests::reopened_at.gt(since.0))
+            .order(fetch_requests::id.asc())
+            .select((
+                fetch_requests::id,
+                fetch_requests::from_ts,
+                fetch_requests::to_ts,
+                fetch_requests::reopened_at,
+            ))
+            .load(connection)
+    })?;
+    let reopened = rows.into_iter().filter_map(|(id, from, to, at)| {
+        Some(Reopened { id, span: Timestamp(from)..Timestamp(to), at: Timestamp(at?) })
+    });
+    Ok(reopened.collect())
+}
+
+/// Writes down that a request has lost buckets asked for again.
+pub(super) fn set_reopened(connection: &mut Connection, id: i64, now: Timestamp) -> Result<(), StoreError> {
+    on_backend!(connection, connection => {
+        diesel::update(fetch_requests::table.find(id))
+            .set(fetch_requests::reopened_at.eq(now.0))
+            .execute(connection)
+    })?;
+    Ok(())
 }
 
 /// Writes down what has become of a request; answers whether it is still remembered.

@@ -149,6 +149,7 @@ diesel::table! {
         note -> Text,
         asked_at -> BigInt,
         updated_at -> BigInt,
+        reopened_at -> Nullable<BigInt>,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use candlekeep::simulator::Options;
 use serde_json::{Value, json};
 
 use super::api::{Answer, ask, exchange, serving, slow_market};
@@ -12,7 +13,7 @@ use super::push;
 use super::world::{Holes, START, STEP, Service, StoredRow, World, market};
 
 /// Asks for a path and what stands behind it.
-fn get(address: SocketAddr, target: &str) -> Answer {
+pub(super) fn get(address: SocketAddr, target: &str) -> Answer {
     ask(address, &format!("GET {target}"), "")
 }
 
@@ -233,7 +234,7 @@ fn the_tag_says_whether_anything_has_changed() {
 }
 
 /// Sends a body.
-fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> Answer {
+pub(super) fn post(address: SocketAddr, target: &str, content_type: &str, body: &str) -> Answer {
     let headers = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     // What ends the head is there already.
     ask(address, &format!("POST {target}"), headers.as_str())
@@ -250,6 +251,9 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
     assert_eq!((&before["candles"], &before["complete"]), (&json!([]), &json!(false)));
     let points = world.simulator().stats().rest_requests;
     let body = json!({ "pair": "EUR_USD", "timeframe": 5, "from": from, "to": to }).to_string();
+    let too_long =
+        json!({ "pair": "EUR_USD", "timeframe": 5, "from": START.0 - 20_001 * STEP, "to": START.0 })
+            .to_string();
     for (target, content_type, body, status, word) in [
         ("/v1/fetch", "text/plain", body.as_str(), 415, "bad_type"),
         ("/v1/fetch", "application/x-www-form-urlencoded", "pair=EURUSD", 415, "bad_type"),
@@ -275,6 +279,7 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
             400,
             "bad_range",
         ),
+        ("/v1/fetch", "application/json", too_long.as_str(), 400, "long_range"),
         ("/v1/fetch?pair=EURUSD", "application/json", body.as_str(), 400, "unknown_parameter"),
     ] {
         let answer = post(address, target, content_type, body);
@@ -311,6 +316,34 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
     assert_eq!(starts, (0..20).map(|bucket| from + bucket * STEP).collect::<Vec<_>>());
     assert_eq!(after["complete"], true, "{after}");
     assert!(world.simulator().stats().rest_requests > points);
+    service.stop();
+}
+
+#[test]
+fn asking_again_for_what_waits_already_is_no_new_request() {
+    // Too few points for anything but the newest.
+    let world = World::new(Options { allowance: 1_000, ..market(1) });
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_streamed(&mut service);
+    let ask = |wanted: Value| {
+        let mut body = json!({ "pair": "EUR_USD", "timeframe": 5 });
+        body.as_object_mut().unwrap().extend(wanted.as_object().unwrap().clone());
+        let told = post(address, "/v1/fetch", "application/json", &body.to_string()).json();
+        (told["id"].as_i64().unwrap(), told["from"].as_i64().unwrap(), told["to"].as_i64().unwrap())
+    };
+    let (first, from, to) = ask(json!({ "count": 100 }));
+    assert!((1..100).contains(&((to - from) / STEP)), "only what is missing is asked for: {from} {to}");
+    for count in [90, 80, 99] {
+        assert_eq!(ask(json!({ "count": count })), (first, from, to), "{count}");
+    }
+    // What nobody has asked for before.
+    let older = |from: i64, to: i64| json!({ "from": START.0 - from * STEP, "to": START.0 - to * STEP });
+    let (second, ..) = ask(older(200, 150));
+    assert_ne!(second, first);
+    for (from, to) in [(200, 150), (180, 160), (199, 150)] {
+        assert_eq!(ask(older(from, to)).0, second, "{from} {to}");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 2);
     service.stop();
 }
 

@@ -4,6 +4,10 @@ use candlekeep::simulator::faults::{Fault, Script};
 use candlekeep::simulator::{Options, Speed};
 use rusqlite::Connection;
 
+use serde_json::json;
+
+use super::api::serving;
+use super::api_bars::{get, post};
 use super::world::{Database, START, STEP, World, market};
 
 /// Changes the database behind the program's back, as time that passes would.
@@ -170,6 +174,47 @@ fn what_cannot_be_healed_for_four_weeks_is_lost_and_can_be_asked_for_again() {
         from + 12 * STEP
     );
     assert!(world.number(&again) > 0, "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn lost_buckets_are_bought_once_a_day_however_often_they_are_asked_for() {
+    let world = World::new(market(1));
+    let (mut service, address) = serving(&world, &[]);
+    world.wait_complete(&mut service);
+    world
+        .simulator()
+        .control()
+        .apply(Fault::NullLegs { pairs: vec!["EURUSD".parse().unwrap()], times: 1_000 });
+    // A quarter of an hour, eight weeks ago.
+    let from = START.plus(-56 * 86_400).0;
+    let to = from + 3 * STEP;
+    change(
+        &world,
+        &format!(
+            "INSERT INTO coverage VALUES ('EUR_USD', '5', {from}, {to}, 'lost', 'null_leg', 'healer', 0)"
+        ),
+    );
+    let old = to + 86_400;
+    let bought = || world.number(&format!("SELECT total(points) FROM allowance WHERE to_ts <= {old}"));
+    let null_leg = format!(
+        "SELECT count(*) FROM coverage WHERE from_ts = {from} AND to_ts = {} AND state = 'lost' AND reason = 'null_leg'",
+        from + STEP
+    );
+    let body = json!({ "pair": "EUR_USD", "timeframe": 5, "from": from, "to": to }).to_string();
+    let mut ask = || {
+        let told = post(address, "/v1/fetch", "application/json", &body).json();
+        let place = format!("/v1/fetch/{}", told["id"]);
+        world.wait(&mut service, "an end", |_| get(address, &place).json()["state"] == "done");
+        let buckets = get(address, &place).json()["buckets"].clone();
+        (bought(), buckets["stored"].as_i64().unwrap(), buckets["lost"].as_i64().unwrap())
+    };
+    assert_eq!(ask(), (3, 2, 1), "the first one has all bought, the null price once");
+    assert_eq!(world.number(&null_leg), 1);
+    assert_eq!(ask(), (3, 2, 1), "the second one nothing");
+    change(&world, "UPDATE fetch_requests SET reopened_at = reopened_at - 86401");
+    assert_eq!(ask(), (4, 0, 1), "a day later what is lost is tried again");
+    assert_eq!(ask(), (4, 2, 1));
+    service.stop();
 }
 
 #[test]

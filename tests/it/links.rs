@@ -30,14 +30,19 @@ fn broken(path: &Path, text: &str) -> Vec<String> {
         if link.starts_with("https://") {
             return true;
         }
-        let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+        let (file, heading) =
+            link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
         let place = path.parent().expect("a document is in a folder").join(file);
-        let other = if file.is_empty() { Some(text.to_owned()) } else { std::fs::read_to_string(&place).ok() };
+        let other =
+            if file.is_empty() { Some(text.to_owned()) } else { std::fs::read_to_string(&place).ok() };
         match (heading, other) {
             (None, _) => place.exists(),
             (Some(heading), Some(other)) => {
                 let headings = prose(&other).filter(|line| line.starts_with('#'));
-                headings.map(|line| anchor(line.trim_start_matches('#'))).collect::<BTreeSet<_>>().contains(heading)
+                headings
+                    .map(|line| anchor(line.trim_start_matches('#')))
+                    .collect::<BTreeSet<_>>()
+                    .contains(heading)
             }
             (Some(_), None) => false,
         }

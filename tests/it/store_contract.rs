@@ -13,12 +13,19 @@ use std::thread;
 use candlekeep::aggregator::rollup::{Slot, fold};
 use candlekeep::domain::coverage::{Run, replaces};
 use candlekeep::domain::{
-    Bar, BarKey, Fact, FactBatch, Mark, Ohlc, Pair, Price, Reason, Source, State, Timeframe, Timestamp,
+    Bar, BarKey, Calendar, Fact, FactBatch, Fetched, Mark, Ohlc, Pair, Price, Reason, Source, State,
+    Timeframe, Timestamp,
 };
+use candlekeep::healer::attempts::Attempts;
+use candlekeep::healer::book::{self, Watched};
+use candlekeep::healer::facts::{self, Reading};
+use candlekeep::healer::plan::{self, GiveUp};
+use candlekeep::healer::wishes;
 use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, Among, AttemptRow, BarQuery, CommitReport, DatabaseUrl,
-    Feed, LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REQUESTS_MAX, Refusals, RequestState, Revision,
-    RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak, Verdict, judge,
+    Feed, LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REOPENED_KEPT_S, REQUESTS_MAX, Refusals, Reopened,
+    RequestState, Revision, RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak,
+    Verdict, judge,
 };
 use proptest::prelude::*;
 
@@ -994,20 +1001,34 @@ fn what_a_plan_rests_on_is_read_from_the_oldest_hole_on() {
             mark(Timeframe::H1, 0, 12, State::Missing),
         ];
         store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOW).unwrap();
-        let told: Vec<_> = store
-            .since_oldest_missing()
-            .unwrap()
-            .into_iter()
-            .map(|(_, timeframe, run)| (timeframe, run.span.start.since(NOON) / 300, run.state))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                (Timeframe::M15, 0, State::Quiet),
-                (Timeframe::M5, 0, State::Missing),
-                (Timeframe::M5, 1, State::Quiet),
-            ]
-        );
+        let told = |store: &mut Store| -> Vec<_> {
+            let runs = store.since_oldest_missing().unwrap().into_iter();
+            runs.map(|(pair, timeframe, run)| (pair, timeframe, run.span.start.since(NOON) / 300, run.state))
+                .collect()
+        };
+        let expected = [
+            (pair, Timeframe::M15, 0, State::Quiet),
+            (pair, Timeframe::M5, 0, State::Missing),
+            (pair, Timeframe::M5, 1, State::Quiet),
+        ];
+        assert_eq!(told(&mut store), expected);
+        // Of others from their own oldest hole on, and nothing where there is none; one that is days older
+        // has no more read of the rest.
+        let [pounds, yen]: [Pair; 2] = ["GBPUSD", "USDJPY"].map(|name| name.parse().unwrap());
+        let mark = |pair, from: i64, to: i64, state| {
+            let span = NOON.plus(from * 300)..NOON.plus(to * 300);
+            Fact::Marked(Mark { pair, timeframe: Timeframe::M5, span, state, reason: Reason::Offline })
+        };
+        let facts = vec![
+            mark(yen, -900, 9, State::Quiet),
+            mark(pounds, -900, -899, State::Missing),
+            mark(pounds, -898, 9, State::Quiet),
+            mark(pair, -900, -3, State::Quiet),
+        ];
+        store.commit(&[Arc::new(FactBatch { evidence: "e".into(), facts })], NOW).unwrap();
+        let older =
+            [(pounds, Timeframe::M5, -900, State::Missing), (pounds, Timeframe::M5, -898, State::Quiet)];
+        assert_eq!(told(&mut store), [older.as_slice(), &expected].concat());
     });
 }
 
@@ -1278,6 +1299,9 @@ fn a_request_to_fetch_is_handed_over_and_answered() {
         // Asked again while it is open, by somebody who has not waited: else it is paid twice.
         assert!(collector.set_request(ids[0], RequestState::Taken, "", NOW.plus(5)).unwrap());
         assert_eq!(asker.ask_fetch(&wanted[..1], NOW.plus(6)).unwrap(), ids[..1]);
+        let (pair, timeframe, span) = wanted[0].clone();
+        let part = [(pair, timeframe, span.start.plus(300)..span.end)];
+        assert_eq!(asker.ask_fetch(&part, NOW.plus(6)).unwrap(), ids[..1], "a part of an open one");
         let open = collector.open_requests().unwrap();
         assert_eq!(open.iter().map(|request| request.id).collect::<Vec<_>>(), ids[..2]);
         assert_eq!(
@@ -1314,19 +1338,111 @@ fn requests_are_bounded_and_open_ones_are_never_forgotten() {
         assert_eq!(store.open_requests().unwrap().len(), 1, "all or none");
 
         let rounds = REQUESTS_MAX as i64 / (most - 1) + 1;
-        let (mut second, mut last) = (0, 0);
+        let (mut second, mut third, mut last) = (0, 0, 0);
         for round in 0..rounds {
             let wishes: Vec<_> = (1..most).map(|number| wish(round * most + number)).collect();
             let ids = store.ask_fetch(&wishes, NOW).unwrap();
-            second = if round == 0 { ids[0] } else { second };
+            if round == 0 {
+                [second, third] = [ids[0], ids[1]];
+                store.set_reopened(third, NOW).unwrap();
+            }
             last = *ids.last().unwrap();
             let all_done = format!("UPDATE fetch_requests SET state = 'done' WHERE id > {first}");
             place.run(&all_done, &all_done);
         }
         assert_eq!(place.number("SELECT count(*) FROM fetch_requests"), REQUESTS_MAX as i64);
-        let left: Vec<i64> =
-            store.requests(&[first, second, last]).unwrap().iter().map(|request| request.id).collect();
-        assert_eq!(left, [first, last], "the oldest closed ones are gone, the oldest of all is open");
+        let left = |store: &mut Store| -> Vec<i64> {
+            let left = store.requests(&[first, second, third, last]).unwrap();
+            left.iter().map(|request| request.id).collect()
+        };
+        let told = "the oldest closed ones are gone, not one that is open or has just reopened lost buckets";
+        assert_eq!(left(&mut store), [first, third, last], "{told}");
+        let tomorrow = NOW.plus(REOPENED_KEPT_S);
+        store.ask_fetch(&[wish(-1)], tomorrow).unwrap();
+        assert_eq!(left(&mut store), [first, last]);
+        let all_reopened = format!("UPDATE fetch_requests SET reopened_at = {}", NOW.0);
+        place.run(&all_reopened, &all_reopened);
+        let refused = store.ask_fetch(&[wish(-2)], NOW).unwrap_err();
+        assert!(matches!(refused, StoreError::TooManyRequests { most: REQUESTS_MAX }), "{refused}");
+        assert_eq!(place.number("SELECT count(*) FROM fetch_requests"), REQUESTS_MAX as i64);
+        store.ask_fetch(&[wish(-2)], tomorrow).unwrap();
+    });
+}
+
+#[test]
+fn who_has_reopened_lost_buckets_is_remembered_for_a_day() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let wanted = [(eur(), Timeframe::M5, slots(0..3)), (eur(), Timeframe::M5, slots(3..6))];
+        let ids = store.ask_fetch(&wanted, NOW).unwrap();
+        assert_eq!(store.reopened(eur(), Timeframe::M5, NOW).unwrap(), []);
+        let at = NOW.plus(60);
+        store.set_reopened(ids[1], at).unwrap();
+        let open: Vec<_> = store.open_requests().unwrap().iter().map(|request| request.reopened_at).collect();
+        assert_eq!(open, [None, Some(at)]);
+        store.set_request(ids[1], RequestState::Done, "", at).unwrap();
+        let mut told = |pair, timeframe, after: i64| store.reopened(pair, timeframe, at.plus(after)).unwrap();
+        let one = Reopened { id: ids[1], span: slots(3..6), at };
+        assert_eq!(told(eur(), Timeframe::M5, REOPENED_KEPT_S - 1), [one]);
+        assert_eq!(told(eur(), Timeframe::M5, REOPENED_KEPT_S), []);
+        assert_eq!(told(eur(), Timeframe::M15, 1), []);
+        assert_eq!(told(pair("USDJPY"), Timeframe::M5, 1), []);
+    });
+}
+
+/// The whole way of a bucket whose candle was seen and whose end was not, and which REST lacks.
+#[test]
+fn what_was_seen_is_never_quiet_however_often_it_is_given_up_and_reopened() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, settled(&[streamed(0, 5, 7), streamed(2, 6, 7)]), NOW);
+        let seen = marked(1..2, State::Missing, Reason::UnconfirmedClose);
+        commit(&mut store, batch("session 1", [seen]), NOW);
+        let calendar = Arc::new(Calendar::forex());
+        let (span, later) = (slots(1..2), NOON.plus(86_400));
+        let give_up = GiveUp { after_s: 3_600, first_start_after_s: 3_600 };
+        let mut attempts = Attempts::default();
+        let lose = |store: &mut Store, attempts: &Attempts, reopened: &[_]| {
+            let feeds = [Watched { pair: eur(), calendar: calendar.clone() }];
+            let pages = book::pages(store.since_oldest_missing().unwrap(), &feeds);
+            let lost = plan::given_up(&pages, attempts, reopened, give_up, later);
+            commit(store, batch("healer", lost.into_iter().map(Fact::Marked)), NOW);
+        };
+        let nothing_came = |store: &mut Store| {
+            let fetched = Fetched {
+                rows: vec![],
+                covered: span.clone(),
+                asked: span.clone(),
+                evidence: "rest:1".into(),
+            };
+            let reading = Reading { calendar: &calendar, now: later };
+            commit(store, batch("rest:1", facts::facts(eur(), Timeframe::M5, &fetched, &reading)), NOW);
+        };
+        let check = |store: &mut Store, state, when: &str| {
+            let runs = store.coverage(eur(), Timeframe::M5, span.clone()).unwrap();
+            let told: Vec<_> = runs.iter().map(|run| (run.state, run.reason)).collect();
+            assert_eq!(told, [(state, Reason::UnconfirmedClose)], "{when}");
+            assert_eq!(all(store, Timeframe::M15), [], "{when}");
+        };
+        for round in 0..2 {
+            lose(&mut store, &attempts, &[]);
+            check(&mut store, State::Lost, "given up");
+            nothing_came(&mut store);
+            check(&mut store, State::Lost, "an answer comes late");
+            let known = store.coverage(eur(), Timeframe::M5, span.clone()).unwrap();
+            let marks = wishes::marks(eur(), Timeframe::M5, &span, &known, &[], &calendar);
+            commit(&mut store, batch("asked:1", marks.into_iter().map(Fact::Marked)), NOW);
+            check(&mut store, State::Missing, "reopened");
+            attempts.clear(eur(), Timeframe::M5, &span);
+            let reopened = [(eur(), Timeframe::M5, span.clone())];
+            lose(&mut store, &attempts, &reopened);
+            check(&mut store, State::Missing, "it is asked for before it is given up");
+            nothing_came(&mut store);
+            check(&mut store, State::Missing, "REST lacks it");
+            attempts.note(eur(), Timeframe::M5, span.clone(), NOW);
+            lose(&mut store, &attempts, &reopened);
+            check(&mut store, State::Lost, &format!("tried once, round {round}"));
+        }
     });
 }
 
@@ -1634,6 +1750,9 @@ impl Deed {
             }
             Deed::Answer(which) => {
                 if let Some(open) = store.open_requests().unwrap().get(*which) {
+                    if which % 2 == 0 {
+                        store.set_reopened(open.id, now).unwrap();
+                    }
                     store.set_request(open.id, RequestState::ALL[*which], "note", now).unwrap();
                 }
             }

@@ -100,3 +100,6 @@ FROM (
         ) AS bar
     ) AS newest
 ) AS owed;
+
+-- When a request last had lost buckets asked for again: none where it did not.
+ALTER TABLE fetch_requests ADD COLUMN reopened_at BIGINT; -- epoch seconds, UTC, wall time

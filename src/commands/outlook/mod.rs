@@ -114,7 +114,7 @@ pub fn look(
         .collect();
     let known = match store {
         Some(store) => store.consistently(|store| Known::read(store, config, wall, wish))?,
-        None => Known { wished: vec![Vec::new(); wish.stretches.len()], ..Known::default() },
+        None => Known { wished: vec![Default::default(); wish.stretches.len()], ..Known::default() },
     };
     // A market that goes by its own clock is where its ledger ends at least, and for all that is known
     // where somebody's wish does.
@@ -131,10 +131,10 @@ pub fn look(
             }
         }
     }
-    for ((pair, timeframe, span), runs) in wish.stretches.iter().zip(&known.wished) {
+    for ((pair, timeframe, span), (runs, resting)) in wish.stretches.iter().zip(&known.wished) {
         let Some(feed) = feeds.iter().find(|feed| feed.pair == *pair) else { continue };
         let span = wishes::whole(span, *timeframe, event);
-        let marks = wishes::marks(*pair, *timeframe, &span, runs, &feed.calendar);
+        let marks = wishes::marks(*pair, *timeframe, &span, runs, resting, &feed.calendar);
         marks.into_iter().for_each(|mark| ledger.lay(mark));
     }
     let pages = scope.narrow(book::pages(ledger.runs, &feeds));
@@ -176,8 +176,8 @@ pub fn look(
 #[derive(Default)]
 struct Known {
     runs: Vec<(Pair, Timeframe, Run)>,
-    /// What is known of each stretch of a wish.
-    wished: Vec<Vec<Run>>,
+    /// What is known of each stretch of a wish, and where nothing is reopened.
+    wished: Vec<(Vec<Run>, Vec<Range<Timestamp>>)>,
     /// Where the ledger ends, of pairs that are watched.
     ends: BTreeMap<Pair, Timestamp>,
     /// Where the whole ledger ends.
@@ -209,7 +209,9 @@ impl Known {
         let mut wished = Vec::new();
         for (pair, timeframe, span) in &wish.stretches {
             let step = timeframe.seconds();
-            wished.push(store.coverage(*pair, *timeframe, span.start.floor(step)..span.end.ceil(step))?);
+            let runs = store.coverage(*pair, *timeframe, span.start.floor(step)..span.end.ceil(step))?;
+            let reopened = store.reopened(*pair, *timeframe, wall)?;
+            wished.push((runs, wishes::resting(&reopened, None, *timeframe, wall)));
         }
         let setting = store.setting(actor::SETTING_BARS_MAX)?;
         Ok(Known {

@@ -448,7 +448,7 @@ impl House {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });
         let give_up = GiveUp { after_s: GIVE_UP_S, first_start_after_s: GIVE_UP_S };
-        assert_eq!(plan::given_up(&pages, &healer.attempts, give_up, event), [], "nothing is so old");
+        assert_eq!(plan::given_up(&pages, &healer.attempts, &[], give_up, event), [], "nothing is so old");
         let purse = book::purse(&healer.allowance, now);
         let is_probe = purse.refused == Some(Refused::Probe);
         let plan: Plan = plan::plan(&pages, &healer.attempts, &purse, &TERMS, Now { event, wall: now });
