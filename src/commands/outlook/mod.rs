@@ -19,7 +19,7 @@ use crate::healer::holes::Page;
 use crate::healer::plan::{self, BARS_PER_REQUEST_MAX, Now, Plan, Purse, Terms};
 use crate::healer::wishes;
 use crate::ig::history::pace::{DEFAULT_PER_MINUTE, DEMO_PER_MINUTE_MAX};
-use crate::store::{AllowanceState, LeaseState, Store, StoreError};
+use crate::store::{AllowanceState, LeaseState, Refusals, Store, StoreError};
 use crate::supervisor::groundwork::{self, SETTING_PACE};
 
 /// The two lengths that are asked for over REST.
@@ -76,9 +76,14 @@ impl Outlook {
         self.lease.as_ref().is_some_and(|lease| lease.alive)
     }
 
-    /// Points left of the week's, as far as is known.
+    /// Points left of the week's, as far as is known; none while IG's word counts that they are spent.
     pub fn remaining(&self) -> u32 {
-        self.allowance.remaining(self.now.wall)
+        if self.refusals().is_some() { 0 } else { self.allowance.remaining(self.now.wall) }
+    }
+
+    /// What IG has said of points that are spent, while that counts.
+    pub fn refusals(&self) -> Option<Refusals> {
+        self.purse.refused.and(self.allowance.refusals)
     }
 
     /// Minutes that the requests will take.

@@ -31,7 +31,7 @@ pub fn allowance(outlook: &Outlook) -> String {
         }
         None => format!("{remaining} data points left, for all that is known before IG's first answer"),
     };
-    if let Some(refusals) = outlook.purse.refused.and(outlook.allowance.refusals) {
+    if let Some(refusals) = outlook.refusals() {
         // Whatever its numbers were before.
         line = format!("no data points left, as IG said on {}", refusals.last_at.utc().format("%a %H:%M"));
     } else if reserve > 0 {
@@ -87,7 +87,7 @@ pub fn allowance_json(outlook: &Outlook) -> Value {
         "seen_at": seen.map(|(_, at)| at.0),
         "renews_at": outlook.allowance.renews_at(outlook.now.wall).map(|at| at.0),
         "reserve": outlook.reserve,
-        "refused": outlook.allowance.refusals.map(|refusals| json!({
+        "refused": outlook.refusals().map(|refusals| json!({
             "times": refusals.times,
             "last_at": refusals.last_at.0,
         })),

@@ -122,6 +122,14 @@ fn where_ig_has_said_that_the_points_are_spent_none_are_left() {
     let expected =
         "allowance no data points left, as IG said on Wed 10:56; renewed Fri 2024-01-19 21:33 UTC\n";
     assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
+    let told = |findings: &Findings| {
+        let told: serde_json::Value = serde_json::from_str(&json(findings)).unwrap();
+        (told["allowance"]["remaining"].clone(), told["allowance"]["refused"]["times"].clone())
+    };
+    assert_eq!(told(&findings), (json!(0), json!(1)));
+    // Its word of a week that is over counts no more.
+    findings.outlook.purse.refused = None;
+    assert_eq!(told(&findings), (json!(999), json!(null)));
 }
 
 #[test]
