@@ -8,6 +8,7 @@ use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Resource, Responder};
+use futures_util::future;
 use ring::digest;
 use serde_json::Value;
 
@@ -400,10 +401,11 @@ async fn status(answers: Data<Answers>) -> impl Responder {
 
 async fn metrics(answers: Data<Answers>) -> impl Responder {
     let (stats, health) = (&answers.sources.signs.stats, answers.sources.health());
-    // What the process counts is told while the database is away too.
-    let stored = answers.stored.get().await.ok();
-    let is_ready = answers.readiness().await.is_ok_and(|readiness| readiness.is_ready());
-    match metrics::text(stats, &health, is_ready, stored.as_deref()) {
+    // What the process counts is told while the database is away too. Both are waited for at once: one after the
+    // other they would take as long as Prometheus waits.
+    let (stored, readiness) = future::join(answers.stored.get(), answers.readiness()).await;
+    let is_ready = readiness.is_ok_and(|readiness| readiness.is_ready());
+    match metrics::text(stats, &health, is_ready, stored.ok().as_deref()) {
         Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
         Err(error) => {
             json(StatusCode::INTERNAL_SERVER_ERROR, &views::error("unwritable", &error.to_string()))
