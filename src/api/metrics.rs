@@ -72,7 +72,6 @@ impl Stored {
             let calendars =
                 config.feeds.iter().map(|feed| feed.calendar.clone()).zip(config.feed_calendars());
             let trades = |calendar: &Calendar| calendar.expectation(bucket) == Expectation::Expected;
-            let ours = i64::from(std::process::id());
             let account = store.latest_allowance_key(config.ig.environment.as_str())?;
             Ok(Stored {
                 last_bars: store.last_bars()?,
@@ -80,7 +79,7 @@ impl Stored {
                 buckets: store.buckets_by_state(Timeframe::M5)?,
                 missing: by_reason(&store.missing(Timeframe::M5)?),
                 markets: calendars.map(|(name, calendar)| (name, trades(&calendar))).collect(),
-                lease_held: store.lease(wall)?.is_some_and(|lease| lease.alive && lease.pid == ours),
+                lease_held: store.lease(wall)?.is_some_and(|lease| lease.is_ours()),
                 standbys: store.standbys(wall)?.len(),
                 reserve: config.history.reserve,
                 allowance: match account {
