@@ -405,7 +405,9 @@ async fn metrics(answers: Data<Answers>) -> impl Responder {
     // other they would take as long as Prometheus waits.
     let (stored, readiness) = future::join(answers.stored.get(), answers.readiness()).await;
     let is_ready = readiness.is_ok_and(|readiness| readiness.is_ready());
-    match metrics::text(stats, &health, is_ready, stored.ok().as_deref()) {
+    let (config, wall, stored) = (&answers.sources.config, answers.sources.clock.wall(), stored.ok());
+    let markets = metrics::markets(config, wall, stored.as_deref());
+    match metrics::text(stats, &health, is_ready, &markets, stored.as_deref()) {
         Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
         Err(error) => {
             json(StatusCode::INTERNAL_SERVER_ERROR, &views::error("unwritable", &error.to_string()))
