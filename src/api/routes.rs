@@ -149,7 +149,7 @@ impl Answers {
         let process = Process {
             at: health.is_starting.then(|| format!("starting: {}", health.at)),
             spooled: stats.facts_spooled.get(),
-            stream: collected.stream.clone(),
+            stream: StreamState::shown(stats, collected.stream.as_ref()),
         };
         let now = self.sources.clock.wall();
         Ok(Readiness::judge(collected.pairs.clone(), &process, collected.trades, now))
