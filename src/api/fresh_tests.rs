@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
@@ -203,4 +204,21 @@ fn what_is_owed_is_told_with_its_reason() {
             format!("GBP_USD 15 no bar of 2020-03-10T12:30:00Z: {beyond}"),
         ]
     );
+}
+
+/// How many statements `work` sends.
+fn statements(store: &mut Store, work: impl FnOnce(&mut Store)) -> usize {
+    let count = store.count_statements();
+    work(store);
+    count.load(Ordering::Relaxed)
+}
+
+#[test]
+fn hours_of_markets_are_written_down_with_a_few_statements() {
+    let now = at("2020-03-10T12:00:00Z");
+    let mut scene = Scene::new(now);
+    let expected = Watched::of(&scene.config).expected(now);
+    let sent = statements(&mut scene.store, |store| store.expect_bars(&expected).unwrap());
+    assert_eq!(scene.store.freshness().unwrap().len(), 28 * 2);
+    assert!(sent <= 4, "{sent} statements");
 }

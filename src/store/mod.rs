@@ -1015,6 +1015,23 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unreachable`].
+    /// Counts the statements that are sent to the database from now on, but for those that begin and end transactions.
+    #[cfg(test)]
+    pub(crate) fn count_statements(&mut self) -> Arc<std::sync::atomic::AtomicUsize> {
+        use diesel::connection::{Connection as _, InstrumentationEvent};
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = count.clone();
+        let count_one = move |event: InstrumentationEvent<'_>| {
+            if let InstrumentationEvent::StartQuery { query, .. } = event
+                && !["BEGIN", "COMMIT"].iter().any(|word| query.to_string().starts_with(word))
+            {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        backend::on_backend!(&mut self.connection, connection => connection.set_instrumentation(count_one));
+        count
+    }
+
     pub(super) fn revive(&mut self) -> Result<(), StoreError> {
         self.connection.revive()
     }
