@@ -679,6 +679,18 @@ impl Store {
         ledger::runs(&mut self.connection, pair, timeframe, span)
     }
 
+    /// The same of several stretches, in their order, with one query for those of a day. One that is much longer than a
+    /// day is better asked for alone.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn coverage_of_each(
+        &mut self,
+        stretches: &[(Pair, Timeframe, Range<Timestamp>)],
+    ) -> Result<Vec<Vec<Run>>, StoreError> {
+        ledger::runs_of_each(&mut self.connection, stretches)
+    }
+
     /// Every missing run of one timeframe, by pair, ascending.
     ///
     /// # Errors
@@ -1003,18 +1015,6 @@ impl Store {
         self.within(Connection::begin_read, reads)
     }
 
-    /// Has a server's connection given up from now on where an answer takes too long: for those who would
-    /// wait for ever. A statement fails then with [`StoreError::Unreachable`], and may have been done.
-    pub fn bound_answers(&mut self) {
-        if let Connection::Postgres(server) = &mut self.connection {
-            server.wait_for(Some(postgres::ANSWER_WITHIN));
-        }
-    }
-
-    /// Connects anew to a server that the connection to is lost.
-    ///
-    /// # Errors
-    /// [`StoreError::Unreachable`].
     /// Counts the statements that are sent to the database from now on, but for those that begin and end transactions.
     #[cfg(test)]
     pub(crate) fn count_statements(&mut self) -> Arc<std::sync::atomic::AtomicUsize> {
@@ -1032,6 +1032,18 @@ impl Store {
         count
     }
 
+    /// Has a server's connection given up from now on where an answer takes too long: for those who would
+    /// wait for ever. A statement fails then with [`StoreError::Unreachable`], and may have been done.
+    pub fn bound_answers(&mut self) {
+        if let Connection::Postgres(server) = &mut self.connection {
+            server.wait_for(Some(postgres::ANSWER_WITHIN));
+        }
+    }
+
+    /// Connects anew to a server that the connection to is lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`].
     pub(super) fn revive(&mut self) -> Result<(), StoreError> {
         self.connection.revive()
     }
