@@ -172,7 +172,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
     };
-    let trades = readiness::trades(config, market_now);
+    let trades = readiness::trades(config, market_now, |_| true);
     let readiness = Readiness::judge(bars, &process, trades, wall);
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);

@@ -123,10 +123,12 @@ fn owed(row: &Freshness) -> (Pair, Timeframe, Range<Timestamp>) {
     (row.pair, row.timeframe, end.plus(-row.timeframe.seconds())..end)
 }
 
-/// Whether the market of one of these calendars is sure to trade at `now`.
-pub fn trades(config: &Config, now: Timestamp) -> bool {
+/// Whether the market of one of the watched pairs that are meant is sure to trade at `now`.
+pub fn trades(config: &Config, now: Timestamp, is_meant: impl Fn(Pair) -> bool) -> bool {
     let bucket = Timeframe::M5.bucket(now);
-    config.feed_calendars().iter().any(|calendar| calendar.expectation(bucket) == Expectation::Expected)
+    let calendars = config.feeds.iter().zip(config.feed_calendars());
+    let mut meant = calendars.filter(|(feed, _)| is_meant(feed.pair));
+    meant.any(|(_, calendar)| calendar.expectation(bucket) == Expectation::Expected)
 }
 
 /// What there is to say of the process that collects.

@@ -40,6 +40,22 @@ fn a_service_is_ready_unless_its_bars_wait_in_the_spool() {
         assert_eq!(pair["expected_by"], of("expected_by"), "{pair}");
     }
     assert!(ask(address, "GET /metrics", "").body.contains("\ncandlekeep_ready 1\n"));
+    // One that is long without its bar keeps nobody from trading another.
+    let forget = "DELETE FROM candles WHERE pair = 'USD_JPY' AND timeframe = '5'";
+    assert!(writing(&world).execute(forget, []).unwrap() > 0);
+    service.wait("not ready", || ready().status == 503);
+    for (query, status, count) in [
+        ("pairs=USD_JPY,EUR_USD", 503, 4),
+        ("pairs=USD_JPY&timeframes=15", 200, 1),
+        ("pairs=EUR_USD,GBP_USD&timeframes=5", 200, 2),
+        ("timeframes=15", 200, 28),
+    ] {
+        let told = ask(address, &format!("GET /readyz?{query}"), "");
+        assert_eq!(told.status, status, "{query}: {told:?}");
+        assert_eq!(told.json()["pairs"].as_array().unwrap().len(), count, "{query}");
+    }
+    let told = ask(address, "GET /readyz?pairs=EUR_USD,USD_SEK", "");
+    assert_eq!((told.status, told.json()["pairs"].as_array().unwrap().len()), (400, 28), "{told:?}");
     service.stop();
 }
 
