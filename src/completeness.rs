@@ -6,7 +6,7 @@ use crate::clock::ClockKind;
 use crate::config::{self, Config};
 use crate::domain::coverage::Run;
 use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, WatchedFeed};
 
 /// After its end a bucket is given so long to be settled before it counts as not accounted for.
 pub const SETTLING_S: i64 = 60;
@@ -95,12 +95,16 @@ fn unknown(pair: Pair, span: Range<Timestamp>, calendar: &Calendar) -> impl Iter
 /// # Errors
 /// Those of any read.
 pub fn calendar_of(store: &mut Store, config: &Config, pair: Pair) -> Result<Calendar, StoreError> {
-    if let Some(calendar) = config.calendar_of(pair) {
-        return Ok(calendar);
+    match config.calendar_of(pair) {
+        Some(calendar) => Ok(calendar),
+        None => Ok(last_calendar(&store.feeds()?, config, pair)),
     }
-    let watched = store.feeds()?.into_iter().rfind(|watched| watched.feed.pair == pair);
-    let name = watched.map_or_else(|| config::FOREX_CALENDAR.to_owned(), |watched| watched.feed.calendar);
-    Ok(config.calendar(&name))
+}
+
+/// The calendar by which a pair was judged when it was last watched.
+fn last_calendar(feeds: &[WatchedFeed], config: &Config, pair: Pair) -> Calendar {
+    let watched = feeds.iter().rfind(|watched| watched.feed.pair == pair);
+    config.calendar(watched.map_or(config::FOREX_CALENDAR, |watched| &watched.feed.calendar))
 }
 
 /// What keeps a stretch from being complete, in 5-minute buckets, ascending: whatever is neither stored, quiet nor
@@ -125,6 +129,41 @@ pub fn incomplete(
     let kept_from = store.deleted_before(Timeframe::M5)?;
     let known = Known { short: &short, own: &own, kept_from, calendar };
     Ok(lacking(pair, timeframe, whole, &known))
+}
+
+/// The same of several stretches, in their order, with as few queries as for one of them: whoever asks a server waits
+/// for each.
+///
+/// # Errors
+/// Those of any read.
+pub fn incomplete_each(
+    store: &mut Store,
+    config: &Config,
+    stretches: &[(Pair, Timeframe, Range<Timestamp>)],
+) -> Result<Vec<Vec<Gap>>, StoreError> {
+    if stretches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let whole = |timeframe: Timeframe, span: &Range<Timestamp>| {
+        span.start.floor(timeframe.seconds())..span.end.ceil(timeframe.seconds())
+    };
+    let short = stretches.iter().map(|(pair, length, span)| (*pair, Timeframe::M5, whole(*length, span)));
+    let own = stretches.iter().map(|(pair, length, span)| (*pair, *length, whole(*length, span)));
+    let mut short = store.coverage_of_each(&short.chain(own).collect::<Vec<_>>())?;
+    let own = short.split_off(stretches.len());
+    let kept_from = store.deleted_before(Timeframe::M5)?;
+    let is_configured = |pair| config.feeds.iter().any(|feed| feed.pair == pair);
+    let feeds = match stretches.iter().all(|(pair, ..)| is_configured(*pair)) {
+        true => Vec::new(),
+        false => store.feeds()?,
+    };
+    let each = stretches.iter().zip(short.iter().zip(&own));
+    let lacking = each.map(|((pair, timeframe, span), (short, own))| {
+        let calendar = config.calendar_of(*pair).unwrap_or_else(|| last_calendar(&feeds, config, *pair));
+        let known = Known { short, own, kept_from, calendar: &calendar };
+        lacking(*pair, *timeframe, whole(*timeframe, span), &known)
+    });
+    Ok(lacking.collect())
 }
 
 /// What is known of a stretch.

@@ -171,6 +171,8 @@ pub struct Stats {
     pub stream_attempts_failed: Counter,
     /// What the stream does: the number of its phase (`ig::stream::state::Phase`).
     pub stream_phase: Gauge,
+    /// Since when it does so, epoch seconds; not known before it does anything.
+    pub stream_since: Known,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
     /// Facts that are durable in the spool and not in the database: while there are any, the ledger

@@ -107,6 +107,27 @@ pub struct Candles {
     pub format: BarsFormat,
 }
 
+/// Some pairs and lengths.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// These pairs, or all where there are none.
+    pub pairs: Vec<Pair>,
+    /// These lengths, or all where there are none.
+    pub timeframes: Vec<Timeframe>,
+}
+
+impl Chosen {
+    /// Whether this pair is among them.
+    pub fn has_pair(&self, pair: Pair) -> bool {
+        self.pairs.is_empty() || self.pairs.contains(&pair)
+    }
+
+    /// Whether bars of this pair and length are among them.
+    pub fn has(&self, pair: Pair, timeframe: Timeframe) -> bool {
+        self.has_pair(pair) && (self.timeframes.is_empty() || self.timeframes.contains(&timeframe))
+    }
+}
+
 /// Bars to be told of as they are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follow {
@@ -208,9 +229,10 @@ pub fn ledger(query: &str, known: Known<'_>) -> Result<Ledger, Wrong> {
 /// What is wrong with it.
 pub fn follow(query: &str, last_event: Option<&[u8]>, known: Known<'_>) -> Result<Follow, Wrong> {
     let query = Query::read(query, &["pairs", "timeframes", "forming", "after"])?;
+    let chosen = query.chosen(known)?;
     let mut asked = Follow {
-        pairs: query.list("pairs").map(|text| pair(text, known)).collect::<Result<_, _>>()?,
-        timeframes: query.list("timeframes").map(|text| timeframe(text, known)).collect::<Result<_, _>>()?,
+        pairs: chosen.pairs,
+        timeframes: chosen.timeframes,
         forming: match query.get("forming") {
             None | Some("false") => false,
             Some("true") => true,
@@ -218,12 +240,6 @@ pub fn follow(query: &str, last_event: Option<&[u8]>, known: Known<'_>) -> Resul
         },
         after: After::Now,
     };
-    if let Some(pair) = asked.pairs.iter().find(|pair| !known.pairs.contains(pair)) {
-        return Err(Wrong::unknown_pair(*pair, known.pairs));
-    }
-    if let Some(timeframe) = asked.timeframes.iter().find(|timeframe| !known.timeframes.contains(timeframe)) {
-        return Err(Wrong::unknown_timeframe(*timeframe, known.timeframes));
-    }
     // Where both are told, the query is that of the first time.
     match last_event.filter(|id| !id.is_empty()) {
         Some(id) => {
@@ -238,6 +254,15 @@ pub fn follow(query: &str, last_event: Option<&[u8]>, known: Known<'_>) -> Resul
         }
     }
     Ok(asked)
+}
+
+/// Reads the query of `/readyz`.
+///
+/// # Errors
+/// What is wrong with it: 400 also where something is not watched, since 404 would say that nothing answers here.
+pub fn ready(query: &str, known: Known<'_>) -> Result<Chosen, Wrong> {
+    let chosen = Query::read(query, &["pairs", "timeframes"]).and_then(|query| query.chosen(known));
+    chosen.map_err(|wrong| Wrong { status: 400, ..wrong })
 }
 
 /// A `seq`, or the 0 before the first.
@@ -476,6 +501,32 @@ mod tests {
         check("after=1.5", None, "400 bad_after");
         check("after=99999999999999999999", None, "400 bad_after");
         check("pair=EURUSD", None, "400 unknown_parameter");
+    }
+
+    #[test]
+    fn of_what_it_is_to_be_said_whether_it_is_ready_is_read() {
+        let check = |query: &str, expected: &str| {
+            let told = match known(|known| ready(query, known)) {
+                Err(wrong) => format!("{} {}", wrong.status, wrong.view["error"].as_str().unwrap()),
+                Ok(asked) => {
+                    let all = known(|known| (known.pairs.to_vec(), known.timeframes.to_vec()));
+                    let each = all.0.iter().flat_map(|pair| all.1.iter().map(move |length| (*pair, *length)));
+                    let of = each.filter(|(pair, length)| asked.has(*pair, *length));
+                    of.map(|(pair, length)| format!("{pair} {length}")).collect::<Vec<_>>().join(", ")
+                }
+            };
+            assert_eq!(told, expected, "{query}");
+        };
+        check("", "EUR_USD 5, EUR_USD 15, GBP_USD 5, GBP_USD 15");
+        check("pairs=eurusd", "EUR_USD 5, EUR_USD 15");
+        check("timeframes=15m", "EUR_USD 15, GBP_USD 15");
+        check("pairs=GBP_USD&timeframes=5", "GBP_USD 5");
+        check("pairs=GBP_USD,USD_SEK", "400 unknown_pair");
+        check("timeframes=30", "400 unknown_timeframe");
+        check("pairs=", "400 bad_pair");
+        check("pair=EURUSD", "400 unknown_parameter");
+        let wrong = known(|known| ready("pairs=USDSEK", known)).unwrap_err();
+        assert_eq!(wrong.view["pairs"], json!(["EUR_USD", "GBP_USD"]));
     }
 
     #[test]

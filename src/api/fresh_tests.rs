@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
@@ -207,4 +208,43 @@ fn what_is_owed_is_told_with_its_reason() {
             format!("GBP_USD 15 no bar of 2020-03-10T12:30:00Z: {beyond}"),
         ]
     );
+}
+
+/// How many statements `work` sends.
+fn statements(store: &mut Store, work: impl FnOnce(&mut Store)) -> usize {
+    let count = store.count_statements();
+    work(store);
+    count.load(Ordering::Relaxed)
+}
+
+#[test]
+fn reasons_of_many_cost_no_more_statements_than_those_of_one() {
+    let start = at("2020-03-10T12:00:00Z");
+    let mut scene = Scene::new(start);
+    scene.tell((0..6).map(|bucket| start.plus(bucket * STEP)));
+    // 5-minute bars are owed first.
+    let due = start.plus(7 * STEP + SETTLING_S);
+    let config = scene.config.clone();
+    let mut told = |now: Timestamp, stale: usize| {
+        statements(&mut scene.store, |store| {
+            let told = readiness::read(store, &config, now).unwrap();
+            assert_eq!(told.iter().filter(|pair| !pair.is_fresh()).count(), stale);
+            let beyond = |why: &String| why.contains("the ledger does not reach it");
+            assert!(told.iter().filter_map(|pair| pair.why.as_ref()).all(beyond), "{told:?}");
+        })
+    };
+    assert_eq!(told(due.plus(-1), 0), 1, "the view alone");
+    let few = told(due, 2);
+    assert_eq!(told(due.plus(HOUR), 4), few);
+    assert!(few <= 3, "{few} statements");
+}
+
+#[test]
+fn hours_of_markets_are_written_down_with_a_few_statements() {
+    let now = at("2020-03-10T12:00:00Z");
+    let mut scene = Scene::new(now);
+    let expected = Watched::of(&scene.config).expected(now);
+    let sent = statements(&mut scene.store, |store| store.expect_bars(&expected).unwrap());
+    assert_eq!(scene.store.freshness().unwrap().len(), 28 * 2);
+    assert!(sent <= 4, "{sent} statements");
 }

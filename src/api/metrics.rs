@@ -9,10 +9,11 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 
 use super::health::HealthReport;
+use crate::clock::ClockKind;
 use crate::completeness::market_now;
 use crate::config::Config;
 use crate::domain::coverage::{Run, State};
-use crate::domain::{Calendar, Expectation, Pair, Source, Timeframe, Timestamp};
+use crate::domain::{Expectation, Pair, Source, Timeframe, Timestamp};
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::state::Phase;
 use crate::stats::{LAG_BOUNDS_MS, LagCounts, Stats};
@@ -33,8 +34,8 @@ pub struct Stored {
     pub buckets: Vec<(State, u64)>,
     /// What is missing, by reason.
     pub missing: BTreeMap<&'static str, Missing>,
-    /// Calendars of watched pairs, and whether their markets are sure to trade.
-    pub markets: BTreeMap<String, bool>,
+    /// The market's time when this was read.
+    pub now: Timestamp,
     /// This process collects.
     pub lease_held: bool,
     /// Processes that wait to collect.
@@ -68,19 +69,14 @@ impl Stored {
     pub fn read(store: &mut Store, config: &Config, wall: Timestamp) -> Result<Stored, StoreError> {
         store.consistently(|store| {
             let now = market_now(store, config, wall)?;
-            let bucket = Timeframe::M5.bucket(now);
-            let calendars =
-                config.feeds.iter().map(|feed| feed.calendar.clone()).zip(config.feed_calendars());
-            let trades = |calendar: &Calendar| calendar.expectation(bucket) == Expectation::Expected;
-            let ours = i64::from(std::process::id());
             let account = store.latest_allowance_key(config.ig.environment.as_str())?;
             Ok(Stored {
                 last_bars: store.last_bars()?,
                 freshness: store.freshness()?.into_iter().map(|row| (row, row.is_fresh(now))).collect(),
                 buckets: store.buckets_by_state(Timeframe::M5)?,
                 missing: by_reason(&store.missing(Timeframe::M5)?),
-                markets: calendars.map(|(name, calendar)| (name, trades(&calendar))).collect(),
-                lease_held: store.lease(wall)?.is_some_and(|lease| lease.alive && lease.pid == ours),
+                now,
+                lease_held: store.lease(wall)?.is_some_and(|lease| lease.is_ours()),
                 standbys: store.standbys(wall)?.len(),
                 reserve: config.history.reserve,
                 allowance: match account {
@@ -107,11 +103,28 @@ fn by_reason(runs: &[(Pair, Run)]) -> BTreeMap<&'static str, Missing> {
     missing
 }
 
+/// Calendars of watched pairs, and whether their markets are sure to trade.
+pub type Markets = BTreeMap<String, bool>;
+
+/// How the markets stand, at wall time `wall` or when `stored` was read. Without the database nobody knows it of those
+/// that go by their own clock.
+pub fn markets(config: &Config, wall: Timestamp, stored: Option<&Stored>) -> Markets {
+    let now = match (stored, config.clock) {
+        (Some(stored), _) => stored.now,
+        (None, ClockKind::System) => wall,
+        (None, ClockKind::Stream) => return Markets::new(),
+    };
+    let bucket = Timeframe::M5.bucket(now);
+    let calendars = config.feeds.iter().map(|feed| feed.calendar.clone()).zip(config.feed_calendars());
+    calendars.map(|(name, calendar)| (name, calendar.expectation(bucket) == Expectation::Expected)).collect()
+}
+
 /// All of it as text. Without the database what it would tell is left out.
 pub fn text(
     stats: &Stats,
     health: &HealthReport,
     is_ready: bool,
+    markets: &Markets,
     stored: Option<&Stored>,
 ) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = Families::default();
@@ -120,6 +133,14 @@ pub fn text(
         "candlekeep_ready",
         "1 where /readyz answers 200: what is stored is fit to trade on.",
         is_ready,
+    );
+    families.gauges(
+        "candlekeep_market_open",
+        "1 while the market of this calendar is sure to trade.",
+        markets
+            .iter()
+            .map(|(name, open)| (labels(&[("calendar", name)]), f64::from(u8::from(*open))))
+            .collect(),
     );
     if let Some(stored) = stored {
         families.of_the_database(stored);
@@ -278,15 +299,6 @@ impl Families {
                 .map(|(row, fresh)| (key(&row.pair, &row.timeframe), f64::from(u8::from(*fresh))))
                 .collect(),
         );
-        self.gauges(
-            "candlekeep_market_open",
-            "1 while the market of this calendar is sure to trade.",
-            stored
-                .markets
-                .iter()
-                .map(|(name, open)| (labels(&[("calendar", name)]), f64::from(u8::from(*open))))
-                .collect(),
-        );
         let missing = |value: fn(&Missing) -> f64| {
             let missing = stored.missing.iter();
             missing.map(|(reason, missing)| (labels(&[("reason", reason)]), value(missing))).collect()
@@ -430,6 +442,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::{self, Flags};
     use crate::domain::Reason;
 
     fn missing(start: i64, buckets: i64, reason: Reason) -> (Pair, Run) {
@@ -454,7 +467,8 @@ mod tests {
             ..Stored::default()
         };
         let told = |stored| {
-            String::from_utf8(text(&stats, &HealthReport::default(), true, stored).unwrap()).unwrap()
+            String::from_utf8(text(&stats, &HealthReport::default(), true, &Markets::new(), stored).unwrap())
+                .unwrap()
         };
         let whole = told(Some(&stored));
         for expected in [
@@ -480,5 +494,32 @@ mod tests {
         stats.allowance_remaining.set(4_857);
         assert!(told(None).contains("\ncandlekeep_allowance_remaining_points 4857\n"));
         assert!(!told(None).contains("candlekeep_coverage_buckets"));
+    }
+
+    #[test]
+    fn whether_the_market_is_open_is_told_without_the_database_too() {
+        // A Wednesday's morning, and a Saturday's.
+        let (open, closed) = (Timestamp(1_705_485_600), Timestamp(1_705_744_800));
+        let check = |clock: &str, stored: Option<&Stored>, expected: &str| {
+            let variables = BTreeMap::from([("CANDLEKEEP_CLOCK".to_owned(), clock.to_owned())]);
+            let config = config::load(None, &variables, &Flags::default()).unwrap();
+            for (now, expected) in [(open, expected.replace('?', "1")), (closed, expected.replace('?', "0"))]
+            {
+                let stored = stored.map(|_| Stored { now, ..Stored::default() });
+                // What was read counts as of then.
+                let wall = if stored.is_some() { closed.plus(open.since(now)) } else { now };
+                let markets = markets(&config, wall, stored.as_ref());
+                let told = text(&Stats::default(), &HealthReport::default(), true, &markets, None).unwrap();
+                let told = String::from_utf8(told).unwrap();
+                let told: Vec<_> =
+                    told.lines().filter(|line| line.starts_with("candlekeep_market")).collect();
+                assert_eq!(told.join(" "), expected, "{clock} {now}");
+            }
+        };
+        let forex = "candlekeep_market_open{calendar=\"forex\"} ?";
+        check("system", None, forex);
+        check("system", Some(&Stored::default()), forex);
+        check("stream", Some(&Stored::default()), forex);
+        check("stream", None, "");
     }
 }

@@ -8,10 +8,11 @@ use actix_web::http::header::{HeaderValue, TryIntoHeaderValue};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Resource, Responder};
+use futures_util::future;
 use ring::digest;
 use serde_json::Value;
 
-use super::asked::{self, Known, Wrong};
+use super::asked::{self, Chosen, Known, Wrong};
 use super::bars::{self, Judge, Judged, Text};
 use super::cached::Cached;
 use super::fetch;
@@ -20,7 +21,7 @@ use super::pool::{NoAnswer, Open, Pool};
 use super::push::{NoStream, Push};
 use super::server::Hand;
 use super::{Sources, dashboard, views};
-use crate::domain::Pair;
+use crate::domain::{Pair, Timestamp};
 use crate::ig::stream::state::{self, StreamState};
 use crate::readiness::{self, PairReadiness, Process, Readiness};
 use crate::store::{Store, StoreError};
@@ -79,8 +80,8 @@ pub struct Answers {
 struct Collected {
     pairs: Vec<PairReadiness>,
     stream: Option<StreamState>,
-    /// A market is sure to trade.
-    trades: bool,
+    /// The market's time when it was read.
+    now: Timestamp,
 }
 
 impl Collected {
@@ -90,7 +91,7 @@ impl Collected {
             Ok(Collected {
                 pairs: readiness::read(store, judge.config, now)?,
                 stream: store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text)),
-                trades: readiness::trades(judge.config, now),
+                now,
             })
         })
     }
@@ -141,17 +142,19 @@ impl Answers {
         Known { pairs: &self.pairs, timeframes: &self.sources.config.timeframes }
     }
 
-    /// Whether what is stored is fit to trade on.
-    async fn readiness(&self) -> Result<Readiness, Arc<str>> {
+    /// Whether what is stored of these is fit to trade on.
+    async fn readiness(&self, of: &Chosen) -> Result<Readiness, Arc<str>> {
         let collected = self.ready.get().await?;
         let (health, stats) = (self.sources.health(), &self.sources.signs.stats);
         let process = Process {
             at: health.is_starting.then(|| format!("starting: {}", health.at)),
             spooled: stats.facts_spooled.get(),
-            stream: collected.stream.clone(),
+            stream: StreamState::shown(stats, collected.stream.as_ref()),
         };
         let now = self.sources.clock.wall();
-        Ok(Readiness::judge(collected.pairs.clone(), &process, collected.trades, now))
+        let pairs = collected.pairs.iter().filter(|pair| of.has(pair.row.pair, pair.row.timeframe)).cloned();
+        let trades = readiness::trades(&self.sources.config, collected.now, |pair| of.has_pair(pair));
+        Ok(Readiness::judge(pairs.collect(), &process, trades, now))
     }
 
     /// Reads an answer on one of the connections.
@@ -392,8 +395,12 @@ async fn healthz(answers: Data<Answers>) -> impl Responder {
     json(status, &views::health(&report, std::process::id()))
 }
 
-async fn readyz(answers: Data<Answers>) -> impl Responder {
-    match answers.readiness().await {
+async fn readyz(request: HttpRequest, answers: Data<Answers>) -> impl Responder {
+    let asked = match asked::ready(request.query_string(), answers.known()) {
+        Ok(asked) => asked,
+        Err(wrong) => return refused(&wrong),
+    };
+    match answers.readiness(&asked).await {
         Ok(readiness) if readiness.is_ready() => json(StatusCode::OK, &readiness.json()),
         Ok(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness.json()),
         Err(reason) => json(StatusCode::SERVICE_UNAVAILABLE, &views::error("unavailable", &reason)),
@@ -409,10 +416,14 @@ async fn status(answers: Data<Answers>) -> impl Responder {
 
 async fn metrics(answers: Data<Answers>) -> impl Responder {
     let (stats, health) = (&answers.sources.signs.stats, answers.sources.health());
-    // What the process counts is told while the database is away too.
-    let stored = answers.stored.get().await.ok();
-    let is_ready = answers.readiness().await.is_ok_and(|readiness| readiness.is_ready());
-    match metrics::text(stats, &health, is_ready, stored.as_deref()) {
+    // What the process counts is told while the database is away too. Both are waited for at once: one after the
+    // other they would take as long as Prometheus waits.
+    let all = Chosen::default();
+    let (stored, readiness) = future::join(answers.stored.get(), answers.readiness(&all)).await;
+    let is_ready = readiness.is_ok_and(|readiness| readiness.is_ready());
+    let (config, wall, stored) = (&answers.sources.config, answers.sources.clock.wall(), stored.ok());
+    let markets = metrics::markets(config, wall, stored.as_deref());
+    match metrics::text(stats, &health, is_ready, &markets, stored.as_deref()) {
         Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
         Err(error) => {
             json(StatusCode::INTERNAL_SERVER_ERROR, &views::error("unwritable", &error.to_string()))

@@ -53,7 +53,7 @@ impl FromStr for State {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [State::Stored, State::Quiet, State::Closed, State::Missing, State::Lost]
+        State::ALL
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| UnknownWord(text.chars().take(20).collect()))

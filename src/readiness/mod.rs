@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::completeness::{SETTLING_S, calendar_of, incomplete};
+use crate::completeness::{Gap, SETTLING_S, incomplete_each};
 use crate::config::Config;
 use crate::domain::{Calendar, Expectation, Pair, Timeframe, Timestamp};
 use crate::ig::stream::state::{Phase, StreamState};
@@ -98,33 +98,37 @@ impl PairReadiness {
 /// # Errors
 /// Those of any read.
 pub fn read(store: &mut Store, config: &Config, now: Timestamp) -> Result<Vec<PairReadiness>, StoreError> {
-    let mut pairs = Vec::new();
-    for row in store.freshness()? {
-        let why = match row {
-            row if row.is_fresh(now) => None,
-            Freshness { last: None, .. } => Some("there is no bar yet".to_owned()),
-            row => Some(owed(store, config, row)?),
-        };
-        pairs.push(PairReadiness { row, why });
-    }
-    Ok(pairs)
+    let rows = store.freshness()?;
+    let stale: Vec<_> =
+        rows.iter().filter(|row| !row.is_fresh(now) && row.last.is_some()).map(owed).collect();
+    let mut lacking = stale.iter().zip(incomplete_each(store, config, &stale)?);
+    let why = |row: &Freshness| {
+        if row.is_fresh(now) {
+            return None;
+        }
+        Some(match row.last.and_then(|_| lacking.next()) {
+            None => "there is no bar yet".to_owned(),
+            Some(((_, _, bucket), gaps)) => {
+                let why = gaps.first().map_or("its hours are not known that far ahead", Gap::why);
+                format!("no bar of {}: {why}", bucket.start)
+            }
+        })
+    };
+    Ok(rows.iter().map(why).zip(&rows).map(|(why, row)| PairReadiness { row: *row, why }).collect())
 }
 
-/// Which bar is owed, and why it is not there.
-fn owed(store: &mut Store, config: &Config, row: Freshness) -> Result<String, StoreError> {
-    let Freshness { pair, timeframe, expected_by, .. } = row;
-    let end = expected_by.plus(-SETTLING_S);
-    let bucket = end.plus(-timeframe.seconds())..end;
-    let calendar = calendar_of(store, config, pair)?;
-    let gaps = incomplete(store, pair, timeframe, &bucket, &calendar)?;
-    let why = gaps.first().map_or("its hours are not known that far ahead", |gap| gap.why());
-    Ok(format!("no bar of {}: {why}", bucket.start))
+/// Which bar is owed.
+fn owed(row: &Freshness) -> (Pair, Timeframe, Range<Timestamp>) {
+    let end = row.expected_by.plus(-SETTLING_S);
+    (row.pair, row.timeframe, end.plus(-row.timeframe.seconds())..end)
 }
 
-/// Whether the market of one of these calendars is sure to trade at `now`.
-pub fn trades(config: &Config, now: Timestamp) -> bool {
+/// Whether the market of one of the watched pairs that are meant is sure to trade at `now`.
+pub fn trades(config: &Config, now: Timestamp, is_meant: impl Fn(Pair) -> bool) -> bool {
     let bucket = Timeframe::M5.bucket(now);
-    config.feed_calendars().iter().any(|calendar| calendar.expectation(bucket) == Expectation::Expected)
+    let calendars = config.feeds.iter().zip(config.feed_calendars());
+    let mut meant = calendars.filter(|(feed, _)| is_meant(feed.pair));
+    meant.any(|(_, calendar)| calendar.expectation(bucket) == Expectation::Expected)
 }
 
 /// What there is to say of the process that collects.

@@ -7,6 +7,7 @@ use diesel::prelude::*;
 
 use super::backend::{Connection, on_backend};
 use super::error::StoreError;
+use super::many::ROWS_MAX;
 use super::rows::{self, PairText};
 use super::schema::{freshness, market_hours, watched_bars};
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -44,37 +45,58 @@ impl Freshness {
     }
 }
 
+/// A row of `watched_bars`.
+#[derive(Insertable)]
+#[diesel(table_name = watched_bars)]
+// Else diesel inserts them into SQLite one by one, in a transaction of its own.
+#[diesel(treat_none_as_default_value = false)]
+struct WatchedBarsRow<'a> {
+    pair: String,
+    timeframe: &'static str,
+    calendar: &'a str,
+    hours_to: i64,
+}
+
+/// A row of `market_hours`.
+#[derive(Insertable)]
+#[diesel(table_name = market_hours)]
+#[diesel(treat_none_as_default_value = false)]
+struct MarketHoursRow<'a> {
+    calendar: &'a str,
+    from_ts: i64,
+    to_ts: i64,
+}
+
 /// Writes what is expected over the one before.
 pub(super) fn put(connection: &mut Connection, expected: &ExpectedBars) -> Result<(), StoreError> {
     let mut watched = Vec::new();
     for (pair, calendar) in &expected.pairs {
         for timeframe in &expected.timeframes {
-            watched.push((
-                watched_bars::pair.eq(PairText::new(*pair).as_str().to_owned()),
-                watched_bars::timeframe.eq(timeframe.as_str()),
-                watched_bars::calendar.eq(calendar.as_str()),
-                watched_bars::hours_to.eq(expected.hours_to.0),
-            ));
+            watched.push(WatchedBarsRow {
+                pair: PairText::new(*pair).as_str().to_owned(),
+                timeframe: timeframe.as_str(),
+                calendar,
+                hours_to: expected.hours_to.0,
+            });
         }
     }
     let mut hours = Vec::new();
     for (calendar, spans) in &expected.hours {
-        hours.extend(spans.iter().map(|span| {
-            (
-                market_hours::calendar.eq(calendar.as_str()),
-                market_hours::from_ts.eq(span.start.0),
-                market_hours::to_ts.eq(span.end.0),
-            )
+        hours.extend(spans.iter().map(|span| MarketHoursRow {
+            calendar,
+            from_ts: span.start.0,
+            to_ts: span.end.0,
         }));
     }
+    // Whoever writes bars waits meanwhile: a statement for each row would be as many journeys to a server.
     on_backend!(connection, connection => {
         diesel::delete(watched_bars::table).execute(connection)?;
         diesel::delete(market_hours::table).execute(connection)?;
-        for row in watched {
-            diesel::insert_into(watched_bars::table).values(row).execute(connection)?;
+        for rows in watched.chunks(ROWS_MAX) {
+            diesel::insert_into(watched_bars::table).values(rows).execute(connection)?;
         }
-        for row in hours {
-            diesel::insert_into(market_hours::table).values(row).execute(connection)?;
+        for rows in hours.chunks(ROWS_MAX) {
+            diesel::insert_into(market_hours::table).values(rows).execute(connection)?;
         }
     });
     Ok(())

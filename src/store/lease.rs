@@ -48,10 +48,20 @@ impl Process {
         Ok(Process {
             holder: random_name()?,
             command: command.to_owned(),
-            host: cut(&rustix::system::uname().nodename().to_string_lossy()),
-            pid: i64::from(std::process::id()),
+            host: this_host(),
+            pid: this_pid(),
         })
     }
+}
+
+/// Name of this machine.
+fn this_host() -> String {
+    cut(&rustix::system::uname().nodename().to_string_lossy())
+}
+
+/// Number of this process on it.
+fn this_pid() -> i64 {
+    i64::from(std::process::id())
 }
 
 /// The right to collect, for as long as this lives and is renewed.
@@ -147,6 +157,12 @@ impl LeaseState {
     /// The process, for people: `run, pid 4711 on HOST`.
     pub fn who(&self) -> String {
         format!("{}, pid {} on {}", self.command, self.pid, self.host)
+    }
+
+    /// Whether it is this process that collects. Another machine may have one of the same number, and in containers
+    /// most have.
+    pub fn is_ours(&self) -> bool {
+        self.alive && self.pid == this_pid() && self.host == this_host()
     }
 
     /// For how many seconds nothing was heard, at wall time `now`, of one that lives; none while that is not long.
@@ -396,6 +412,15 @@ mod tests {
         check(Some(row(-99, -84)), "b", 0, Standing::Expired);
         check(Some(row(-3, 12)), "a", 0, Standing::Own);
         check(Some(row(-99, -84)), "a", 99, Standing::Own);
+    }
+
+    #[test]
+    fn a_process_of_the_same_number_on_another_machine_is_another() {
+        let ours = LeaseRow { host: this_host(), pid: this_pid(), ..row(-3, 12) };
+        assert!(ours.clone().state(true).is_ours());
+        assert!(!ours.clone().state(false).is_ours());
+        assert!(!LeaseRow { host: "another".to_owned(), ..ours.clone() }.state(true).is_ours());
+        assert!(!LeaseRow { pid: this_pid() + 1, ..ours }.state(true).is_ours());
     }
 
     #[test]

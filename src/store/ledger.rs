@@ -224,13 +224,44 @@ pub(super) fn runs(
             .select(ReadCoverage::as_select())
             .load(connection)
     })?;
-    rows.iter()
-        .map(|row| {
-            let (_, _, run) = row.run()?;
-            let cut = run.span.start.max(span.start)..run.span.end.min(span.end);
-            Ok(Run { span: cut, ..run })
-        })
-        .collect()
+    let runs = rows.iter().map(|row| row.run().map(|(_, _, run)| cut(run, &span)));
+    runs.collect()
+}
+
+/// The part within a span of a run that meets it.
+fn cut(run: Run, span: &Range<Timestamp>) -> Run {
+    Run { span: run.span.start.max(span.start)..run.span.end.min(span.end), ..run }
+}
+
+/// The runs that meet each of the stretches, cut to it, ascending, in the order of the stretches. Those of one day are
+/// read with one statement.
+pub(super) fn runs_of_each(
+    connection: &mut Connection,
+    stretches: &[(Pair, Timeframe, Range<Timestamp>)],
+) -> Result<Vec<Vec<Run>>, StoreError> {
+    let mut by_start: Vec<usize> = (0..stretches.len()).collect();
+    by_start.sort_by_key(|ix| stretches[*ix].2.start);
+    let mut each = vec![Vec::new(); stretches.len()];
+    let mut rest = &by_start[..];
+    while let Some(first) = rest.first() {
+        let start = stretches[*first].2.start;
+        let fits = |ix: &usize| stretches[*ix].2.end.since(start) <= ONE_READ_SPAN_MAX_S;
+        // One that is longer than a day is read for itself.
+        let (now, later) = rest.split_at(rest.iter().take_while(|ix| fits(ix)).count().max(1));
+        let end = now.iter().map(|ix| stretches[*ix].2.end).max().unwrap_or(start);
+        for row in touching(connection, &(start..end))? {
+            let (pair, timeframe, run) = row.run()?;
+            let meets = |span: &Range<Timestamp>| run.span.start < span.end && run.span.end > span.start;
+            for ix in now {
+                let (of, length, span) = &stretches[*ix];
+                if (*of, *length) == (pair, timeframe) && meets(span) {
+                    each[*ix].push(cut(run.clone(), span));
+                }
+            }
+        }
+        rest = later;
+    }
+    Ok(each)
 }
 
 /// Every run of one timeframe in a given state, by pair, ascending.

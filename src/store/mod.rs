@@ -710,6 +710,18 @@ impl Store {
         ledger::runs(&mut self.connection, pair, timeframe, span)
     }
 
+    /// The same of several stretches, in their order, with one query for those of a day. One that is much longer than a
+    /// day is better asked for alone.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn coverage_of_each(
+        &mut self,
+        stretches: &[(Pair, Timeframe, Range<Timestamp>)],
+    ) -> Result<Vec<Vec<Run>>, StoreError> {
+        ledger::runs_of_each(&mut self.connection, stretches)
+    }
+
     /// Every missing run of one timeframe, by pair, ascending.
     ///
     /// # Errors
@@ -1032,6 +1044,23 @@ impl Store {
         reads: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         self.within(Connection::begin_read, reads)
+    }
+
+    /// Counts the statements that are sent to the database from now on, but for those that begin and end transactions.
+    #[cfg(test)]
+    pub(crate) fn count_statements(&mut self) -> Arc<std::sync::atomic::AtomicUsize> {
+        use diesel::connection::{Connection as _, InstrumentationEvent};
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = count.clone();
+        let count_one = move |event: InstrumentationEvent<'_>| {
+            if let InstrumentationEvent::StartQuery { query, .. } = event
+                && !["BEGIN", "COMMIT"].iter().any(|word| query.to_string().starts_with(word))
+            {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        backend::on_backend!(&mut self.connection, connection => connection.set_instrumentation(count_one));
+        count
     }
 
     /// Has a server's connection given up from now on where an answer takes too long: for those who would

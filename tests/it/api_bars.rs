@@ -388,6 +388,8 @@ fn the_openapi_document_says_what_is_answered() {
         ("/assets/{name}", "/assets/nothing.js"),
         ("/healthz", "/healthz"),
         ("/readyz", "/readyz"),
+        ("/readyz", "/readyz?pairs=EURUSD&timeframes=5"),
+        ("/readyz", "/readyz?pairs=USDSEK"),
         ("/metrics", "/metrics"),
     ] {
         tried.push((route, "get", get(address, target)));

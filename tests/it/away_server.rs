@@ -8,6 +8,7 @@ use candlekeep::simulator::{Options, Speed};
 use candlekeep::writer::journal;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::api::{ask, serving};
 use super::away::SmallDisk;
 use super::postgres::{self, Server};
 use super::proxy::{Passing, Proxy};
@@ -146,6 +147,34 @@ fn a_server_that_hangs_costs_no_bar() {
     service.stop();
     scene.expect_streamed(3);
     assert_eq!(scene.world.simulator().stats().sessions, 1);
+}
+
+/// Prometheus gives up a scrape after ten seconds where nothing else is configured.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long HTTP waits for an answer of the database's (`api/cached.rs`).
+const HTTP_PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn while_the_server_hangs_metrics_come_in_time_and_say_what_the_process_knows() {
+    let Some(server) = Server::start(&[]) else { return };
+    let scene = Scene::new(2, 110.0, server.place());
+    let (mut service, address) = serving(&scene.world, &[("DATABASE_URL", &scene.address)]);
+    scene.collects(&mut service);
+    server.signal(Signal::STOP);
+    for round in 1..=2 {
+        let begun = now();
+        let told = ask(address, "GET /metrics", "");
+        let took = begun.elapsed();
+        assert_eq!(told.status, 200, "{}", told.body);
+        assert!(took >= HTTP_PATIENCE, "round {round}: it did not wait for the database: {took:?}");
+        assert!(took < SCRAPE_TIMEOUT - Duration::from_secs(2), "round {round}: {took:?}");
+        assert!(told.body.contains("\ncandlekeep_ready 0\n"), "{}", told.body);
+        assert!(told.body.contains("\ncandlekeep_facts_spooled "), "{}", told.body);
+        assert!(!told.body.contains("\ncandlekeep_coverage_buckets"), "{}", told.body);
+    }
+    server.signal(Signal::CONT);
+    scene.world.wait_complete(&mut service);
+    service.stop();
 }
 
 #[test]

@@ -35,12 +35,41 @@ pub fn library() -> Option<&'static str> {
     found
 }
 
-/// A world in real time, and the file that says what the program takes the time to be.
+/// The file that says by how much the clock of a program is ahead of the real time.
+pub(super) struct Dial(PathBuf);
+
+impl Dial {
+    pub(super) fn new(world: &World) -> Dial {
+        Dial(world.folder().join("clock"))
+    }
+
+    /// It is so many seconds ahead from now on.
+    pub(super) fn set(&self, ahead_s: i64) {
+        let mut text = String::new();
+        writeln!(text, "{ahead_s:+}").unwrap();
+        // Replaced in one go, since the program may read it at any time.
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &self.0).unwrap();
+    }
+
+    /// What has a program go by it.
+    pub(super) fn variables<'a>(&'a self, library: &'a str) -> [(&'a str, &'a str); 4] {
+        [
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", self.0.to_str().expect("the folder's name is text")),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ]
+    }
+}
+
+/// A world in real time, and what its program takes the time to be.
 struct Watch {
     world: World,
     /// What has to be added to the real time to give the market's.
     ahead_s: i64,
-    file: PathBuf,
+    dial: Dial,
 }
 
 impl Watch {
@@ -59,33 +88,19 @@ impl Watch {
             },
         );
         let ahead_s = world.simulator().now().since(Clock::system().wall());
-        let file = world.folder().join("clock");
-        Watch { world, ahead_s, file }
+        let dial = Dial::new(&world);
+        Watch { world, ahead_s, dial }
     }
 
     /// The program's clock is so many seconds ahead of the market's from now on.
     fn set(&self, off_s: i64) {
-        let mut text = String::new();
-        writeln!(text, "{:+}", self.ahead_s + off_s).unwrap();
-        // Replaced in one go, since the program may read it at any time.
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, text).unwrap();
-        std::fs::rename(new, &self.file).unwrap();
+        self.dial.set(self.ahead_s + off_s);
     }
 
     fn run(&self, library: &str) -> Service {
-        let file = self.file.to_str().expect("the folder's name is text");
-        self.world.start(
-            "run",
-            &[
-                ("CANDLEKEEP_CLOCK", "system"),
-                ("LD_PRELOAD", library),
-                ("FAKETIME_TIMESTAMP_FILE", file),
-                ("FAKETIME_NO_CACHE", "1"),
-                ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-                ("TZ", "UTC"),
-            ],
-        )
+        let mut variables = vec![("CANDLEKEEP_CLOCK", "system"), ("TZ", "UTC")];
+        variables.extend(self.dial.variables(library));
+        self.world.start("run", &variables)
     }
 
     /// A world whose program, with a clock that is so many seconds ahead, has subscribed while the

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use super::{COUNT_MAX, Known, Wrong, names};
+use super::{COUNT_MAX, Chosen, Known, Wrong, names};
 use crate::cli;
 use crate::domain::{Pair, Timeframe, Timestamp};
 
@@ -40,6 +40,20 @@ impl<'a> Query<'a> {
     /// The parts of a list, whose commas may be encoded.
     pub(super) fn list(&self, name: &str) -> impl Iterator<Item = &str> {
         self.get(name).into_iter().flat_map(|text| text.split(','))
+    }
+
+    /// Those of the watched pairs and kept lengths that are named.
+    pub(super) fn chosen(&self, known: Known<'_>) -> Result<Chosen, Wrong> {
+        let pairs: Vec<_> = self.list("pairs").map(|text| pair(text, known)).collect::<Result<_, _>>()?;
+        let timeframes = self.list("timeframes").map(|text| timeframe(text, known));
+        let timeframes: Vec<_> = timeframes.collect::<Result<_, _>>()?;
+        if let Some(pair) = pairs.iter().find(|pair| !known.pairs.contains(pair)) {
+            return Err(Wrong::unknown_pair(*pair, known.pairs));
+        }
+        if let Some(timeframe) = timeframes.iter().find(|timeframe| !known.timeframes.contains(timeframe)) {
+            return Err(Wrong::unknown_timeframe(*timeframe, known.timeframes));
+        }
+        Ok(Chosen { pairs, timeframes })
     }
 
     fn required(&self, name: &str) -> Result<&str, Wrong> {

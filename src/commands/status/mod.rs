@@ -177,16 +177,18 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let collector = lease.as_ref().filter(|lease| lease.alive).map(|lease| lease.pid);
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let wall = now;
-    let market_now = market_now(&mut store, config, wall)?;
-    let stream = store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text));
+    let (market_now, stream, bars) = store.consistently(|store| {
+        let now = market_now(store, config, wall)?;
+        let stream = store.setting(state::SETTING)?.and_then(|text| StreamState::read(&text));
+        Ok((now, stream, readiness::read(store, config, now)?))
+    })?;
     let process = Process {
         at: collector.is_none().then(|| "nobody collects".to_owned()),
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
     };
-    let trades = readiness::trades(config, market_now);
-    let readiness =
-        Readiness::judge(readiness::read(&mut store, config, market_now)?, &process, trades, wall);
+    let trades = readiness::trades(config, market_now, |_| true);
+    let readiness = Readiness::judge(bars, &process, trades, wall);
     let newest = pairs.values().filter_map(|state| state.last_bar).max().map(|start| start.plus(step));
     let now = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(now);
     Ok(Findings {

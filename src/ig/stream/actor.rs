@@ -10,7 +10,9 @@
 //! Its handlers and helpers follow the walk: `sessions`, `connections`, `arrivals`, what is told
 //! here, and aside `remedies` for silence, `doubts` about scales, `keeping`.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +100,8 @@ pub struct StreamActor {
     known: Translator,
     kept_probes: Probes,
     kept_state: StreamState,
+    /// The database did not take the last note of it.
+    state_unkept: Rc<Cell<bool>>,
     reconnect: Reconnect,
     silence: Option<Silence>,
     silent_items: SilentItems,
@@ -168,6 +172,7 @@ impl StreamActor {
             known: Translator::new(&instruments, calendars, clock_kind, memory.probes.clone()),
             kept_probes: memory.probes,
             kept_state: StreamState::default(),
+            state_unkept: Rc::default(),
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
             faulty: Faulty::default(),
             lasting: None,
@@ -291,6 +296,7 @@ impl Actor for StreamActor {
         ctx.run_interval(KEEP_PROBES_EVERY, |act, _| {
             act.keep_probes();
             act.keep_lasting();
+            act.keep_state_again();
         });
         if let Some(silence) = &self.silence {
             ctx.run_interval(silence.look_every(), Self::look_for_silence);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::Stats;
+
 /// Where it is kept.
 pub const SETTING: &str = "stream.state";
 
@@ -70,8 +72,46 @@ impl StreamState {
         serde_json::to_string(self).expect("plain numbers and texts make JSON")
     }
 
+    /// How the stream of this process stands, as it shows it; nothing before there is one. What the database was told
+    /// is believed of no more than of the cause: a note of it may be late, or lost.
+    pub fn shown(stats: &Stats, noted: Option<&StreamState>) -> Option<StreamState> {
+        let since = i64::try_from(stats.stream_since.get()?).ok()?;
+        let phase = Phase::numbered(stats.stream_phase.get());
+        let noted = noted.filter(|noted| (noted.phase, noted.since) == (phase, since));
+        Some(noted.cloned().unwrap_or(StreamState { phase, since, ..StreamState::default() }))
+    }
+
     /// Begins a phase.
     pub fn enter(&mut self, phase: Phase, cause: Option<String>) {
         (self.phase, self.cause) = (phase, cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_process_shows_goes_before_what_the_database_was_told() {
+        let noted = |phase, since| {
+            let cause = Some("closed".to_owned());
+            StreamState { phase, since, cause, ..StreamState::default() }
+        };
+        let stats = Stats::default();
+        let shown = |noted: Option<StreamState>| StreamState::shown(&stats, noted.as_ref());
+        let interrupted = noted(Phase::Interrupted, 100);
+        assert_eq!(shown(Some(interrupted.clone())), None, "there is none yet");
+        stats.stream_phase.set(Phase::Streaming as u64);
+        stats.stream_since.set(150);
+        let streaming = StreamState { phase: Phase::Streaming, since: 150, ..StreamState::default() };
+        assert_eq!(shown(Some(interrupted)), Some(streaming.clone()));
+        assert_eq!(shown(None), Some(streaming));
+        // The same, of which more is noted.
+        stats.stream_phase.set(Phase::Interrupted as u64);
+        let again = noted(Phase::Interrupted, 150);
+        assert_eq!(shown(Some(again.clone())), Some(again));
+        // Another time.
+        let bare = StreamState { phase: Phase::Interrupted, since: 150, ..StreamState::default() };
+        assert_eq!(shown(Some(noted(Phase::Interrupted, 100))), Some(bare));
     }
 }

@@ -18,12 +18,22 @@ impl StreamActor {
 
     /// Writes something down that may be lost, but not silently.
     pub(super) fn save(&self, what: impl FnOnce(&mut Store) -> Result<(), StoreError> + Send + 'static) {
+        actix_rt::spawn(self.noting(what));
+    }
+
+    /// The same, queued at once; whether the database took it.
+    fn noting<F>(&self, what: F) -> impl Future<Output = bool> + use<F>
+    where
+        F: FnOnce(&mut Store) -> Result<(), StoreError> + Send + 'static,
+    {
         let saving = self.store.run(what);
-        actix_rt::spawn(async move {
-            if let Err(error) = saving.await {
+        async move {
+            let saved = saving.await;
+            if let Err(error) = &saved {
                 log::warn!(error:% = error; "the database did not take a note of the stream's");
             }
-        });
+            saved.is_ok()
+        }
     }
 
     /// Writes down the breaks that no row has ended yet, because the process ends: the next one
@@ -39,25 +49,40 @@ impl StreamActor {
 
     /// Keeps how the stream stands at its beginning, whatever is kept.
     pub(super) fn begin_state(&mut self) {
-        let state = &mut self.known.state;
-        self.stats.stream_phase.set(state.phase as u64);
-        state.since = self.clock.wall().0;
-        self.kept_state = state.clone();
-        self.keep(state::SETTING, self.kept_state.write());
+        self.known.state.since = self.clock.wall().0;
+        self.write_state();
     }
 
     /// Keeps how the stream stands, if it has changed.
     pub(super) fn keep_state(&mut self) {
         let state = &mut self.known.state;
-        self.stats.stream_phase.set(state.phase as u64);
         if *state == self.kept_state {
             return;
         }
         if state.phase != self.kept_state.phase || state.since == 0 {
             state.since = self.clock.wall().0;
         }
+        self.write_state();
+    }
+
+    /// Keeps how the stream stands once more, where the database did not take the last note of it. Not with the next
+    /// frame, which would have a database that is away asked all the time.
+    pub(super) fn keep_state_again(&mut self) {
+        if self.state_unkept.take() {
+            self.write_state();
+        }
+    }
+
+    /// Shows how the stream stands, and has the database told.
+    fn write_state(&mut self) {
+        let state = &self.known.state;
+        // The phase last: who looks in between is shown one that lasts for less than it does, and not for longer.
+        self.stats.stream_since.set(state.since.unsigned_abs());
+        self.stats.stream_phase.set(state.phase as u64);
         self.kept_state = state.clone();
-        self.keep(state::SETTING, self.kept_state.write());
+        let (value, unkept) = (self.kept_state.write(), self.state_unkept.clone());
+        let noting = self.noting(move |store| store.set_setting(state::SETTING, &value));
+        actix_rt::spawn(async move { unkept.set(!noting.await) });
     }
 
     pub(super) fn keep_probes(&mut self) {
@@ -99,6 +124,7 @@ mod tests {
     use crate::ig::stream::actor::connections::{Connecting, Link};
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
     use crate::ig::stream::frames::Frames;
+    use crate::ig::stream::state::{Phase, StreamState};
     use crate::ig::stream::translate::{Carried, Translation};
     use crate::messages::{SessionLines, StreamTold};
     use crate::secret::Secret;
@@ -127,7 +153,7 @@ mod tests {
         clock: Clock,
         store: StoreHandle,
         alerts: UnboundedReceiver<Alert>,
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
     }
 
     impl Stage {
@@ -202,7 +228,7 @@ mod tests {
                 Arc::new(Stats::default()),
                 Lifeline::alone(Room::Stream, &alarm),
             );
-            (Stage { clock, store, alerts, _dir: dir }, stream)
+            (Stage { clock, store, alerts, dir }, stream)
         }
 
         /// Pair, seconds from noon, and cause of what is written down, oldest first.
@@ -215,6 +241,41 @@ mod tests {
             };
             breaks.iter().map(show).collect()
         }
+    }
+
+    #[actix::test]
+    async fn a_note_of_the_state_that_the_database_did_not_take_is_written_again() {
+        let (stage, mut stream) = Stage::new();
+        let noted = async || {
+            let text = stage.store.run(|store| store.setting(state::SETTING)).await.unwrap();
+            text.and_then(|text| StreamState::read(&text)).map(|state| (state.phase, state.since - NOON.0))
+        };
+        stream.begin_state();
+        stream.known.state.enter(Phase::Interrupted, None);
+        stream.keep_state();
+        assert_eq!(noted().await, Some((Phase::Interrupted, 0)));
+        let database = rusqlite::Connection::open(stage.dir.path().join("c.db")).unwrap();
+        database.execute_batch("ALTER TABLE settings RENAME TO elsewhere").unwrap();
+        stage.clock.advance(Duration::from_secs(7));
+        stream.known.state.enter(Phase::Streaming, None);
+        stream.keep_state();
+        let refused = async {
+            while !stream.state_unkept.get() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+        database.execute_batch("ALTER TABLE elsewhere RENAME TO settings").unwrap();
+        stream.keep_state();
+        assert_eq!(noted().await, Some((Phase::Interrupted, 0)), "it waits for its time");
+        stream.keep_state_again();
+        assert_eq!(noted().await, Some((Phase::Streaming, 7)));
+        // What was taken is not written again.
+        database.execute("DELETE FROM settings WHERE key = ?", [state::SETTING]).unwrap();
+        stream.keep_state_again();
+        assert_eq!(noted().await, None);
+        let shown = StreamState::shown(&stream.stats, None).unwrap();
+        assert_eq!((shown.phase, shown.since - NOON.0), (Phase::Streaming, 7));
     }
 
     /// A row of each pair at noon.
