@@ -157,6 +157,7 @@ fn the_tag_says_whether_anything_has_changed() {
     let world = World::new(market(2));
     let (mut service, address) = serving(&world, &[]);
     world.wait_complete(&mut service);
+    service.wait("what is watched", || world.number("SELECT count(*) FROM freshness") > 0);
     let target = "/v1/candles?pair=EUR_USD&timeframe=5&count=12";
     let known = |tag: &str, target: &str| {
         ask(address, &format!("GET {target}"), &format!("If-None-Match: {tag}\r\n"))
