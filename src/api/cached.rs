@@ -1,7 +1,9 @@
-//! What takes its time to read: read on a thread of its own, by one thread at a time, and kept for a while.
+//! What takes its time to read: read on a thread of its own, which stays, and kept for a while.
 //!
 //! However many ask, the database is asked once, and while it hangs nothing piles up: those who wait are told so.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +31,9 @@ pub struct Cached<T> {
 struct State<T> {
     last: Option<(Instant, Outcome<T>)>,
     reading: Option<Reading<T>>,
+    /// To the thread that reads, once there is one. A thread for each reading would have the allocator hand out one
+    /// arena after the other, and memory would grow with whatever happens to overlap.
+    reader: Option<SyncSender<oneshot::Sender<Outcome<T>>>>,
 }
 
 impl<T: Send + Sync + 'static> Cached<T> {
@@ -38,7 +43,7 @@ impl<T: Send + Sync + 'static> Cached<T> {
         clock: Clock,
         read: impl Fn() -> Result<T, String> + Send + Sync + 'static,
     ) -> Cached<T> {
-        let state = Arc::new(Mutex::new(State { last: None, reading: None }));
+        let state = Arc::new(Mutex::new(State { last: None, reading: None, reader: None }));
         Cached { read: Arc::new(read), keep, clock, state }
     }
 
@@ -57,7 +62,7 @@ impl<T: Send + Sync + 'static> Cached<T> {
             match &state.reading {
                 Some(reading) => reading.clone(),
                 None => {
-                    let reading = self.begin()?;
+                    let reading = self.begin(&mut state)?;
                     state.reading = Some(reading.clone());
                     reading
                 }
@@ -77,21 +82,37 @@ impl<T: Send + Sync + 'static> Cached<T> {
         }
     }
 
-    fn begin(&self) -> Result<Reading<T>, Arc<str>> {
+    fn begin(&self, state: &mut State<T>) -> Result<Reading<T>, Arc<str>> {
+        let reader = match &state.reader {
+            Some(reader) => reader,
+            None => state.reader.insert(self.reader()?),
+        };
         let (answer, reading) = oneshot::channel();
-        let (read, clock, state) = (self.read.clone(), self.clock.clone(), self.state.clone());
+        reader.try_send(answer).map_err(|error| format!("the thread that reads: {error}"))?;
+        Ok(reading.shared())
+    }
+
+    /// Starts a thread that reads for as long as somebody may ask.
+    fn reader(&self) -> Result<SyncSender<oneshot::Sender<Outcome<T>>>, Arc<str>> {
+        let (asks, asked) = sync_channel::<oneshot::Sender<Outcome<T>>>(1);
+        let (read, clock, state) = (self.read.clone(), self.clock.clone(), Arc::downgrade(&self.state));
         let work = move || {
-            let outcome: Outcome<T> = read().map(Arc::new).map_err(Arc::from);
-            let mut state = locked(&state);
-            state.last = Some((clock.monotonic(), outcome.clone()));
-            state.reading = None;
-            drop(state);
-            // Nobody may be waiting any more.
-            let _ = answer.send(outcome);
+            for answer in asked {
+                // Unwind safe: what was half read is given to nobody. Who waits is told by the answer that is dropped.
+                let Ok(read) = catch_unwind(AssertUnwindSafe(|| read())) else { continue };
+                let outcome: Outcome<T> = read.map(Arc::new).map_err(Arc::from);
+                let Some(state) = state.upgrade() else { return };
+                let mut state = locked(&state);
+                state.last = Some((clock.monotonic(), outcome.clone()));
+                state.reading = None;
+                drop(state);
+                // Nobody may be waiting any more.
+                let _ = answer.send(outcome);
+            }
         };
         let thread = thread::Builder::new().name("candlekeep-http-read".to_owned()).spawn(work);
         thread.map_err(|error| format!("no thread to read on: {error}"))?;
-        Ok(reading.shared())
+        Ok(asks)
     }
 }
 
