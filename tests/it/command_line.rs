@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use candlekeep::store::{DatabaseUrl, Store};
+
 /// The program in an empty folder, with these variables and no others.
 fn candlekeep(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candlekeep"))
@@ -153,6 +155,34 @@ fn what_may_pass_is_1() {
 fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let files = [("candlekeep.db", "this is not a database, but a letter to a friend")];
     refused("candles EUR_USD 5", &[], &files, 78, "");
+}
+
+#[test]
+fn a_demonstration_wants_a_database_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let csv = "pair,timeframe,timestamp,open,high,low,close,volume\nEUR_USD,5,1704708000,1.1,1.1,1.1,1.1,7\n";
+    std::fs::write(folder.path().join("a.csv"), csv).unwrap();
+    let imported = candlekeep(folder.path(), "--database sqlite://a.db import a.csv", &[]);
+    assert_eq!(imported.status.code(), Some(0), "{}", text(&imported.stderr));
+    let refuses = |what: &str| {
+        let before = std::fs::read(&path).unwrap();
+        let output = candlekeep(folder.path(), "--database sqlite://a.db demo --exit", &[]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{what}: {told}");
+        assert!(told.contains("a.db is not empty") && told.contains("leave --database out"), "{what}: {told}");
+        assert_eq!(text(&output.stdout), "", "{what}");
+        assert!(std::fs::read(&path).unwrap() == before, "{what}: it was written to");
+    };
+    refuses("bars that were imported");
+    // One that somebody has begun to use, though no bar has come yet.
+    std::fs::remove_file(&path).unwrap();
+    let url: DatabaseUrl = format!("sqlite://{}", path.display()).parse().unwrap();
+    let mut store = Store::open(&url).unwrap();
+    assert!(store.is_blank().unwrap());
+    store.bind_environment("custom", false).unwrap();
+    drop(store);
+    refuses("the environment alone");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::exit::{Exit, Failure};
 use crate::healer::actor::LOOK_EVERY;
 use crate::healer::attempts::RETRY_FIRST;
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
+use crate::store::{Store, StoreError};
 use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
@@ -60,6 +61,7 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
     }
     let (options, leave, format) = (options(args), args.exit, args.format);
     let database = database(flags);
+    refuse_one_in_use(&database)?;
     super::on_actix(async move {
         let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
@@ -119,6 +121,27 @@ fn database(flags: &Flags) -> String {
         let path: PathBuf = std::env::temp_dir().join(name);
         format!("sqlite:///{}", path.display())
     })
+}
+
+/// Refuses a database in which anything is, a demonstration's own of earlier too: made-up bars could not be told from
+/// others there. Writes nothing.
+fn refuse_one_in_use(database: &str) -> Result<(), Failure> {
+    let variables = [("DATABASE_URL".to_owned(), database.to_owned())].into();
+    let url = config::load(None, &variables, &Flags::default())?.database;
+    let is_blank = match Store::open_read_only(&url) {
+        Ok(mut store) => store.is_blank()?,
+        Err(StoreError::Absent { .. }) => true,
+        // Of an older version, which nobody makes empty.
+        Err(StoreError::OlderSchema { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if is_blank {
+        return Ok(());
+    }
+    Err(Failure::configuration(format_args!(
+        "the database {url} is not empty, and `demo` would mix its made-up market into it: name one that is not \
+         there yet, or leave --database out, and it makes one among the temporary files"
+    )))
 }
 
 /// The configuration of a user of the simulator. The environment's is left alone, so that a
