@@ -118,7 +118,12 @@ Examples:
     #[command(
         long_about = "\
 Runs the simulator and the service in one process with a database of its own, streams at high speed, \
-breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.",
+breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.
+
+Of the configuration only what is said of HTTP counts: CANDLEKEEP_HTTP (http.listen), http.token_file and \
+http.allowed_hosts. Without http.listen the dashboard is at 127.0.0.1:8017, or at another port where that is taken; \
+with --exit there is none. --database names a database that is empty or not there yet; without it a new one is made \
+among the temporary files, and kept.",
         after_help = "\
 Examples:
   candlekeep demo

@@ -20,7 +20,7 @@ use chrono_tz::Tz;
 
 use self::layers::{Given, Settings, cut};
 pub use self::origin::{Access, Exposure, Origin, SecretFrom, exposures};
-pub use self::read::read;
+pub use self::read::{read, read_http};
 pub use self::template::template;
 use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
@@ -633,6 +633,23 @@ pub fn load(
         forex_closed,
         origin: Origin::default(),
     })
+}
+
+/// What file and environment say of the HTTP interface, and whether they say where it is to listen. Nothing else is
+/// checked than that every key is known.
+///
+/// # Errors
+/// The first mistake found, with its place.
+pub fn load_http(
+    file: Option<FileText<'_>>,
+    env: &BTreeMap<String, String>,
+) -> Result<(Http, bool), ConfigError> {
+    let mut settings = Settings::default();
+    if let Some(file) = &file {
+        settings.add_file(file)?;
+    }
+    settings.add_environment(env)?;
+    Ok((http(&settings)?, settings.get("http.listen").is_some()))
 }
 
 /// Whether a file gives the database's address with a password in it, whatever other layers say.

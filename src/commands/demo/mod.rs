@@ -20,7 +20,7 @@ use super::{remark, say};
 use crate::api::{self, Door, Place};
 use crate::cli::{Demo, Report};
 use crate::clock::{Clock, ClockKind};
-use crate::config::{self, Config, Flags};
+use crate::config::{self, Config, Flags, Http};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::LOOK_EVERY;
@@ -62,6 +62,7 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
     let (options, leave, format) = (options(args), args.exit, args.format);
     let database = database(flags);
     refuse_one_in_use(&database)?;
+    let http = if leave { None } else { Some(Usual::read(flags)?) };
     super::on_actix(async move {
         let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
@@ -72,7 +73,10 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         tell(format!("Simulator {}", simulator.api_url()));
         tell(format!("Database  {}", config.database));
         let signs = Signs::new(&Clock::system(), None);
-        let place = if leave { None } else { serve(&config, &signs, tell).await? };
+        let place = match http {
+            Some(http) => serve(&config, http, &signs, tell).await?,
+            None => None,
+        };
         let mut show = tokio::select! {
             show = show(&simulator, &config, signs, place) => show?,
             () = &mut stop => return Ok(Exit::Failed),
@@ -167,19 +171,39 @@ struct Show {
     findings: proof::Findings,
 }
 
-/// Serves the dashboard, and says where: at the usual address, or at another where somebody has that. What it answers
-/// says so from then on.
+/// Where the dashboard would be served if nobody else were there.
+struct Usual {
+    http: Http,
+    /// Why it is somewhere else.
+    taken: Option<String>,
+}
+
+impl Usual {
+    /// The address that is configured, which has to be free; else the usual one, or another where somebody has that.
+    fn read(flags: &Flags) -> Result<Usual, Failure> {
+        let (http, is_given) = config::read_http(flags)?;
+        let error = http.listen.and_then(|address| Some((address, TcpListener::bind(address).err()?)));
+        match error {
+            None => Ok(Usual { http, taken: None }),
+            Some((address, error)) if is_given => Err(Failure::configuration(format_args!(
+                "cannot serve on {address}: {error}; CANDLEKEEP_HTTP or http.listen names another address, or \"off\""
+            ))),
+            Some((address, _)) => Ok(Usual {
+                http: Http { listen: Some(SocketAddr::new(address.ip(), 0)), ..http },
+                taken: Some(format!("{address} is taken, CANDLEKEEP_HTTP names another")),
+            }),
+        }
+    }
+}
+
+/// Serves the dashboard, and says where. What it answers says so from then on.
 async fn serve(
     config: &Config,
+    Usual { http, taken }: Usual,
     signs: &Signs,
     tell: impl Fn(String),
 ) -> Result<Option<watch::Receiver<Place>>, Failure> {
-    let mut config = config.clone();
-    if let Some(usual) = config.http.listen
-        && TcpListener::bind(usual).is_err()
-    {
-        config.http.listen = Some(SocketAddr::new(usual.ip(), 0));
-    }
+    let config = Config { http, ..config.clone() };
     let Some(door) = Door::new(&config.http)? else { return Ok(None) };
     let (told, mut place) = watch::channel(Place::off(Clock::system().wall()));
     actix_rt::spawn(api::serve(door, sources(Arc::new(config), signs.clone()), told));
@@ -187,7 +211,8 @@ async fn serve(
     if place.changed().await.is_ok()
         && let Place { address: Some(address), error: None, .. } = &*place.borrow()
     {
-        tell(format!("Dashboard http://{address}/"));
+        let why = taken.map(|why| format!("  ({why})")).unwrap_or_default();
+        tell(format!("Dashboard http://{address}/{why}"));
     }
     Ok(Some(place))
 }
