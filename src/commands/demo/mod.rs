@@ -8,7 +8,7 @@ mod proof;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,10 +60,16 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         log::set_max_level(log::LevelFilter::Error);
     }
     let (options, leave, format) = (options(args), args.exit, args.format);
-    let database = database(flags);
+    let (database, own) = match &flags.database {
+        Some(database) => (database.clone(), None),
+        None => {
+            let path = own_path();
+            (format!("sqlite:///{}", path.display()), Some(path))
+        }
+    };
     refuse_one_in_use(&database)?;
     let http = if leave { None } else { Some(Usual::read(flags)?) };
-    super::on_actix(async move {
+    let ended = super::on_actix(async move {
         let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
@@ -105,7 +111,18 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let stopped = show.house.stop().await;
         simulator.stop().await;
         stopped.map(|()| exit)
-    })
+    });
+    if let Some(path) = own.filter(|path| path.exists()) {
+        let line = kept(&path);
+        if format == Report::Text { say(line) } else { remark(line) }
+    }
+    ended
+}
+
+/// Nobody else takes it away.
+fn kept(path: &Path) -> String {
+    let path = path.display();
+    format!("The database is kept at {path}; delete it with rm {path}*")
 }
 
 fn options(args: &Demo) -> Options {
@@ -118,13 +135,10 @@ fn options(args: &Demo) -> Options {
     }
 }
 
-/// The database asked for, or a new one among the temporary files.
-fn database(flags: &Flags) -> String {
-    flags.database.clone().unwrap_or_else(|| {
-        let name = format!("candlekeep-demo-{}-{}.db", Clock::system().wall().0, std::process::id());
-        let path: PathBuf = std::env::temp_dir().join(name);
-        format!("sqlite:///{}", path.display())
-    })
+/// A new database among the temporary files.
+fn own_path() -> PathBuf {
+    let name = format!("candlekeep-demo-{}-{}.db", Clock::system().wall().0, std::process::id());
+    std::env::temp_dir().join(name)
 }
 
 /// Refuses a database in which anything is, a demonstration's own of earlier too: made-up bars could not be told from
