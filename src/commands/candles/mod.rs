@@ -132,10 +132,10 @@ fn print(
         return Err(Failure::usage(unknown_pair(pair, config)));
     } else if !config.timeframes.contains(&timeframe) {
         let kept: Vec<_> = config.timeframes.iter().map(|kept| kept.as_str()).collect();
-        Some(format!(
+        return Err(Failure::usage(format_args!(
             "no bars: {timeframe} is not among the timeframes kept ({}); add it to `timeframes` in the configuration",
             kept.join(", ")
-        ))
+        )));
     } else if let Some(at) = as_of {
         Some(format!("no bars of {pair} {timeframe} of that time were stored by {at}"))
     } else if store.known_keys()?.is_empty() {
@@ -347,11 +347,11 @@ mod tests {
             note("EUR_USD 5 --to 5").as_deref(),
             Some("no bars of EUR_USD 5 in that time: `candlekeep gaps --pairs EUR_USD` tells why")
         );
+        let failure = print(&candles("EUR_USD 1h"), &config, None, None).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
         assert_eq!(
-            note("EUR_USD 1h").as_deref(),
-            Some(
-                "no bars: 60 is not among the timeframes kept (5, 15); add it to `timeframes` in the configuration"
-            )
+            failure.to_string(),
+            "no bars: 60 is not among the timeframes kept (5, 15); add it to `timeframes` in the configuration"
         );
     }
 
