@@ -9,9 +9,13 @@ use super::outlook::words::counted;
 use super::paint::{BAD, NAME, WARN, paint};
 use super::{calendar_of, check_pair, say};
 use crate::cli::{Explain, Report};
+use crate::clock::Clock;
+use crate::completeness::{in_the_future, market_now};
 use crate::config::Config;
 use crate::domain::coverage::Run;
-use crate::domain::{Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp};
+use crate::domain::{
+    Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp,
+};
 use crate::exit::{Exit, Failure};
 use crate::store::{AttemptRow, Revision, RevisionKind, Spend, Store, StoredBar};
 
@@ -32,6 +36,8 @@ struct Findings {
     attempt: Option<AttemptRow>,
     /// Bars of this length that are older were deleted.
     deleted_before: Option<Timestamp>,
+    /// It has not begun: in words.
+    future: Option<String>,
     /// Of a longer bucket: what is known of its parts.
     parts: Vec<(Timestamp, Option<Run>)>,
 }
@@ -46,7 +52,9 @@ pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let start = args.timeframe.bucket(args.time);
     let calendar = calendar_of(&mut store, config, args.pair)?;
     let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };
-    let findings = find(&mut store, key, &calendar)?;
+    let now = market_now(&mut store, config, Clock::system().wall())?;
+    let future = in_the_future(start, now, config.clock);
+    let findings = Findings { future, ..find(&mut store, key, &calendar)? };
     match args.format {
         Report::Text => {
             let columns = margin::columns();
@@ -80,12 +88,14 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
         key,
         expected: calendar.expectation(key.start.floor(Timeframe::M5.seconds())),
         run,
+        future: None,
         parts,
     })
 }
 
 fn text(findings: &Findings) -> String {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, future, parts } =
+        findings;
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
@@ -121,6 +131,7 @@ fn text(findings: &Findings) -> String {
             None if parts.iter().any(|(_, part)| part.is_some()) => {
                 say("absent", "a longer bar is folded once all of its parts are known".to_owned());
             }
+            None if future.is_some() => say("future", future.clone().unwrap_or_default()),
             None => say(
                 "unknown",
                 "nothing is known: the pair was not watched then, or the service has not come so far"
@@ -212,7 +223,8 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
 }
 
 fn json(findings: &Findings) -> Value {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, future, parts } =
+        findings;
     let side = |prices: [f64; 4]| {
         let [open, high, low, close] = prices;
         json!({ "open": open, "high": high, "low": low, "close": close })
@@ -240,6 +252,7 @@ fn json(findings: &Findings) -> Value {
         "timestamp": key.start.0,
         "market": hours(*expected),
         "deleted": bar.is_none() && deleted_before.is_some_and(|before| key.start < before),
+        "future": bar.is_none() && run.is_none() && future.is_some(),
         "bar": bar.as_ref().map(|stored| {
             let mut told = values(&stored.bar);
             told["created_at"] = stored.created_at.0.into();
