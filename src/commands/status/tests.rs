@@ -98,6 +98,25 @@ fn a_service_that_shows_no_sign_of_life_is_warned_about() {
 }
 
 #[test]
+fn a_frozen_service_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Some(format!("sqlite://{}", folder.path().join("c.db").display()));
+    let flags = crate::config::Flags { config: None, database };
+    let config = crate::config::load(None, &BTreeMap::new(), &flags).unwrap();
+    let mut store = Store::open(&config.database).unwrap();
+    let began = Timestamp(1_705_485_600);
+    let _lease = store.acquire_lease("run", began).unwrap();
+    let why = |after_s| find(&config, began.plus(after_s)).unwrap().readiness.why;
+    assert!(!why(20).iter().any(|why| why.contains("sign of life")), "{:?}", why(20));
+    assert_eq!(why(37).first().map(String::as_str), Some("no sign of life for 37 s"));
+    let told = find(&config, began.plus(37)).unwrap();
+    assert!(text(&told, None).contains("\nready     no: no sign of life for 37 s"), "{}", text(&told, None));
+    let told: serde_json::Value = serde_json::from_str(&json(&told)).unwrap();
+    assert_eq!(told["readiness"]["ready"], false);
+    assert_eq!(told["readiness"]["why"][0], "no sign of life for 37 s");
+}
+
+#[test]
 fn while_another_command_has_the_lease_the_last_run_is_told_too() {
     let mut findings = findings();
     findings.last_run = Some(last_run(Some((77, "IG refuses the credentials"))));
