@@ -357,4 +357,14 @@ fn failed_logins_are_told_with_when_the_next_may_be() {
     let expected = "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
     assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
     assert!(json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#), "{}", json(&findings));
+    // Once the last has led to a stream, and no delay is owed, there is nothing to be alarmed at.
+    let stream = findings.stream.as_mut().unwrap();
+    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0);
+    assert!(!text(&findings, None).contains("login "), "{}", text(&findings, None));
+    findings.logins.last = Some(findings.wall.plus(-243));
+    assert!(text(&findings, None).contains("login     the last 3 failed"), "a delay is owed");
+    findings.logins.last = Some(findings.wall.plus(-244));
+    assert!(!text(&findings, None).contains("login "), "none is");
+    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 1;
+    assert!(text(&findings, None).contains("login     the last 3 failed"), "it was another process's stream");
 }
