@@ -14,7 +14,7 @@ use crate::completeness::{in_the_future, market_now};
 use crate::config::Config;
 use crate::domain::coverage::Run;
 use crate::domain::{
-    Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp,
+    Bar, BarKey, Calendar, Expectation, Mid, Price, Reason, Source, State, Timeframe, Timestamp,
 };
 use crate::exit::{Exit, Failure};
 use crate::store::{AttemptRow, Revision, RevisionKind, Spend, Store, StoredBar};
@@ -49,9 +49,10 @@ struct Findings {
 pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let mut store = Store::open_read_only(&config.database)?;
     check_pair(&mut store, config, args.pair)?;
-    let start = args.timeframe.bucket(args.time);
+    let timeframe = args.length.unwrap_or(args.timeframe);
+    let start = timeframe.bucket(args.time);
     let calendar = calendar_of(&mut store, config, args.pair)?;
-    let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };
+    let key = BarKey { pair: args.pair, timeframe, start };
     let now = market_now(&mut store, config, Clock::system().wall())?;
     let future = in_the_future(start, now, config.clock);
     let findings = Findings { future, ..find(&mut store, key, &calendar)? };
@@ -216,6 +217,10 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
             ": request \"{}\", booked {}, {} points ({})",
             spend.what, spend.booked_at, spend.points, spend.state
         ),
+        // What the ledger names is only where the service stood when it wrote down that the market was closed.
+        None if run.reason == Reason::Calendar => {
+            return format!("the calendar of its market; noted with {}", run.evidence);
+        }
         None if run.evidence.starts_with("ls:") => ": a Lightstreamer session".to_owned(),
         None => String::new(),
     };
@@ -287,4 +292,19 @@ fn json(findings: &Findings) -> Value {
             })
             .collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_market_was_closed_is_the_calendars_word() {
+        let told = |state, reason| {
+            let span = Timestamp(0)..Timestamp(300);
+            evidence(&Run { span, state, reason, evidence: "ls:S1".into() }, None)
+        };
+        assert_eq!(told(State::Closed, Reason::Calendar), "the calendar of its market; noted with ls:S1");
+        assert_eq!(told(State::Quiet, Reason::LaterRow), "ls:S1: a Lightstreamer session");
+    }
 }

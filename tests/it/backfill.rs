@@ -177,7 +177,7 @@ fn of_the_future_nothing_is_fetched_planned_or_called_healed() {
         let told = ends(&world, line, &[], 2);
         assert!(told.contains("2030-01-01T00:00:00Z lies in the future: the market's own clock"), "{told}");
     }
-    let explained = ends(&world, "explain EUR_USD 2030-01-01", &[], 0);
+    let explained = ends(&world, "explain EUR_USD 2030-01-01 15", &[], 0);
     assert!(explained.contains("future    2030-01-01T00:00:00Z lies in the future"), "{explained}");
     assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 1, "of before the service");
     service.stop();

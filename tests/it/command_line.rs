@@ -137,6 +137,17 @@ fn a_wrong_configuration_is_78() {
 }
 
 #[test]
+fn a_simulator_on_a_busy_port_says_how_to_take_another() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let line = format!("simulate --listen {address}");
+    let output = candlekeep(tempfile::tempdir().unwrap().path(), &line, &[]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    assert!(told.contains(&address.to_string()) && told.contains("; --listen names another"), "{told}");
+}
+
+#[test]
 fn what_may_pass_is_1() {
     let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, `candlekeep demo` one \
                   without an account; --database, DATABASE_URL or database.url names another";
@@ -170,7 +181,10 @@ fn a_demonstration_wants_a_database_of_its_own() {
         let output = candlekeep(folder.path(), "--database sqlite://a.db demo --exit", &[]);
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(78), "{what}: {told}");
-        assert!(told.contains("a.db is not empty") && told.contains("leave --database out"), "{what}: {told}");
+        assert!(
+            told.contains("a.db is not empty") && told.contains("leave --database out"),
+            "{what}: {told}"
+        );
         assert_eq!(text(&output.stdout), "", "{what}");
         assert!(std::fs::read(&path).unwrap() == before, "{what}: it was written to");
     };
