@@ -11,7 +11,7 @@ use super::{backfill, has_colors, margin, remark};
 use crate::cli::{Candles, Format};
 use crate::clock::{Clock, ClockKind};
 use crate::columns::doubles;
-use crate::completeness::{calendar_of, in_the_future, incomplete, market_now, settled_to};
+use crate::completeness::{calendar_of, in_the_future, incomplete, lies_ahead, market_now, settled_to};
 use crate::config::Config;
 use crate::domain::{Expectation, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -80,9 +80,9 @@ fn fetch(args: &Candles, config: &Config) -> Result<Exit, Failure> {
         return Err(Failure::usage("--to is needed where the clock is the stream's"));
     };
     if let (Some(from), Some(now)) = (from, now)
-        && let Some(why) = in_the_future(from, now.plus(-1), config.clock)
+        && from >= now
     {
-        return Err(Failure::usage(why));
+        return Err(Failure::usage(lies_ahead(from, now, config.clock)));
     }
     let end = now.map_or(end, |now| end.min(now));
     let buckets = args.count_max() as usize * (timeframe.minutes() / Timeframe::M5.minutes()) as usize;
