@@ -948,10 +948,21 @@ fn feeds(
         scale: ScaleSetting::Auto,
         calendar: FOREX_CALENDAR.to_owned(),
     };
-    let mut feeds: Vec<_> = MAJOR_PAIRS.map(default).into();
+    let listed = settings.get(layers::PAIRS).map(listed_pairs).transpose()?;
+    let mut feeds: Vec<_> = match &listed {
+        Some(pairs) => pairs.iter().copied().map(default).collect(),
+        None => MAJOR_PAIRS.map(default).into(),
+    };
     for (name, given) in settings.under("pairs.") {
         let pair: Pair = name.parse().map_err(|error| given.invalid(error))?;
-        match feed(pair, given)? {
+        let feed = feed(pair, given)?;
+        // A list is of all: beside it an entry says only how a pair of it is collected.
+        match (&listed, &feed) {
+            (Some(pairs), _) if !pairs.contains(&pair) => continue,
+            (Some(_), None) => return Err(given.invalid("pairs lists it: take it out of one of them")),
+            _ => {}
+        }
+        match feed {
             None => feeds.retain(|feed| feed.pair != pair),
             Some(feed) => {
                 if feed.calendar != FOREX_CALENDAR && !calendars.contains_key(&feed.calendar) {
@@ -976,6 +987,19 @@ fn feeds(
         _ => return Ok(feeds),
     };
     Err(ConfigError::Invalid { place: "pairs".to_owned(), problem })
+}
+
+/// The pairs of a list, each once.
+fn listed_pairs(given: &Given) -> Result<Vec<Pair>, ConfigError> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    for item in given.list()? {
+        let pair: Pair = item.parsed()?;
+        if pairs.contains(&pair) {
+            return Err(item.invalid(format_args!("{pair} is named twice")));
+        }
+        pairs.push(pair);
+    }
+    Ok(pairs)
 }
 
 /// One entry of `pairs`; `None` removes the pair.
