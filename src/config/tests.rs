@@ -332,7 +332,7 @@ fn values_out_of_bounds_or_of_another_kind_are_refused_with_their_place() {
         (
             "",
             &[("CANDLEKEEP_PAIRS", "EUR_USD,EURO")],
-            "CANDLEKEEP_PAIRS: not a currency pair: EURO (write EUR_USD, EURUSD or EUR/USD)",
+            "CANDLEKEEP_PAIRS: not a currency pair: \"EURO\" (write EUR_USD, EURUSD or EUR/USD)",
         ),
         (
             "timeframes = [15]",
