@@ -118,7 +118,12 @@ Examples:
     #[command(
         long_about = "\
 Runs the simulator and the service in one process with a database of its own, streams at high speed, \
-breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.",
+breaks the connection, heals what that cost, and prints what it proved. Needs no account and no network.
+
+Of the configuration only what is said of HTTP counts: CANDLEKEEP_HTTP (http.listen), http.token_file and \
+http.allowed_hosts. Without http.listen the dashboard is at 127.0.0.1:8017, or at another port where that is taken; \
+with --exit there is none. --database names a database that is empty or not there yet; without it a new one is made \
+among the temporary files, and kept.",
         after_help = "\
 Examples:
   candlekeep demo
@@ -214,6 +219,7 @@ with 3 if not. --verify holds the whole ledger against the bars and exits with 1
         after_help = "\
 Examples:
   candlekeep gaps
+  candlekeep gaps EUR_USD 15
   candlekeep gaps --pairs EUR_USD,GBP_USD --from 2026-01-05
   candlekeep gaps --complete EUR_USD 15 2026-01-05 2026-01-06     # exit code 0 or 3, for scripts
   candlekeep gaps --verify"
@@ -227,7 +233,7 @@ correction, what was refused for it, or why there is none. Asks IG for nothing."
         after_help = "\
 Examples:
   candlekeep explain EUR_USD 2026-01-05T09:35
-  candlekeep explain eurusd 2026-01-05T09:30Z --timeframe 15 --format json"
+  candlekeep explain eurusd 2026-01-05T09:30Z 15 --format json"
     )]
     Explain(Explain),
     /// Write stored bars to a file, all or by range
@@ -407,6 +413,12 @@ pub struct Backfill {
 /// Arguments of `gaps`.
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Gaps {
+    /// Only this pair: EUR_USD, EURUSD or EUR/USD, in any case
+    #[arg(value_name = "PAIR", conflicts_with_all = ["pairs", "complete", "verify"])]
+    pub pair: Option<Pair>,
+    /// Only this bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
+    #[arg(value_name = "TIMEFRAME", conflicts_with = "timeframe")]
+    pub length: Option<Timeframe>,
     /// Only these pairs, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "PAIR")]
     pub pairs: Vec<Pair>,
@@ -444,6 +456,9 @@ pub struct Explain {
     /// A time within the bar: epoch seconds or ISO 8601, UTC
     #[arg(value_parser = parse_time, value_name = "TIME")]
     pub time: Timestamp,
+    /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
+    #[arg(value_name = "TIMEFRAME", conflicts_with = "timeframe")]
+    pub length: Option<Timeframe>,
     /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
     #[arg(long, default_value = "5", value_name = "TIMEFRAME")]
     pub timeframe: Timeframe,

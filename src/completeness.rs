@@ -67,6 +67,23 @@ pub fn market_now(store: &mut Store, config: &Config, wall: Timestamp) -> Result
     })
 }
 
+/// Why of a stretch that begins so nothing can be known, at `now` of [`market_now`]: the same words wherever it is
+/// asked for.
+pub fn in_the_future(from: Timestamp, now: Timestamp, clock: ClockKind) -> Option<String> {
+    (from > now).then(|| lies_ahead(from, now, clock))
+}
+
+/// The words.
+pub fn lies_ahead(from: Timestamp, now: Timestamp, clock: ClockKind) -> String {
+    match clock {
+        ClockKind::System => format!("{from} lies in the future"),
+        ClockKind::Stream => format!(
+            "{from} lies in the future: the market's own clock has come to {}",
+            Timeframe::M5.bucket(now)
+        ),
+    }
+}
+
 /// The end of the last bucket that is over at `now` and has had its time to be settled.
 pub fn settled_to(timeframe: Timeframe, now: Timestamp) -> Timestamp {
     timeframe.bucket(now.plus(-SETTLING_S))

@@ -6,7 +6,7 @@ use super::asked::{self, BarsFormat, Wrong};
 use super::views::{BarView, BarsView, HoleView, LedgerView, RunView, line};
 use crate::clock::{Clock, ClockKind};
 use crate::columns::{self, doubles};
-use crate::completeness::{calendar_of, incomplete, market_now, settled_to};
+use crate::completeness::{calendar_of, in_the_future, incomplete, market_now, settled_to};
 use crate::config::Config;
 use crate::domain::{Pair, State, Timeframe, Timestamp};
 use crate::store::{BarQuery, Store, StoreError, StoredBar};
@@ -54,6 +54,14 @@ impl Judge<'_> {
         market_now(store, self.config, self.clock.wall())
     }
 
+    /// Refuses a stretch of which nothing has happened yet.
+    pub(super) fn has_begun(&self, from: Option<Timestamp>, now: Timestamp) -> Result<(), Wrong> {
+        match from.and_then(|from| in_the_future(from, now, self.config.clock)) {
+            Some(why) => Err(Wrong::new(400, "in_the_future", why)),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what is neither watched nor kept, once nothing is known to be stored of it.
     pub(super) fn is_known(&self, pair: Pair, timeframe: Timeframe) -> Result<(), Wrong> {
         let watched: Vec<Pair> = self.config.pairs().collect();
@@ -88,6 +96,9 @@ struct Read {
 fn read_candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> Answer<Read> {
     let asked::Candles { pair, timeframe, from, to, .. } = *asked;
     let now = judge.now(store)?;
+    if let Err(wrong) = judge.has_begun(from, now) {
+        return Ok(Err(wrong));
+    }
     let end = to.map_or(now, |to| to.min(now));
     if let Some(from) = from
         && let Err(wrong) = asked::no_longer_than(&(from..end), asked::BUCKETS_MAX * timeframe.seconds())
@@ -215,10 +226,11 @@ fn arrow(_: &asked::Candles, _: &[StoredBar], _: Judged) -> Result<(&'static str
 pub fn coverage(store: &mut Store, judge: Judge<'_>, asked: &asked::Ledger) -> Answer<Text> {
     let asked::Ledger { pair, timeframe, from, to } = *asked;
     store.consistently(|store| {
-        let to = match to {
-            Some(to) => to,
-            None => judge.now(store)?,
-        };
+        let now = judge.now(store)?;
+        if let Err(wrong) = judge.has_begun(from, now) {
+            return Ok(Err(wrong));
+        }
+        let to = to.unwrap_or(now);
         let span = from.unwrap_or(to.plus(-asked::LEDGER_DEFAULT_S))..to;
         if let Err(wrong) = asked::no_longer_than(&span, asked::LEDGER_MAX_S) {
             return Ok(Err(wrong));
@@ -371,10 +383,34 @@ mod tests {
             ),
             // What is still to come is not missing yet.
             ("ssssss", "5&from=2024-01-17T10:00&to=2024-01-18", "6 true true"),
-            ("ssssss", "5&from=2024-01-17T12:00", "0 true true"),
         ] {
             assert_eq!(Scene::new(buckets, 60).told(query), expected, "{buckets} {query}");
         }
+    }
+
+    #[test]
+    fn of_the_future_nothing_is_said_to_be_complete() {
+        let mut scene = Scene::new("ssssss", 60);
+        let mut word = |query: &str| {
+            let told = scene.text(&format!("pair=EURUSD&timeframe={query}"));
+            told.map_or_else(
+                |wrong| format!("{} {}", wrong.status, wrong.view["error"]),
+                |_| "bars".to_owned(),
+            )
+        };
+        // It is 10:31.
+        assert_eq!(word("5&from=2024-01-17T10:31:00"), "bars");
+        assert_eq!(word("5&from=2024-01-17T10:31:01"), "400 \"in_the_future\"");
+        assert_eq!(word("5&from=2030-01-01&count=3"), "400 \"in_the_future\"");
+        // A market that goes by its own clock is as old as its newest bar, whatever the wall's clock says.
+        let mut scene = Scene::new("ssssss", 86_400);
+        scene.config.clock = ClockKind::Stream;
+        assert!(scene.text("pair=EURUSD&timeframe=5&from=2024-01-17T10:30").is_ok(), "the next bar");
+        let wrong = scene.text("pair=EURUSD&timeframe=5&from=2024-01-17T10:35").unwrap_err();
+        assert_eq!(
+            wrong.view["reason"],
+            "2024-01-17T10:35:00Z lies in the future: the market's own clock has come to 2024-01-17T10:30:00Z"
+        );
     }
 
     #[test]

@@ -30,7 +30,13 @@ pub fn ask(
         return Ok(Err(wrong));
     }
     let span = match what {
-        asked::Stretch::Span(span) => span,
+        asked::Stretch::Span(span) => {
+            let now = judge.now(store)?;
+            if let Err(wrong) = judge.has_begun(Some(span.start), now) {
+                return Ok(Err(wrong));
+            }
+            span
+        }
         asked::Stretch::Newest(count) => {
             let (calendar, end) =
                 (calendar_of(store, judge.config, pair)?, timeframe.bucket(judge.now(store)?));

@@ -9,9 +9,13 @@ use super::outlook::words::counted;
 use super::paint::{BAD, NAME, WARN, paint};
 use super::{calendar_of, check_pair, say};
 use crate::cli::{Explain, Report};
+use crate::clock::Clock;
+use crate::completeness::{in_the_future, market_now};
 use crate::config::Config;
 use crate::domain::coverage::Run;
-use crate::domain::{Bar, BarKey, Calendar, Expectation, Mid, Price, Source, State, Timeframe, Timestamp};
+use crate::domain::{
+    Bar, BarKey, Calendar, Expectation, Mid, Price, Reason, Source, State, Timeframe, Timestamp,
+};
 use crate::exit::{Exit, Failure};
 use crate::store::{AttemptRow, Revision, RevisionKind, Spend, Store, StoredBar};
 
@@ -32,6 +36,8 @@ struct Findings {
     attempt: Option<AttemptRow>,
     /// Bars of this length that are older were deleted.
     deleted_before: Option<Timestamp>,
+    /// It has not begun: in words.
+    future: Option<String>,
     /// Of a longer bucket: what is known of its parts.
     parts: Vec<(Timestamp, Option<Run>)>,
 }
@@ -43,10 +49,13 @@ struct Findings {
 pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let mut store = Store::open_read_only(&config.database)?;
     check_pair(&mut store, config, args.pair)?;
-    let start = args.timeframe.bucket(args.time);
+    let timeframe = args.length.unwrap_or(args.timeframe);
+    let start = timeframe.bucket(args.time);
     let calendar = calendar_of(&mut store, config, args.pair)?;
-    let key = BarKey { pair: args.pair, timeframe: args.timeframe, start };
-    let findings = find(&mut store, key, &calendar)?;
+    let key = BarKey { pair: args.pair, timeframe, start };
+    let now = market_now(&mut store, config, Clock::system().wall())?;
+    let future = in_the_future(start, now, config.clock);
+    let findings = Findings { future, ..find(&mut store, key, &calendar)? };
     match args.format {
         Report::Text => {
             let columns = margin::columns();
@@ -80,12 +89,14 @@ fn find(store: &mut Store, key: BarKey, calendar: &Calendar) -> Result<Findings,
         key,
         expected: calendar.expectation(key.start.floor(Timeframe::M5.seconds())),
         run,
+        future: None,
         parts,
     })
 }
 
 fn text(findings: &Findings) -> String {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, future, parts } =
+        findings;
     let mut lines = vec![
         format!(
             "{} {} min, {} to {} UTC: {}",
@@ -121,6 +132,7 @@ fn text(findings: &Findings) -> String {
             None if parts.iter().any(|(_, part)| part.is_some()) => {
                 say("absent", "a longer bar is folded once all of its parts are known".to_owned());
             }
+            None if future.is_some() => say("future", future.clone().unwrap_or_default()),
             None => say(
                 "unknown",
                 "nothing is known: the pair was not watched then, or the service has not come so far"
@@ -205,6 +217,10 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
             ": request \"{}\", booked {}, {} points ({})",
             spend.what, spend.booked_at, spend.points, spend.state
         ),
+        // What the ledger names is only where the service stood when it wrote down that the market was closed.
+        None if run.reason == Reason::Calendar => {
+            return format!("the calendar of its market; noted with {}", run.evidence);
+        }
         None if run.evidence.starts_with("ls:") => ": a Lightstreamer session".to_owned(),
         None => String::new(),
     };
@@ -212,7 +228,8 @@ fn evidence(run: &Run, spend: Option<&Spend>) -> String {
 }
 
 fn json(findings: &Findings) -> Value {
-    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, parts } = findings;
+    let Findings { key, expected, bar, run, spend, revisions, attempt, deleted_before, future, parts } =
+        findings;
     let side = |prices: [f64; 4]| {
         let [open, high, low, close] = prices;
         json!({ "open": open, "high": high, "low": low, "close": close })
@@ -240,6 +257,7 @@ fn json(findings: &Findings) -> Value {
         "timestamp": key.start.0,
         "market": hours(*expected),
         "deleted": bar.is_none() && deleted_before.is_some_and(|before| key.start < before),
+        "future": bar.is_none() && run.is_none() && future.is_some(),
         "bar": bar.as_ref().map(|stored| {
             let mut told = values(&stored.bar);
             told["created_at"] = stored.created_at.0.into();
@@ -274,4 +292,19 @@ fn json(findings: &Findings) -> Value {
             })
             .collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_market_was_closed_is_the_calendars_word() {
+        let told = |state, reason| {
+            let span = Timestamp(0)..Timestamp(300);
+            evidence(&Run { span, state, reason, evidence: "ls:S1".into() }, None)
+        };
+        assert_eq!(told(State::Closed, Reason::Calendar), "the calendar of its market; noted with ls:S1");
+        assert_eq!(told(State::Quiet, Reason::LaterRow), "ls:S1: a Lightstreamer session");
+    }
 }

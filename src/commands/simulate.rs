@@ -10,7 +10,10 @@ use super::say;
 use crate::cli::{self, Simulate};
 use crate::exit::{Exit, Failure};
 use crate::simulator::faults::{self, SCRIPT_BYTES_MAX, Script};
-use crate::simulator::{self, Credentials, MarketOptions, Options, RequestLimits, Unfiltered, transcript};
+use crate::simulator::transcript::PlaybackError;
+use crate::simulator::{
+    self, Credentials, MarketOptions, Options, RequestLimits, SimulatorError, Unfiltered, transcript,
+};
 
 /// How often progress is told on stderr.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -32,7 +35,10 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
     super::on_actix(async move {
         // Before anything is said: who has read where it is may want it to end.
         let stop = told_to_stop();
-        let simulator = simulator::start(options).map_err(Failure::configuration)?;
+        let simulator = simulator::start(options).map_err(|error| match error {
+            SimulatorError::Listen { .. } => unheard(&error),
+            error => Failure::configuration(error),
+        })?;
         introduce(&simulator);
         let mut ended = false;
         until(stop, || {
@@ -57,7 +63,10 @@ pub fn execute(args: &Simulate) -> Result<Exit, Failure> {
 /// Plays a transcript until told to stop.
 async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
     let stop = told_to_stop();
-    let player = transcript::play(file, args.listen, args.speed).map_err(Failure::configuration)?;
+    let player = transcript::play(file, args.listen, args.speed).map_err(|error| match error {
+        PlaybackError::Listen { .. } => unheard(&error),
+        error => Failure::configuration(error),
+    })?;
     say(player.api_url());
     say("");
     say(format!(
@@ -78,6 +87,11 @@ async fn play(file: &Path, args: &Simulate) -> Result<Exit, Failure> {
     .await;
     player.stop().await;
     Ok(Exit::Done)
+}
+
+/// An address that somebody else has, say.
+fn unheard(error: &dyn std::fmt::Display) -> Failure {
+    Failure::configuration(format_args!("{error}; --listen names another address, 127.0.0.1:0 any free port"))
 }
 
 /// Looks at what is served every now and then, until told to stop.

@@ -26,6 +26,9 @@ const SECRET_NAMES: [(&str, &str); 6] = [
     ("password", "IG_PASSWORD"),
 ];
 
+/// Where the list of pairs stands that are to be all; what is said of a single one stands under it.
+pub(super) const PAIRS: &str = "pairs";
+
 /// A value as somebody wrote it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Raw {
@@ -243,6 +246,7 @@ impl Settings {
                 }
                 let given = given(structured()?);
                 match rest {
+                    None if family == "pairs" && !matches!(given.raw, Raw::Table(_)) => self.add_list(given),
                     None => self.add_family(family, &given)?,
                     Some(member) => self.add_member(family, &member, given)?,
                 }
@@ -266,6 +270,11 @@ impl Settings {
     fn add_family(&mut self, family: &'static str, given: &Given) -> Result<(), ConfigError> {
         let entries = given.table().ok_or_else(|| given.expected("a table such as { NAME = ... }"))?;
         entries.into_iter().try_for_each(|(member, given)| self.add_member(family, member, given))
+    }
+
+    /// The pairs that are to be all.
+    fn add_list(&mut self, given: Given) {
+        self.0.insert(PAIRS.to_owned(), given);
     }
 
     fn add_member(&mut self, family: &'static str, member: &str, given: Given) -> Result<(), ConfigError> {
@@ -317,6 +326,11 @@ impl FileLayer<'_> {
                 DeValue::Table(inner) if keys::find(&path).is_none() && keys::is_section(&path) => {
                     self.add_table(&path, inner)?;
                 }
+                DeValue::Array(_) if path == PAIRS => {
+                    let given =
+                        Given { place: self.place(offset, &path), raw: Raw::from_toml(value.get_ref()) };
+                    self.settings.add_list(given);
+                }
                 leaf if keys::find(&path).is_some() => {
                     let given = Given { place: self.place(offset, &path), raw: Raw::from_toml(leaf) };
                     self.settings.0.insert(path, given);
@@ -324,7 +338,11 @@ impl FileLayer<'_> {
                 _ if keys::is_section(&path) || path == "pairs" || path == "calendars" => {
                     return Err(ConfigError::Invalid {
                         place: self.place(offset, &path),
-                        problem: "expected a table".to_owned(),
+                        problem: if path == PAIRS {
+                            "expected a list such as [\"EUR_USD\"], or a table".to_owned()
+                        } else {
+                            "expected a table".to_owned()
+                        },
                     });
                 }
                 other => return Err(self.unknown(offset, path, other)),

@@ -20,7 +20,7 @@ use chrono_tz::Tz;
 
 use self::layers::{Given, Settings, cut};
 pub use self::origin::{Access, Exposure, Origin, SecretFrom, exposures};
-pub use self::read::read;
+pub use self::read::{read, read_http};
 pub use self::template::template;
 use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
@@ -635,6 +635,23 @@ pub fn load(
     })
 }
 
+/// What file and environment say of the HTTP interface, and whether they say where it is to listen. Nothing else is
+/// checked than that every key is known.
+///
+/// # Errors
+/// The first mistake found, with its place.
+pub fn load_http(
+    file: Option<FileText<'_>>,
+    env: &BTreeMap<String, String>,
+) -> Result<(Http, bool), ConfigError> {
+    let mut settings = Settings::default();
+    if let Some(file) = &file {
+        settings.add_file(file)?;
+    }
+    settings.add_environment(env)?;
+    Ok((http(&settings)?, settings.get("http.listen").is_some()))
+}
+
 /// Whether a file gives the database's address with a password in it, whatever other layers say.
 fn has_password(file: &FileText<'_>) -> bool {
     let mut settings = Settings::default();
@@ -931,10 +948,21 @@ fn feeds(
         scale: ScaleSetting::Auto,
         calendar: FOREX_CALENDAR.to_owned(),
     };
-    let mut feeds: Vec<_> = MAJOR_PAIRS.map(default).into();
+    let listed = settings.get(layers::PAIRS).map(listed_pairs).transpose()?;
+    let mut feeds: Vec<_> = match &listed {
+        Some(pairs) => pairs.iter().copied().map(default).collect(),
+        None => MAJOR_PAIRS.map(default).into(),
+    };
     for (name, given) in settings.under("pairs.") {
         let pair: Pair = name.parse().map_err(|error| given.invalid(error))?;
-        match feed(pair, given)? {
+        let feed = feed(pair, given)?;
+        // A list is of all: beside it an entry says only how a pair of it is collected.
+        match (&listed, &feed) {
+            (Some(pairs), _) if !pairs.contains(&pair) => continue,
+            (Some(_), None) => return Err(given.invalid("pairs lists it: take it out of one of them")),
+            _ => {}
+        }
+        match feed {
             None => feeds.retain(|feed| feed.pair != pair),
             Some(feed) => {
                 if feed.calendar != FOREX_CALENDAR && !calendars.contains_key(&feed.calendar) {
@@ -959,6 +987,19 @@ fn feeds(
         _ => return Ok(feeds),
     };
     Err(ConfigError::Invalid { place: "pairs".to_owned(), problem })
+}
+
+/// The pairs of a list, each once.
+fn listed_pairs(given: &Given) -> Result<Vec<Pair>, ConfigError> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    for item in given.list()? {
+        let pair: Pair = item.parsed()?;
+        if pairs.contains(&pair) {
+            return Err(item.invalid(format_args!("{pair} is named twice")));
+        }
+        pairs.push(pair);
+    }
+    Ok(pairs)
 }
 
 /// One entry of `pairs`; `None` removes the pair.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::keys::{CONFIG_VARIABLE, PREFIX, SECRETS};
 use super::{
-    Access, Config, ConfigError, FILE_NAME, FileText, Flags, Origin, SecretFrom, has_password, load,
+    Access, Config, ConfigError, FILE_NAME, FileText, Flags, Http, Origin, SecretFrom, has_password, load,
+    load_http,
 };
 
 /// A configuration or a secret is far smaller; whatever is larger was named by mistake.
@@ -37,6 +38,19 @@ pub fn read(flags: &Flags) -> Result<Config, ConfigError> {
         secrets,
     };
     Ok(config)
+}
+
+/// Reads what is said of the HTTP interface alone, and whether anybody says where it is to listen: for who has all else
+/// from elsewhere.
+///
+/// # Errors
+/// As [`load_http`]; also when a configuration file that was named, or found, cannot be read.
+pub fn read_http(flags: &Flags) -> Result<(Http, bool), ConfigError> {
+    let env = environment()?;
+    let path = config_path(&env, flags);
+    let text = path.as_deref().map(read_text).transpose()?;
+    let file = path.as_deref().zip(text.as_deref()).map(|(path, text)| FileText { path, text });
+    load_http(file, &env)
 }
 
 /// The process's variables. Others' that are not Unicode do not concern us.

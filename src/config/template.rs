@@ -19,7 +19,8 @@ const PAIRS: &str = "\
 [pairs]
 # The 28 pairs of EUR USD GBP JPY AUD NZD CAD CHF are collected without being named. This table
 # removes some, adds others (40 at most), or gives one its instrument, its scale (\"auto\",
-# \"decimal\", \"points\") and its calendar.
+# \"decimal\", \"points\") and its calendar. To collect a few alone, write instead of the table, above
+# the first [section]: pairs = [\"EUR_USD\", \"USD_JPY\"], or set CANDLEKEEP_PAIRS=EUR_USD,USD_JPY.
 #GBP_CHF = false
 #USD_SEK = \"CS.D.USDSEK.CFD.IP\"
 #USD_NOK = { epic = \"CS.D.USDNOK.CFD.IP\", scale = \"decimal\", calendar = \"forex\" }

@@ -26,6 +26,26 @@ fn refused(file: &str, variables: &[(&str, &str)], expected: &str) {
 }
 
 #[test]
+fn a_list_of_pairs_is_of_all_that_are_collected() {
+    let pairs = |file: &str, variables: &[(&str, &str)]| {
+        let config = from(file, variables).unwrap();
+        config.pairs().map(|pair| pair.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(pairs("pairs = [\"EUR_USD\", \"usdjpy\"]", &[]), ["EUR_USD", "USD_JPY"]);
+    for list in ["EUR_USD, USD_JPY", "['EUR_USD', 'USD_JPY']"] {
+        assert_eq!(pairs("pairs = [\"GBP_USD\"]", &[("CANDLEKEEP_PAIRS", list)]), ["EUR_USD", "USD_JPY"]);
+    }
+    // A table beside it says how those of the list are collected, and adds none.
+    let table =
+        "[pairs]\nEUR_USD = \"CS.D.EURUSD.MINI.IP\"\nUSD_SEK = \"CS.D.USDSEK.CFD.IP\"\nGBP_CHF = false";
+    let only = [("CANDLEKEEP_PAIRS", "EUR_USD,USD_NOK")];
+    assert_eq!(pairs(table, &only), ["EUR_USD", "USD_NOK"]);
+    let config = from(table, &only).unwrap();
+    assert_eq!(config.feeds[0].epic.as_ref().map(|epic| epic.as_str()), Some("CS.D.EURUSD.MINI.IP"));
+    assert_eq!(pairs(table, &[]).len(), 28, "without a list the table alone counts");
+}
+
+#[test]
 fn nothing_given_is_the_documented_default() {
     let config = load(None, &env(&[]), &Flags::default()).unwrap();
     assert_eq!(config.ig.environment, Environment::Demo);
@@ -301,7 +321,19 @@ fn values_out_of_bounds_or_of_another_kind_are_refused_with_their_place() {
             "candlekeep.toml:1: stream.stale_s: expected a whole number from 1 to 86400, found a number with a fraction or out of range",
         ),
         ("ig = 5", &[], "candlekeep.toml:1: ig: expected a table"),
-        ("pairs = [\"EUR_USD\"]", &[], "candlekeep.toml:1: pairs: expected a table"),
+        ("pairs = 5", &[], "candlekeep.toml:1: pairs: expected a list such as [\"EUR_USD\"], or a table"),
+        ("pairs = [\"EUR_USD\", \"EURUSD\"]", &[], "candlekeep.toml:1: pairs: EUR_USD is named twice"),
+        ("pairs = []", &[], "pairs: no pair is left to watch"),
+        (
+            "pairs = [\"EUR_USD\"]",
+            &[("CANDLEKEEP_PAIRS_EUR_USD", "false")],
+            "CANDLEKEEP_PAIRS_EUR_USD: pairs lists it: take it out of one of them",
+        ),
+        (
+            "",
+            &[("CANDLEKEEP_PAIRS", "EUR_USD,EURO")],
+            "CANDLEKEEP_PAIRS: not a currency pair: \"EURO\" (write EUR_USD, EURUSD or EUR/USD)",
+        ),
         (
             "timeframes = [15]",
             &[],

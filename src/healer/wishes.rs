@@ -52,6 +52,12 @@ pub fn too_old(span: &Range<Timestamp>, kept_from: Timestamp) -> Option<String> 
     (span.start < kept_from).then(|| format!("retention.days keeps only what is from {kept_from} on"))
 }
 
+/// Why a stretch is not fetched of which nothing has happened yet at event time `end`, if so. A bucket under way is
+/// no reason.
+pub fn too_early(span: &Range<Timestamp>, timeframe: Timeframe, end: Timestamp) -> Option<String> {
+    (span.start > end.plus(timeframe.seconds())).then(|| format!("{} lies in the future", span.start))
+}
+
 /// The buckets that a stretch meets.
 pub fn buckets(span: &Range<Timestamp>, timeframe: Timeframe) -> Range<Timestamp> {
     span.start.floor(timeframe.seconds())..span.end.ceil(timeframe.seconds())
@@ -288,6 +294,8 @@ mod tests {
         assert!(refusal(&(at(0)..at(288 * 1_200)), Timeframe::M5, true).is_some());
         assert!(refusal(&(at(0)..at(3)), Timeframe::M15, false).is_some());
         assert!(refusal(&(at(0)..at(6)), Timeframe::M30, true).is_some());
+        assert_eq!(too_early(&(at(3)..at(9)), Timeframe::M5, at(2).plus(10)), None);
+        assert!(too_early(&(at(4)..at(9)), Timeframe::M5, at(2).plus(10)).is_some());
         assert_eq!(too_old(&(at(1)..at(9)), at(1)), None);
         assert!(too_old(&(at(0)..at(9)), at(1)).is_some());
     }

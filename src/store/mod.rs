@@ -771,6 +771,15 @@ impl Store {
         Ok(keys)
     }
 
+    /// Whether nobody has used it yet: it has neither bars nor anything known of them, no feeds, and belongs to no
+    /// environment.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub fn is_blank(&mut self) -> Result<bool, StoreError> {
+        Ok(self.environment()?.is_none() && self.feeds()?.is_empty() && self.known_keys()?.is_empty())
+    }
+
     /// The starts of all bars of one pair and timeframe, ascending.
     ///
     /// # Errors

@@ -104,6 +104,8 @@ fn what_is_asked_wrongly_is_told_precisely() {
         ("/v1/candles?pair=EURUSD&timeframe=5&count=10001", 400, "bad_count"),
         ("/v1/candles?pair=EURUSD&timeframe=5&from=2&to=1", 400, "bad_range"),
         ("/v1/candles?pair=EURUSD&timeframe=5&from=0", 400, "long_range"),
+        ("/v1/candles?pair=EURUSD&timeframe=5&from=2030-01-01", 400, "in_the_future"),
+        ("/v1/coverage?pair=EURUSD&timeframe=5&from=2030-01-01", 400, "in_the_future"),
         ("/v1/candles?pair=USD_SEK&timeframe=5", 404, "unknown_pair"),
         ("/v1/candles?pair=EURUSD&timeframe=30", 404, "unknown_timeframe"),
         ("/v1/coverage?pair=EURUSD&timeframe=5&from=0&to=2000000000", 400, "long_range"),
@@ -281,6 +283,13 @@ fn bars_from_before_the_start_are_fetched_when_asked_for() {
             "bad_range",
         ),
         ("/v1/fetch", "application/json", too_long.as_str(), 400, "long_range"),
+        (
+            "/v1/fetch",
+            "application/json",
+            r#"{"pair":"EURUSD","timeframe":5,"from":"2030-01-01","to":"2030-01-02"}"#,
+            400,
+            "in_the_future",
+        ),
         ("/v1/fetch?pair=EURUSD", "application/json", body.as_str(), 400, "unknown_parameter"),
     ] {
         let answer = post(address, target, content_type, body);

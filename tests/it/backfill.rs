@@ -162,6 +162,28 @@ fn beside_a_running_service_that_does_the_fetching() {
 }
 
 #[test]
+fn of_the_future_nothing_is_fetched_planned_or_called_healed() {
+    let world = World::new(market(1));
+    let future = "--pairs EUR_USD --from 2030-01-01 --to 2030-01-02";
+    let line = format!("backfill {future}");
+    // Nobody knows what time it is in the market until it is asked.
+    let told = ends(&world, &line, &[], 3);
+    assert!(told.contains("0 buckets healed for "), "{told}");
+    assert!(told.contains("Refused: EUR_USD 5: 2030-01-01T00:00:00Z lies in the future."), "{told}");
+    let mut service = world.run();
+    world.wait_streamed(&mut service);
+    for line in [&*line, &format!("backfill --plan {future}"), "candles EUR_USD 5 --fetch --from 2030-01-01"]
+    {
+        let told = ends(&world, line, &[], 2);
+        assert!(told.contains("2030-01-01T00:00:00Z lies in the future: the market's own clock"), "{told}");
+    }
+    let explained = ends(&world, "explain EUR_USD 2030-01-01 15", &[], 0);
+    assert!(explained.contains("future    2030-01-01T00:00:00Z lies in the future"), "{explained}");
+    assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 1, "of before the service");
+    service.stop();
+}
+
+#[test]
 fn what_cannot_be_paid_for_is_said_and_nothing_beyond_is_asked() {
     let world = World::new(Options { allowance: 1_100, ..market(1) });
     // The first answer tells what is left: a thousand are kept.

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use candlekeep::store::{DatabaseUrl, Store};
+
 /// The program in an empty folder, with these variables and no others.
 fn candlekeep(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candlekeep"))
@@ -135,6 +137,17 @@ fn a_wrong_configuration_is_78() {
 }
 
 #[test]
+fn a_simulator_on_a_busy_port_says_how_to_take_another() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let line = format!("simulate --listen {address}");
+    let output = candlekeep(tempfile::tempdir().unwrap().path(), &line, &[]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    assert!(told.contains(&address.to_string()) && told.contains("; --listen names another"), "{told}");
+}
+
+#[test]
 fn what_may_pass_is_1() {
     let absent = "no database at FOLDER/candlekeep.db: `candlekeep run` makes one, `candlekeep demo` one \
                   without an account; --database, DATABASE_URL or database.url names another";
@@ -153,6 +166,37 @@ fn what_may_pass_is_1() {
 fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let files = [("candlekeep.db", "this is not a database, but a letter to a friend")];
     refused("candles EUR_USD 5", &[], &files, 78, "");
+}
+
+#[test]
+fn a_demonstration_wants_a_database_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let csv = "pair,timeframe,timestamp,open,high,low,close,volume\nEUR_USD,5,1704708000,1.1,1.1,1.1,1.1,7\n";
+    std::fs::write(folder.path().join("a.csv"), csv).unwrap();
+    let imported = candlekeep(folder.path(), "--database sqlite://a.db import a.csv", &[]);
+    assert_eq!(imported.status.code(), Some(0), "{}", text(&imported.stderr));
+    let refuses = |what: &str| {
+        let before = std::fs::read(&path).unwrap();
+        let output = candlekeep(folder.path(), "--database sqlite://a.db demo --exit", &[]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{what}: {told}");
+        assert!(
+            told.contains("a.db is not empty") && told.contains("leave --database out"),
+            "{what}: {told}"
+        );
+        assert_eq!(text(&output.stdout), "", "{what}");
+        assert!(std::fs::read(&path).unwrap() == before, "{what}: it was written to");
+    };
+    refuses("bars that were imported");
+    // One that somebody has begun to use, though no bar has come yet.
+    std::fs::remove_file(&path).unwrap();
+    let url: DatabaseUrl = format!("sqlite://{}", path.display()).parse().unwrap();
+    let mut store = Store::open(&url).unwrap();
+    assert!(store.is_blank().unwrap());
+    store.bind_environment("custom", false).unwrap();
+    drop(store);
+    refuses("the environment alone");
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn a_corrected_close_becomes_a_revision_and_a_worse_one_is_refused() {
         &["folded from its", "part      10:10 stored"],
     );
     explained("explain EUR_USD 2024-01-17T09:30", &["IG's history (ig_rest)", "request \"EUR_USD 5 "]);
+    explained("explain EUR_USD 2024-01-17T10:12 15", &["EUR_USD 15 min"]);
     explained("explain EUR_USD 2024-01-13T12:00", &["the market is closed", "nothing is known"]);
 }
 

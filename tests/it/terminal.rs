@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -347,6 +347,46 @@ fn status_names_the_address_of_a_demonstration_that_runs() {
     assert!(TcpStream::connect(address).is_ok(), "{told}");
     assert_eq!((&told["http"]["pid"], &told["lease"]["command"]), (&demo.pid().into(), &"demo".into()));
     assert!(demo.interrupt().code.is_some());
+}
+
+/// The lines of a demonstration that is told to end as soon as it has said where its dashboard is.
+fn demonstrated(folder: &Path, variables: &[(&str, &str)]) -> Vec<String> {
+    let mut command = command(folder, "demo", variables);
+    let mut demo = Service::spawn(command.env("TMPDIR", folder).stdout(Stdio::piped()));
+    let mut lines = BufReader::new(demo.stdout()).lines().map(|line| line.unwrap());
+    let mut told: Vec<String> = Vec::new();
+    while !told.last().is_some_and(|line| line.starts_with("Dashboard")) {
+        told.push(lines.next().unwrap_or_else(|| panic!("{told:?}")));
+    }
+    assert!(demo.interrupt().code.is_some());
+    told.extend(lines);
+    told
+}
+
+#[test]
+fn a_demonstration_is_served_where_it_is_told_to_and_says_what_it_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    let variables = [("CANDLEKEEP_HTTP", address.as_str())];
+    let taken = piped(folder.path(), "demo", &variables);
+    assert_eq!(taken.status.code(), Some(78), "{taken:?}");
+    let why = String::from_utf8_lossy(&taken.stderr);
+    assert!(why.contains(&address) && why.contains("CANDLEKEEP_HTTP"), "{why}");
+    drop(free);
+    let told = demonstrated(folder.path(), &variables);
+    assert!(told.contains(&format!("Dashboard http://{address}/")), "{told:?}");
+    let left = told.last().unwrap().strip_prefix("The database is kept at ").expect("it says what it leaves");
+    let (path, command) = left.split_once("; delete it with ").unwrap();
+    assert!(Path::new(path).starts_with(folder.path()) && Path::new(path).exists(), "{left}");
+    assert_eq!(command, format!("rm {path}*"));
+
+    // Nobody says where: at the usual address, or elsewhere, with a word why.
+    let usual = TcpListener::bind("127.0.0.1:8017");
+    let told = demonstrated(folder.path(), &[]);
+    let at = told.iter().find(|line| line.starts_with("Dashboard")).unwrap();
+    assert!(at.ends_with("/  (127.0.0.1:8017 is taken, CANDLEKEEP_HTTP names another)"), "{at}");
+    drop(usual);
 }
 
 /// Commands that report nothing of which a program could make use.

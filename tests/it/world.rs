@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -408,11 +408,15 @@ impl Service {
         });
     }
 
+    /// What it prints, for the one who reads it.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("stdout is piped")
+    }
+
     /// The first line on stdout of a process that was given a pipe, whose end is closed then.
     pub fn first_line(&mut self) -> String {
-        let stdout = self.child.stdout.take().expect("stdout is piped");
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        BufReader::new(self.stdout()).read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{LOOK_EVERY, Order, TAKEN_WITHIN, settled};
+use super::{LOOK_EVERY, Order, Settled, TAKEN_WITHIN, settled};
 use crate::clock::Clock;
 use crate::commands::outlook::{self, Outlook, Wish, words};
 use crate::commands::remark;
@@ -77,6 +77,8 @@ pub struct Follower<'a> {
     spent: u32,
     last: Outlook,
     refused: Vec<String>,
+    /// Asked for, and not in the ledger.
+    unknown: u64,
     most_missing: u64,
     /// Another process fetches.
     is_beside: bool,
@@ -109,6 +111,7 @@ impl<'a> Follower<'a> {
             spent: 0,
             last: before.clone(),
             refused: Vec::new(),
+            unknown: 0,
             most_missing: before.buckets_missing(),
             is_beside: false,
             left_alone: false,
@@ -125,8 +128,9 @@ impl<'a> Follower<'a> {
     /// Looks until nothing more can be asked for now.
     pub async fn follow(&mut self) -> Result<Followed, Failure> {
         loop {
-            let (is_settled, is_taken, refused) = settled(&self.store, &self.asked).await?;
-            self.refused = refused;
+            let Settled { all: is_settled, taken: is_taken, refused, unknown } =
+                settled(&self.store, &self.asked).await?;
+            (self.refused, self.unknown) = (refused, unknown);
             let (config, scope, last_spend) =
                 (self.config.clone(), self.order.scope.clone(), self.last_spend);
             // Beside a service not all that is spent is spent on this.
@@ -175,7 +179,7 @@ impl<'a> Follower<'a> {
         self.view.finish();
         let outlook = std::mem::take(&mut self.last);
         Followed {
-            healed: self.most_missing.saturating_sub(outlook.buckets_missing()),
+            healed: self.most_missing.saturating_sub(outlook.buckets_missing() + self.unknown),
             spent: self.spent,
             refused: std::mem::take(&mut self.refused),
             outlook,

@@ -15,6 +15,7 @@ use super::outlook::{self, Outlook, Wish};
 use super::{on_actix, remark, say};
 use crate::cli::{Backfill, Report};
 use crate::clock::{Clock, ClockKind};
+use crate::completeness::in_the_future;
 use crate::config::Config;
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -22,7 +23,7 @@ use crate::healer::book::Scope;
 use crate::healer::wishes;
 use crate::ig::IgError;
 use crate::messages::HistoryError;
-use crate::store::{RequestState, Store, StoreError, StoreHandle};
+use crate::store::{FetchRequest, RequestState, Store, StoreError, StoreHandle};
 use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
@@ -54,6 +55,7 @@ pub fn execute(args: &Backfill, config: Config) -> Result<Exit, Failure> {
     let order = asked(args, &config)?;
     if args.plan {
         let outlook = look(&config, &order, true)?;
+        refuse_future(&outlook, &order, &config)?;
         match args.format {
             Report::Text => say(view::text(&outlook, super::margin::columns())),
             Report::Json => say(view::json(&outlook)),
@@ -116,8 +118,10 @@ pub fn order(
         if span.start >= span.end {
             return Err(Failure::usage(format_args!("{} is not before {}", span.start, span.end)));
         }
-        if config.clock == ClockKind::System && span.start >= Clock::system().wall() {
-            return Err(Failure::usage(format_args!("{} lies in the future", span.start)));
+        let wall = Clock::system().wall();
+        let is_known = config.clock == ClockKind::System;
+        if let Some(why) = in_the_future(span.start, wall, config.clock).filter(|_| is_known) {
+            return Err(Failure::usage(why));
         }
         let (timeframe, span) = stretch(&timeframes, span, config)?;
         let wanted = config.pairs().filter(|pair| pairs.is_empty() || pairs.contains(pair));
@@ -127,6 +131,20 @@ pub fn order(
     order.scope.pairs = (!pairs.is_empty()).then(|| pairs.to_vec());
     order.scope.timeframes = fetched(&timeframes);
     Ok(order)
+}
+
+/// Refuses a stretch that a running service knows to lie in the future: where the market goes by its own clock nobody
+/// else does.
+fn refuse_future(outlook: &Outlook, order: &Order, config: &Config) -> Result<(), Failure> {
+    let Some(span) = order.scope.span.as_ref().filter(|_| config.clock == ClockKind::Stream) else {
+        return Ok(());
+    };
+    // As in `market_now`: of the bucket under way something has happened.
+    let now = outlook.now.event.plus(Timeframe::M5.seconds() - 1);
+    match in_the_future(span.start, now, config.clock).filter(|_| outlook.is_collected()) {
+        Some(why) => Err(Failure::usage(why)),
+        None => Ok(()),
+    }
 }
 
 /// The lengths that are asked for over REST for these; `None` is both. What is missing of 5-minute
@@ -173,6 +191,7 @@ fn look(config: &Config, order: &Order, ahead: bool) -> Result<Outlook, Failure>
 pub async fn fetch(config: Config, order: Order, shows: bool) -> Result<Followed, Failure> {
     let stop = super::run::told_to_stop();
     let before = look(&config, &order, true)?;
+    refuse_future(&before, &order, &config)?;
     let watches = order.wish.stretches.is_empty();
     // A market that goes by its own clock may have gone on without anybody knowing.
     let is_known = !watches || config.clock == ClockKind::System;
@@ -272,10 +291,36 @@ async fn ask(store: &StoreHandle, wish: &Wish) -> Result<Vec<i64>, Failure> {
     }
 }
 
-/// Whether none of these requests is open any more; why some were refused.
-async fn settled(store: &StoreHandle, asked: &[i64]) -> Result<(bool, bool, Vec<String>), StoreError> {
+/// What has become of the requests.
+struct Settled {
+    /// None is open any more.
+    all: bool,
+    /// None waits to be looked at.
+    taken: bool,
+    /// Why some were refused.
+    refused: Vec<String>,
+    /// Buckets of theirs that the ledger does not know, so that nothing has come of them.
+    unknown: u64,
+}
+
+/// What has become of these requests.
+async fn settled(store: &StoreHandle, asked: &[i64]) -> Result<Settled, StoreError> {
     let ids = asked.to_vec();
-    let requests = store.run(move |store| store.requests(&ids)).await?;
+    let look = move |store: &mut Store| {
+        let requests = store.requests(&ids)?;
+        let mut unknown = 0;
+        for FetchRequest { pair, timeframe, span, .. } in &requests {
+            let span = wishes::buckets(span, *timeframe);
+            let known: i64 = store
+                .coverage(*pair, *timeframe, span.clone())?
+                .iter()
+                .map(|run| run.span.end.since(run.span.start))
+                .sum();
+            unknown += ((span.end.since(span.start) - known) / timeframe.seconds()).max(0).unsigned_abs();
+        }
+        Ok((requests, unknown))
+    };
+    let (requests, unknown) = store.run(look).await?;
     let is_settled = requests.iter().all(|request| !request.state.is_open());
     let is_taken = requests.iter().all(|request| request.state != RequestState::Asked);
     let mut refused: Vec<String> = requests
@@ -284,5 +329,5 @@ async fn settled(store: &StoreHandle, asked: &[i64]) -> Result<(bool, bool, Vec<
         .map(|request| format!("{} {}: {}", request.pair, request.timeframe, request.note))
         .collect();
     refused.dedup();
-    Ok((is_settled, is_taken, refused))
+    Ok(Settled { all: is_settled, taken: is_taken, refused, unknown })
 }

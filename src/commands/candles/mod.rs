@@ -11,7 +11,7 @@ use super::{backfill, has_colors, margin, remark};
 use crate::cli::{Candles, Format};
 use crate::clock::{Clock, ClockKind};
 use crate::columns::doubles;
-use crate::completeness::{calendar_of, incomplete, market_now, settled_to};
+use crate::completeness::{calendar_of, in_the_future, incomplete, lies_ahead, market_now, settled_to};
 use crate::config::Config;
 use crate::domain::{Expectation, Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -79,6 +79,11 @@ fn fetch(args: &Candles, config: &Config) -> Result<Exit, Failure> {
     let Some(end) = to.or(now) else {
         return Err(Failure::usage("--to is needed where the clock is the stream's"));
     };
+    if let (Some(from), Some(now)) = (from, now)
+        && from >= now
+    {
+        return Err(Failure::usage(lies_ahead(from, now, config.clock)));
+    }
     let end = now.map_or(end, |now| end.min(now));
     let buckets = args.count_max() as usize * (timeframe.minutes() / Timeframe::M5.minutes()) as usize;
     let start = match from {
@@ -132,10 +137,15 @@ fn print(
         return Err(Failure::usage(unknown_pair(pair, config)));
     } else if !config.timeframes.contains(&timeframe) {
         let kept: Vec<_> = config.timeframes.iter().map(|kept| kept.as_str()).collect();
-        Some(format!(
+        return Err(Failure::usage(format_args!(
             "no bars: {timeframe} is not among the timeframes kept ({}); add it to `timeframes` in the configuration",
             kept.join(", ")
-        ))
+        )));
+    } else if let Some(from) = from
+        && let now = market_now(&mut store, config, Clock::system().wall())?
+        && let Some(why) = in_the_future(from, now, config.clock)
+    {
+        return Err(Failure::usage(why));
     } else if let Some(at) = as_of {
         Some(format!("no bars of {pair} {timeframe} of that time were stored by {at}"))
     } else if store.known_keys()?.is_empty() {
@@ -347,12 +357,33 @@ mod tests {
             note("EUR_USD 5 --to 5").as_deref(),
             Some("no bars of EUR_USD 5 in that time: `candlekeep gaps --pairs EUR_USD` tells why")
         );
+    }
+
+    #[test]
+    fn what_is_not_kept_or_has_not_begun_is_a_wrong_usage() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        store_bars(&config, 1);
+        let wrong = |line: &str, config: &Config| {
+            let failure = print(&candles(line), config, None, None).unwrap_err();
+            assert_eq!(failure.exit(), Exit::Usage, "{failure}");
+            failure.to_string()
+        };
         assert_eq!(
-            note("EUR_USD 1h").as_deref(),
-            Some(
-                "no bars: 60 is not among the timeframes kept (5, 15); add it to `timeframes` in the configuration"
-            )
+            wrong("EUR_USD 1h", &config),
+            "no bars: 60 is not among the timeframes kept (5, 15); add it to `timeframes` in the configuration"
         );
+        let future = "EUR_USD 5 --from 2200-01-01";
+        assert_eq!(wrong(future, &config), "2200-01-01T00:00:00Z lies in the future");
+        config.clock = ClockKind::Stream;
+        let told = "2020-03-09T00:00:00Z lies in the future: the market's own clock has come to 2020-03-08T21:05:00Z";
+        assert_eq!(wrong("EUR_USD 5 --from 2020-03-09", &config), told);
+        // The same before anything is asked for.
+        let failure = fetch(&candles("EUR_USD 5 --fetch --from 2020-03-09"), &config).unwrap_err();
+        assert_eq!((failure.exit(), failure.to_string()), (Exit::Usage, told.to_owned()));
+        config.clock = ClockKind::System;
+        let failure = fetch(&candles(&format!("{future} --fetch")), &config).unwrap_err();
+        assert_eq!(failure.to_string(), "2200-01-01T00:00:00Z lies in the future");
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod proof;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +20,13 @@ use super::{remark, say};
 use crate::api::{self, Door, Place};
 use crate::cli::{Demo, Report};
 use crate::clock::{Clock, ClockKind};
-use crate::config::{self, Config, Flags};
+use crate::config::{self, Config, Flags, Http};
 use crate::domain::{Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
 use crate::healer::actor::LOOK_EVERY;
 use crate::healer::attempts::RETRY_FIRST;
 use crate::simulator::{self, Credentials, MarketOptions, Options, Simulator};
+use crate::store::{Store, StoreError};
 use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::transcript::Recorder;
 
@@ -59,8 +60,16 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         log::set_max_level(log::LevelFilter::Error);
     }
     let (options, leave, format) = (options(args), args.exit, args.format);
-    let database = database(flags);
-    super::on_actix(async move {
+    let (database, own) = match &flags.database {
+        Some(database) => (database.clone(), None),
+        None => {
+            let path = own_path();
+            (format!("sqlite:///{}", path.display()), Some(path))
+        }
+    };
+    refuse_one_in_use(&database)?;
+    let http = if leave { None } else { Some(Usual::read(flags)?) };
+    let ended = super::on_actix(async move {
         let mut stop = told_to_stop();
         let simulator = simulator::start(options).map_err(Failure::failed)?;
         let config = configure(&simulator, &database)?;
@@ -70,7 +79,10 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         tell(format!("Simulator {}", simulator.api_url()));
         tell(format!("Database  {}", config.database));
         let signs = Signs::new(&Clock::system(), None);
-        let place = if leave { None } else { serve(&config, &signs, tell).await? };
+        let place = match http {
+            Some(http) => serve(&config, http, &signs, tell).await?,
+            None => None,
+        };
         let mut show = tokio::select! {
             show = show(&simulator, &config, signs, place) => show?,
             () = &mut stop => return Ok(Exit::Failed),
@@ -99,7 +111,18 @@ pub fn execute(args: &Demo, flags: &Flags) -> Result<Exit, Failure> {
         let stopped = show.house.stop().await;
         simulator.stop().await;
         stopped.map(|()| exit)
-    })
+    });
+    if let Some(path) = own.filter(|path| path.exists()) {
+        let line = kept(&path);
+        if format == Report::Text { say(line) } else { remark(line) }
+    }
+    ended
+}
+
+/// Nobody else takes it away.
+fn kept(path: &Path) -> String {
+    let path = path.display();
+    format!("The database is kept at {path}; delete it with rm {path}*")
 }
 
 fn options(args: &Demo) -> Options {
@@ -112,13 +135,31 @@ fn options(args: &Demo) -> Options {
     }
 }
 
-/// The database asked for, or a new one among the temporary files.
-fn database(flags: &Flags) -> String {
-    flags.database.clone().unwrap_or_else(|| {
-        let name = format!("candlekeep-demo-{}-{}.db", Clock::system().wall().0, std::process::id());
-        let path: PathBuf = std::env::temp_dir().join(name);
-        format!("sqlite:///{}", path.display())
-    })
+/// A new database among the temporary files.
+fn own_path() -> PathBuf {
+    let name = format!("candlekeep-demo-{}-{}.db", Clock::system().wall().0, std::process::id());
+    std::env::temp_dir().join(name)
+}
+
+/// Refuses a database in which anything is, a demonstration's own of earlier too: made-up bars could not be told from
+/// others there. Writes nothing.
+fn refuse_one_in_use(database: &str) -> Result<(), Failure> {
+    let variables = [("DATABASE_URL".to_owned(), database.to_owned())].into();
+    let url = config::load(None, &variables, &Flags::default())?.database;
+    let is_blank = match Store::open_read_only(&url) {
+        Ok(mut store) => store.is_blank()?,
+        Err(StoreError::Absent { .. }) => true,
+        // Of an older version, which nobody makes empty.
+        Err(StoreError::OlderSchema { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if is_blank {
+        return Ok(());
+    }
+    Err(Failure::configuration(format_args!(
+        "the database {url} is not empty, and `demo` would mix its made-up market into it: name one that is not \
+         there yet, or leave --database out, and it makes one among the temporary files"
+    )))
 }
 
 /// The configuration of a user of the simulator. The environment's is left alone, so that a
@@ -144,19 +185,39 @@ struct Show {
     findings: proof::Findings,
 }
 
-/// Serves the dashboard, and says where: at the usual address, or at another where somebody has that. What it answers
-/// says so from then on.
+/// Where the dashboard would be served if nobody else were there.
+struct Usual {
+    http: Http,
+    /// Why it is somewhere else.
+    taken: Option<String>,
+}
+
+impl Usual {
+    /// The address that is configured, which has to be free; else the usual one, or another where somebody has that.
+    fn read(flags: &Flags) -> Result<Usual, Failure> {
+        let (http, is_given) = config::read_http(flags)?;
+        let error = http.listen.and_then(|address| Some((address, TcpListener::bind(address).err()?)));
+        match error {
+            None => Ok(Usual { http, taken: None }),
+            Some((address, error)) if is_given => Err(Failure::configuration(format_args!(
+                "cannot serve on {address}: {error}; CANDLEKEEP_HTTP or http.listen names another address, or \"off\""
+            ))),
+            Some((address, _)) => Ok(Usual {
+                http: Http { listen: Some(SocketAddr::new(address.ip(), 0)), ..http },
+                taken: Some(format!("{address} is taken, CANDLEKEEP_HTTP names another")),
+            }),
+        }
+    }
+}
+
+/// Serves the dashboard, and says where. What it answers says so from then on.
 async fn serve(
     config: &Config,
+    Usual { http, taken }: Usual,
     signs: &Signs,
     tell: impl Fn(String),
 ) -> Result<Option<watch::Receiver<Place>>, Failure> {
-    let mut config = config.clone();
-    if let Some(usual) = config.http.listen
-        && TcpListener::bind(usual).is_err()
-    {
-        config.http.listen = Some(SocketAddr::new(usual.ip(), 0));
-    }
+    let config = Config { http, ..config.clone() };
     let Some(door) = Door::new(&config.http)? else { return Ok(None) };
     let (told, mut place) = watch::channel(Place::off(Clock::system().wall()));
     actix_rt::spawn(api::serve(door, sources(Arc::new(config), signs.clone()), told));
@@ -164,7 +225,8 @@ async fn serve(
     if place.changed().await.is_ok()
         && let Place { address: Some(address), error: None, .. } = &*place.borrow()
     {
-        tell(format!("Dashboard http://{address}/"));
+        let why = taken.map(|why| format!("  ({why})")).unwrap_or_default();
+        tell(format!("Dashboard http://{address}/{why}"));
     }
     Ok(Some(place))
 }

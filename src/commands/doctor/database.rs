@@ -71,6 +71,12 @@ impl Known {
         })
     }
 
+    /// Whether the process that collects streams now.
+    pub fn streams(&self) -> bool {
+        let both = self.collector().zip(self.stream.as_ref());
+        both.is_some_and(|(lease, stream)| stream.streams_of(lease.acquired_at))
+    }
+
     /// The process that collects now.
     pub fn collector(&self) -> Option<&LeaseState> {
         self.lease.as_ref().filter(|lease| lease.alive)

@@ -13,6 +13,7 @@ mod judge;
 mod machine;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -271,7 +272,7 @@ fn of_broker(
         Ok(())
     })?;
     if let (true, Some(known)) = (is_running, read) {
-        checks.extend(of_service(known));
+        checks.extend(of_service(known, config.session.login_spacing, clock.wall()));
     }
     Ok(checks)
 }
@@ -304,14 +305,14 @@ fn facts_waiting(config: &Config) -> Option<u64> {
     recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref())
 }
 
-fn of_service(known: &Known) -> Vec<Check> {
+fn of_service(known: &Known, spacing: Duration, now: Timestamp) -> Vec<Check> {
     let stream = known.stream.as_ref();
     let since = stream.map(|stream| Timestamp(stream.since).to_string()).unwrap_or_default();
     let refused: Vec<String> =
         stream.map(|stream| stream.refused.keys().cloned().collect()).unwrap_or_default();
     let failed = &known.logins.failed;
     judge::of_the_service(
-        failed.is_told().then(|| failed.in_words()).as_deref(),
+        known.logins.are_told(known.streams(), spacing, now).then(|| failed.in_words()).as_deref(),
         stream.map(|stream| (stream.phase.as_str(), since.as_str())),
         &refused,
         known.trouble.as_deref(),

@@ -44,7 +44,7 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
         }
         return Ok(exit);
     }
-    args.pairs.iter().try_for_each(|pair| check_pair(&mut store, config, *pair))?;
+    args.pairs.iter().chain(&args.pair).try_for_each(|pair| check_pair(&mut store, config, *pair))?;
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from >= to
     {
@@ -88,9 +88,11 @@ fn find(
     args: &Gaps,
 ) -> Result<Vec<Gap>, Failure> {
     let span = args.from.unwrap_or(Timestamp(i64::MIN))..args.to.unwrap_or(Timestamp(i64::MAX));
-    let wanted = |pair: Pair| args.pairs.is_empty() || args.pairs.contains(&pair);
+    let asked: Vec<Pair> = args.pairs.iter().chain(&args.pair).copied().collect();
+    let wanted = |pair: Pair| asked.is_empty() || asked.contains(&pair);
     let mut gaps = Vec::new();
-    let timeframes = args.timeframe.map_or_else(|| config.timeframes.clone(), |timeframe| vec![timeframe]);
+    let timeframes =
+        args.timeframe.or(args.length).map_or_else(|| config.timeframes.clone(), |timeframe| vec![timeframe]);
     for timeframe in timeframes {
         for state in [State::Missing, State::Lost] {
             let runs = store.runs_in_state(timeframe, state)?;

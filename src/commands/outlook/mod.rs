@@ -124,11 +124,12 @@ pub fn look(
     // A market that goes by its own clock is where its ledger ends at least, and for all that is known
     // where somebody's wish does.
     let wished = wish.stretches.iter().map(|(_, _, span)| span.end).max();
-    let newest = known.newest.max(wished);
+    // Whoever collects knows of no later time.
+    let is_collected = known.lease.as_ref().is_some_and(|lease| lease.alive);
+    let newest = if is_collected { known.newest } else { known.newest.max(wished) };
     let event = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(wall);
     let now = Now { event, wall };
     let mut ledger = Ledger { runs: known.runs };
-    let is_collected = known.lease.as_ref().is_some_and(|lease| lease.alive);
     if ahead && !is_collected {
         for feed in &feeds {
             for mark in ahead_of(feed, config, known.ends.get(&feed.pair).copied(), event) {

@@ -147,6 +147,16 @@ pub fn read_json(config: &Config, now: Timestamp) -> Result<String, Failure> {
     find(config, now).map(|findings| json(&findings))
 }
 
+/// What the service is at, where it cannot be collecting: one that is frozen says nothing of itself.
+fn instead_of_collecting(lease: Option<&LeaseState>, wall: Timestamp) -> Option<String> {
+    match lease.filter(|lease| lease.alive) {
+        None => Some("nobody collects".to_owned()),
+        Some(lease) => {
+            lease.silent_s(wall).map(|silent_s| format!("no sign of life for {}", margin::lasting(silent_s)))
+        }
+    }
+}
+
 fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let spooled = recovery::facts_waiting(&config.database, config.store.spool_dir.as_deref());
     let mut store = Store::open_read_only(&config.database).map_err(|error| match spooled {
@@ -183,7 +193,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         Ok((now, stream, readiness::read(store, config, now)?))
     })?;
     let process = Process {
-        at: collector.is_none().then(|| "nobody collects".to_owned()),
+        at: instead_of_collecting(lease.as_ref(), wall),
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
     };

@@ -98,6 +98,25 @@ fn a_service_that_shows_no_sign_of_life_is_warned_about() {
 }
 
 #[test]
+fn a_frozen_service_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Some(format!("sqlite://{}", folder.path().join("c.db").display()));
+    let flags = crate::config::Flags { config: None, database };
+    let config = crate::config::load(None, &BTreeMap::new(), &flags).unwrap();
+    let mut store = Store::open(&config.database).unwrap();
+    let began = Timestamp(1_705_485_600);
+    let _lease = store.acquire_lease("run", began).unwrap();
+    let why = |after_s| find(&config, began.plus(after_s)).unwrap().readiness.why;
+    assert!(!why(20).iter().any(|why| why.contains("sign of life")), "{:?}", why(20));
+    assert_eq!(why(37).first().map(String::as_str), Some("no sign of life for 37 s"));
+    let told = find(&config, began.plus(37)).unwrap();
+    assert!(text(&told, None).contains("\nready     no: no sign of life for 37 s"), "{}", text(&told, None));
+    let told: serde_json::Value = serde_json::from_str(&json(&told)).unwrap();
+    assert_eq!(told["readiness"]["ready"], false);
+    assert_eq!(told["readiness"]["why"][0], "no sign of life for 37 s");
+}
+
+#[test]
 fn while_another_command_has_the_lease_the_last_run_is_told_too() {
     let mut findings = findings();
     findings.last_run = Some(last_run(Some((77, "IG refuses the credentials"))));
@@ -338,4 +357,14 @@ fn failed_logins_are_told_with_when_the_next_may_be() {
     let expected = "login     the last 3 failed: IG is in trouble; the next not before 1970-01-01T00:04:04Z";
     assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
     assert!(json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#), "{}", json(&findings));
+    // Once the last has led to a stream, and no delay is owed, there is nothing to be alarmed at.
+    let stream = findings.stream.as_mut().unwrap();
+    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0);
+    assert!(!text(&findings, None).contains("login "), "{}", text(&findings, None));
+    findings.logins.last = Some(findings.wall.plus(-243));
+    assert!(text(&findings, None).contains("login     the last 3 failed"), "a delay is owed");
+    findings.logins.last = Some(findings.wall.plus(-244));
+    assert!(!text(&findings, None).contains("login "), "none is");
+    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 1;
+    assert!(text(&findings, None).contains("login     the last 3 failed"), "it was another process's stream");
 }

@@ -157,6 +157,9 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
 
 /// What became of logins that failed, and when the next may be.
 fn logins_line(findings: &Findings) -> Option<String> {
+    if !findings.logins.are_told(streams(findings), findings.login_spacing, findings.wall) {
+        return None;
+    }
     let next = logins_next(findings)?;
     let failed = &findings.logins.failed;
     let refused = IgError::CredentialsRefused(String::new()).to_string();
@@ -167,6 +170,12 @@ fn logins_line(findings: &Findings) -> Option<String> {
         ));
     }
     Some(format!("{}; the next not before {next}", failed.in_words()))
+}
+
+/// Whether the process that collects streams now.
+fn streams(Findings { lease, stream, .. }: &Findings) -> bool {
+    let lease = lease.as_ref().filter(|lease| lease.alive);
+    lease.zip(stream.as_ref()).is_some_and(|(lease, stream)| stream.streams_of(lease.acquired_at))
 }
 
 /// When the next login may be, where some have failed.

@@ -26,7 +26,9 @@ impl Healer {
             let refused = match feed {
                 None => Some(format!("{} is not collected here", wish.pair)),
                 Some(_) => {
-                    wishes::refusal(&wish.span, wish.timeframe, self.settings.quarters).or_else(|| {
+                    let refusal = wishes::refusal(&wish.span, wish.timeframe, self.settings.quarters);
+                    let too_early = || wishes::too_early(&wish.span, wish.timeframe, now);
+                    refusal.or_else(too_early).or_else(|| {
                         let kept_from = self.settings.retention.limit(wish.timeframe, now)?;
                         wishes::too_old(&wish.span, kept_from)
                     })

@@ -92,4 +92,10 @@ impl Logins {
     pub fn wait(&self, spacing: Duration, now: Timestamp) -> Duration {
         login_wait(self.last, self.failed.distance(spacing), now)
     }
+
+    /// Whether those that failed are anybody's concern: not while the last has led to a stream that still runs
+    /// (`streams`) and no delay is owed. They count until it has run for long enough.
+    pub fn are_told(&self, streams: bool, spacing: Duration, now: Timestamp) -> bool {
+        self.failed.is_told() && !(streams && self.wait(spacing, now).is_zero())
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Timestamp;
 use crate::stats::Stats;
 
 /// Where it is kept.
@@ -65,6 +66,11 @@ impl StreamState {
     /// Reads what was kept; anything unreadable is as good as nothing.
     pub fn read(text: &str) -> Option<StreamState> {
         serde_json::from_str(text).ok()
+    }
+
+    /// Whether rows come to a process that runs since then, and not to one before it.
+    pub fn streams_of(&self, began: Timestamp) -> bool {
+        self.phase == Phase::Streaming && self.since >= began.0
     }
 
     /// The text to keep.
