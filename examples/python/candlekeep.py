@@ -15,6 +15,7 @@ import datetime as dt
 import http.client
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -48,6 +49,8 @@ PAUSES_S = (0.5, 30.0)
 SHOWN_MAX = 5
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
 SETTLING_S = 60
+#: A lease that was not renewed for longer is nobody's: who collects does so every three seconds.
+SILENT_AFTER_S = 20
 
 
 class CandlekeepError(Exception):
@@ -95,14 +98,21 @@ class NoData(CandlekeepError):
 
 
 class Stale(CandlekeepError):
-    """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time."""
+    """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time.
 
-    def __init__(self, what: str, last: int, age_s: float, max_age_s: float, note: str = "") -> None:
-        self.last, self.age_s = last, age_s
-        super().__init__(
-            f"{what}: the newest bar is that of {_text(last)}, which ended {age_s:.0f} s of market time ago;"
-            f" max_age is {max_age_s:.0f} s{note}"
-        )
+    `silent_s` is none but for a simulator's database into which nobody collects any more, so that its market's time
+    stands still: for how many seconds of ours, infinite where nobody ever did.
+    """
+
+    def __init__(
+        self, what: str, last: int, age_s: float, max_age_s: float, note: str = "", silent_s: float | None = None
+    ) -> None:
+        self.last, self.age_s, self.silent_s = last, age_s, silent_s
+        why = f"which ended {age_s:.0f} s of market time ago; max_age is {max_age_s:.0f} s"
+        if silent_s is not None:
+            since = "" if silent_s == math.inf else f" for {silent_s:.0f} s"
+            why = f"and its market's time stands still: nobody collects into this database{since}"
+        super().__init__(f"{what}: the newest bar is that of {_text(last)}, {why}{note}")
 
 
 class Hole(NamedTuple):
@@ -174,8 +184,9 @@ def get_candles(
                 this says. What cannot be had is judged by `complete`. It costs IG's points: for the start of a bot
                 rather than for each bar
     fetch_url   the service that is asked; else `url` where that is one, else $CANDLEKEEP_HTTP
-    now         what time it is, epoch seconds, for replays. Else a service knows, and beside a database
-                CANDLEKEEP_CLOCK=stream makes it the end of the newest bucket
+    now         what time it is, epoch seconds, for replays. Else a service knows. Beside the database of a simulator,
+                and no other, CANDLEKEEP_CLOCK=stream makes it the end of the newest bucket; with max_age Stale is
+                raised there too once nobody has collected for 20 s
     token_file  the file with HTTP's token; else $CANDLEKEEP_HTTP_TOKEN_FILE
 
     Raises UnknownPair, UnknownTimeframe, NoData, Stale, Incomplete, or Unavailable (Locked), Denied and WrongSchema
@@ -220,6 +231,8 @@ def get_candles(
             # A bucket's length and less than that after the start of the first bucket that owes a bar.
             since = max(since, (found.expected_by - step) // step * step)
         age_s = max(0.0, (found.now if now is None else now) - since)
+        if now is None and found.silent_s is not None and found.silent_s > SILENT_AFTER_S:
+            raise Stale(what, bars[-1].time, age_s, max_age_s, note, found.silent_s)
         if age_s > max_age_s:
             raise Stale(what, bars[-1].time, age_s, max_age_s, note)
     frame = pd.DataFrame([bar[:6] for bar in bars], columns=COLUMNS)
@@ -321,6 +334,7 @@ class _Found(NamedTuple):
     holes: list[Hole]  # from the first of them on
     expected_by: int | None  # when the next one ought to be stored at the latest; none where nobody watches for it
     now: float  # the market's time, epoch seconds
+    silent_s: float | None = None  # where that is the newest bucket's end: since when nobody collects
 
 
 def _read_http(service: _Service, pair: str, timeframe: str, count: int, price: str) -> _Found:
@@ -339,8 +353,12 @@ def _read_http(service: _Service, pair: str, timeframe: str, count: int, price: 
 def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: int, price: str) -> _Found:
     """Reads by the statements that `rows` executes, in its transaction."""
     side, key, step = "" if price == "mid" else f"{price}_", (pair, timeframe), int(timeframe) * 60
-    is_replayed = os.environ.get("CANDLEKEEP_CLOCK") == "stream"
-    newest = rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0] if is_replayed else None
+    newest, silent_s = None, None
+    # Of a real market the newest bucket does not tell the time, whatever a shell's environment says.
+    if os.environ.get("CANDLEKEEP_CLOCK") == "stream" and _is_simulated(rows):
+        newest = rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0]
+        renewed = rows("SELECT renewed_at FROM lease WHERE name='collector'")
+        silent_s = time.time() - renewed[0][0] if renewed else math.inf
     now, settling_s = (time.time(), SETTLING_S) if newest is None else (newest, 0)
     told = rows(
         f"SELECT timestamp, {side}open, {side}high, {side}low, {side}close, volume, seq FROM candles"
@@ -377,7 +395,12 @@ def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: 
         hours = [(start, hours[0][0] if hours else end), *hours]
         owed = [(max(a, opens), min(b, closes)) for a, b in unknown for opens, closes in hours]
         runs = sorted(runs + [Hole(a, b, "missing", "not_reached") for a, b in owed if a < b])
-    return _Found(bars, _holes(runs, {bar.time for bar in bars}, step), expected[0][0] if expected else None, now)
+    holes = _holes(runs, {bar.time for bar in bars}, step)
+    return _Found(bars, holes, expected[0][0] if expected else None, now, silent_s)
+
+
+def _is_simulated(rows: Callable[..., list[Any]]) -> bool:
+    return [value for (value,) in rows("SELECT value FROM settings WHERE key='environment'")] == ["custom"]
 
 
 def _holes(runs: list[Hole], stored: set[int], step: int) -> list[Hole]:

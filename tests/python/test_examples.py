@@ -100,6 +100,10 @@ class Stored(unittest.TestCase):
         until("the market's close", lambda: cls.world.rows(last, CLOSE - 900, *PAIRS) == [(len(PAIRS),)])
         cls.server_url = cls.server.database("candles")
         cls.world.run("copy", cls.world.file_url, cls.server_url)
+        # As far as its readers can tell somebody collects into the copy too, for longer than these tests last.
+        with psycopg.connect(cls.server_url) as db:
+            renewed = db.execute("UPDATE lease SET renewed_at=%s WHERE name='collector'", [int(time.time()) + 86_400])
+        assert renewed.rowcount == 1
         cls.places = {"file": cls.world.file_url, "server": cls.server_url, "http": cls.world.http_url}
         go_by_the_stream(cls)
 
@@ -211,6 +215,33 @@ class Stored(unittest.TestCase):
                     get_candles("EUR_USD", 5, 10, url=url, max_age=pd.Timedelta(days=1))
             self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=self.world.http_url, max_age=0)), 10)
         self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, max_age=0))
+
+    def test_of_a_real_market_the_newest_bucket_never_tells_the_time(self) -> None:
+        for environment in ("demo", "live"):
+            url = self.changed(environment, f"UPDATE settings SET value='{environment}' WHERE key='environment'")
+            with self.assertRaisesRegex(candlekeep.Stale, "s of market time ago; max_age is 86400 s") as caught:
+                get_candles("EUR_USD", 5, 10, url=url, max_age=pd.Timedelta(days=1))
+            self.assertGreater(caught.exception.age_s, 86_400)
+            self.assertIsNone(caught.exception.silent_s)
+
+    def test_bars_of_a_simulator_are_stale_once_nobody_collects(self) -> None:
+        killed = "UPDATE lease SET renewed_at={}"
+        url = self.changed("lately", killed.format(int(time.time()) - 5))
+        self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=3_600)), 10)
+        for name, statement, said, least_s in [
+            ("killed", killed.format(int(time.time()) - 4_000), r"database for 40\d\d s$", 4_000),
+            ("copied", "DELETE FROM lease", "database$", float("inf")),
+        ]:
+            url = self.changed(name, statement)
+            with (
+                self.subTest(name),
+                self.assertRaisesRegex(candlekeep.Stale, f"stands still: nobody collects into this {said}") as caught,
+            ):
+                get_candles("EUR_USD", 5, 10, url=url, max_age=3_600)
+            self.assertGreaterEqual(caught.exception.silent_s, least_s)
+            # Who says what time it is, or does not ask for an age, is not told.
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=0, now=CLOSE)), 10)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url)), 10)
 
     def test_an_unknown_pair_lists_the_known_ones(self) -> None:
         error = self.refused(candlekeep.UnknownPair, "EUR_SEK", "5")
