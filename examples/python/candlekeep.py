@@ -17,9 +17,11 @@ import json
 import logging
 import math
 import os
+import queue
 import random
 import re
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -43,8 +45,10 @@ FETCH_WITHIN_S, LOOK_EVERY_S = 60.0, 1.0
 SILENCE_MAX_S = 45
 #: Bytes of one of its lines.
 LINE_MAX = 1 << 20
-#: First and longest pause between attempts to reach what does not answer, seconds.
-PAUSES_S = (0.5, 30.0)
+#: Without one so long it is said to be away already: there is a keepalive every 15 s.
+HEARD_WITHIN_S = 20
+#: First and longest pause between attempts to reach what does not answer, seconds; the longest on this machine.
+PAUSES_S, PAUSE_NEAR_S = (0.5, 30.0), 5.0
 #: Holes that an error's text lists.
 SHOWN_MAX = 5
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
@@ -139,11 +143,12 @@ class Incomplete(CandlekeepError):
 
 
 class Event(NamedTuple):
-    """What `follow` tells: a bar that was stored or corrected, or that bars may have been passed over.
+    """What `follow` tells: a bar that was stored or corrected, that bars may have been passed over, or silence.
 
-    `kind` is `candle`, `revision` or `reset`; `seq` its place in the order of commits, to go on from; `data` the bar,
-    with `pair`, `timeframe`, `time` (epoch seconds), `open` … `volume`, `bid`, `ask`, `source`, `revision` and `seq`,
-    or of a reset the `reason`.
+    `kind` is `candle`, `revision`, `reset` or `idle`; `seq` its place in the order of commits, to go on from; `data`
+    the bar, with `pair`, `timeframe`, `time` (epoch seconds), `open` … `volume`, `bid`, `ask`, `source`, `revision`
+    and `seq`, or of a reset the `reason`. Of `idle`, which has the `seq` of what was told last (0: nothing yet), it is
+    whether the service is `connected`, and `why` not, or None.
     """
 
     kind: str
@@ -249,6 +254,7 @@ def follow(
     *,
     url: str | None = None,
     after: int | None = None,
+    timeout: float | None = None,
     token_file: str | None = None,
 ) -> Iterator[Event]:
     """Every bar as it is stored or corrected, each value once and in order, for ever.
@@ -258,29 +264,105 @@ def follow(
     nothing is left out meanwhile. A `reset` says that something may have been all the same, since the database is
     another one, or does not reach back so far: read anew what you keep.
 
+    With a `timeout`, in seconds, an `idle` is told whenever nothing has come for so long, also while the service is
+    away. Quiet hours are idle and `connected`: whether bars are late `get_candles` knows, by `max_age`.
+
     Raises UnknownPair, UnknownTimeframe, BadRequest or Denied; never Unavailable; ValueError without a service.
     """
     service = _Service(_service_place(url, "follow"), token_file)
     wanted = [_pair(pair) for pair in pairs], [_timeframe(timeframe) for timeframe in timeframes]
     if not all(wanted):
         raise ValueError("follow wants at least one pair and one timeframe")
-    pause_s = PAUSES_S[0]
-    while True:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout is more than nothing, not {timeout}")
+    link = _Link()
+    events = _follow(service, wanted, after, link)
+    yield from events if timeout is None else _with_silence(events, after, timeout, link)
+
+
+class _Link:
+    """How the connection of one who follows stands."""
+
+    def __init__(self) -> None:
+        # When there was last a word, and why there is no connection; none while there is.
+        self.heard = time.monotonic()
+        self.cause: str | None = "it is not reached yet"
+        self.is_over = threading.Event()
+
+    def hears(self) -> None:
+        self.heard, self.cause = time.monotonic(), None
+
+    def why_not(self) -> str | None:
+        silent_s = time.monotonic() - self.heard
+        if self.cause is None and silent_s > HEARD_WITHIN_S:
+            return f"there has been no word, not even a keepalive, for {silent_s:.0f} s"
+        return self.cause
+
+
+def _follow(service: _Service, wanted: Sequence[list[str]], after: int | None, link: _Link) -> Iterator[Event]:
+    """What `follow` tells, without an end but that of the link."""
+    first_s, longest_s = PAUSES_S[0], _longest_pause_s(service.place)
+    pause_s = first_s
+    while not link.is_over.is_set():
         try:
-            for event in _stream(service, *wanted, after):
+            for event in _stream(service, *wanted, after, link):
                 # A word from the other side, be it only where it stands.
-                pause_s = PAUSES_S[0]
+                pause_s = first_s
                 if after is not None and event.seq <= after and event.kind != "reset":
                     continue
                 after = event.seq
                 if event.kind in ("candle", "revision", "reset"):
                     yield event
-            cause: object = "the stream has ended"
+            link.cause = "the stream has ended"
         except Unavailable as error:
-            cause = error
-        log.warning("trying again in %.1f s: %s", pause_s, cause)
-        time.sleep(pause_s * random.uniform(0.8, 1.2))
-        pause_s = min(2 * pause_s, PAUSES_S[1])
+            link.cause = str(error)
+        if link.is_over.is_set():
+            return
+        log.warning("trying again in %.1f s: %s", pause_s, link.cause)
+        link.is_over.wait(pause_s * random.uniform(0.8, 1.2))
+        pause_s = min(2 * pause_s, longest_s)
+
+
+def _longest_pause_s(place: str) -> float:
+    is_near = urllib.parse.urlsplit(place).hostname in ("localhost", "127.0.0.1", "::1")
+    return min(PAUSES_S[1], PAUSE_NEAR_S) if is_near else PAUSES_S[1]
+
+
+def _with_silence(events: Iterator[Event], after: int | None, timeout: float, link: _Link) -> Iterator[Event]:
+    """The same, and `idle` where nothing comes: a thread waits for the service, so that the caller need not."""
+    # One who takes nothing is sent no more: what waits here is one event.
+    told: queue.Queue[Event | BaseException] = queue.Queue(1)
+
+    def wait() -> None:
+        last: Event | BaseException = CandlekeepError("the stream is over")
+        try:
+            for event in events:
+                told.put(event)
+                if link.is_over.is_set():
+                    return
+        except BaseException as error:  # Whatever it is, the caller is to have it.
+            last = error
+        told.put(last)
+
+    threading.Thread(target=wait, name="candlekeep-follow", daemon=True).start()
+    seq = after or 0
+    try:
+        while True:
+            try:
+                event = told.get(timeout=timeout)
+            except queue.Empty:
+                why = link.why_not()
+                yield Event("idle", seq, {"connected": why is None, "why": why})
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            seq = event.seq
+            yield event
+    finally:
+        # It ends with the next word of the service, and what it still tells is for nobody.
+        link.is_over.set()
+        with contextlib.suppress(queue.Empty):
+            told.get_nowait()
 
 
 # What is asked for.
@@ -544,7 +626,9 @@ def _fetch(service: _Service, wanted: dict[str, Any], within_s: float) -> str:
     return "; asked for it to be fetched: " + ", ".join(filter(None, (told["state"], told["note"])))
 
 
-def _stream(service: _Service, pairs: list[str], timeframes: list[str], after: int | None) -> Iterator[Event]:
+def _stream(
+    service: _Service, pairs: list[str], timeframes: list[str], after: int | None, link: _Link
+) -> Iterator[Event]:
     """Reads one answer of `/v1/stream` to its end."""
     query = urllib.parse.urlencode({"pairs": ",".join(pairs), "timeframes": ",".join(timeframes)}, safe=",")
     headers = {"Accept": "text/event-stream"}
@@ -557,6 +641,9 @@ def _stream(service: _Service, pairs: list[str], timeframes: list[str], after: i
     try:
         with answer:
             for line in iter(lambda: answer.readline(LINE_MAX), b""):
+                link.hears()
+                if link.is_over.is_set():
+                    return
                 name, _, value = line.decode("utf-8").rstrip("\r\n").partition(":")
                 value = value.removeprefix(" ")
                 if name == "event":

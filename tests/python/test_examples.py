@@ -710,6 +710,59 @@ class Pushed(unittest.TestCase):
         for text in ("too many follow", "answers 502", "nothing was taken for 30 s", "broke"):
             self.assertIn(text, logs)
 
+    def test_silence_is_told_with_whether_the_service_answers(self) -> None:
+        begins, bar = "id: 7\n: what is stored after 7 follows\n\n", 'event: candle\nid: 8\ndata: {"close": 1.5}\n\n'
+        service = Scripted((200, {"Held": "1"}, begins + bar))
+        self.addCleanup(service.end)
+        with closing(follow(["EUR_USD"], [5], url=service.url, timeout=0.5)) as events:
+            self.assertEqual(next(events), ("candle", 8, {"close": 1.5}))
+            for _ in range(2):
+                self.assertEqual(next(events), ("idle", 8, {"connected": True, "why": None}))
+            # It is there, and says nothing any more.
+            with mock.patch("candlekeep.HEARD_WITHIN_S", 0):
+                silent = next(events)
+            self.assertFalse(silent.data["connected"])
+            self.assertRegex(silent.data["why"], "no word, not even a keepalive, for [0-9] s")
+            # It breaks off, and what it says next is the last word.
+            service.ends.set()
+            with self.assertLogs("candlekeep", "WARNING"), self.assertRaisesRegex(candlekeep.BadRequest, "over"):
+                for event in events:
+                    self.assertEqual(event.kind, "idle")
+
+    def test_a_service_that_is_away_does_not_keep_a_bot_waiting(self) -> None:
+        url = f"http://127.0.0.1:{free_port()}"
+        with (
+            self.assertLogs("candlekeep", "WARNING"),
+            closing(follow(["EUR_USD"], [5], url=url, after=3, timeout=0.2)) as events,
+        ):
+            for event in (next(events), next(events)):
+                self.assertEqual((event.kind, event.seq, event.data["connected"]), ("idle", 3, False))
+            self.assertIn("refused", event.data["why"])
+        with self.assertRaisesRegex(ValueError, "timeout"):
+            next(follow(["EUR_USD"], [5], url=url, timeout=0))
+
+    def test_a_service_on_the_same_machine_is_looked_for_more_often(self) -> None:
+        for place, expected_s in [
+            ("http://127.0.0.1:8017", 5),
+            ("http://[::1]:8017", 5),
+            ("http://localhost:8017", 5),
+            ("http://10.0.0.7:8017", 30),
+            ("https://candles.example", 30),
+        ]:
+            self.assertEqual(candlekeep._longest_pause_s(place), expected_s, place)
+
+    def test_the_bot_says_of_silence_what_is_wrong_alone(self) -> None:
+        args = argparse.Namespace(url=None, pair="EUR_USD", timeframe="5", max_age=None)
+        away = candlekeep.Event("idle", 3, {"connected": False, "why": "it does not answer"})
+        quiet = candlekeep.Event("idle", 3, {"connected": True, "why": None})
+        self.assertEqual(list(bot.lines([away], args)), ["idle AWAY it does not answer"])
+        with mock.patch("candlekeep.get_candles", return_value=None) as asked:
+            self.assertEqual(list(bot.lines([quiet, quiet], args)), [])
+        self.assertEqual(asked.call_args.kwargs["max_age"], 360)
+        with mock.patch("candlekeep.get_candles", side_effect=candlekeep.Stale("EUR_USD 5", 0, 400, 360)):
+            (line,) = bot.lines([quiet], args)
+        self.assertRegex(line, "^idle LATE Stale: EUR_USD 5: the newest bar is")
+
     def test_a_bar_is_judged_by_the_answer_that_it_came_with(self) -> None:
         end, step = CLOSE, 300
         bar = dict.fromkeys(("open", "high", "low", "close"), 1.1)
