@@ -150,6 +150,8 @@ impl Answers {
             at: health.is_starting.then(|| format!("starting: {}", health.at)),
             spooled: stats.facts_spooled.get(),
             stream: StreamState::shown(stats, collected.stream.as_ref()),
+            // Who answers lives.
+            is_silent: false,
         };
         let now = self.sources.clock.wall();
         let pairs = collected.pairs.iter().filter(|pair| of.has(pair.row.pair, pair.row.timeframe)).cloned();
