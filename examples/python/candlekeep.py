@@ -155,6 +155,14 @@ class Event(NamedTuple):
     seq: int
     data: dict[str, Any]
 
+    @property
+    def is_newest(self) -> bool:
+        """Whether no later bar of that pair and timeframe was stored when the service told this.
+
+        Not so what is told anew, or healed, after a break, but for its last. It says nothing of the bar's age.
+        """
+        return self.data.get("newest") is True
+
 
 def get_candles(
     pair: str,

@@ -393,6 +393,9 @@ class Stored(unittest.TestCase):
             told = [next(events) for _ in expected]
         self.assertEqual([(event.seq, event.data["time"], event.data["close"]) for event in told], expected)
         self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
+        # What is told anew is not news, but for the last of each pair.
+        last = {event.data["pair"]: event for event in told}
+        self.assertEqual([event for event in told if event.is_newest], sorted(last.values(), key=lambda event: event.seq))
         with closing(follow(["EUR_USD"], [5], url=self.world.http_url, after=10**9)) as events:
             reset = next(events)
         (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
