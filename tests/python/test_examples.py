@@ -395,7 +395,8 @@ class Stored(unittest.TestCase):
         self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
         # What is told anew is not news, but for the last of each pair.
         last = {event.data["pair"]: event for event in told}
-        self.assertEqual([event for event in told if event.is_newest], sorted(last.values(), key=lambda event: event.seq))
+        newest = [event for event in told if event.is_newest]
+        self.assertEqual(newest, sorted(last.values(), key=lambda event: event.seq))
         with closing(follow(["EUR_USD"], [5], url=self.world.http_url, after=10**9)) as events:
             reset = next(events)
         (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
