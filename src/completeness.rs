@@ -36,6 +36,11 @@ impl Gap {
         Gap { pair, timeframe, span: run.span.clone(), state: run.state, reason: run.reason.as_str() }
     }
 
+    /// Whether the ledger says nothing of it.
+    pub fn is_not_reached(&self) -> bool {
+        self.reason == NOT_REACHED
+    }
+
     /// How many buckets it has.
     pub fn buckets(&self) -> i64 {
         self.span.end.since(self.span.start) / self.timeframe.seconds()

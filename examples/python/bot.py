@@ -5,7 +5,8 @@
 
 The service pushes each bar, which is one line. It decides on the newest bar alone, once, though that be corrected
 later, and on nothing while bars are missing or late: then it says why not. What it has decided it remembers for as
-long as it runs. A service that is restarted is waited for, and what it stored meanwhile is told without a gap.
+long as it runs. A service that is restarted is waited for, and what it stored meanwhile is told without a gap; while
+it is away, or bars are late, a line says so every now and then.
 """
 
 from __future__ import annotations
@@ -44,14 +45,27 @@ def decide(bars: pd.DataFrame) -> tuple[str, str]:
     return "HOLD", why
 
 
+def max_age(args: argparse.Namespace, timeframe: str) -> float:
+    """How old the newest bar may be: the next is stored by then."""
+    return int(timeframe) * 60 + 60 if args.max_age is None else args.max_age
+
+
+def silence(event: candlekeep.Event, args: argparse.Namespace) -> str | None:
+    """What is wrong where nothing has come for a while; none where nothing is. Who has a position acts on it here."""
+    if not event.data["connected"]:
+        return f"AWAY {event.data['why']}"
+    try:
+        candlekeep.get_candles(args.pair, args.timeframe, 1, url=args.url, max_age=max_age(args, args.timeframe))
+    except (candlekeep.Stale, candlekeep.NoData, candlekeep.Unavailable) as error:
+        return f"LATE {type(error).__name__}: {error}"
+    return None
+
+
 def consider(bar: dict[str, Any], args: argparse.Namespace) -> tuple[str, str]:
     """A decision on one bar, from bars that are complete and fresh, or none."""
-    # The next bar is stored by then.
-    max_age = int(bar["timeframe"]) * 60 + 60 if args.max_age is None else args.max_age
+    look = {"url": args.url, "max_age": max_age(args, bar["timeframe"]), "complete": True}
     try:
-        bars = candlekeep.get_candles(
-            bar["pair"], bar["timeframe"], args.count, url=args.url, max_age=max_age, complete=True
-        )
+        bars = candlekeep.get_candles(bar["pair"], bar["timeframe"], args.count, **look)
     except (candlekeep.Stale, candlekeep.Incomplete, candlekeep.NoData, candlekeep.Unavailable) as error:
         return "WAIT", f"{type(error).__name__}: {error}"
     newest = bars["time"].iloc[-1]
@@ -65,6 +79,11 @@ def lines(events: Iterable[candlekeep.Event], args: argparse.Namespace) -> Itera
     # Start of the newest bar that was decided on, so that one that is corrected is not traded on twice.
     decided = 0
     for event in events:
+        if event.kind == "idle":
+            wrong = silence(event, args)
+            if wrong:
+                yield f"idle {wrong}"
+            continue
         if event.kind == "reset":
             # Nothing else is kept here from bar to bar: every decision reads its bars anew.
             yield f"{event.seq} reset: {event.data.get('reason')}"
@@ -88,11 +107,13 @@ def main() -> None:
     parser.add_argument("--url", help="the service, http://127.0.0.1:8017; default: $CANDLEKEEP_HTTP")
     parser.add_argument("--count", type=int, default=100, help="bars to compute on (%(default)s)")
     parser.add_argument("--max-age", type=float, help="seconds of market time (a bar's length and 60)")
+    parser.add_argument("--timeout", type=float, default=20, help="seconds of silence, then it looks (%(default)s)")
     parser.add_argument("--after", type=int, help="seq to go on from; default: what is new from now on")
     args = parser.parse_args()
     logging.basicConfig(format="%(levelname)s %(message)s")
+    wanted = {"url": args.url, "after": args.after, "timeout": args.timeout}
     try:
-        for line in lines(candlekeep.follow([args.pair], [args.timeframe], url=args.url, after=args.after), args):
+        for line in lines(candlekeep.follow([args.pair], [args.timeframe], **wanted), args):
             print(line, flush=True)
     except (candlekeep.CandlekeepError, ValueError) as error:
         sys.exit(f"bot.py: {error}")

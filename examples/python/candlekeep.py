@@ -15,10 +15,13 @@ import datetime as dt
 import http.client
 import json
 import logging
+import math
 import os
+import queue
 import random
 import re
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -42,12 +45,16 @@ FETCH_WITHIN_S, LOOK_EVERY_S = 60.0, 1.0
 SILENCE_MAX_S = 45
 #: Bytes of one of its lines.
 LINE_MAX = 1 << 20
-#: First and longest pause between attempts to reach what does not answer, seconds.
-PAUSES_S = (0.5, 30.0)
+#: Without one so long it is said to be away already: there is a keepalive every 15 s.
+HEARD_WITHIN_S = 20
+#: First and longest pause between attempts to reach what does not answer, seconds; the longest on this machine.
+PAUSES_S, PAUSE_NEAR_S = (0.5, 30.0), 5.0
 #: Holes that an error's text lists.
 SHOWN_MAX = 5
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
 SETTLING_S = 60
+#: A lease that was not renewed for longer is nobody's: who collects does so every three seconds.
+SILENT_AFTER_S = 20
 
 
 class CandlekeepError(Exception):
@@ -95,14 +102,21 @@ class NoData(CandlekeepError):
 
 
 class Stale(CandlekeepError):
-    """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time."""
+    """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time.
 
-    def __init__(self, what: str, last: int, age_s: float, max_age_s: float, note: str = "") -> None:
-        self.last, self.age_s = last, age_s
-        super().__init__(
-            f"{what}: the newest bar is that of {_text(last)}, which ended {age_s:.0f} s of market time ago;"
-            f" max_age is {max_age_s:.0f} s{note}"
-        )
+    `silent_s` is none but for a simulator's database into which nobody collects any more, so that its market's time
+    stands still: for how many seconds of ours, infinite where nobody ever did.
+    """
+
+    def __init__(
+        self, what: str, last: int, age_s: float, max_age_s: float, note: str = "", silent_s: float | None = None
+    ) -> None:
+        self.last, self.age_s, self.silent_s = last, age_s, silent_s
+        why = f"which ended {age_s:.0f} s of market time ago; max_age is {max_age_s:.0f} s"
+        if silent_s is not None:
+            since = "" if silent_s == math.inf else f" for {silent_s:.0f} s"
+            why = f"and its market's time stands still: nobody collects into this database{since}"
+        super().__init__(f"{what}: the newest bar is that of {_text(last)}, {why}{note}")
 
 
 class Hole(NamedTuple):
@@ -129,16 +143,25 @@ class Incomplete(CandlekeepError):
 
 
 class Event(NamedTuple):
-    """What `follow` tells: a bar that was stored or corrected, or that bars may have been passed over.
+    """What `follow` tells: a bar that was stored or corrected, that bars may have been passed over, or silence.
 
-    `kind` is `candle`, `revision` or `reset`; `seq` its place in the order of commits, to go on from; `data` the bar,
-    with `pair`, `timeframe`, `time` (epoch seconds), `open` … `volume`, `bid`, `ask`, `source`, `revision` and `seq`,
-    or of a reset the `reason`.
+    `kind` is `candle`, `revision`, `reset` or `idle`; `seq` its place in the order of commits, to go on from; `data`
+    the bar, with `pair`, `timeframe`, `time` (epoch seconds), `open` … `volume`, `bid`, `ask`, `source`, `revision`
+    and `seq`, or of a reset the `reason`. Of `idle`, which has the `seq` of what was told last (0: nothing yet), it is
+    whether the service is `connected`, and `why` not, or None.
     """
 
     kind: str
     seq: int
     data: dict[str, Any]
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether no later bar of that pair and timeframe was stored when the service told this.
+
+        Not so what is told anew, or healed, after a break, but for its last. It says nothing of the bar's age.
+        """
+        return self.data.get("newest") is True
 
 
 def get_candles(
@@ -174,8 +197,9 @@ def get_candles(
                 this says. What cannot be had is judged by `complete`. It costs IG's points: for the start of a bot
                 rather than for each bar
     fetch_url   the service that is asked; else `url` where that is one, else $CANDLEKEEP_HTTP
-    now         what time it is, epoch seconds, for replays. Else a service knows, and beside a database
-                CANDLEKEEP_CLOCK=stream makes it the end of the newest bucket
+    now         what time it is, epoch seconds, for replays. Else a service knows. Beside the database of a simulator,
+                and no other, CANDLEKEEP_CLOCK=stream makes it the end of the newest bucket; with max_age Stale is
+                raised there too once nobody has collected for 20 s
     token_file  the file with HTTP's token; else $CANDLEKEEP_HTTP_TOKEN_FILE
 
     Raises UnknownPair, UnknownTimeframe, NoData, Stale, Incomplete, or Unavailable (Locked), Denied and WrongSchema
@@ -220,6 +244,8 @@ def get_candles(
             # A bucket's length and less than that after the start of the first bucket that owes a bar.
             since = max(since, (found.expected_by - step) // step * step)
         age_s = max(0.0, (found.now if now is None else now) - since)
+        if now is None and found.silent_s is not None and found.silent_s > SILENT_AFTER_S:
+            raise Stale(what, bars[-1].time, age_s, max_age_s, note, found.silent_s)
         if age_s > max_age_s:
             raise Stale(what, bars[-1].time, age_s, max_age_s, note)
     frame = pd.DataFrame([bar[:6] for bar in bars], columns=COLUMNS)
@@ -236,6 +262,7 @@ def follow(
     *,
     url: str | None = None,
     after: int | None = None,
+    timeout: float | None = None,
     token_file: str | None = None,
 ) -> Iterator[Event]:
     """Every bar as it is stored or corrected, each value once and in order, for ever.
@@ -245,29 +272,105 @@ def follow(
     nothing is left out meanwhile. A `reset` says that something may have been all the same, since the database is
     another one, or does not reach back so far: read anew what you keep.
 
+    With a `timeout`, in seconds, an `idle` is told whenever nothing has come for so long, also while the service is
+    away. Quiet hours are idle and `connected`: whether bars are late `get_candles` knows, by `max_age`.
+
     Raises UnknownPair, UnknownTimeframe, BadRequest or Denied; never Unavailable; ValueError without a service.
     """
     service = _Service(_service_place(url, "follow"), token_file)
     wanted = [_pair(pair) for pair in pairs], [_timeframe(timeframe) for timeframe in timeframes]
     if not all(wanted):
         raise ValueError("follow wants at least one pair and one timeframe")
-    pause_s = PAUSES_S[0]
-    while True:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout is more than nothing, not {timeout}")
+    link = _Link()
+    events = _follow(service, wanted, after, link)
+    yield from events if timeout is None else _with_silence(events, after, timeout, link)
+
+
+class _Link:
+    """How the connection of one who follows stands."""
+
+    def __init__(self) -> None:
+        # When there was last a word, and why there is no connection; none while there is.
+        self.heard = time.monotonic()
+        self.cause: str | None = "it is not reached yet"
+        self.is_over = threading.Event()
+
+    def hears(self) -> None:
+        self.heard, self.cause = time.monotonic(), None
+
+    def why_not(self) -> str | None:
+        silent_s = time.monotonic() - self.heard
+        if self.cause is None and silent_s > HEARD_WITHIN_S:
+            return f"there has been no word, not even a keepalive, for {silent_s:.0f} s"
+        return self.cause
+
+
+def _follow(service: _Service, wanted: Sequence[list[str]], after: int | None, link: _Link) -> Iterator[Event]:
+    """What `follow` tells, without an end but that of the link."""
+    first_s, longest_s = PAUSES_S[0], _longest_pause_s(service.place)
+    pause_s = first_s
+    while not link.is_over.is_set():
         try:
-            for event in _stream(service, *wanted, after):
+            for event in _stream(service, *wanted, after, link):
                 # A word from the other side, be it only where it stands.
-                pause_s = PAUSES_S[0]
+                pause_s = first_s
                 if after is not None and event.seq <= after and event.kind != "reset":
                     continue
                 after = event.seq
                 if event.kind in ("candle", "revision", "reset"):
                     yield event
-            cause: object = "the stream has ended"
+            link.cause = "the stream has ended"
         except Unavailable as error:
-            cause = error
-        log.warning("trying again in %.1f s: %s", pause_s, cause)
-        time.sleep(pause_s * random.uniform(0.8, 1.2))
-        pause_s = min(2 * pause_s, PAUSES_S[1])
+            link.cause = str(error)
+        if link.is_over.is_set():
+            return
+        log.warning("trying again in %.1f s: %s", pause_s, link.cause)
+        link.is_over.wait(pause_s * random.uniform(0.8, 1.2))
+        pause_s = min(2 * pause_s, longest_s)
+
+
+def _longest_pause_s(place: str) -> float:
+    is_near = urllib.parse.urlsplit(place).hostname in ("localhost", "127.0.0.1", "::1")
+    return min(PAUSES_S[1], PAUSE_NEAR_S) if is_near else PAUSES_S[1]
+
+
+def _with_silence(events: Iterator[Event], after: int | None, timeout: float, link: _Link) -> Iterator[Event]:
+    """The same, and `idle` where nothing comes: a thread waits for the service, so that the caller need not."""
+    # One who takes nothing is sent no more: what waits here is one event.
+    told: queue.Queue[Event | BaseException] = queue.Queue(1)
+
+    def wait() -> None:
+        last: Event | BaseException = CandlekeepError("the stream is over")
+        try:
+            for event in events:
+                told.put(event)
+                if link.is_over.is_set():
+                    return
+        except BaseException as error:  # Whatever it is, the caller is to have it.
+            last = error
+        told.put(last)
+
+    threading.Thread(target=wait, name="candlekeep-follow", daemon=True).start()
+    seq = after or 0
+    try:
+        while True:
+            try:
+                event = told.get(timeout=timeout)
+            except queue.Empty:
+                why = link.why_not()
+                yield Event("idle", seq, {"connected": why is None, "why": why})
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            seq = event.seq
+            yield event
+    finally:
+        # It ends with the next word of the service, and what it still tells is for nobody.
+        link.is_over.set()
+        with contextlib.suppress(queue.Empty):
+            told.get_nowait()
 
 
 # What is asked for.
@@ -321,6 +424,7 @@ class _Found(NamedTuple):
     holes: list[Hole]  # from the first of them on
     expected_by: int | None  # when the next one ought to be stored at the latest; none where nobody watches for it
     now: float  # the market's time, epoch seconds
+    silent_s: float | None = None  # where that is the newest bucket's end: since when nobody collects
 
 
 def _read_http(service: _Service, pair: str, timeframe: str, count: int, price: str) -> _Found:
@@ -339,8 +443,12 @@ def _read_http(service: _Service, pair: str, timeframe: str, count: int, price: 
 def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: int, price: str) -> _Found:
     """Reads by the statements that `rows` executes, in its transaction."""
     side, key, step = "" if price == "mid" else f"{price}_", (pair, timeframe), int(timeframe) * 60
-    is_replayed = os.environ.get("CANDLEKEEP_CLOCK") == "stream"
-    newest = rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0] if is_replayed else None
+    newest, silent_s = None, None
+    # Of a real market the newest bucket does not tell the time, whatever a shell's environment says.
+    if os.environ.get("CANDLEKEEP_CLOCK") == "stream" and _is_simulated(rows):
+        newest = rows("SELECT max(to_ts) FROM coverage WHERE timeframe='5'")[0][0]
+        renewed = rows("SELECT renewed_at FROM lease WHERE name='collector'")
+        silent_s = time.time() - renewed[0][0] if renewed else math.inf
     now, settling_s = (time.time(), SETTLING_S) if newest is None else (newest, 0)
     told = rows(
         f"SELECT timestamp, {side}open, {side}high, {side}low, {side}close, volume, seq FROM candles"
@@ -377,7 +485,12 @@ def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: 
         hours = [(start, hours[0][0] if hours else end), *hours]
         owed = [(max(a, opens), min(b, closes)) for a, b in unknown for opens, closes in hours]
         runs = sorted(runs + [Hole(a, b, "missing", "not_reached") for a, b in owed if a < b])
-    return _Found(bars, _holes(runs, {bar.time for bar in bars}, step), expected[0][0] if expected else None, now)
+    holes = _holes(runs, {bar.time for bar in bars}, step)
+    return _Found(bars, holes, expected[0][0] if expected else None, now, silent_s)
+
+
+def _is_simulated(rows: Callable[..., list[Any]]) -> bool:
+    return [value for (value,) in rows("SELECT value FROM settings WHERE key='environment'")] == ["custom"]
 
 
 def _holes(runs: list[Hole], stored: set[int], step: int) -> list[Hole]:
@@ -521,7 +634,9 @@ def _fetch(service: _Service, wanted: dict[str, Any], within_s: float) -> str:
     return "; asked for it to be fetched: " + ", ".join(filter(None, (told["state"], told["note"])))
 
 
-def _stream(service: _Service, pairs: list[str], timeframes: list[str], after: int | None) -> Iterator[Event]:
+def _stream(
+    service: _Service, pairs: list[str], timeframes: list[str], after: int | None, link: _Link
+) -> Iterator[Event]:
     """Reads one answer of `/v1/stream` to its end."""
     query = urllib.parse.urlencode({"pairs": ",".join(pairs), "timeframes": ",".join(timeframes)}, safe=",")
     headers = {"Accept": "text/event-stream"}
@@ -534,6 +649,9 @@ def _stream(service: _Service, pairs: list[str], timeframes: list[str], after: i
     try:
         with answer:
             for line in iter(lambda: answer.readline(LINE_MAX), b""):
+                link.hears()
+                if link.is_over.is_set():
+                    return
                 name, _, value = line.decode("utf-8").rstrip("\r\n").partition(":")
                 value = value.removeprefix(" ")
                 if name == "event":

@@ -26,6 +26,8 @@ pub struct Text {
     pub bytes: Vec<u8>,
     /// What is said of bars besides, which not every format can.
     pub judged: Option<Judged>,
+    /// What it says of a range that is over, but for the times that go on with the market.
+    pub lasting: Option<Vec<u8>>,
 }
 
 /// What is said of an answer's bars besides what they are.
@@ -91,6 +93,8 @@ struct Read {
     /// The market's time, where that is not the system's.
     market_time: Option<Timestamp>,
     judged: Judged,
+    /// The range has an end, behind which the market is.
+    is_over: bool,
 }
 
 fn read_candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> Answer<Read> {
@@ -161,34 +165,42 @@ fn read_candles(store: &mut Store, judge: Judge<'_>, asked: &asked::Candles) -> 
     };
     // What `market_now` adds for what is over to be settled is no time of the market's.
     let market_time = (judge.config.clock == ClockKind::Stream).then(|| Timeframe::M5.bucket(now));
-    Ok(Ok(Read { bars, missing, market_time, judged }))
+    let is_over = to.is_some_and(|to| to <= over);
+    Ok(Ok(Read { bars, missing, market_time, judged, is_over }))
 }
 
 fn write(asked: &asked::Candles, read: Read) -> Result<Text, Wrong> {
-    let Read { bars, missing, market_time, judged } = read;
+    let Read { bars, missing, market_time, judged, is_over } = read;
     let Judged { complete, fresh, expected_by } = judged;
+    let mut view = BarsView {
+        pair: asked.pair.to_string(),
+        timeframe: asked.timeframe.as_str(),
+        price: asked.price.as_str(),
+        candles: Vec::new(),
+        complete,
+        missing,
+        fresh,
+        expected_by: None,
+        market_time: None,
+    };
+    if is_over || asked.format == BarsFormat::Json {
+        let candles = bars.iter().map(|stored| BarView::of(stored, doubles(stored, asked.price)));
+        view.candles = candles.collect();
+    }
+    // A kept `fresh` that is no longer so would be no substitute for what is, so it stays.
+    let lasting = is_over.then(|| line(&view));
     let (content_type, bytes) = match asked.format {
         BarsFormat::Csv => {
             ("text/csv; charset=utf-8; header=present", columns::csv(&bars, asked.price).into_bytes())
         }
         BarsFormat::Arrow => arrow(asked, &bars, judged)?,
         BarsFormat::Json => {
-            let candles = bars.iter().map(|stored| BarView::of(stored, doubles(stored, asked.price)));
-            let view = BarsView {
-                pair: asked.pair.to_string(),
-                timeframe: asked.timeframe.as_str(),
-                price: asked.price.as_str(),
-                candles: candles.collect(),
-                complete,
-                missing,
-                fresh,
-                expected_by: expected_by.map(|by| by.0),
-                market_time: market_time.map(|time| time.0),
-            };
+            view.expected_by = expected_by.map(|by| by.0);
+            view.market_time = market_time.map(|time| time.0);
             (JSON, line(&view))
         }
     };
-    Ok(Text { content_type, bytes, judged: Some(judged) })
+    Ok(Text { content_type, bytes, judged: Some(judged), lasting })
 }
 
 #[cfg(feature = "parquet")]
@@ -249,7 +261,7 @@ pub fn coverage(store: &mut Store, judge: Judge<'_>, asked: &asked::Ledger) -> A
             to: span.end.0,
             runs: runs.iter().map(RunView::of).collect(),
         };
-        Ok(Ok(Text { content_type: JSON, bytes: line(&view), judged: None }))
+        Ok(Ok(Text { content_type: JSON, bytes: line(&view), judged: None, lasting: None }))
     })
 }
 
@@ -429,6 +441,27 @@ mod tests {
             let told = Scene::from(friday, "ss", hours * 3_600).ask("5&count=2");
             assert_eq!((&told["fresh"], &told["complete"]), (&json!(fresh), &json!(fresh)), "{hours} h");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_range_that_is_over_lasts_while_the_market_goes_on() {
+        let said = |later_s, query: &str| {
+            let text = Scene::new("ssss", later_s).text(&format!("pair=EURUSD&timeframe=5&{query}")).unwrap();
+            (text.bytes, text.lasting)
+        };
+        let over = "from=2024-01-17T10:00&to=2024-01-17T10:10";
+        let ((_, early), (_, late)) = (said(0, over), said(200, over));
+        assert!(early.is_some() && early == late);
+        let csv = format!("{over}&format=csv");
+        assert_eq!(said(0, &csv).1, early, "the format is the tag's concern");
+        // Bars that were fresh and are not any more are not what they were.
+        assert_ne!(said(3_600, over).1, early);
+        for open in ["count=2", "from=2024-01-17T10:00", "from=2024-01-17T10:00&to=2024-01-18"] {
+            assert_eq!(said(200, open).1, None, "{open}");
+        }
+        // Its last bucket has ended, and may still get its bar.
+        let last = "from=2024-01-17T10:00&to=2024-01-17T10:20";
+        assert_eq!((said(59, last).1, said(60, last).1.is_some()), (None, true));
     }
 
     #[test]

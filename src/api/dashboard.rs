@@ -80,7 +80,7 @@ fn sent(request: &HttpRequest, path: &str) -> HttpResponse {
     };
     let tag = file.tag.get_or_init(|| routes::tag(&digest::digest(&digest::SHA256, file.bytes)));
     // Asked about each time, so that what is shown is never of two versions.
-    let mut answer = routes::unless_known(request, tag.clone(), "no-cache");
+    let mut answer = routes::unless_known(request, header::EntityTag::new_strong(tag.clone()), "no-cache");
     if let Some(encoding) = file.encoding {
         answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }

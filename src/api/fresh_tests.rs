@@ -208,6 +208,9 @@ fn what_is_owed_is_told_with_its_reason() {
             format!("GBP_USD 15 no bar of 2020-03-10T12:30:00Z: {beyond}"),
         ]
     );
+    let since = Some(at("2020-03-10T12:30:00Z"));
+    let pairs = readiness::read(&mut scene.store, &scene.config, now).unwrap();
+    assert_eq!(pairs.iter().map(|pair| pair.unreached).collect::<Vec<_>>(), [None, None, since, since]);
 }
 
 /// How many statements `work` sends.

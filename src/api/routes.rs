@@ -150,6 +150,8 @@ impl Answers {
             at: health.is_starting.then(|| format!("starting: {}", health.at)),
             spooled: stats.facts_spooled.get(),
             stream: StreamState::shown(stats, collected.stream.as_ref()),
+            // Who answers lives.
+            is_silent: false,
         };
         let now = self.sources.clock.wall();
         let pairs = collected.pairs.iter().filter(|pair| of.has(pair.row.pair, pair.row.timeframe)).cloned();
@@ -240,16 +242,30 @@ fn unanswered(error: &NoAnswer) -> HttpResponse {
 }
 
 /// An answer that a client need not be told again while it stays as it is: 304 where it has it already.
+///
+/// Of a range that is over, what does not last is by when the next bar is owed and what time it is in the market. Its
+/// tag leaves that out, and so is a weak one, by which an answer is as good as the other, not the same byte for byte
+/// (RFC 9110, 8.8.1); `If-None-Match` compares weakly (13.1.2).
 fn tagged(request: &HttpRequest, text: Text) -> HttpResponse {
-    // Of all that is said, so that nothing that changes can go unnoticed.
     let mut digest = digest::Context::new(&digest::SHA256);
-    digest.update(&text.bytes);
     let told = text.judged.map_or_else(Vec::new, judgements);
-    for (name, value) in &told {
-        digest.update(name.as_bytes());
-        digest.update(value.as_bytes());
-    }
-    let mut answer = unless_known(request, tag(&digest.finish()), "private, no-cache");
+    let tag = match &text.lasting {
+        Some(lasting) => {
+            digest.update(text.content_type.as_bytes());
+            digest.update(lasting);
+            header::EntityTag::new_weak(tag(&digest.finish()))
+        }
+        // Of all that is said, so that nothing that changes can go unnoticed.
+        None => {
+            digest.update(&text.bytes);
+            for (name, value) in &told {
+                digest.update(name.as_bytes());
+                digest.update(value.as_bytes());
+            }
+            header::EntityTag::new_strong(tag(&digest.finish()))
+        }
+    };
+    let mut answer = unless_known(request, tag, "private, no-cache");
     for (name, value) in told {
         answer.headers_mut().insert(header::HeaderName::from_static(name), value);
     }
@@ -271,8 +287,7 @@ pub fn tag(digest: &digest::Digest) -> String {
 }
 
 /// An answer without a body: 304 where the client has what is named so already.
-pub fn unless_known(request: &HttpRequest, tag: String, keep: &'static str) -> HttpResponse {
-    let tag = header::EntityTag::new_strong(tag);
+pub fn unless_known(request: &HttpRequest, tag: header::EntityTag, keep: &'static str) -> HttpResponse {
     let is_known = match request.get_header() {
         Some(header::IfNoneMatch::Any) => true,
         Some(header::IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),

@@ -78,6 +78,8 @@ pub struct PairReadiness {
     pub row: Freshness,
     /// Why it is not fresh; none where it is.
     pub why: Option<String>,
+    /// Since when the ledger says nothing, where that is why.
+    pub unreached: Option<Timestamp>,
 }
 
 impl PairReadiness {
@@ -102,19 +104,22 @@ pub fn read(store: &mut Store, config: &Config, now: Timestamp) -> Result<Vec<Pa
     let stale: Vec<_> =
         rows.iter().filter(|row| !row.is_fresh(now) && row.last.is_some()).map(owed).collect();
     let mut lacking = stale.iter().zip(incomplete_each(store, config, &stale)?);
-    let why = |row: &Freshness| {
+    let judge = |row: &Freshness| {
         if row.is_fresh(now) {
-            return None;
+            return PairReadiness { row: *row, why: None, unreached: None };
         }
-        Some(match row.last.and_then(|_| lacking.next()) {
-            None => "there is no bar yet".to_owned(),
+        let (why, unreached) = match row.last.and_then(|_| lacking.next()) {
+            None => ("there is no bar yet".to_owned(), None),
             Some(((_, _, bucket), gaps)) => {
-                let why = gaps.first().map_or("its hours are not known that far ahead", Gap::why);
-                format!("no bar of {}: {why}", bucket.start)
+                let first = gaps.first();
+                let why = first.map_or("its hours are not known that far ahead", Gap::why);
+                let unreached = first.filter(|gap| gap.is_not_reached()).map(|gap| gap.span.start);
+                (format!("no bar of {}: {why}", bucket.start), unreached)
             }
-        })
+        };
+        PairReadiness { row: *row, why: Some(why), unreached }
     };
-    Ok(rows.iter().map(why).zip(&rows).map(|(why, row)| PairReadiness { row: *row, why }).collect())
+    Ok(rows.iter().map(judge).collect())
 }
 
 /// Which bar is owed.
@@ -140,6 +145,16 @@ pub struct Process {
     pub spooled: u64,
     /// How the stream stands.
     pub stream: Option<StreamState>,
+    /// It lives, and gives no sign of it.
+    pub is_silent: bool,
+}
+
+impl Process {
+    /// Whether it hears the market.
+    fn streams(&self) -> bool {
+        let is_up = self.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Streaming);
+        is_up && self.at.is_none() && !self.is_silent
+    }
 }
 
 /// Whether what is stored is fit to trade on.
@@ -153,7 +168,12 @@ pub struct Readiness {
 
 impl Readiness {
     /// Judges at wall time `now`; `trades` says whether a market is sure to.
-    pub fn judge(pairs: Vec<PairReadiness>, process: &Process, trades: bool, now: Timestamp) -> Readiness {
+    pub fn judge(
+        mut pairs: Vec<PairReadiness>,
+        process: &Process,
+        trades: bool,
+        now: Timestamp,
+    ) -> Readiness {
         let mut why: Vec<String> = process.at.clone().into_iter().collect();
         if process.spooled > 0 {
             why.push(format!("{} facts wait in the spool for the database", process.spooled));
@@ -172,6 +192,13 @@ impl Readiness {
                 Timestamp(stream.since)
             ));
         }
+        // What the ledger does not reach of a service that hears the market is what no price has come of.
+        for pair in pairs.iter_mut().filter(|_| process.streams()) {
+            if let Some(since) = pair.unreached {
+                let words = format!("no price since {since}: quiet, or a broken feed; not proved yet");
+                pair.why = Some(words);
+            }
+        }
         if pairs.is_empty() {
             why.push("nothing is watched yet".to_owned());
         }
@@ -182,7 +209,7 @@ impl Readiness {
     pub fn in_words(&self) -> String {
         let stale: Vec<&PairReadiness> = self.pairs.iter().filter(|pair| !pair.is_fresh()).collect();
         let mut told = self.why.clone();
-        if let Some(first @ PairReadiness { row, why: Some(why) }) = stale.first() {
+        if let Some(first @ PairReadiness { row, why: Some(why), .. }) = stale.first() {
             let (pair, timeframe) = (first.row.pair, row.timeframe);
             let more = match stale.len() {
                 1 => String::new(),
@@ -230,7 +257,7 @@ mod tests {
             last: Some(NOW.plus(-600)),
             expected_by: NOW.plus(60),
         };
-        PairReadiness { row, why: why.map(str::to_owned) }
+        PairReadiness { row, why: why.map(str::to_owned), unreached: None }
     }
 
     fn stream(phase: Phase, for_s: i64) -> Process {
@@ -261,6 +288,26 @@ mod tests {
         check(starting, true, "starting: logging in");
         let nothing = Readiness::judge(Vec::new(), &Process::default(), true, NOW);
         assert!(!nothing.is_ready(), "{nothing:?}");
+    }
+
+    #[test]
+    fn what_no_price_has_come_of_is_not_blamed_on_a_service_that_hears_the_market() {
+        let beyond = "no bar of 10:00: the service is not running, or behind";
+        let quiet = "no price since 2024-01-17T09:55:00Z: quiet, or a broken feed; not proved yet";
+        let check = |process: Process, unreached: Option<Timestamp>, expected: &str| {
+            let pair = PairReadiness { unreached, ..pair(Some(beyond)) };
+            let readiness = Readiness::judge(vec![pair], &process, true, NOW);
+            assert_eq!(readiness.pairs[0].why.as_deref(), Some(expected));
+            assert!(!readiness.is_ready());
+        };
+        let since = Some(NOW.plus(-300));
+        check(stream(Phase::Streaming, 900), since, quiet);
+        check(stream(Phase::Streaming, 900), None, beyond);
+        check(stream(Phase::Interrupted, 5), since, beyond);
+        check(Process::default(), since, beyond);
+        check(Process { is_silent: true, ..stream(Phase::Streaming, 900) }, since, beyond);
+        let at = Some("nobody collects".to_owned());
+        check(Process { at, ..stream(Phase::Streaming, 900) }, since, beyond);
     }
 
     #[test]

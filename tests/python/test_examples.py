@@ -100,6 +100,10 @@ class Stored(unittest.TestCase):
         until("the market's close", lambda: cls.world.rows(last, CLOSE - 900, *PAIRS) == [(len(PAIRS),)])
         cls.server_url = cls.server.database("candles")
         cls.world.run("copy", cls.world.file_url, cls.server_url)
+        # As far as its readers can tell somebody collects into the copy too, for longer than these tests last.
+        with psycopg.connect(cls.server_url) as db:
+            renewed = db.execute("UPDATE lease SET renewed_at=%s WHERE name='collector'", [int(time.time()) + 86_400])
+        assert renewed.rowcount == 1
         cls.places = {"file": cls.world.file_url, "server": cls.server_url, "http": cls.world.http_url}
         go_by_the_stream(cls)
 
@@ -211,6 +215,33 @@ class Stored(unittest.TestCase):
                     get_candles("EUR_USD", 5, 10, url=url, max_age=pd.Timedelta(days=1))
             self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=self.world.http_url, max_age=0)), 10)
         self.everywhere(lambda url: get_candles("EUR_USD", 5, 10, url=url, max_age=0))
+
+    def test_of_a_real_market_the_newest_bucket_never_tells_the_time(self) -> None:
+        for environment in ("demo", "live"):
+            url = self.changed(environment, f"UPDATE settings SET value='{environment}' WHERE key='environment'")
+            with self.assertRaisesRegex(candlekeep.Stale, "s of market time ago; max_age is 86400 s") as caught:
+                get_candles("EUR_USD", 5, 10, url=url, max_age=pd.Timedelta(days=1))
+            self.assertGreater(caught.exception.age_s, 86_400)
+            self.assertIsNone(caught.exception.silent_s)
+
+    def test_bars_of_a_simulator_are_stale_once_nobody_collects(self) -> None:
+        killed = "UPDATE lease SET renewed_at={}"
+        url = self.changed("lately", killed.format(int(time.time()) - 5))
+        self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=3_600)), 10)
+        for name, statement, said, least_s in [
+            ("killed", killed.format(int(time.time()) - 4_000), r"database for 40\d\d s$", 4_000),
+            ("copied", "DELETE FROM lease", "database$", float("inf")),
+        ]:
+            url = self.changed(name, statement)
+            with (
+                self.subTest(name),
+                self.assertRaisesRegex(candlekeep.Stale, f"stands still: nobody collects into this {said}") as caught,
+            ):
+                get_candles("EUR_USD", 5, 10, url=url, max_age=3_600)
+            self.assertGreaterEqual(caught.exception.silent_s, least_s)
+            # Who says what time it is, or does not ask for an age, is not told.
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=0, now=CLOSE)), 10)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url)), 10)
 
     def test_an_unknown_pair_lists_the_known_ones(self) -> None:
         error = self.refused(candlekeep.UnknownPair, "EUR_SEK", "5")
@@ -362,6 +393,10 @@ class Stored(unittest.TestCase):
             told = [next(events) for _ in expected]
         self.assertEqual([(event.seq, event.data["time"], event.data["close"]) for event in told], expected)
         self.assertEqual(set(told[0].data["bid"]), {"open", "high", "low", "close"})
+        # What is told anew is not news, but for the last of each pair.
+        last = {event.data["pair"]: event for event in told}
+        newest = [event for event in told if event.is_newest]
+        self.assertEqual(newest, sorted(last.values(), key=lambda event: event.seq))
         with closing(follow(["EUR_USD"], [5], url=self.world.http_url, after=10**9)) as events:
             reset = next(events)
         (newest,) = self.world.rows("SELECT max(seq) FROM candles")[0]
@@ -678,6 +713,59 @@ class Pushed(unittest.TestCase):
         self.assertEqual((told, [number for _, number in asked]), ([], ["5"] * 5))
         for text in ("too many follow", "answers 502", "nothing was taken for 30 s", "broke"):
             self.assertIn(text, logs)
+
+    def test_silence_is_told_with_whether_the_service_answers(self) -> None:
+        begins, bar = "id: 7\n: what is stored after 7 follows\n\n", 'event: candle\nid: 8\ndata: {"close": 1.5}\n\n'
+        service = Scripted((200, {"Held": "1"}, begins + bar))
+        self.addCleanup(service.end)
+        with closing(follow(["EUR_USD"], [5], url=service.url, timeout=0.5)) as events:
+            self.assertEqual(next(events), ("candle", 8, {"close": 1.5}))
+            for _ in range(2):
+                self.assertEqual(next(events), ("idle", 8, {"connected": True, "why": None}))
+            # It is there, and says nothing any more.
+            with mock.patch("candlekeep.HEARD_WITHIN_S", 0):
+                silent = next(events)
+            self.assertFalse(silent.data["connected"])
+            self.assertRegex(silent.data["why"], "no word, not even a keepalive, for [0-9] s")
+            # It breaks off, and what it says next is the last word.
+            service.ends.set()
+            with self.assertLogs("candlekeep", "WARNING"), self.assertRaisesRegex(candlekeep.BadRequest, "over"):
+                for event in events:
+                    self.assertEqual(event.kind, "idle")
+
+    def test_a_service_that_is_away_does_not_keep_a_bot_waiting(self) -> None:
+        url = f"http://127.0.0.1:{free_port()}"
+        with (
+            self.assertLogs("candlekeep", "WARNING"),
+            closing(follow(["EUR_USD"], [5], url=url, after=3, timeout=0.2)) as events,
+        ):
+            for event in (next(events), next(events)):
+                self.assertEqual((event.kind, event.seq, event.data["connected"]), ("idle", 3, False))
+            self.assertIn("refused", event.data["why"])
+        with self.assertRaisesRegex(ValueError, "timeout"):
+            next(follow(["EUR_USD"], [5], url=url, timeout=0))
+
+    def test_a_service_on_the_same_machine_is_looked_for_more_often(self) -> None:
+        for place, expected_s in [
+            ("http://127.0.0.1:8017", 5),
+            ("http://[::1]:8017", 5),
+            ("http://localhost:8017", 5),
+            ("http://10.0.0.7:8017", 30),
+            ("https://candles.example", 30),
+        ]:
+            self.assertEqual(candlekeep._longest_pause_s(place), expected_s, place)
+
+    def test_the_bot_says_of_silence_what_is_wrong_alone(self) -> None:
+        args = argparse.Namespace(url=None, pair="EUR_USD", timeframe="5", max_age=None)
+        away = candlekeep.Event("idle", 3, {"connected": False, "why": "it does not answer"})
+        quiet = candlekeep.Event("idle", 3, {"connected": True, "why": None})
+        self.assertEqual(list(bot.lines([away], args)), ["idle AWAY it does not answer"])
+        with mock.patch("candlekeep.get_candles", return_value=None) as asked:
+            self.assertEqual(list(bot.lines([quiet, quiet], args)), [])
+        self.assertEqual(asked.call_args.kwargs["max_age"], 360)
+        with mock.patch("candlekeep.get_candles", side_effect=candlekeep.Stale("EUR_USD 5", 0, 400, 360)):
+            (line,) = bot.lines([quiet], args)
+        self.assertRegex(line, "^idle LATE Stale: EUR_USD 5: the newest bar is")
 
     def test_a_bar_is_judged_by_the_answer_that_it_came_with(self) -> None:
         end, step = CLOSE, 300

@@ -193,11 +193,15 @@ class Server:
 
 
 class Scripted:
-    """A service that answers what it is told to: status, headers and body, one after the other."""
+    """A service that answers what it is told to: status, headers and body, one after the other.
+
+    An answer with the header `Held` is never finished.
+    """
 
     def __init__(self, *answers: Tuple[int, Dict[str, str], str]) -> None:
         left, self.asked = list(answers), []
         asked = self.asked
+        self.ends = ends = threading.Event()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -208,6 +212,8 @@ class Scripted:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body.encode())
+                if "Held" in headers:
+                    ends.wait(PATIENCE_S)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -218,6 +224,7 @@ class Scripted:
         self.thread.start()
 
     def end(self) -> None:
+        self.ends.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()

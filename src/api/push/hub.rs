@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::follower::Lost;
 use super::forming::{Shown, UnderWay};
-use super::page::Page;
+use super::page::{Newest, Page};
 use crate::api::pool::{NoAnswer, Open, Pool};
 use crate::clock::Clock;
 use crate::domain::coverage::has_no_bar;
@@ -233,8 +233,13 @@ impl Shelf {
         }
         Ok(match store.log_after(after, PAGE_MAX, among)? {
             LogRead::Page(page) => {
-                let page = Arc::new(Page::of(after, &page));
-                if page.has_more {
+                let newest = match page.entries.is_empty() {
+                    true => Newest::new(),
+                    false => newest(store)?,
+                };
+                let page = Arc::new(Page::of(after, &page, &newest));
+                // What it calls the newest would not be so for long.
+                if page.has_more && !page.has_newest {
                     self.keep(among, &page);
                 }
                 Told::Page(page)
@@ -246,6 +251,13 @@ impl Shelf {
             }
         })
     }
+}
+
+/// The newest bars of what is watched, by one statement: later ones than a page has that was read before may be
+/// among them.
+fn newest(store: &mut Store) -> Result<Newest, StoreError> {
+    let rows = store.freshness()?.into_iter();
+    Ok(rows.filter_map(|row| Some(((row.pair, row.timeframe), row.last?))).collect())
 }
 
 /// Reads while anybody follows.

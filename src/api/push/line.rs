@@ -341,6 +341,35 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn of_bars_that_come_late_the_last_alone_is_called_the_newest() {
+        let mut scene = Scene::new();
+        scene.run("INSERT INTO watched_bars VALUES ('EUR_USD', '5', 'forex', 0)");
+        scene.slot = 5;
+        scene.commit(3);
+        let mut events = scene.follow(After::Seq(0)).await.unwrap();
+        heard(&mut events).await;
+        let mut told = Vec::new();
+        // Missed, then as it is stored, then healed.
+        for (slot, bars, expected) in
+            [(8, 0, vec![false, false, true]), (8, 1, vec![true]), (1, 2, vec![false, false])]
+        {
+            scene.slot = slot;
+            scene.commit(bars);
+            while told.len() < expected.len() {
+                let text = tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap();
+                let text = String::from_utf8(text.unwrap().unwrap().to_vec()).unwrap();
+                let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+                told.extend(
+                    data.map(|data| {
+                        serde_json::from_str::<serde_json::Value>(data).unwrap()["newest"] == true
+                    }),
+                );
+            }
+            assert_eq!(std::mem::take(&mut told), expected, "{slot}");
+        }
+    }
+
+    #[actix_web::test]
     async fn who_does_not_take_what_comes_by_is_told_from_the_database_and_misses_nothing() {
         let mut scene = Scene::new();
         let mut quick = scene.follow(After::Now).await.unwrap();

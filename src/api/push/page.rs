@@ -1,9 +1,11 @@
 //! A page of the log as text: made once, and handed to all who follow. Pure.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::domain::{Bar, Pair, Price, Timeframe};
+use crate::domain::{Bar, Pair, Price, Timeframe, Timestamp};
 use crate::store::{LogEntry, LogPage};
 
 /// What a follower wants to hear of.
@@ -37,6 +39,8 @@ pub struct Page {
     pub upto: i64,
     /// There may be more behind it.
     pub has_more: bool,
+    /// It calls a bar the newest, which is so while no later one is stored.
+    pub has_newest: bool,
     text: Bytes,
     events: Vec<Event>,
 }
@@ -49,17 +53,23 @@ struct Event {
     end: usize,
 }
 
+/// Starts of the newest bars that are stored.
+pub type Newest = BTreeMap<(Pair, Timeframe), Timestamp>;
+
 impl Page {
-    /// The events of a page that was read behind `after`.
-    pub fn of(after: i64, page: &LogPage) -> Page {
-        let mut text = String::new();
+    /// The events of a page that was read behind `after`, where these bars are the newest.
+    pub fn of(after: i64, page: &LogPage, newest: &Newest) -> Page {
+        let (mut text, mut has_newest) = (String::new(), false);
         let events = page.entries.iter().map(|entry| {
-            text.push_str(&event(entry));
+            let key = entry.bar.key;
+            let is_newest = newest.get(&(key.pair, key.timeframe)).is_some_and(|newest| key.start >= *newest);
+            has_newest |= is_newest;
+            text.push_str(&event(entry, is_newest));
             Event { seq: entry.seq, bar: entry.bar, end: text.len() }
         });
-        let events = events.collect();
+        let events: Vec<Event> = events.collect();
         let (upto, has_more) = (page.upto, page.has_more);
-        Page { after, upto, has_more, text: text.into(), events }
+        Page { after, upto, has_more, has_newest, text: text.into(), events }
     }
 
     /// What there is of it behind `seq` for whoever wants this, and the last `seq` that it names.
@@ -100,6 +110,7 @@ struct BarData {
     seq: i64,
     bid: Side,
     ask: Side,
+    newest: bool,
 }
 
 /// What is said of a candle under way.
@@ -149,10 +160,11 @@ fn sides(bar: &Bar) -> (Side, Side) {
     (side(bar.bid.prices()), side(bar.ask.prices()))
 }
 
-fn event(LogEntry { bar, revision, seq }: &LogEntry) -> String {
+fn event(LogEntry { bar, revision, seq }: &LogEntry, newest: bool) -> String {
     let name = if *revision == 0 { "candle" } else { "revision" };
     let ((bid, ask), candle) = (sides(bar), CandleData::of(bar));
-    let data = BarData { candle, source: bar.source.as_str(), revision: *revision, seq: *seq, bid, ask };
+    let (source, revision, seq) = (bar.source.as_str(), *revision, *seq);
+    let data = BarData { candle, source, revision, seq, bid, ask, newest };
     format!("event: {name}\nid: {seq}\ndata: {}\n\n", json(&data))
 }
 
@@ -170,7 +182,7 @@ pub fn json(data: &impl Serialize) -> String {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::domain::{BarKey, Ohlc, Source, Timestamp};
+    use crate::domain::{BarKey, Ohlc, Source};
 
     /// A bar of a word like `7:EURUSD/5`, or `9:EURUSD/5*2` for its second revision.
     fn entry(word: &str) -> LogEntry {
@@ -194,7 +206,7 @@ pub(super) mod testing {
         let mut words = text.split(' ');
         let (after, upto) = words.next().unwrap().split_once("..").unwrap();
         let (after, upto) = (after.parse().unwrap(), upto.parse().unwrap());
-        Page::of(after, &LogPage { entries: words.map(entry).collect(), upto, has_more })
+        Page::of(after, &LogPage { entries: words.map(entry).collect(), upto, has_more }, &Newest::new())
     }
 
     /// What an event stream says, in short: `candle 5`, `revision 9`, ids alone, comments.
@@ -222,7 +234,8 @@ mod tests {
              \"open\":1.100065,\"high\":1.100065,\"low\":1.100065,\"close\":1.100065,\"volume\":7,\
              \"source\":\"websocket\",\"revision\":2,\"seq\":4,\
              \"bid\":{\"open\":1.1,\"high\":1.1,\"low\":1.1,\"close\":1.1},\
-             \"ask\":{\"open\":1.10013,\"high\":1.10013,\"low\":1.10013,\"close\":1.10013}}\n\n";
+             \"ask\":{\"open\":1.10013,\"high\":1.10013,\"low\":1.10013,\"close\":1.10013},\
+             \"newest\":false}\n\n";
         assert_eq!(std::str::from_utf8(&text).unwrap(), expected);
     }
 

@@ -196,6 +196,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         at: instead_of_collecting(lease.as_ref(), wall),
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
+        is_silent: lease.as_ref().is_some_and(|lease| lease.silent_s(wall).is_some()),
     };
     let trades = readiness::trades(config, market_now, |_| true);
     let readiness = Readiness::judge(bars, &process, trades, wall);

@@ -185,7 +185,7 @@ fn where_nothing_was_found_out_nothing_is_told_of_it() {
 fn stale(pair: &str, last: Option<Timestamp>, by: i64, why: &str) -> PairReadiness {
     let (pair, timeframe) = (pair.parse().unwrap(), Timeframe::M5);
     let row = Freshness { pair, timeframe, last, expected_by: Timestamp(by) };
-    PairReadiness { row, why: Some(why.to_owned()) }
+    PairReadiness { row, why: Some(why.to_owned()), unreached: None }
 }
 
 fn findings() -> Findings {
