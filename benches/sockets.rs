@@ -151,6 +151,8 @@ impl Process {
     fn start(dir: &Path, name: &str, command: &mut Command) -> Process {
         let log = dir.join(format!("{name}.log"));
         let stderr = fs::File::create(&log).expect("a log file");
+        // It knows every variable of that kind, and this one is for tests.
+        command.env_remove("CANDLEKEEP_TEST_DATA");
         let child = command.current_dir(dir).stderr(stderr).spawn().expect("a process");
         Process { child, log }
     }

@@ -642,8 +642,10 @@ impl Feed {
         }
         self.settle_on(id, serial, params, real);
         let session = self.sessions.get_mut(&serial).expect("it was found above");
-        if recovers_from.is_some() {
-            let claimed = from.saturating_add(std::mem::take(&mut self.unsent_lines));
+        if let Some(asked) = recovers_from {
+            // Too much by what was asked for, also where lines are sent again: else the client could not notice.
+            let unsent = std::mem::take(&mut self.unsent_lines);
+            let claimed = if unsent > 0 { asked.saturating_add(unsent) } else { from };
             write_line(&mut session.lines, format_args!("PROG,{claimed}"));
         }
         session.lines.extend_from_slice(&backlog);

@@ -402,6 +402,19 @@ fn a_recovery_that_claims_as_much_as_can_be_claimed_is_answered() {
 }
 
 #[test]
+fn a_recovery_that_claims_too_much_is_noticed_also_where_lines_are_sent_again() {
+    let mut world = World::new();
+    let (id, session) = world.create("");
+    world.subscribe(id, "EURUSD", "");
+    world.cut();
+    world.feed.resend_at_next_recovery(2);
+    world.feed.claim_too_much_at_next_recovery(1);
+    let id = world.open(Transport::WebSocket);
+    let bind = format!("bind_session\r\nLS_session={session}&LS_recovery_from=3");
+    assert!(world.ask(id, &bind).contains(&"PROG,4".to_owned()), "more than the client has");
+}
+
+#[test]
 fn a_shorter_stall_does_not_end_a_longer_one() {
     let mut world = World::new();
     let (id, _) = world.create("");
