@@ -298,7 +298,7 @@ def under_systemd(blocks: Blocks) -> None:
     # By hand, what the package does.
     shell("dpkg --purge candlekeep && rm -rf /var/lib/candlekeep /etc/candlekeep && userdel candlekeep", folder)
     by_hand = blocks.take("sudo install -m 0755 target/release/candlekeep")
-    shell(by_hand.replace("target/release/candlekeep /usr/bin/", f"{BINARY} /usr/bin/"), folder)
+    shell(by_hand.replace("target/release/candlekeep /usr/bin/", "/usr/local/bin/candlekeep /usr/bin/"), folder)
     os.remove("/etc/systemd/system/candlekeep.service.d/encrypted.conf")
     # As it goes on for both.
     shell(installed.split("\n", 1)[1], folder)
