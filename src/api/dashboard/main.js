@@ -13,8 +13,6 @@ const STATUS_EVERY = 5_000;
 const STRIPS_EVERY = 60_000;
 /// How many strips are asked for at a time.
 const STRIPS_AT_ONCE = 3;
-/// Seconds that a strip shows.
-const STRIP_SPAN = 7 * 86_400;
 /// What has lasted so long, milliseconds, is no repetition of what was before.
 const CALM = 60_000;
 /// Candles come in bursts, and are drawn once after this time, milliseconds.
@@ -143,8 +141,8 @@ async function drawQueued() {
   for (const pair of queue) {
     queue.delete(pair);
     try {
-      const to = status.now;
-      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair, timeframe: "5", from: to - STRIP_SPAN, to })}`);
+      // The last seven days by the service's own now, which a simulated market may have set back since the page asked.
+      const told = await ask(`/v1/coverage?${new URLSearchParams({ pair, timeframe: "5" })}`);
       strips.set(pair, strip.draw(told));
       panels.say("days", `${weekday(told.from)} to ${weekday(told.to)}`);
       panels.pairs(status, choice.pair, strips, choose);
