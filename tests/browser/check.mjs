@@ -93,11 +93,17 @@ function faintTexts() {
   return faint;
 }
 
+/// The chart, where there is one, has come to be as wide as its place.
+const FITS = `(() => {
+  const [place, drawn] = [document.querySelector("#chart"), document.querySelector("#chart .main-svg")];
+  return !drawn || Math.abs(drawn.getBoundingClientRect().width - place.clientWidth) <= 2;
+})()`;
+
 async function pictures(page, name) {
   for (const [kind, view] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {
     for (const scheme of ["light", "dark"]) {
       await page.view({ ...view, scheme });
-      await page.ask("new Promise((go) => setTimeout(go, 400))");
+      await page.until(FITS);
       await readable(page);
       if (options.pictures) await page.picture(join(options.pictures, `${name}-${kind}-${scheme}.png`));
     }
