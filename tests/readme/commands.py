@@ -276,6 +276,13 @@ def under_systemd(blocks: Blocks) -> None:
     installed = blocks.take("packaging/build /tmp")
     shell(installed.replace("packaging/build /tmp ", f"packaging/build /tmp {BINARY} "), folder, within_s=300)
     shell("systemctl is-active candlekeep", folder, said="^active$")
+    follow, *others = blocks.take("journalctl -u candlekeep -f").splitlines()
+    journal = Standing(follow, folder)
+    journal.until("the service's lines", lambda: "logged in" in journal.said())
+    journal.stop(codes=(0, -signal.SIGINT, 130))
+    for line in others:
+        # A journal without such lines is 1 for --grep.
+        shell(line, folder, codes=(0, 1) if "--grep" in line else (0,))
     doctor = blocks.take("systemd-run --pipe")
     shell(doctor, folder, codes=(0, 1), said="^ok +credentials")
     shell("adduser --quiet --disabled-password --gecos '' bot && adduser --quiet bot candlekeep", folder)
