@@ -473,7 +473,10 @@ mod tests {
                 "pair=EURUSD&timeframe=5&from=600&to=600",
                 "400 bad_range: from 1970-01-01T00:10:00Z is not before to 1970-01-01T00:10:00Z",
             ),
-            ("pair=EURUSD&timeframe=5&price=last", "400 bad_price: price is one of mid, bid, ask, all, not last"),
+            (
+                "pair=EURUSD&timeframe=5&price=last",
+                "400 bad_price: price is one of mid, bid, ask, all, not last",
+            ),
             (
                 "pair=EURUSD&timeframe=5&price=all&format=arrow",
                 "400 bad_price: arrow has the prices of one side: mid, bid or ask",

@@ -210,7 +210,8 @@ fn arrow(
     judged: Judged,
 ) -> Result<(&'static str, Vec<u8>), Wrong> {
     use super::arrow;
-    let prices: Vec<[f64; 4]> = bars.iter().map(|stored| columns::doubles(stored, asked.price.plain())).collect();
+    let prices: Vec<[f64; 4]> =
+        bars.iter().map(|stored| columns::doubles(stored, asked.price.plain())).collect();
     let told = [
         ("pair", asked.pair.to_string()),
         ("timeframe", asked.timeframe.to_string()),
