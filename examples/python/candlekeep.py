@@ -58,6 +58,9 @@ PAUSES_S, PAUSE_NEAR_S = (0.5, 30.0), 5.0
 SHOWN_MAX = 5
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
 SETTLING_S = 60
+#: A bar that ends so much after our clock is none of a market that goes by it.
+AHEAD_MAX_S = 3_600
+AHEAD = "a simulated market goes by its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong"
 #: A lease that was not renewed for longer is nobody's: who collects does so every three seconds.
 SILENT_AFTER_S = 20
 
@@ -109,6 +112,8 @@ class NoData(CandlekeepError):
 class Stale(CandlekeepError):
     """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time.
 
+    Below nought it ends so long after our clock that its age cannot be told.
+
     `silent_s` is none but for a simulator's database into which nobody collects any more, so that its market's time
     stands still: for how many seconds of ours, infinite where nobody ever did.
     """
@@ -118,6 +123,8 @@ class Stale(CandlekeepError):
     ) -> None:
         self.last, self.age_s, self.silent_s = last, age_s, silent_s
         why = f"which ended {age_s:.0f} s of market time ago; max_age is {max_age_s:.0f} s"
+        if age_s < 0:
+            why = f"which ends {-age_s / 3_600:.1f} h after this machine's clock: {AHEAD}"
         if silent_s is not None:
             since = "" if silent_s == math.inf else f" for {silent_s:.0f} s"
             why = f"and its market's time stands still: nobody collects into this database{since}"
@@ -265,6 +272,9 @@ def get_candles(
             # A bucket's length and less than that after the start of the first bucket that owes a bar.
             owed = (found.expected_by - step) // step * step
             since = max(since, owed if until is None else min(owed, until))
+        ahead_s = bars[-1].time + step - found.now
+        if now is None and ahead_s > AHEAD_MAX_S:
+            raise Stale(what, bars[-1].time, -ahead_s, max_age_s, note)
         age_s = max(0.0, (found.now if now is None else now) - since)
         if now is None and found.silent_s is not None and found.silent_s > SILENT_AFTER_S:
             raise Stale(what, bars[-1].time, age_s, max_age_s, note, found.silent_s)

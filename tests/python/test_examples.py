@@ -340,6 +340,17 @@ class Stored(unittest.TestCase):
             self.assertGreater(caught.exception.age_s, 86_400)
             self.assertIsNone(caught.exception.silent_s)
 
+    def test_bars_of_a_time_to_come_have_no_age(self) -> None:
+        years_s = 20 * 365 * 86_400
+        url = self.changed("ahead", f"UPDATE candles SET timestamp = timestamp + {years_s}")
+        with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+            with self.assertRaisesRegex(candlekeep.Stale, r"ends \d+\.\d h after .*CANDLEKEEP_CLOCK=stream") as caught:
+                get_candles("EUR_USD", 5, 10, url=url, max_age=360)
+            self.assertAlmostEqual(caught.exception.age_s, time.time() - CLOSE - years_s, delta=60)
+            # Who says what time it is knows it.
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=360, now=CLOSE + years_s)), 10)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url)), 10)
+
     def test_bars_of_a_simulator_are_stale_once_nobody_collects(self) -> None:
         killed = "UPDATE lease SET renewed_at={}"
         url = self.changed("lately", killed.format(int(time.time()) - 5))
