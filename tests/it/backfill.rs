@@ -201,7 +201,7 @@ fn a_plan_ends_at_this_machines_clock_and_says_what_the_market_may_not_have_come
         (world.number("SELECT max(to_ts) FROM coverage WHERE timeframe = '5'"), Clock::system().wall());
     assert!(plan(&two_hours())["known_to"].is_null(), "the ledger goes further");
     // In three days there is one on which the market trades.
-    let line = format!("--from {} --to 2099-01-02", wall.plus(-3 * 86_400).0);
+    let line = format!("--from {} --to {}", wall.plus(-3 * 86_400).0, wall.plus(365 * 86_400).0);
     let told = plan(&line);
     let requests = told["requests"].as_array().unwrap();
     assert!(!requests.is_empty(), "{told}");
