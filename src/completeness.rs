@@ -78,6 +78,22 @@ pub fn in_the_future(from: Timestamp, now: Timestamp, clock: ClockKind) -> Optio
     (from > now).then(|| lies_ahead(from, now, clock))
 }
 
+/// A bar may end so much later than it is by this machine's clock, seconds: the service runs no further apart.
+const AHEAD_MAX_S: i64 = 3_600;
+
+/// By how many seconds the newest bar that is stored ends after wall time `wall`, where that can be no bar of a market
+/// that goes by it; none otherwise.
+///
+/// # Errors
+/// Those of any read.
+pub fn ahead_s(store: &mut Store, clock: ClockKind, wall: Timestamp) -> Result<Option<i64>, StoreError> {
+    if clock == ClockKind::Stream {
+        return Ok(None);
+    }
+    let ends = store.last_bars()?.into_iter().map(|(_, timeframe, start)| start.plus(timeframe.seconds()));
+    Ok(ends.max().map(|end| end.since(wall)).filter(|ahead_s| *ahead_s > AHEAD_MAX_S))
+}
+
 /// The words.
 pub fn lies_ahead(from: Timestamp, now: Timestamp, clock: ClockKind) -> String {
     match clock {

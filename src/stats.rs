@@ -188,6 +188,8 @@ pub struct Stats {
     pub logged_in: Gauge,
     /// How long streamed bars took from the end of their candle to the disk, of the database or of the spool.
     pub close_to_durable: Lags,
+    /// Clients of `/v1/stream` that were ended since bars for them alone could not be read.
+    pub followers_unread: Counter,
     /// Data points of IG's weekly allowance that are left, as far as they are known.
     pub allowance_remaining: Known,
 }

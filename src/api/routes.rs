@@ -123,7 +123,7 @@ impl Answers {
         });
         let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, open.clone());
         let (live, clock) = (sources.signs.live.clone(), sources.clock.clone());
-        let push = Push::new(open, live, clock, &sources.config.timeframes);
+        let push = Push::new(open, live, clock, &sources.config.timeframes, sources.signs.stats.clone());
         let database = sources.config.database.clone();
         let open = move || {
             // Nothing is made or migrated for a client's sake.

@@ -3,7 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::asked::Prices;
 use super::health::HealthReport;
+use crate::cli::PriceSide;
+use crate::columns::doubles;
 use crate::completeness::Gap;
 use crate::domain::coverage::Run;
 use crate::healer::wishes::Progress;
@@ -52,7 +55,7 @@ pub struct BarsView {
     pub pair: String,
     /// Minutes.
     pub timeframe: &'static str,
-    /// Whose prices these are: `mid`, `bid` or `ask`.
+    /// Whose prices these are: `mid`, `bid`, `ask` or `all`.
     pub price: &'static str,
     /// The bars, ascending.
     pub candles: Vec<BarView>,
@@ -68,7 +71,7 @@ pub struct BarsView {
     pub market_time: Option<i64>,
 }
 
-/// A bar of one side.
+/// A bar: its prices of one side, or half of both and beside them those of each.
 #[derive(Serialize)]
 pub struct BarView {
     time: i64,
@@ -80,15 +83,40 @@ pub struct BarView {
     source: &'static str,
     revision: u32,
     seq: i64,
+    #[serde(flatten)]
+    sides: Option<SidesView>,
+}
+
+/// Both sides of a bar, named as in the database.
+#[derive(Serialize)]
+struct SidesView {
+    bid_open: f64,
+    bid_high: f64,
+    bid_low: f64,
+    bid_close: f64,
+    ask_open: f64,
+    ask_high: f64,
+    ask_low: f64,
+    ask_close: f64,
 }
 
 impl BarView {
-    /// The bar with these prices: open, high, low, close. Their texts parse to the doubles that they are.
-    pub fn of(stored: &StoredBar, [open, high, low, close]: [f64; 4]) -> BarView {
+    /// The bar with such prices. Their texts parse to the doubles that they are.
+    pub fn of(stored: &StoredBar, price: Prices) -> BarView {
         let bar = &stored.bar;
+        let [open, high, low, close] = doubles(stored, price.plain());
         let (volume, source) = (bar.volume, bar.source.as_str());
         let (revision, seq) = (stored.revision, stored.seq);
-        BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq }
+        let sides = (price == Prices::All).then(|| SidesView::of(stored));
+        BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq, sides }
+    }
+}
+
+impl SidesView {
+    fn of(stored: &StoredBar) -> SidesView {
+        let [bid_open, bid_high, bid_low, bid_close] = doubles(stored, PriceSide::Bid);
+        let [ask_open, ask_high, ask_low, ask_close] = doubles(stored, PriceSide::Ask);
+        SidesView { bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close }
     }
 }
 

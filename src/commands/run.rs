@@ -79,7 +79,7 @@ async fn collect(
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
-    actix_rt::spawn(keep_place(house.store().clone(), placed));
+    actix_rt::spawn(keep_place(house.store().clone(), house.epoch(), placed));
     tokio::select! {
         failure = house.failed() => {
             house.abandon().await;
@@ -114,10 +114,10 @@ pub(super) fn sources(config: Arc<Config>, signs: Signs) -> Sources {
     Sources { config, signs, status: Arc::new(status), order: Arc::new(order), clock }
 }
 
-/// Has `status` know where HTTP is served, or why it is not.
-pub(super) async fn keep_place(store: StoreHandle, mut placed: watch::Receiver<Place>) {
+/// Has `status` know where HTTP is served, or why it is not, by this holder of the lease.
+pub(super) async fn keep_place(store: StoreHandle, epoch: i64, mut placed: watch::Receiver<Place>) {
     loop {
-        let text = placed.borrow_and_update().text();
+        let text = Place { epoch, ..placed.borrow_and_update().clone() }.text();
         if let Err(error) = store.run(move |store| store.set_setting(place::SETTING, &text)).await {
             log::debug!(error:% = error; "where HTTP is served could not be written down");
         }

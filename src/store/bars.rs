@@ -178,9 +178,7 @@ pub(super) fn after(
             .limit(limit(count_max))
             .load(&mut server.wire),
     }?;
-    rows.iter()
-        .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
-        .collect()
+    rows.iter().map(|(pair, timeframe, row)| row.bar_of(pair, timeframe)).collect()
 }
 
 /// At most `count_max` values that were replaced or refused and have a higher `seq`, ascending by it. Of both kinds,
@@ -203,9 +201,7 @@ pub(super) fn revisions_after(
             .limit(limit(count_max))
             .load(&mut server.wire),
     }?;
-    rows.iter()
-        .map(|(pair, timeframe, row)| row.revision(rows::pair(pair)?, rows::timeframe(timeframe)?))
-        .collect()
+    rows.iter().map(|(pair, timeframe, row)| row.revision_of(pair, timeframe)).collect()
 }
 
 fn limit(count_max: usize) -> i64 {

@@ -254,6 +254,11 @@ impl Tenure {
         Tenure { lease, renewing }
     }
 
+    /// Number of this holder of the lease.
+    pub fn epoch(&self) -> i64 {
+        self.lease.epoch()
+    }
+
     /// Writes down that the holder ends in good order. A lock is given back when this is dropped.
     pub async fn end(&self, store: &StoreHandle, clock: &Clock) {
         self.renewing.abort();

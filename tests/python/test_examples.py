@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import datetime as dt
 import json
 import os
 import re
@@ -160,6 +161,121 @@ class Stored(unittest.TestCase):
             for frame in self.everywhere(lambda url: get_candles("GBP_USD", 5, 50, url=url, price=side)):
                 self.assertEqual(list(frame[["open", "high", "low", "close"]].itertuples(index=False, name=None)), rows)
 
+    def test_all_prices_are_those_of_the_table_side_by_side(self) -> None:
+        names = [f"{side}_{name}" for side in ("bid", "ask") for name in ("open", "high", "low", "close")]
+        names = ["open", "high", "low", "close", "volume", *names]
+        sql = f"SELECT {', '.join(names)} FROM candles WHERE pair='GBP_USD' AND timeframe='15' ORDER BY timestamp DESC"
+        rows = self.world.rows(f"{sql} LIMIT 20")[::-1]
+        for frame in self.everywhere(lambda url: get_candles("GBP_USD", 15, 20, url=url, price="all")):
+            self.assertEqual(list(frame.columns), ["time", *names])
+            self.assertEqual(list(frame[names].itertuples(index=False, name=None)), rows)
+
+    def times(self, *arguments: Any, **options: Any) -> List[int]:
+        """The starts of bars that all three places answer alike."""
+        frames = self.everywhere(lambda url: get_candles(*arguments, url=url, **options))
+        for frame in frames[1:]:
+            assert_frame_equal(frame, frames[0], check_exact=True)
+        return [int(time.timestamp()) for time in frames[0]["time"]]
+
+    def test_a_stretch_is_half_open_and_a_count_takes_its_newest(self) -> None:
+        sql = "SELECT timestamp FROM candles WHERE pair='EUR_USD' AND timeframe=? AND timestamp >= ? ORDER BY timestamp"
+        for timeframe, step in [("5", 300), ("15", 900)]:
+            stored = [time for (time,) in self.world.rows(sql, timeframe, CLOSE - 43_200)]
+            start, end = stored[0], CLOSE - 3_600
+            # More than come without a start.
+            within = [time for time in stored if time < end]
+            for options, expected in [
+                ({"start": start}, stored),
+                ({"start": start - 0.5, "end": end}, within),
+                ({"start": start + 1}, stored[1:]),
+                ({"start": start, "end": within[-1]}, within[:-1]),
+                ({"start": start, "end": within[-1] + 1}, within),
+                ({"start": start, "end": end, "count": 7}, within[-7:]),
+                ({"start": start, "count": 100_00}, stored),
+                ({"end": end, "count": 3}, within[-3:]),
+                ({"end": CLOSE + 10**9, "count": 3}, stored[-3:]),
+            ]:
+                with self.subTest(timeframe, **options):
+                    self.assertEqual(self.times("EUR_USD", timeframe, **options), expected)
+            self.assertEqual(len(self.times("EUR_USD", 5, end=end)), 100)
+
+    def test_times_are_taken_as_they_are_written(self) -> None:
+        start, end = CLOSE - 1_800, CLOSE - 900
+        expected = [start, start + 300, start + 600]
+        aware = dt.datetime.fromtimestamp(start, dt.timezone(dt.timedelta(hours=-5)))
+        for given in [
+            start,
+            float(start),
+            aware,
+            aware.astimezone(dt.timezone.utc).replace(tzinfo=None),
+            pd.Timestamp(start, unit="s"),
+            pd.Timestamp(start, unit="s", tz="Asia/Tokyo"),
+            pd.Timestamp(start, unit="s").to_datetime64(),
+            pd.Series([start]).iloc[0],
+            "2024-01-12T21:30",
+            "2024-01-12 21:30:00Z",
+            aware.isoformat(),
+        ]:
+            with self.subTest(repr(given)):
+                self.assertEqual(self.times("EUR_USD", 5, start=given, end=end), expected)
+        friday = dt.date(2024, 1, 12)
+        self.assertEqual(self.times("EUR_USD", 5, 1, end=friday), self.times("EUR_USD", 5, 1, end="2024-01-12"))
+        for given in ["soon", "", start * 1_000, float("nan"), pd.NaT, [start]]:
+            error = self.refused(ValueError, "EUR_USD", 5, start=given)
+            self.assertRegex(str(error), "^start is a datetime, ISO 8601")
+        self.assertRegex(str(self.refused(ValueError, "EUR_USD", 5, start=end, end=end)), "is not before end")
+
+    def test_a_stretch_is_complete_from_its_start_to_its_end(self) -> None:
+        sql = (
+            "SELECT from_ts, to_ts, state, reason FROM coverage WHERE pair='EUR_USD' AND timeframe='5'"
+            " AND state='missing' AND from_ts >= ? ORDER BY from_ts"
+        )
+        holes = [candlekeep.Hole(*row) for row in self.world.rows(sql, CLOSE - 86_400)]
+        self.assertIn(self.gap(), holes)
+        # Both lengths have the same edges.
+        first, last = holes[0].start // 900 * 900, -(-holes[-1].end // 900) * 900
+        for timeframe in ("5", "15"):
+            for within, options, is_complete in [
+                ("before it", {"start": first - 7_200, "end": first}, True),
+                ("behind it", {"start": last, "end": CLOSE + 86_400}, True),
+                ("the newest behind it", {"start": first, "count": 3}, True),
+                ("more than there are", {"start": last, "count": 9_000}, True),
+                ("the whole of it", {"start": first - 7_200, "end": last + 7_200}, False),
+                ("no bar before it", {"start": first, "end": last + 7_200}, False),
+                ("no bar behind it", {"start": first - 7_200, "end": last}, False),
+                ("no bar at all", {"start": self.gap().end - 900, "end": self.gap().end}, False),
+                ("without an end", {"start": first}, False),
+            ]:
+                with self.subTest(within, timeframe=timeframe):
+                    if is_complete:
+                        self.assertTrue(self.times("EUR_USD", timeframe, complete=True, **options))
+                        continue
+                    error = self.refused(candlekeep.Incomplete, "EUR_USD", timeframe, complete=True, **options)
+                    begin = options["start"] // 900 * 900
+                    met = [hole._replace(start=max(hole.start, begin)) for hole in holes if hole.end > begin]
+                    self.assertEqual(error.holes, [hole for hole in met if hole.start < options.get("end", CLOSE)])
+                    self.assertIsNone(error.count)
+        # Without a start there are fewer than asked for.
+        error = self.refused_alike(candlekeep.Incomplete, "EUR_USD", 5, 2_000, end=CLOSE, complete=True)
+        self.assertEqual(error.count, 2_000)
+
+    def test_of_a_stretch_without_bars_it_is_said_whether_some_are_missing(self) -> None:
+        start, end = CLOSE - 3 * 86_400, CLOSE - 3 * 86_400 + 3_600
+        error = self.refused(candlekeep.NoData, "EUR_USD", 5, start=start, end=end)
+        self.assertEqual(
+            str(error),
+            "EUR_USD 5: no bar is stored from 2024-01-09 22:00 UTC to 2024-01-09 23:00 UTC",
+        )
+        self.refused_alike(candlekeep.UnknownPair, "EUR_SEK", 5, start=start)
+        self.refused_alike(candlekeep.BadRequest, "EUR_USD", 5, start=CLOSE + 3_600)
+
+    def test_an_age_is_that_of_the_stretch(self) -> None:
+        look = {"now": CLOSE + 86_400, "max_age": 360}
+        self.assertEqual(len(self.times("EUR_USD", 5, start=CLOSE - 3_600, **look)), 12)
+        self.assertEqual(len(self.times("EUR_USD", 5, start=CLOSE - 3_600, end=CLOSE + 86_400, **look)), 12)
+        error = self.refused(candlekeep.Stale, "EUR_USD", 5, 3, end=CLOSE - 300, **look)
+        self.assertEqual((error.last, error.age_s), (CLOSE - 600, 86_700))
+
     def gap(self) -> Any:
         """What the outage has cost a pair: rows that were under way when it began may be lost with it."""
         sql = "SELECT from_ts, to_ts FROM coverage WHERE pair='EUR_USD' AND timeframe='5' AND reason='disconnected'"
@@ -224,6 +340,17 @@ class Stored(unittest.TestCase):
             self.assertGreater(caught.exception.age_s, 86_400)
             self.assertIsNone(caught.exception.silent_s)
 
+    def test_bars_of_a_time_to_come_have_no_age(self) -> None:
+        years_s = 20 * 365 * 86_400
+        url = self.changed("ahead", f"UPDATE candles SET timestamp = timestamp + {years_s}")
+        with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+            with self.assertRaisesRegex(candlekeep.Stale, r"ends \d+\.\d h after .*CANDLEKEEP_CLOCK=stream") as caught:
+                get_candles("EUR_USD", 5, 10, url=url, max_age=360)
+            self.assertAlmostEqual(caught.exception.age_s, time.time() - CLOSE - years_s, delta=60)
+            # Who says what time it is knows it.
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=360, now=CLOSE + years_s)), 10)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url)), 10)
+
     def test_bars_of_a_simulator_are_stale_once_nobody_collects(self) -> None:
         killed = "UPDATE lease SET renewed_at={}"
         url = self.changed("lately", killed.format(int(time.time()) - 5))
@@ -260,6 +387,7 @@ class Stored(unittest.TestCase):
             (("EUR_USD", 7), {}),
             (("EUR_USD", 5, 0), {}),
             (("EUR_USD", 5), {"price": "last"}),
+            (("EUR_USD", 5), {"end": CLOSE, "fetch": True, "fetch_url": "http://127.0.0.1:1"}),
         ]:
             self.refused(ValueError, *arguments, **options)
         with self.assertRaisesRegex(ValueError, "not an address"):
@@ -378,6 +506,16 @@ class Stored(unittest.TestCase):
                 get_candles("EUR_USD", timeframe, count, url=self.world.file_url, complete=True)
             holes = caught.exception.holes
             self.assertEqual(asked, {(holes[0].start // step * step, -(-holes[-1].end // step) * step)})
+
+    def test_of_a_stretch_no_more_is_asked_for(self) -> None:
+        start, end = AWAY_FROM - 3_600, AWAY_TO
+        for url in self.places.values():
+            with self.assertRaisesRegex(candlekeep.Incomplete, "; asked for it to be fetched: "):
+                get_candles(
+                    "GBP_CHF", 5, url=url, start=start, end=end, complete=True, fetch=0.01, fetch_url=self.world.http_url
+                )
+        ((first, last),) = self.world.rows("SELECT from_ts, to_ts FROM fetch_requests WHERE pair='GBP_CHF'")
+        self.assertTrue(start <= first < last <= end, (first, last))
 
     def test_following_tells_every_bar_once_and_in_order(self) -> None:
         sql = (
@@ -537,8 +675,8 @@ class Stored(unittest.TestCase):
 
     def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
         blocks = readme("python")
-        self.assertEqual(len(blocks), 2)
-        for block, expected in zip(blocks, [readme("text")[0], "candle "]):
+        self.assertEqual(len(blocks), 3)
+        for block, expected in zip(blocks, [readme("text")[0], "12 bars, the last with a spread of 0.000", "candle "]):
             self.assertEqual(self.run_python(block)[: len(expected)], expected)
 
     def run_python(self, block: str) -> str:

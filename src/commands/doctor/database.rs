@@ -64,7 +64,7 @@ impl Known {
     /// there, or shows no sign of life.
     pub fn may_be_frozen_at(&self, address: &str, now: Timestamp) -> bool {
         self.collector().is_some_and(|lease| {
-            let place = self.http.as_ref().filter(|place| i64::from(place.pid) == lease.pid);
+            let place = self.http.as_ref().filter(|place| place.is_of(lease));
             lease.silent_s(now).is_some()
                 || place
                     .is_some_and(|place| place.error.is_none() && place.address.as_deref() == Some(address))

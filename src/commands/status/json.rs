@@ -55,6 +55,7 @@ pub fn json(findings: &Findings) -> String {
     };
     json!({
         "now": findings.now.0,
+        "ahead_s": findings.ahead_s,
         "database": findings.database,
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),

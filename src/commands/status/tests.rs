@@ -215,6 +215,7 @@ fn findings() -> Findings {
     Findings {
         now: Timestamp(1_705_489_200),
         wall: Timestamp(1_705_489_200),
+        ahead_s: None,
         last_run: None,
         database: "sqlite://c.db".to_owned(),
         spooled: Some(56),
@@ -232,6 +233,7 @@ fn findings() -> Findings {
             address: Some("127.0.0.1:8017".to_owned()),
             since: 1_705_480_000,
             error: Some("address in use".to_owned()),
+            epoch: 3,
         }),
         lease: Some(lease()),
         standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
@@ -346,6 +348,38 @@ fn what_programs_read_is_as_the_document_says() {
         trouble: None,
         ..findings()
     });
+}
+
+#[test]
+fn bars_of_a_time_to_come_are_told_of_first() {
+    assert!(!text(&findings(), None).contains("this machine's clock"));
+    let ahead = Findings { ahead_s: Some(3 * 86_400), ..findings() };
+    let told = text(&ahead, None);
+    let expected = "          WARN: the newest bar ends 3 days after this machine's clock: a simulated market goes by \
+         its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong";
+    assert_eq!(told.lines().nth(1), Some(expected), "{told}");
+    assert!(json(&ahead).contains(r#""ahead_s":259200"#), "{}", json(&ahead));
+}
+
+#[test]
+fn what_an_earlier_process_of_the_same_number_has_left_is_not_taken_for_the_present_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Some(format!("sqlite://{}", dir.path().join("c.db").display()));
+    let config =
+        crate::config::load(None, &BTreeMap::new(), &crate::config::Flags { config: None, database })
+            .unwrap();
+    let mut store = Store::open(&config.database).unwrap();
+    let now = Clock::system().wall();
+    let mut told_of = |epoch: i64| {
+        let place = Place { address: Some("127.0.0.1:8017".to_owned()), epoch, ..Place::off(now) };
+        store.set_setting(place::SETTING, &place.text()).unwrap();
+        store.set_setting(SETTING_AT, &format!("{epoch} logging in")).unwrap();
+        let lease = store.acquire_lease("run", now).unwrap();
+        let findings = find(&config, now).unwrap();
+        assert_eq!(findings.lease.map(|lease| (lease.alive, lease.epoch)), Some((true, lease.epoch())));
+        (lease.epoch(), findings.http.is_some(), findings.at.is_some())
+    };
+    assert_eq!([told_of(1), told_of(1), told_of(3)], [(1, true, true), (2, false, false), (3, true, true)]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Findings;
 use crate::aggregator::inference::MATCHES_TO_EARN;
+use crate::commands::ahead;
 use crate::commands::grid::{Grid, numbers, words as column};
 use crate::commands::margin::{hang, lasting};
 use crate::commands::outlook::{Outlook, words};
@@ -50,6 +51,9 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
         folded(format!("{}{rest}", paint(NAME, name)), TEXT_AT);
     };
     line(format!("database  {}", findings.database));
+    if let Some(ahead_s) = findings.ahead_s {
+        line(format!("          {}: {}", paint(WARN, "WARN"), ahead(ahead_s)));
+    }
     if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
         line(format!(
             "spool     {facts} facts wait until the database takes them; the ledger lacks them so far"
