@@ -52,6 +52,7 @@ impl Patience {
     }
 
     /// A row came at `now`. A snapshot that shows the same candle as before ends no silence.
+    #[inline]
     pub fn row(&mut self, told: Told, now: Timestamp, calendar: &Calendar) {
         if self.told.replace(told) == Some(told) {
             return;
