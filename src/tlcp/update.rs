@@ -288,7 +288,8 @@ fn gathered(highest_bits: u64) -> u64 {
 }
 
 /// Frees `changes` from what it borrowed, keeping its memory for the next message.
-pub(super) fn recycle(changes: Vec<Change<'_>>) -> Vec<Change<'static>> {
+pub(super) fn recycle(mut changes: Vec<Change<'_>>) -> Vec<Change<'static>> {
+    changes.clear();
     // Collecting an owned vector into one of equal layout happens in place.
     changes.into_iter().map(|_| Change { field: 0, value: None }).collect()
 }
