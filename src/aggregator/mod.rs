@@ -105,7 +105,7 @@ impl Aggregation {
                 feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
             }
             StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
-            StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
+            StreamEvent::Candle { feed, ref candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed, bucket } => feeds[feed.ix()].rejected(bucket),
             StreamEvent::Interrupted => feeds.iter_mut().for_each(Finalizer::link_in_doubt),
             StreamEvent::Broken { feed: Some(feed), reason } => feeds[feed.ix()].broken(reason, &mut around),
