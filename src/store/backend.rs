@@ -10,17 +10,19 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
-use diesel::sql_types::BigInt;
-use diesel::sqlite::SqliteConnection;
+use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::upsert::excluded;
 
 use super::attempts::WriteAttempt;
 use super::error::StoreError;
 use super::lease::LeaseRow;
+use super::many::CANDLE_COLUMNS;
 use super::postgres::Server;
 use super::rows::{CandleRow, SettingRow};
-use super::schema::{candles, heal_attempts, lease, settings};
+use super::schema::{heal_attempts, lease, settings};
 use crate::domain::Timestamp;
 
 /// One connection to either database.
@@ -134,22 +136,48 @@ pub(super) fn lease_time(connection: &mut Connection, now: Timestamp) -> QueryRe
     }
 }
 
-/// Inserts a bar unless there is one with its key; answers how many rows that made.
+/// A bar that is inserted into an SQLite file unless there is one with its key.
 ///
-/// On SQLite `INSERT OR IGNORE` and not `ON CONFLICT DO NOTHING`, which diesel builds anew and looks
-/// up by its whole text for every row; this one it finds by its type.
+/// Spelled by hand, and found by its type among what is prepared. diesel's own insert asks each column over and over
+/// whether it is there at all, and that of `ON CONFLICT DO NOTHING` is built anew for every row and looked up by its text.
+struct InsertOrIgnore<'a>(&'a CandleRow<'a>);
+
+impl QueryFragment<Sqlite> for InsertOrIgnore<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        let InsertOrIgnore(row) = self;
+        macro_rules! bind {
+            ($($column:ident: $kind:ty),*) => {$(
+                out.push_sql(", ");
+                out.push_bind_param::<$kind, _>(&row.$column)?;
+            )*};
+        }
+        out.push_sql("INSERT OR IGNORE INTO candles (");
+        out.push_sql(CANDLE_COLUMNS);
+        out.push_sql(") VALUES (");
+        out.push_bind_param::<Text, _>(row.pair)?;
+        bind!(timeframe: Text, timestamp: BigInt, open: Double, high: Double, low: Double, close: Double);
+        bind!(volume: BigInt, source: Text, created_at: BigInt);
+        bind!(bid_open: Double, bid_high: Double, bid_low: Double, bid_close: Double);
+        bind!(ask_open: Double, ask_high: Double, ask_low: Double, ask_close: Double);
+        bind!(revision: Integer, updated_at: BigInt, seq: BigInt, feed_id: Nullable<BigInt>);
+        out.push_sql(")");
+        Ok(())
+    }
+}
+
+impl QueryId for InsertOrIgnore<'_> {
+    type QueryId = InsertOrIgnore<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl RunQueryDsl<SqliteConnection> for InsertOrIgnore<'_> {}
+
+/// Inserts a bar into an SQLite file unless there is one with its key; answers how many rows that made.
 pub(super) fn insert_candle_or_ignore(
-    connection: &mut Connection,
+    connection: &mut SqliteConnection,
     row: &CandleRow<'_>,
 ) -> QueryResult<usize> {
-    match connection {
-        Connection::Sqlite(connection) => {
-            diesel::insert_or_ignore_into(candles::table).values(row).execute(connection)
-        }
-        Connection::Postgres(server) => {
-            diesel::insert_into(candles::table).values(row).on_conflict_do_nothing().execute(&mut server.wire)
-        }
-    }
+    InsertOrIgnore(row).execute(connection)
 }
 
 /// Writes a setting over its old value.

@@ -10,6 +10,7 @@ use std::ops::Range;
 use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::result::QueryResult;
+use diesel::sqlite::SqliteConnection;
 use diesel_async::AsyncPgConnection;
 use futures_util::future::try_join;
 
@@ -20,8 +21,8 @@ use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision,
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 
-/// Inserts a bar unless one is stored under its key; answers whether it was inserted.
-pub(super) fn insert_or_ignore(connection: &mut Connection, bar: &StoredBar) -> QueryResult<bool> {
+/// Inserts a bar into an SQLite file unless one is stored under its key; answers whether it was inserted.
+pub(super) fn insert_or_ignore(connection: &mut SqliteConnection, bar: &StoredBar) -> QueryResult<bool> {
     let pair = PairText::new(bar.bar.key.pair);
     Ok(insert_candle_or_ignore(connection, &CandleRow::new(&pair, bar))? == 1)
 }

@@ -20,6 +20,10 @@ use crate::domain::{Pair, Timeframe, Timestamp};
 /// Rows in one statement; more hardly makes it cheaper, and the arrays are held in memory.
 pub(super) const ROWS_MAX: usize = 1_000;
 
+/// The columns of a bar, in the order in which they are written.
+pub(super) const CANDLE_COLUMNS: &str = "pair, timeframe, timestamp, open, high, low, close, volume, source, created_at, \
+    bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close, revision, updated_at, seq, feed_id";
+
 /// What becomes of a bar that is there: every column of it is written over.
 const REPLACE_CANDLE: &str = " ON CONFLICT (pair, timeframe, timestamp) DO UPDATE SET open = excluded.open, \
     high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume, \
@@ -48,9 +52,7 @@ async fn write_candles<K: Send + 'static>(
 ) -> QueryResult<()> {
     for rows in rows.chunks(ROWS_MAX) {
         let statement = Statement::<K>::new(
-            "INSERT INTO candles (pair, timeframe, timestamp, open, high, low, close, volume, source, \
-             created_at, bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close, \
-             revision, updated_at, seq, feed_id) SELECT * FROM unnest",
+            format!("INSERT INTO candles ({CANDLE_COLUMNS}) SELECT * FROM unnest"),
             after,
         );
         let statement = statement

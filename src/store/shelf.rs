@@ -64,8 +64,8 @@ impl Shelf {
         bar: &StoredBar,
     ) -> Result<Option<StoredBar>, StoreError> {
         let key = bar.bar.key;
-        if !connection.is_remote() {
-            if bars::insert_or_ignore(connection, bar)? {
+        if let Connection::Sqlite(file) = connection {
+            if bars::insert_or_ignore(file, bar)? {
                 return Ok(None);
             }
             let stored = bars::find(connection, key)?.ok_or_else(|| {
