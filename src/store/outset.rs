@@ -158,12 +158,13 @@ pub(super) fn finish(
     ledger: &Ledger,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    Ok(match connection {
+    match connection {
         // Its bars are written.
         Connection::Sqlite(connection) => ledger.save(connection, now)?,
         Connection::Postgres(server) => {
             let shared = server.shared();
-            server.together(try_join(shelf.flush_to(shared), ledger.save_on(shared, now))).map(drop)?
+            server.together(try_join(shelf.flush_to(shared), ledger.save_on(shared, now)))?;
         }
-    })
+    }
+    Ok(())
 }
