@@ -309,8 +309,8 @@ mod tests {
 
     #[test]
     fn each_feed_goes_by_its_own_calendar() {
-        let holiday =
-            Calendar::new(chrono_tz::UTC, 0..7 * 24 * 60, None).closed_on(["2020-01-15".parse().unwrap()]);
+        let holiday = Calendar::new(crate::domain::Zone::named("UTC").unwrap(), 0..7 * 24 * 60, None)
+            .closed_on(["2020-01-15".parse().unwrap()]);
         let feed = |pair: &str, calendar| FeedStart {
             pair: pair.parse().unwrap(),
             resume: Some(NOON.plus(-600)),

@@ -615,8 +615,9 @@ mod tests {
         use super::super::silence::Market;
         // Open from 12:00 to 14:00 UTC on Wednesdays.
         let from = 3 * 24 * 60 + 12 * 60;
-        let short = Arc::new(Calendar::new(chrono_tz::UTC, from..from + 120, None));
-        let closed = Arc::new(Calendar::new(chrono_tz::UTC, 0..0, None));
+        let short =
+            Arc::new(Calendar::new(crate::domain::Zone::named("UTC").unwrap(), from..from + 120, None));
+        let closed = Arc::new(Calendar::new(crate::domain::Zone::named("UTC").unwrap(), 0..0, None));
         let forex = Arc::new(Calendar::forex());
         let market = |calendars: &[&Arc<Calendar>], hours: i64| {
             let calendars = calendars.iter().map(|calendar| (*calendar).clone()).collect();
