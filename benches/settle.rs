@@ -9,7 +9,7 @@
 //! count of them, its other ways to say "unchanged", nulls, checks of order and scale, gaps and
 //! quiet buckets. Both must come to the same bars.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use candlekeep::aggregator::rollup::{Slot, fold};
 use candlekeep::aggregator::{Aggregation, FeedStart};
 use candlekeep::clock::{Clock, ClockKind, EventClock};
 use candlekeep::domain::pair::MAJOR_PAIRS;
-use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, Price, StreamEvent, Timeframe, Timestamp};
+use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, Price, StreamEvent, Timeframe};
 use candlekeep::ig::stream::chart::{self, ChartItem, Knowledge};
 use candlekeep::tlcp::{Event, Options, SubscriptionSpec, TlcpSession};
 use rustix::time::{ClockId, clock_gettime};
@@ -136,18 +136,20 @@ fn service(messages: &[String]) -> (Duration, Vec<Bar>) {
     for feed in (0..ITEMS as u16).map(FeedIx) {
         core.handle(&StreamEvent::Subscribed { feed }, None, false);
     }
-    let mut parts: HashMap<(Pair, Timestamp), Bar> = HashMap::new();
+    let mut parts = Parts::new();
     let mut bars = Vec::new();
     let took = cpu_time(|| {
+        let mut told_last = 0;
         for message in messages {
-            let mut told = Vec::new();
+            let mut told = Vec::with_capacity(told_last);
             session.handle_message(now, black_box(message), &mut |event| {
                 if let Event::Update { tag, changes, .. } = event
                     && let Some(candle) = items[usize::from(tag)].apply(changes).expect("good rows")
                 {
-                    told.push(StreamEvent::Candle { feed: FeedIx(tag), candle });
+                    told.push(StreamEvent::Candle { feed: FeedIx(tag), candle: *candle });
                 }
             });
+            told_last = told.len();
             for event in &told {
                 if let StreamEvent::Candle { candle, .. } = event {
                     clock.observe(candle.start, candle.closed);
@@ -164,17 +166,19 @@ fn service(messages: &[String]) -> (Duration, Vec<Bar>) {
     (took, bars)
 }
 
+/// Bars of each pair that are not folded yet.
+type Parts = BTreeMap<Pair, [Option<Bar>; 3]>;
+
 /// Keeps a bar, and the longer one that it completes.
-fn settle(bar: Bar, parts: &mut HashMap<(Pair, Timestamp), Bar>, bars: &mut Vec<Bar>) {
+fn settle(bar: Bar, parts: &mut Parts, bars: &mut Vec<Bar>) {
     bars.push(bar);
-    let (pair, start) = (bar.key.pair, Timeframe::M15.bucket(bar.key.start));
-    parts.insert((pair, bar.key.start), bar);
-    let slot = |ix: i64| parts.get(&(pair, start.plus(ix * 300))).map_or(Slot::Unknown, Slot::Bar);
-    if let Some(longer) = fold(Timeframe::M15, start, &[slot(0), slot(1), slot(2)]) {
+    let start = Timeframe::M15.bucket(bar.key.start);
+    let parts = parts.entry(bar.key.pair).or_default();
+    parts[(bar.key.start.since(start) / 300) as usize] = Some(bar);
+    let slots = parts.each_ref().map(|part| part.as_ref().map_or(Slot::Unknown, Slot::Bar));
+    if let Some(longer) = fold(Timeframe::M15, start, &slots) {
         bars.push(longer);
-        for ix in 0..3 {
-            parts.remove(&(pair, start.plus(ix * 300)));
-        }
+        *parts = [None; 3];
     }
 }
 

@@ -10,6 +10,7 @@
 use std::fs::File;
 
 use diesel::prelude::*;
+use diesel_async::AsyncPgConnection;
 
 use super::backend::{Connection, on_backend, put_lease};
 use super::error::{StoreError, cut};
@@ -281,11 +282,22 @@ pub(super) fn take(
 /// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile. On a server
 /// nobody has it while its row is gone: whoever had it writes it anew with the next renewal.
 pub(super) fn check(connection: &mut Connection, fence: &Fence) -> Result<(), StoreError> {
-    match find(connection)? {
+    let row = find(connection)?;
+    admit(row, fence, connection.is_remote())
+}
+
+/// The same on a server, together with what else is asked.
+pub(super) async fn check_on(mut server: &AsyncPgConnection, fence: &Fence) -> Result<(), StoreError> {
+    let row = diesel_async::RunQueryDsl::get_result(of_collector(), &mut server).await.optional()?;
+    admit(row, fence, true)
+}
+
+fn admit(row: Option<LeaseRow>, fence: &Fence, is_on_server: bool) -> Result<(), StoreError> {
+    match row {
         Some(row) if row.holder != fence.holder => {
             Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
         }
-        None if connection.is_remote() => {
+        None if is_on_server => {
             Err(StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() })
         }
         _ => Ok(()),
@@ -366,9 +378,14 @@ pub(super) fn state(
 }
 
 pub(super) fn find(connection: &mut Connection) -> Result<Option<LeaseRow>, StoreError> {
-    Ok(on_backend!(connection, connection => {
-        lease::table.find(COLLECTOR).select(LeaseRow::as_select()).get_result(connection).optional()
-    })?)
+    Ok(on_backend!(connection, connection => of_collector().get_result(connection).optional())?)
+}
+
+/// The row of the lease.
+#[diesel::dsl::auto_type]
+fn of_collector() -> _ {
+    let name: &'static str = COLLECTOR;
+    lease::table.find(name)
 }
 
 #[cfg(test)]

@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use diesel::dsl::sql;
+use diesel::dsl::{auto_type, sql};
 use diesel::prelude::*;
 use diesel::result::QueryResult;
 use diesel::sql_types::BigInt;
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_async::AsyncPgConnection;
+use futures_util::future::{try_join, try_join_all};
 
-use super::backend::{Connection, on_backend, put_runs, remove_runs};
+use super::backend::{Connection, on_backend};
 use super::error::StoreError;
+use super::many::{put_runs, remove_runs};
 use super::rows::{CoverageRow, PairText, ReadCoverage};
 use super::schema::coverage;
 use crate::domain::coverage::{Run, overlay};
@@ -21,7 +25,7 @@ use crate::domain::{Pair, Reason, State, Timeframe, Timestamp};
 const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
 
 /// What is asked of each pair, in as few reads as are sensible.
-pub(super) fn few_reads(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
+fn few_reads(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
     let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
     match hull {
         Some(hull) if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
@@ -72,6 +76,9 @@ pub(super) fn buckets_by_state(
     rows.into_iter().map(counted).collect()
 }
 
+/// Pair, timeframe and start of a run.
+type RunKey<'a> = (&'a str, &'static str, i64);
+
 /// The part of the ledger that a transaction touches.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -94,10 +101,40 @@ impl Ledger {
         let mut ledger = Ledger::default();
         for (pairs, span) in few_reads(spans) {
             ledger.add(match pairs[..] {
-                [pair] => touching_of(connection, pair, &span)?,
-                _ => touching(connection, &span)?,
-            })?;
+                [pair] => {
+                    let pair = PairText::new(pair);
+                    let wanted = || touching_of(pair.as_str(), span.start.0, span.end.0);
+                    on_backend!(connection, connection => wanted().load(connection))
+                }
+                _ => {
+                    on_backend!(connection, connection => touching(span.start.0, span.end.0).load(connection))
+                }
+            }?)?;
         }
+        Ok(ledger)
+    }
+
+    /// The same on a server, together with what else is asked.
+    pub(super) async fn load_on(
+        server: &AsyncPgConnection,
+        spans: &BTreeMap<Pair, Range<Timestamp>>,
+    ) -> Result<Ledger, StoreError> {
+        let reads = few_reads(spans).into_iter().map(async |(pairs, span)| {
+            let mut server = server;
+            match pairs[..] {
+                [pair] => {
+                    let pair = PairText::new(pair);
+                    let wanted = touching_of(pair.as_str(), span.start.0, span.end.0);
+                    diesel_async::RunQueryDsl::load(wanted, &mut server).await
+                }
+                _ => {
+                    let wanted = touching(span.start.0, span.end.0);
+                    diesel_async::RunQueryDsl::load(wanted, &mut server).await
+                }
+            }
+        });
+        let mut ledger = Ledger::default();
+        try_join_all(reads).await?.into_iter().try_for_each(|rows| ledger.add(rows))?;
         Ok(ledger)
     }
 
@@ -152,10 +189,38 @@ impl Ledger {
     }
 
     /// Writes what changed since the reading.
-    pub(super) fn save(&self, connection: &mut Connection, now: Timestamp) -> QueryResult<()> {
-        let texts: Vec<PairText> = self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect();
+    pub(super) fn save(&self, connection: &mut SqliteConnection, now: Timestamp) -> QueryResult<()> {
+        let texts = self.texts();
+        let (changed, gone) = self.changes(&texts, now);
+        for row in &changed {
+            diesel::replace_into(coverage::table).values(row).execute(connection)?;
+        }
+        for key in &gone {
+            diesel::delete(coverage::table.find(*key)).execute(connection)?;
+        }
+        Ok(())
+    }
+
+    /// The same on a server, together with what else is asked.
+    pub(super) async fn save_on(&self, server: &AsyncPgConnection, now: Timestamp) -> QueryResult<()> {
+        let texts = self.texts();
+        let (changed, gone) = self.changes(&texts, now);
+        try_join(put_runs(server, &changed), remove_runs(server, &gone)).await.map(drop)
+    }
+
+    /// The pair of each of `runs`, in their order.
+    fn texts(&self) -> Vec<PairText> {
+        self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect()
+    }
+
+    /// The runs that are new or other than read, and the keys of those that are gone.
+    fn changes<'a>(
+        &'a self,
+        texts: &'a [PairText],
+        now: Timestamp,
+    ) -> (Vec<CoverageRow<'a>>, Vec<RunKey<'a>>) {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        for (((_, timeframe), runs), text) in self.runs.iter().zip(&texts) {
+        for (((_, timeframe), runs), text) in self.runs.iter().zip(texts) {
             let mut after = runs.after.iter().peekable();
             for old in &runs.before {
                 let mut kept = false;
@@ -171,39 +236,38 @@ impl Ledger {
             }
             changed.extend(after.map(|new| CoverageRow::new(text, *timeframe, new, now)));
         }
-        put_runs(connection, &changed)?;
-        remove_runs(connection, &gone)
+        (changed, gone)
     }
 }
 
-/// Runs of all pairs and timeframes that meet or adjoin `span`, ascending for each.
-fn touching(connection: &mut Connection, span: &Range<Timestamp>) -> QueryResult<Vec<ReadCoverage>> {
-    on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::to_ts.ge(span.start.0))
-            .filter(coverage::from_ts.le(span.end.0))
-            .order(coverage::to_ts.asc())
-            .select(ReadCoverage::as_select())
-            .load(connection)
-    })
+/// Runs of all pairs and timeframes that meet or adjoin a span, ascending for each.
+#[auto_type]
+fn touching(start: i64, end: i64) -> _ {
+    let columns: RunColumns = run_columns();
+    coverage::table
+        .filter(coverage::to_ts.ge(start))
+        .filter(coverage::from_ts.le(end))
+        .order(coverage::to_ts.asc())
+        .select(columns)
 }
 
-/// Runs of one pair in all timeframes that meet or adjoin `span`, ascending for each.
-fn touching_of(
-    connection: &mut Connection,
-    pair: Pair,
-    span: &Range<Timestamp>,
-) -> QueryResult<Vec<ReadCoverage>> {
-    let pair = PairText::new(pair);
-    on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::pair.eq(pair.as_str()))
-            .filter(coverage::to_ts.ge(span.start.0))
-            .filter(coverage::from_ts.le(span.end.0))
-            .order((coverage::timeframe.asc(), coverage::from_ts.asc()))
-            .select(ReadCoverage::as_select())
-            .load(connection)
-    })
+/// Runs of one pair in all timeframes that meet or adjoin a span, ascending for each.
+#[auto_type]
+fn touching_of<'a>(pair: &'a str, start: i64, end: i64) -> _ {
+    let columns: RunColumns = run_columns();
+    coverage::table
+        .filter(coverage::pair.eq(pair))
+        .filter(coverage::to_ts.ge(start))
+        .filter(coverage::from_ts.le(end))
+        .order((coverage::timeframe.asc(), coverage::from_ts.asc()))
+        .select(columns)
+}
+
+/// What is read of a run, from either database.
+type RunColumns = <ReadCoverage as Selectable<Sqlite>>::SelectExpression;
+
+fn run_columns() -> RunColumns {
+    <ReadCoverage as Selectable<Sqlite>>::construct_selection()
 }
 
 /// The runs of one pair and timeframe that meet `span`, cut to it, ascending.
@@ -249,7 +313,9 @@ pub(super) fn runs_of_each(
         // One that is longer than a day is read for itself.
         let (now, later) = rest.split_at(rest.iter().take_while(|ix| fits(ix)).count().max(1));
         let end = now.iter().map(|ix| stretches[*ix].2.end).max().unwrap_or(start);
-        for row in touching(connection, &(start..end))? {
+        let rows: Vec<ReadCoverage> =
+            on_backend!(connection, connection => touching(start.0, end.0).load(connection))?;
+        for row in rows {
             let (pair, timeframe, run) = row.run()?;
             let meets = |span: &Range<Timestamp>| run.span.start < span.end && run.span.end > span.start;
             for ix in now {

@@ -14,6 +14,7 @@
 //! | `sequence` | every value that bars have had, in the order of commits |
 //! | `copying` | every table into another database |
 //! | `retention` | deleting what is old |
+//! | `outset` | what a transaction that writes begins with, and one of facts ends with: few journeys to a server |
 //! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -48,6 +49,7 @@ mod lease;
 mod ledger;
 mod many;
 mod migrate;
+mod outset;
 mod pages;
 mod postgres;
 mod requests;
@@ -82,6 +84,7 @@ pub use url::{DatabaseUrl, NotADatabaseUrl};
 
 use backend::{Connection, lease_time};
 use lease::Fence;
+use outset::{Outset, Reach};
 use url::Whereabouts;
 
 /// Copies an SQLite database, as it is at one instant and while others write to it, to a file that is empty
@@ -242,10 +245,13 @@ impl Store {
                 None => return Err(lease::leased(lease::find(&mut self.connection)?)),
             },
         };
-        let lease = self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::take(&mut store.connection, standby, lock, now, unchanged)
-        })?;
+        let lease = self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::take(&mut store.connection, standby, lock, now, unchanged)
+            },
+        )?;
         self.fence = Some(lease.fence());
         Ok(lease)
     }
@@ -288,10 +294,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::renew(&mut store.connection, lease, now)
-        })
+        self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::renew(&mut store.connection, lease, now)
+            },
+        )
     }
 
     /// Writes down that the holder has ended in good order at wall time `now`. Its lock, where
@@ -300,10 +309,13 @@ impl Store {
     /// # Errors
     /// Those of any write.
     pub fn release_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::release(&mut store.connection, lease, now)
-        })
+        self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::release(&mut store.connection, lease, now)
+            },
+        )
     }
 
     /// Who collects at wall time `now`, or did last.
@@ -518,7 +530,9 @@ impl Store {
     /// # Panics
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
-        let report = self.writing(|store| {
+        let (fence, reach) = (self.fence.clone(), Reach::of(batches, &self.longer));
+        let begin = |connection: &mut Connection| outset::begin_reading(connection, fence.as_ref(), reach);
+        let report = self.within(begin, |store, outset| {
             failpoint::reach("commit.begun");
             let terms = commit::Terms {
                 longer: &store.longer,
@@ -526,7 +540,7 @@ impl Store {
                 last_seq: store.last_seq,
                 now,
             };
-            let report = commit::apply(&mut store.connection, &terms, batches)?;
+            let report = commit::apply(&mut store.connection, &terms, outset, batches)?;
             failpoint::reach("commit.applied");
             Ok(report)
         })?;
@@ -559,14 +573,16 @@ impl Store {
         self.writing(|store| {
             store.check_whole()?;
             let facts = import::facts(&mut store.connection, bars, unseen)?;
-            let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
+            let batches = [Arc::new(FactBatch { evidence: evidence.into(), facts })];
+            let reach = Reach::of(&batches, &store.longer);
+            let outset = Outset::read(&mut store.connection, reach)?;
             let terms = commit::Terms {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
                 now,
             };
-            commit::apply(&mut store.connection, &terms, &[batch])
+            commit::apply(&mut store.connection, &terms, outset, &batches)
         })
     }
 
@@ -1052,7 +1068,7 @@ impl Store {
         &mut self,
         reads: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        self.within(Connection::begin_read, reads)
+        self.within(Connection::begin_read, |store, ()| reads(store))
     }
 
     /// Counts the statements that are sent to the database from now on, but for those that begin and end transactions.
@@ -1093,22 +1109,18 @@ impl Store {
         &mut self,
         writes: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        self.within(Connection::begin_write, |store| {
-            if let Some(fence) = &store.fence {
-                lease::check(&mut store.connection, fence)?;
-            }
-            writes(store)
-        })
+        let fence = self.fence.clone();
+        self.within(|connection| outset::begin(connection, fence.as_ref()), |store, ()| writes(store))
     }
 
     /// Runs `work` in a transaction, which is undone where `work` or its commit fails.
-    fn within<R>(
+    fn within<B, R>(
         &mut self,
-        begin: impl FnOnce(&mut Connection) -> Result<(), StoreError>,
-        work: impl FnOnce(&mut Store) -> Result<R, StoreError>,
+        begin: impl FnOnce(&mut Connection) -> Result<B, StoreError>,
+        work: impl FnOnce(&mut Store, B) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let outcome = begin(&mut self.connection).and_then(|()| {
-            let answer = work(self)?;
+        let outcome = begin(&mut self.connection).and_then(|begun| {
+            let answer = work(self, begun)?;
             self.connection.commit()?;
             Ok(answer)
         });

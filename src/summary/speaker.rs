@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Line, Summary, Totals};
-use crate::clock::{Clock, EventClock};
+use crate::clock::{self, Clock, EventClock};
 use crate::domain::Calendar;
 use crate::logging;
 use crate::stats::Stats;
@@ -61,7 +61,7 @@ pub fn spawn(
         async move {
             let Speaker { summary, stats, clock, event_clock } = &*speaker;
             loop {
-                actix_rt::time::sleep(LOOK_EVERY).await;
+                clock::beat(LOOK_EVERY).await;
                 logging::beat();
                 let totals = Totals::read(stats);
                 let line = summary.borrow_mut().tick(event_clock.now(), &totals, clock.monotonic());

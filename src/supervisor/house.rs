@@ -22,7 +22,7 @@ use super::{Alarm, Room, Roster};
 use crate::aggregator::actor::AccountTo;
 use crate::aggregator::inference::RecordKeys;
 use crate::aggregator::outbound::Outbound;
-use crate::clock::{Clock, EventClock};
+use crate::clock::{self, Clock, EventClock};
 use crate::config::{Config, Login, Retention};
 use crate::domain::Timeframe;
 use crate::exit::Failure;
@@ -478,7 +478,7 @@ async fn keep_at(standing: Standing, store: StoreHandle, epoch: i64) {
                 }
             }
         }
-        actix_rt::time::sleep(SHOW_EVERY).await;
+        clock::beat(SHOW_EVERY).await;
     }
 }
 
@@ -510,7 +510,7 @@ async fn show(stats: &Stats, pairs: usize, standing: &Standing, entrance: &Entra
         if phase == Phase::Streaming || stats.stream_attempts_failed.get() > 0 {
             standing.ready();
         }
-        actix_rt::time::sleep(SHOW_EVERY).await;
+        clock::beat(SHOW_EVERY).await;
     }
 }
 

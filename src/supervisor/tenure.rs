@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Alarm;
 use super::notify::Standing;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
@@ -284,7 +284,7 @@ impl Drop for Tenure {
 async fn renew(lease: Arc<Lease>, store: StoreHandle, clock: Clock, alarm: Alarm) {
     let mut fails = false;
     loop {
-        actix_rt::time::sleep(RENEW_EVERY).await;
+        clock::beat(RENEW_EVERY).await;
         failpoint::in_task("lease.renew").await;
         let (lease, now) = (lease.clone(), clock.wall());
         match store.run(move |store| store.renew_lease(&lease, now)).await {

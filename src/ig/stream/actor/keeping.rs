@@ -123,6 +123,7 @@ mod tests {
     use crate::ig::session::tokens::{Pair, Tokens};
     use crate::ig::stream::actor::connections::{Connecting, Link};
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
+    use crate::ig::stream::chart;
     use crate::ig::stream::frames::Frames;
     use crate::ig::stream::state::{Phase, StreamState};
     use crate::ig::stream::translate::{Carried, Translation};
@@ -131,7 +132,7 @@ mod tests {
     use crate::stats::Stats;
     use crate::store::{DatabaseUrl, StoreHandle};
     use crate::supervisor::{Alarm, Alert, Lifeline, Line, Room};
-    use crate::tlcp::{Change, EndCause, Event, Lost, Options, TlcpSession, Transport, Version};
+    use crate::tlcp::{EndCause, Event, Lost, Options, TlcpSession, Transport, Version, update};
     use crate::transcript::Recorder;
 
     /// Wednesday 2020-01-15 12:00 UTC.
@@ -293,7 +294,8 @@ mod tests {
         };
         let utm = (NOON.0 * 1000).to_string();
         let texts = [utm.as_str(), "1", "1", "0"].into_iter().chain(["1.1"; 8]);
-        let changes: Vec<Change<'_>> = texts.map(|text| Change::Text(text.into())).collect();
+        let values = texts.collect::<Vec<_>>().join("|");
+        let changes = update::plain(&values, chart::FIELDS).unwrap();
         for tag in [0, 1] {
             translation.take(Event::Update { tag, item: 1, first: true, changes: &changes });
         }
