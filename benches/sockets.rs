@@ -105,7 +105,7 @@ fn live(seconds: u64) {
     let cost = pair.run.cost();
     let wakeups = (cost.wakeups() - wakeups) as f64 / wall;
     let [peak, own] = ["VmHWM:", "RssAnon:"].map(|key| cost.status(key) as f64 / 1024.0);
-    let with_http = std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place != "off");
+    let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
     let (share_max, peak_max) = if with_http { (None, 25.0) } else { (Some(SHARE_MAX), 15.0) };
     println!("{wall:.0} s of 28 pairs, a row a second each:");
     println!("  {:.3} % of a core{}", 100.0 * share, verdict(100.0 * share, share_max));
