@@ -726,8 +726,7 @@ impl Store {
         ledger::runs(&mut self.connection, pair, timeframe, span)
     }
 
-    /// The same of several stretches, in their order, with one query for those of a day. One that is much longer than a
-    /// day is better asked for alone.
+    /// The same of several stretches, in their order.
     ///
     /// # Errors
     /// Those of any read.
@@ -810,7 +809,7 @@ impl Store {
     /// Those of any read.
     pub fn last_bars(&mut self) -> Result<Vec<(Pair, Timeframe, Timestamp)>, StoreError> {
         let mut last_bars = Vec::new();
-        for (pair, timeframe) in ledger::keys(&mut self.connection)? {
+        for (pair, timeframe) in ledger::keys_looked_up(&mut self.connection)? {
             if let Some(start) = bars::last_start(&mut self.connection, pair, timeframe)? {
                 last_bars.push((pair, timeframe, start));
             }

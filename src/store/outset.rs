@@ -29,22 +29,27 @@ pub(super) struct Reach {
     timeframes: BTreeSet<Timeframe>,
     /// Of each pair, the longer buckets that anything said of it lies in.
     ledger: BTreeMap<Pair, Range<Timestamp>>,
+    /// The timeframes of which anything is said, and of what it may complete.
+    told_of: BTreeSet<Timeframe>,
 }
 
 impl Reach {
     /// Of these facts, with these `longer` timeframes to derive.
     pub(super) fn of(batches: &[Arc<FactBatch>], longer: &[Timeframe]) -> Reach {
-        let timeframes = longer.iter().copied().chain([Timeframe::M5]).collect();
-        let mut reach = Reach { bars: BTreeMap::new(), timeframes, ledger: BTreeMap::new() };
+        let timeframes: BTreeSet<Timeframe> = longer.iter().copied().chain([Timeframe::M5]).collect();
+        let (told_of, bars, ledger) = (timeframes.clone(), BTreeMap::new(), BTreeMap::new());
+        let mut reach = Reach { bars, timeframes, ledger, told_of };
         for fact in batches.iter().flat_map(|batch| &batch.facts) {
             match fact {
                 Fact::Settled(Bar { key, .. }) => {
                     let around = around(longer, &(key.start..key.start.plus(key.timeframe.seconds())));
                     reach.timeframes.insert(key.timeframe);
+                    reach.told_of.insert(key.timeframe);
                     widen(&mut reach.bars, key.pair, around.clone());
                     widen(&mut reach.ledger, key.pair, around);
                 }
-                Fact::Marked(Mark { pair, span, .. }) if span.start < span.end => {
+                Fact::Marked(Mark { pair, timeframe, span, .. }) if span.start < span.end => {
+                    reach.told_of.insert(*timeframe);
                     widen(&mut reach.ledger, *pair, around(longer, span));
                 }
                 Fact::Marked(_) => {}
@@ -80,11 +85,10 @@ impl Outset {
     /// Reads it, in a transaction that has begun.
     pub(super) fn read(connection: &mut Connection, reach: Reach) -> Result<Outset, StoreError> {
         match connection {
-            Connection::Sqlite(_) => Ok(Outset {
-                last_seq: bars::last_seq(connection)?,
-                shelf: Shelf::default(),
-                ledger: Ledger::load(connection, &reach.ledger)?,
-            }),
+            Connection::Sqlite(file) => {
+                let ledger = Ledger::load(file, &reach.ledger, &reach.told_of)?;
+                Ok(Outset { last_seq: bars::last_seq(connection)?, shelf: Shelf::default(), ledger })
+            }
             Connection::Postgres(server) => server.together(Outset::read_on(server.shared(), reach)),
         }
     }
@@ -93,7 +97,7 @@ impl Outset {
         let (last_seq, shelf, ledger) = try_join3(
             async { Ok(bars::last_seq_on(server).await?) },
             Shelf::look(server, reach.bars, reach.timeframes),
-            Ledger::load_on(server, &reach.ledger),
+            Ledger::load_on(server, &reach.ledger, &reach.told_of),
         )
         .await?;
         Ok(Outset { last_seq, shelf, ledger })

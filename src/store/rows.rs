@@ -384,6 +384,14 @@ pub(super) struct ReadCoverage {
 }
 
 impl ReadCoverage {
+    pub(super) fn starts(&self) -> i64 {
+        self.from_ts
+    }
+
+    pub(super) fn ends(&self) -> Timestamp {
+        Timestamp(self.to_ts)
+    }
+
     pub(super) fn run(&self) -> Result<(Pair, Timeframe, Run), StoreError> {
         let run = Run {
             span: Range { start: Timestamp(self.from_ts), end: Timestamp(self.to_ts) },

@@ -532,6 +532,114 @@ fn many_pairs_over_a_long_time_are_each_read_for_themselves() {
 }
 
 #[test]
+fn what_is_known_of_a_stretch_is_found_however_long_ago_it_was() {
+    const DAY: i64 = 288;
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let pairs = ["AUDUSD", "EURUSD", "NZDUSD", "USDJPY"].map(pair);
+        let at = |slot: i64| NOON.plus(slot * 300);
+        let mark = |pair, timeframe, slots: Range<i64>, state, reason| {
+            Fact::Marked(Mark { pair, timeframe, span: at(slots.start)..at(slots.end), state, reason })
+        };
+        // A long run, short ones, a hole in what is known, and longer buckets beside; each pair a little later.
+        let all: Vec<Fact> = (0..)
+            .zip(pairs)
+            .flat_map(|(n, pair)| {
+                let m5 = |slots, state, reason| mark(pair, Timeframe::M5, slots, state, reason);
+                let stored = [n..2 * DAY, 2 * DAY + 3..3 * DAY, 3 * DAY + 3..20 * DAY];
+                let stored = stored.map(|slots| m5(slots, State::Stored, Reason::Settled));
+                let mut facts = stored.to_vec();
+                facts.extend((0..30).map(|ix| {
+                    let from = (20 + ix) * DAY + n * 3;
+                    m5(from..from + 9, State::Quiet, Reason::LaterRow)
+                }));
+                facts.push(mark(pair, Timeframe::M15, n * 3..45 * DAY, State::Stored, Reason::Settled));
+                facts
+            })
+            .collect();
+        commit(&mut store, batch("e", all), NOW);
+        let whole = at(-DAY)..at(60 * DAY);
+        let cut = |runs: &[Run], span: &Range<Timestamp>| -> Vec<Run> {
+            let met = runs.iter().filter(|run| run.span.start < span.end && span.start < run.span.end);
+            met.map(|run| {
+                let span = run.span.start.max(span.start)..run.span.end.min(span.end);
+                Run { span, ..run.clone() }
+            })
+            .collect()
+        };
+        let mut stretches = Vec::new();
+        for (pair, timeframe) in
+            pairs.iter().flat_map(|pair| [Timeframe::M5, Timeframe::M15].map(|length| (*pair, length)))
+        {
+            let known = store.coverage(pair, timeframe, whole.clone()).unwrap();
+            assert_eq!(known.len(), if timeframe == Timeframe::M5 { 33 } else { 1 });
+            for from in [
+                -30,
+                0,
+                3,
+                5 * DAY,
+                20 * DAY - 3,
+                20 * DAY,
+                20 * DAY + 3,
+                21 * DAY + 9,
+                48 * DAY,
+                49 * DAY + 30,
+            ] {
+                for length in [3, 9, DAY, 3 * DAY] {
+                    let span = at(from)..at(from + length);
+                    let expected = cut(&known, &span);
+                    assert_eq!(
+                        store.coverage(pair, timeframe, span.clone()).unwrap(),
+                        expected,
+                        "{pair} {span:?}"
+                    );
+                    stretches.push(((pair, timeframe, span), expected));
+                }
+            }
+        }
+        // Few and many at once, of one time and of all times.
+        for many in [1, 4, 7, 60, stretches.len()] {
+            for some in stretches.chunks(many) {
+                let (asked, expected): (Vec<_>, Vec<_>) = some.iter().cloned().unzip();
+                assert_eq!(store.coverage_of_each(&asked).unwrap(), expected);
+            }
+        }
+        let ends = store.covered_to(Timeframe::M5).unwrap();
+        let expected = (0..).zip(pairs).map(|(n, pair)| (pair, at(49 * DAY + n * 3 + 9)));
+        assert_eq!(ends, expected.collect());
+        assert!(store.covered_to(Timeframe::H1).unwrap().is_empty());
+        let short = store.buckets_by_state(Timeframe::M5).unwrap();
+        assert_eq!(short, [(State::Stored, 4 * (20 * DAY as u64 - 6) - 6), (State::Quiet, 4 * 30 * 9)]);
+
+        // What is learnt joins what it adjoins on either side, of one pair and of all.
+        for (some, slots, runs) in
+            [(&pairs[..1], 2 * DAY..2 * DAY + 3, 34), (&pairs, 3 * DAY..3 * DAY + 3, 33)]
+        {
+            let learn = |store: &mut Store, evidence, state, reason| {
+                let facts = some.iter().map(|pair| mark(*pair, Timeframe::M5, slots.clone(), state, reason));
+                commit(store, batch(evidence, facts), NOW);
+            };
+            let around = at(slots.start - 1)..at(slots.end + 1);
+            learn(&mut store, "gap", State::Missing, Reason::Offline);
+            for pair in some {
+                let runs = store.coverage(*pair, Timeframe::M5, around.clone()).unwrap();
+                let states: Vec<State> = runs.iter().map(|run| run.state).collect();
+                assert_eq!(states, [State::Stored, State::Missing, State::Stored]);
+            }
+            let since = store.since_oldest_missing().unwrap();
+            for (pair, timeframe, run) in &since {
+                assert!(some.contains(pair) && run.span.end > at(slots.start), "{pair} {timeframe} {run:?}");
+            }
+            assert_eq!(since.len(), some.len() * runs);
+            learn(&mut store, "e", State::Stored, Reason::Settled);
+            for pair in some {
+                assert_eq!(store.coverage(*pair, Timeframe::M5, around.clone()).unwrap().len(), 1);
+            }
+        }
+    });
+}
+
+#[test]
 fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
