@@ -93,22 +93,16 @@ struct Runs {
 }
 
 impl Ledger {
-    /// Reads the runs of every timeframe that touch each pair's span.
+    /// Reads the runs of every timeframe that touch each pair's span from an SQLite file.
     pub(super) fn load(
-        connection: &mut Connection,
+        file: &mut SqliteConnection,
         spans: &BTreeMap<Pair, Range<Timestamp>>,
     ) -> Result<Ledger, StoreError> {
         let mut ledger = Ledger::default();
         for (pairs, span) in few_reads(spans) {
             ledger.add(match pairs[..] {
-                [pair] => {
-                    let pair = PairText::new(pair);
-                    let wanted = || touching_of(pair.as_str(), span.start.0, span.end.0);
-                    on_backend!(connection, connection => wanted().load(connection))
-                }
-                _ => {
-                    on_backend!(connection, connection => touching(span.start.0, span.end.0).load(connection))
-                }
+                [pair] => touching_of(PairText::new(pair).as_str(), span.start.0, span.end.0).load(file),
+                _ => touching(span.start.0, span.end.0).load(file),
             }?)?;
         }
         Ok(ledger)

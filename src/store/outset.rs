@@ -80,11 +80,10 @@ impl Outset {
     /// Reads it, in a transaction that has begun.
     pub(super) fn read(connection: &mut Connection, reach: Reach) -> Result<Outset, StoreError> {
         match connection {
-            Connection::Sqlite(_) => Ok(Outset {
-                last_seq: bars::last_seq(connection)?,
-                shelf: Shelf::default(),
-                ledger: Ledger::load(connection, &reach.ledger)?,
-            }),
+            Connection::Sqlite(file) => {
+                let ledger = Ledger::load(file, &reach.ledger)?;
+                Ok(Outset { last_seq: bars::last_seq(connection)?, shelf: Shelf::default(), ledger })
+            }
             Connection::Postgres(server) => server.together(Outset::read_on(server.shared(), reach)),
         }
     }
@@ -105,7 +104,7 @@ pub(super) fn begin(connection: &mut Connection, fence: Option<&Fence>) -> Resul
     match connection {
         Connection::Sqlite(file) => {
             file.batch_execute(BEGIN_WRITE)?;
-            fence.map_or(Ok(()), |fence| lease::check(connection, fence))
+            fence.map_or(Ok(()), |fence| lease::check(file, fence))
         }
         Connection::Postgres(server) => begin_on(server, fence, async |_| Ok(())),
     }
