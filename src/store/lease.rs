@@ -10,6 +10,7 @@
 use std::fs::File;
 
 use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
 use diesel_async::AsyncPgConnection;
 
 use super::backend::{Connection, on_backend, put_lease};
@@ -279,29 +280,25 @@ pub(super) fn take(
     Ok(lease)
 }
 
-/// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile. On a server
-/// nobody has it while its row is gone: whoever had it writes it anew with the next renewal.
-pub(super) fn check(connection: &mut Connection, fence: &Fence) -> Result<(), StoreError> {
-    let row = find(connection)?;
-    admit(row, fence, connection.is_remote())
+/// Refuses who has lost the lease of an SQLite file. In a transaction that writes, nobody can take it meanwhile.
+pub(super) fn check(file: &mut SqliteConnection, fence: &Fence) -> Result<(), StoreError> {
+    let row = of_collector().get_result(file).optional()?;
+    row.map_or(Ok(()), |row| admit(row, fence))
 }
 
-/// The same on a server, together with what else is asked.
+/// The same on a server, together with what else is asked. There nobody has it while its row is gone: whoever had
+/// it writes it anew with the next renewal.
 pub(super) async fn check_on(mut server: &AsyncPgConnection, fence: &Fence) -> Result<(), StoreError> {
     let row = diesel_async::RunQueryDsl::get_result(of_collector(), &mut server).await.optional()?;
-    admit(row, fence, true)
+    let gone = || StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() };
+    admit(row.ok_or_else(gone)?, fence)
 }
 
-fn admit(row: Option<LeaseRow>, fence: &Fence, is_on_server: bool) -> Result<(), StoreError> {
-    match row {
-        Some(row) if row.holder != fence.holder => {
-            Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
-        }
-        None if is_on_server => {
-            Err(StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() })
-        }
-        _ => Ok(()),
+fn admit(row: LeaseRow, fence: &Fence) -> Result<(), StoreError> {
+    if row.holder == fence.holder {
+        return Ok(());
     }
+    Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
 }
 
 /// Writes down that somebody waits for the lease.

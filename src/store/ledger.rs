@@ -112,15 +112,15 @@ struct Runs {
 }
 
 impl Ledger {
-    /// Reads the runs of these timeframes that meet or adjoin each pair's span.
+    /// Reads the runs of these timeframes that meet or adjoin each pair's span from an SQLite file.
     pub(super) fn load(
-        connection: &mut SqliteConnection,
+        file: &mut SqliteConnection,
         spans: &BTreeMap<Pair, Range<Timestamp>>,
         timeframes: &BTreeSet<Timeframe>,
     ) -> Result<Ledger, StoreError> {
         let stretches: Vec<Stretch> = stretches(spans, timeframes).collect();
         let mut ledger = Ledger::default();
-        ledger.add(touching_in(connection, &stretches)?)?;
+        ledger.add(touching_in(file, &stretches)?)?;
         Ok(ledger)
     }
 

@@ -109,7 +109,7 @@ pub(super) fn begin(connection: &mut Connection, fence: Option<&Fence>) -> Resul
     match connection {
         Connection::Sqlite(file) => {
             file.batch_execute(BEGIN_WRITE)?;
-            fence.map_or(Ok(()), |fence| lease::check(connection, fence))
+            fence.map_or(Ok(()), |fence| lease::check(file, fence))
         }
         Connection::Postgres(server) => begin_on(server, fence, async |_| Ok(())),
     }

@@ -134,7 +134,7 @@ impl Server {
         &self.wire
     }
 
-    /// Blocks until what is asked through [`Server::shared`] is answered.
+    /// Blocks until what is asked through [`Server::shared`] is answered, all of it within the time of one answer.
     pub(super) fn together<F: Future>(&self, asked: F) -> F::Output {
         block_on(self.line.wait(asked))
     }
