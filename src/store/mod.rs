@@ -250,6 +250,11 @@ impl Store {
         Ok(lease)
     }
 
+    /// Number of the holder of the lease that writes here; 0 before this store has taken it.
+    pub fn lease_epoch(&self) -> i64 {
+        self.fence.as_ref().map_or(0, |fence| fence.epoch)
+    }
+
     /// Whether several processes may wait for the lease of this database: where it expires by itself.
     pub fn has_standbys(&self) -> bool {
         self.lock_path.is_none()

@@ -1118,6 +1118,10 @@ fn one_process_at_a_time_has_the_lease() {
         let state = reader.lease(NOW.plus(8)).unwrap().unwrap();
         assert!(state.alive && !state.released);
         assert_eq!((state.acquired_at, state.epoch), (since, 1));
+        assert_eq!((one.lease_epoch(), reader.lease_epoch()), (1, 0));
+        // Another machine's clock makes nobody silent where the server's counts.
+        let far = reader.lease(NOW.plus(1_008)).unwrap().unwrap();
+        assert_eq!(far.silent_s(), Some(1_000).filter(|_| !is_server));
         assert!(is_server || state.renewed_at == NOW.plus(8));
 
         one.release_lease(&first, NOW.plus(12)).unwrap();
