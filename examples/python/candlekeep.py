@@ -650,7 +650,8 @@ def _fetch(service: _Service, wanted: dict[str, Any], within_s: float) -> str:
     """Asks for what is missing, and waits. Answers how it stands then, to be added to an error."""
     deadline = time.monotonic() + within_s
     told = service.post("/v1/fetch", wanted)
-    while told["state"] not in ("done", "refused"):
+    # One that waits for points, or for a better time, is not waited for.
+    while told["state"] not in ("done", "refused", "waiting"):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return f"; asked for it to be fetched: {told['state']} after {within_s:.0f} s"
