@@ -129,6 +129,8 @@ pub struct Store {
     fence: Option<Fence>,
     /// The highest `seq` that this connection has committed.
     last_seq: i64,
+    /// Nobody has looked yet whether this is a copy that has given no `seq`, or it is one.
+    may_be_copy: bool,
 }
 
 impl Store {
@@ -185,6 +187,7 @@ impl Store {
             feed_ids: HashMap::new(),
             fence: None,
             last_seq: 0,
+            may_be_copy: true,
         }
     }
 
@@ -529,6 +532,7 @@ impl Store {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
             let report = commit::apply(&mut store.connection, &terms, batches)?;
@@ -537,6 +541,7 @@ impl Store {
         })?;
         failpoint::reach("commit.done");
         self.last_seq = report.last_seq;
+        self.may_be_copy = report.is_copy;
         if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log)
             && let Err(error) = log.keep_bounded(connection)
         {
@@ -569,6 +574,7 @@ impl Store {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
             commit::apply(&mut store.connection, &terms, &[batch])
