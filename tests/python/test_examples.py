@@ -777,6 +777,17 @@ class Pushed(unittest.TestCase):
             # Nothing else is asked: by a second answer a newer bar could be there.
             self.assertEqual(len(service.asked), 1)
 
+    def test_what_waits_for_points_is_not_waited_for(self) -> None:
+        empty = {"candles": [], "missing": [], "expected_by": None, "market_time": None}
+        waits = {"id": 1, "state": "waiting", "note": "6 buckets wait for points, until Thu 2026-12-03 09:56 UTC."}
+        kind = {"Content-Type": "application/json"}
+        service = Scripted(*((200, kind, json.dumps(told)) for told in (empty, waits, empty)))
+        self.addCleanup(service.end)
+        with self.assertRaisesRegex(candlekeep.NoData, "fetched: waiting, 6 buckets wait for points, until Thu"):
+            get_candles("EUR_USD", 5, 3, url=service.url, fetch=True)
+        paths = [path.partition("?")[0] for path, _ in service.asked]
+        self.assertEqual(paths, ["/v1/candles", "/v1/fetch", "/v1/candles"])
+
     def test_a_token_is_not_carried_elsewhere(self) -> None:
         elsewhere = Scripted()
         self.addCleanup(elsewhere.end)
