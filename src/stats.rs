@@ -192,6 +192,8 @@ pub struct Stats {
     pub followers_unread: Counter,
     /// Data points of IG's weekly allowance that are left, as far as they are known.
     pub allowance_remaining: Known,
+    /// Buckets of 5 and of 15 minutes that are missing, as of the healer's last look.
+    pub buckets_missing: Known,
 }
 
 impl Stats {

@@ -576,7 +576,15 @@ def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
         hours = [(start, hours[0][0] if hours else end), *hours]
         owed = [(max(a, opens), min(b, closes)) for a, b in unknown for opens, closes in hours]
         runs = sorted(runs + [Hole(a, b, "missing", "not_reached") for a, b in owed if a < b])
-    holes = _holes(runs, {bar.time for bar in bars}, step)
+    own = []
+    if step > 300:
+        own = rows(
+            "SELECT from_ts, to_ts, state, reason FROM coverage"
+            " WHERE pair=? AND timeframe=? AND to_ts > ? AND from_ts < ? ORDER BY from_ts",
+            *(*key, start, until),
+        )
+    own = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in own]
+    holes = _holes(runs, own, {bar.time for bar in bars}, step)
     return _Found(bars, holes, expected[0][0] if expected else None, now, silent_s)
 
 
@@ -584,22 +592,39 @@ def _is_simulated(rows: Callable[..., list[Any]]) -> bool:
     return [value for (value,) in rows("SELECT value FROM settings WHERE key='environment'")] == ["custom"]
 
 
-def _holes(runs: list[Hole], stored: set[int], step: int) -> list[Hole]:
-    """The runs that keep bars of a length from being complete, by the rules of the service (`completeness.rs`)."""
+def _holes(runs: list[Hole], own: list[Hole], stored: set[int], step: int) -> list[Hole]:
+    """What keeps bars of a length from being complete, by the rules of the service (`completeness.rs`).
+
+    `runs` are those of 5-minute buckets, `own` those of longer ones, by which they are judged where there are any.
+    """
+    known = [run for run in own if run.reason != "possibly_open"]
+    told = stored.union(*(range(run.start, run.end, step) for run in known))
 
     def without_bar(run: Hole) -> list[int]:
-        return [start for start in range(run.start - run.start % step, run.end, step) if start not in stored]
+        return [start for start in range(run.start - run.start % step, run.end, step) if start not in told]
 
     def is_half_told(start: int) -> bool:
         return any(run.state == "stored" and run.start < start + step and run.end > start for run in runs)
 
-    def is_hole(run: Hole) -> bool:
+    def parts(run: Hole) -> list[Hole]:
+        """A run as far as nothing is told of its buckets."""
+        edges: list[list[int]] = []
+        for bucket in without_bar(run):
+            start, end = max(bucket, run.start), min(bucket + step, run.end)
+            if edges and edges[-1][1] == start:
+                edges[-1][1] = end
+            else:
+                edges.append([start, end])
+        return [run._replace(start=start, end=end) for start, end in edges]
+
+    holes = [run for run in own if run.state in ("missing", "lost")]
+    for run in runs:
         if run.reason == "possibly_open":
             # A longer bar is folded from proof alone.
-            return step > 300 and any(map(is_half_told, without_bar(run)))
-        return run.state in ("missing", "lost") and bool(without_bar(run))
-
-    return list(filter(is_hole, runs))
+            holes += [run] if step > 300 and any(map(is_half_told, without_bar(run))) else []
+        elif run.state in ("missing", "lost"):
+            holes += parts(run)
+    return sorted(holes)
 
 
 def _read_sqlite(place: str, *asked: Any) -> _Found:
@@ -716,7 +741,8 @@ def _fetch(service: _Service, wanted: dict[str, Any], within_s: float) -> str:
     """Asks for what is missing, and waits. Answers how it stands then, to be added to an error."""
     deadline = time.monotonic() + within_s
     told = service.post("/v1/fetch", wanted)
-    while told["state"] not in ("done", "refused"):
+    # One that waits for points, or for a better time, is not waited for.
+    while told["state"] not in ("done", "refused", "waiting"):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return f"; asked for it to be fetched: {told['state']} after {within_s:.0f} s"

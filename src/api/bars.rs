@@ -402,6 +402,39 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_bar_is_missing_where_the_ledger_says_so_of_it() {
+        // As a first start leaves it that has bought some 15-minute bars from before its 5-minute ones.
+        let mut scene = Scene::new("sss", 60);
+        let long = |bucket: i64| {
+            let key = BarKey { timeframe: Timeframe::M15, ..bar(at(bucket)).key };
+            Fact::Settled(Bar { key, source: Source::Rest, ..bar(at(bucket)) })
+        };
+        let mark = |span: Range<i64>, state, reason| {
+            let span = at(span.start)..at(span.end);
+            Fact::Marked(Mark { pair: pair(), timeframe: Timeframe::M15, span, state, reason })
+        };
+        let store = |scene: &mut Scene, facts: Vec<Fact>| {
+            scene.store.commit(&[Arc::new(FactBatch { evidence: "test".into(), facts })], TEN).unwrap();
+        };
+        let first_start = mark(-18..-12, State::Missing, Reason::FirstStart);
+        store(&mut scene, vec![first_start, long(-12), long(-9)]);
+        for (query, expected) in [
+            (
+                "15&count=8",
+                "3 false true -21--18 missing not_reached, -18--12 missing first_start, -6-0 missing not_reached",
+            ),
+            ("15&count=3", "3 false true -6-0 missing not_reached"),
+            ("15&count=1", "1 true true"),
+        ] {
+            assert_eq!(scene.told(query), expected, "{query}");
+        }
+        store(&mut scene, vec![mark(-6..0, State::Quiet, Reason::NotInRest)]);
+        assert_eq!(scene.told("15&count=3"), "3 true true");
+        store(&mut scene, vec![mark(-18..-12, State::Lost, Reason::GivenUp)]);
+        assert_eq!(scene.told("15&from=2024-01-17T08:30"), "3 false true -18--12 lost given_up");
+    }
+
+    #[test]
     fn of_the_future_nothing_is_said_to_be_complete() {
         let mut scene = Scene::new("ssssss", 60);
         let mut word = |query: &str| {

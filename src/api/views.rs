@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::Wait;
 use super::asked::Prices;
 use super::health::HealthReport;
 use crate::cli::PriceSide;
@@ -178,10 +179,12 @@ pub struct FetchView {
     timeframe: &'static str,
     from: i64,
     to: i64,
-    /// `asked`, `taken`, `done` or `refused`.
+    /// `asked`, `taken`, `waiting`, `done` or `refused`.
     state: &'static str,
     /// More about that, for people.
     note: String,
+    /// Until when it waits, where that is known.
+    until: Option<i64>,
     asked_at: i64,
     updated_at: i64,
     /// How its buckets stand now.
@@ -189,16 +192,22 @@ pub struct FetchView {
 }
 
 impl FetchView {
-    /// The request, and how far it is.
-    pub fn of(request: &FetchRequest, buckets: ProgressView) -> FetchView {
+    /// The request, how far it is, and what keeps it from going on.
+    pub fn of(request: &FetchRequest, buckets: ProgressView, waits: Option<Wait>) -> FetchView {
+        let until = waits.as_ref().and_then(|wait| wait.until).map(|until| until.0);
+        let (state, note) = match waits {
+            Some(Wait { why, .. }) => ("waiting", why),
+            None => (request.state.as_str(), request.note.clone()),
+        };
         FetchView {
             id: request.id,
             pair: request.pair.to_string(),
             timeframe: request.timeframe.as_str(),
             from: request.span.start.0,
             to: request.span.end.0,
-            state: request.state.as_str(),
-            note: request.note.clone(),
+            state,
+            note,
+            until,
             asked_at: request.asked_at.0,
             updated_at: request.updated_at.0,
             buckets,

@@ -300,6 +300,10 @@ impl Healer {
         let Known { pages, purse, reopened } = self.read(now.wall).await?;
         let remaining = if purse.refused.is_some() { 0 } else { purse.remaining };
         self.stats.allowance_remaining.set(remaining.into());
+        let both = [Timeframe::M5, Timeframe::M15];
+        let missing =
+            pages.iter().flat_map(|page| both.map(|timeframe| page.buckets_missing(timeframe))).sum();
+        self.stats.buckets_missing.set(missing);
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });

@@ -130,7 +130,7 @@ pub(super) fn lease_time(connection: &mut Connection, now: Timestamp) -> QueryRe
     match connection {
         Connection::Sqlite(_) => Ok(now),
         Connection::Postgres(server) => {
-            let seconds = sql::<BigInt>("extract(epoch FROM clock_timestamp())::bigint");
+            let seconds = sql::<BigInt>("floor(extract(epoch FROM clock_timestamp()))::bigint");
             diesel::select(seconds).get_result(&mut server.wire).map(Timestamp)
         }
     }

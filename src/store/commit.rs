@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::ledger::Ledger;
 use super::outset::{self, Outset};
 use super::rows::{Revision, RevisionKind, StoredBar};
+use super::sequence::Begin;
 use super::shelf::Shelf;
 use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
@@ -40,6 +41,8 @@ pub struct CommitReport {
     pub marks: usize,
     /// The highest `seq` given so far, in this transaction or before it.
     pub last_seq: i64,
+    /// The database is a copy, and has given no number since it was made.
+    pub is_copy: bool,
 }
 
 /// What the transaction needs to know besides the facts.
@@ -50,6 +53,8 @@ pub(super) struct Terms<'a> {
     pub(super) feed_ids: &'a HashMap<Pair, i64>,
     /// The highest `seq` that this process has committed.
     pub(super) last_seq: i64,
+    /// Whether the database may be a copy that has given no `seq` yet.
+    pub(super) may_be_copy: bool,
     /// Wall time.
     pub(super) now: Timestamp,
 }
@@ -65,12 +70,13 @@ pub(super) fn apply(
     if last_seq < terms.last_seq {
         return Err(StoreError::WentBack { known: terms.last_seq, found: last_seq });
     }
+    let begin = Begin::after(connection, last_seq, terms.may_be_copy)?;
     let mut commit = Commit {
         connection,
         shelf,
         ledger,
         terms,
-        report: CommitReport { last_seq, ..CommitReport::default() },
+        report: CommitReport { last_seq: begin.base, ..CommitReport::default() },
         findings: BTreeMap::new(),
         parts: HashMap::new(),
         touched: BTreeSet::new(),
@@ -84,7 +90,9 @@ pub(super) fn apply(
         }
     }
     failpoint::reach("commit.bars");
-    commit.finish()
+    let report = commit.finish()?;
+    let last_seq = begin.end(connection, report.last_seq)?;
+    Ok(CommitReport { last_seq, is_copy: begin.leaves_out() && last_seq < begin.base, ..report })
 }
 
 /// What became of a bar.

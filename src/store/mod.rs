@@ -132,6 +132,8 @@ pub struct Store {
     fence: Option<Fence>,
     /// The highest `seq` that this connection has committed.
     last_seq: i64,
+    /// Nobody has looked yet whether this is a copy that has given no `seq`, or it is one.
+    may_be_copy: bool,
 }
 
 impl Store {
@@ -188,6 +190,7 @@ impl Store {
             feed_ids: HashMap::new(),
             fence: None,
             last_seq: 0,
+            may_be_copy: true,
         }
     }
 
@@ -254,6 +257,11 @@ impl Store {
         )?;
         self.fence = Some(lease.fence());
         Ok(lease)
+    }
+
+    /// Number of the holder of the lease that writes here; 0 before this store has taken it.
+    pub fn lease_epoch(&self) -> i64 {
+        self.fence.as_ref().map_or(0, |fence| fence.epoch)
     }
 
     /// Whether several processes may wait for the lease of this database: where it expires by itself.
@@ -538,6 +546,7 @@ impl Store {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
             let report = commit::apply(&mut store.connection, &terms, outset, batches)?;
@@ -546,6 +555,7 @@ impl Store {
         })?;
         failpoint::reach("commit.done");
         self.last_seq = report.last_seq;
+        self.may_be_copy = report.is_copy;
         if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log)
             && let Err(error) = log.keep_bounded(connection)
         {
@@ -580,6 +590,7 @@ impl Store {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
             commit::apply(&mut store.connection, &terms, outset, &batches)

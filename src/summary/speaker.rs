@@ -79,7 +79,7 @@ fn say(line: &Line, stats: &Stats) {
         Line::Collected { to, buckets, done } => log::info!(
             target: logging::SUMMARY,
             to:% = to, buckets, bars = done.bars, quiet = done.quiet, healed = done.healed,
-            missing = done.missing, rows = done.rows,
+            missing = done.missing, still_missing:% = known(stats.buckets_missing.get()), rows = done.rows,
             durable_ms_median:% = known(done.lag.median_ms()), durable_ms_max:% = known(done.lag.max_ms()),
             spooled = stats.facts_spooled.get(), points_left:% = known(stats.allowance_remaining.get());
             "collected"

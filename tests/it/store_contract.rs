@@ -25,7 +25,7 @@ use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, Among, AttemptRow, BarQuery, CommitReport, DatabaseUrl,
     Feed, LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REOPENED_KEPT_S, REQUESTS_MAX, Refusals, Reopened,
     RequestState, Revision, RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak,
-    Verdict, judge,
+    Verdict, back_up, judge,
 };
 use proptest::prelude::*;
 
@@ -669,6 +669,68 @@ fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
     });
 }
 
+#[test]
+fn a_copy_goes_on_with_numbers_that_what_it_is_of_cannot_give_meanwhile() {
+    on_each_database(|url| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Store::open(&DatabaseUrl::sqlite(dir.path().join("source.db"))).unwrap();
+        commit(&mut source, settled(&[streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)]), NOW);
+        let mut store = Store::open(url).unwrap();
+        source.copy_to(&mut store, "source.db", false, &mut |_, _| {}).unwrap();
+        // The source goes on, and somebody hears of it.
+        assert_eq!(commit(&mut source, settled(&[streamed(3, 5, 7), streamed(4, 5, 7)]), NOW).last_seq, 6);
+
+        let mut store = Store::open(url).unwrap();
+        let quiet = batch("session 2", [marked(3..4, State::Quiet, Reason::LaterRow)]);
+        assert_eq!(commit(&mut store, quiet, NOW).last_seq, 4, "no number is given yet");
+        assert_eq!(log(&mut store, 4, 9), " ..4");
+        assert_eq!(log(&mut store, 5, 9), "Unknown { last: 4 }");
+        let last = commit(&mut store, settled(&[streamed(4, 5, 7)]), NOW).last_seq;
+        assert!(last > 4 + (1 << 20), "{last}");
+        assert_eq!(
+            log(&mut store, 4, 9),
+            format!("{last}:5*0 ..{last}"),
+            "who has no more than the copy goes on"
+        );
+        for heard in [5, 6, last - 1] {
+            assert_eq!(log(&mut store, heard, 9), format!("Unknown {{ last: {last} }}"), "{heard}");
+            let from_there = store.log_after(heard, 9, Among::Stored).unwrap();
+            assert_eq!(log_of(from_there), format!("Unknown {{ last: {last} }}"), "{heard}");
+        }
+        assert_eq!(log(&mut store, last, 9), format!(" ..{last}"));
+        // Once is enough, whoever writes next.
+        assert_eq!(commit(&mut store, settled(&[streamed(7, 5, 7)]), NOW).last_seq, last + 1);
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(commit(&mut store, settled(&[streamed(10, 5, 7)]), NOW).last_seq, last + 2);
+
+        // A copy of the copy knows both.
+        let mut next = Store::open(&DatabaseUrl::sqlite(dir.path().join("next.db"))).unwrap();
+        store.copy_to(&mut next, "it", false, &mut |_, _| {}).unwrap();
+        let file = bar(eur(), Timeframe::M5, NOON.plus(13 * 300), 5, 7, Source::Import);
+        let far = next.import(&[file], "file", &|_, _| Vec::new(), NOW).unwrap().last_seq;
+        assert!(far > last + 2 + (1 << 20), "{far}");
+        for heard in [5, last + 3] {
+            assert_eq!(log(&mut next, heard, 9), format!("Unknown {{ last: {far} }}"), "{heard}");
+        }
+    });
+}
+
+#[test]
+fn two_copies_of_one_state_do_not_give_the_same_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = DatabaseUrl::sqlite(dir.path().join("source.db"));
+    commit(&mut Store::open(&source).unwrap(), settled(&[streamed(0, 5, 7)]), NOW);
+    let last = |name: &str| {
+        let copy = dir.path().join(name);
+        back_up(&source, &copy).unwrap();
+        commit(&mut Store::open(&DatabaseUrl::sqlite(copy)).unwrap(), settled(&[streamed(1, 5, 7)]), NOW)
+            .last_seq
+    };
+    let (monday, again) = (last("monday.db"), last("again.db"));
+    assert!(monday > 1 << 20 && again > 1 << 20 && monday != again, "{monday} {again}");
+    assert_eq!(commit(&mut Store::open(&source).unwrap(), settled(&[streamed(1, 5, 7)]), NOW).last_seq, 2);
+}
+
 /// What is read behind a `seq`, in short: revision and length of each value by its `seq`, how far that goes, and a
 /// plus where there is more.
 fn log(store: &mut Store, seq: i64, count_max: usize) -> String {
@@ -1226,6 +1288,10 @@ fn one_process_at_a_time_has_the_lease() {
         let state = reader.lease(NOW.plus(8)).unwrap().unwrap();
         assert!(state.alive && !state.released);
         assert_eq!((state.acquired_at, state.epoch), (since, 1));
+        assert_eq!((one.lease_epoch(), reader.lease_epoch()), (1, 0));
+        // Another machine's clock makes nobody silent where the server's counts.
+        let far = reader.lease(NOW.plus(1_008)).unwrap().unwrap();
+        assert_eq!(far.silent_s(), Some(1_000).filter(|_| !is_server));
         assert!(is_server || state.renewed_at == NOW.plus(8));
 
         one.release_lease(&first, NOW.plus(12)).unwrap();

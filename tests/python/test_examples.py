@@ -915,6 +915,17 @@ class Pushed(unittest.TestCase):
             # Nothing else is asked: by a second answer a newer bar could be there.
             self.assertEqual(len(service.asked), 1)
 
+    def test_what_waits_for_points_is_not_waited_for(self) -> None:
+        empty = {"candles": [], "missing": [], "expected_by": None, "market_time": None}
+        waits = {"id": 1, "state": "waiting", "note": "6 buckets wait for points, until Thu 2026-12-03 09:56 UTC."}
+        kind = {"Content-Type": "application/json"}
+        service = Scripted(*((200, kind, json.dumps(told)) for told in (empty, waits, empty)))
+        self.addCleanup(service.end)
+        with self.assertRaisesRegex(candlekeep.NoData, "fetched: waiting, 6 buckets wait for points, until Thu"):
+            get_candles("EUR_USD", 5, 3, url=service.url, fetch=True)
+        paths = [path.partition("?")[0] for path, _ in service.asked]
+        self.assertEqual(paths, ["/v1/candles", "/v1/fetch", "/v1/candles"])
+
     def test_a_token_is_not_carried_elsewhere(self) -> None:
         elsewhere = Scripted()
         self.addCleanup(elsewhere.end)
@@ -941,12 +952,24 @@ class Ledger(unittest.TestCase):
             # Nothing is told of any part of it: the market may have been shut.
             (told[1:], set(), 900, []),
         ]:
-            self.assertEqual(candlekeep._holes(runs, stored, step), expected)
+            self.assertEqual(candlekeep._holes(runs, [], stored, step), expected)
 
     def test_a_longer_bar_that_is_there_lacks_nothing(self) -> None:
         run = candlekeep.Hole(600, 1_200, "missing", "disconnected")
-        for stored, step, expected in [({0, 900}, 900, []), ({0}, 900, [run]), ({300, 1_200}, 300, [run])]:
-            self.assertEqual(candlekeep._holes([run], stored, step), expected)
+        part = run._replace(start=900)
+        for stored, step, expected in [({0, 900}, 900, []), ({0}, 900, [part]), ({300, 1_200}, 300, [run])]:
+            self.assertEqual(candlekeep._holes([run], [], stored, step), expected)
+
+    def test_a_longer_bar_is_what_the_ledger_says_of_it_rather_than_of_its_parts(self) -> None:
+        unknown = candlekeep.Hole(0, 4_500, "missing", "not_reached")
+        own = [
+            candlekeep.Hole(900, 1_800, "missing", "first_start"),
+            candlekeep.Hole(1_800, 2_700, "stored", "settled"),
+            candlekeep.Hole(2_700, 3_600, "quiet", "not_in_rest"),
+        ]
+        expected = [unknown._replace(end=900), own[0], unknown._replace(start=3_600)]
+        self.assertEqual(candlekeep._holes([unknown], own, {1_800}, 900), expected)
+        # What the service says of the same is in `what_is_missing_of_an_answer_is_listed`.
 
 
 class Source(unittest.TestCase):

@@ -10,7 +10,7 @@ use crate::aggregator::absent;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{Config, Environment};
 use crate::domain::coverage::{Run, overlay};
-use crate::domain::{FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
+use crate::domain::{FeedIx, Mark, Pair, Reason, Timeframe, Timestamp};
 use crate::exit::Failure;
 use crate::healer::actor;
 use crate::healer::attempts::{Attempt, Attempts};
@@ -284,10 +284,9 @@ fn missing(pages: &[Page]) -> BTreeMap<(Pair, Timeframe), u64> {
     let mut missing = BTreeMap::new();
     for page in pages {
         for timeframe in FETCHED {
-            let runs = page.runs(timeframe).iter().filter(|run| run.state == State::Missing);
-            let seconds: i64 = runs.map(|run| run.span.end.since(run.span.start)).sum();
-            if seconds > 0 {
-                missing.insert((page.pair, timeframe), (seconds / timeframe.seconds()) as u64);
+            let buckets = page.buckets_missing(timeframe);
+            if buckets > 0 {
+                missing.insert((page.pair, timeframe), buckets);
             }
         }
     }

@@ -50,7 +50,7 @@ pub fn json(findings: &Findings) -> String {
             "renewed_at": lease.renewed_at.0,
             "released": lease.released,
             "alive": lease.alive,
-            "silent_s": lease.silent_s(findings.wall),
+            "silent_s": lease.silent_s(),
         })
     };
     json!({

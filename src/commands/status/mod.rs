@@ -150,11 +150,11 @@ pub fn read_json(config: &Config, now: Timestamp) -> Result<String, Failure> {
 }
 
 /// What the service is at, where it cannot be collecting: one that is frozen says nothing of itself.
-fn instead_of_collecting(lease: Option<&LeaseState>, wall: Timestamp) -> Option<String> {
+fn instead_of_collecting(lease: Option<&LeaseState>) -> Option<String> {
     match lease.filter(|lease| lease.alive) {
         None => Some("nobody collects".to_owned()),
         Some(lease) => {
-            lease.silent_s(wall).map(|silent_s| format!("no sign of life for {}", margin::lasting(silent_s)))
+            lease.silent_s().map(|silent_s| format!("no sign of life for {}", margin::lasting(silent_s)))
         }
     }
 }
@@ -195,10 +195,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         Ok((now, stream, readiness::read(store, config, now)?))
     })?;
     let process = Process {
-        at: instead_of_collecting(lease.as_ref(), wall),
+        at: instead_of_collecting(lease.as_ref()),
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
-        is_silent: lease.as_ref().is_some_and(|lease| lease.silent_s(wall).is_some()),
+        is_silent: lease.as_ref().is_some_and(|lease| lease.silent_s().is_some()),
     };
     let trades = readiness::trades(config, market_now, |_| true);
     let readiness = Readiness::judge(bars, &process, trades, wall);

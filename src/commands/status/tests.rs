@@ -26,6 +26,7 @@ fn lease() -> LeaseState {
         renewed_at: Timestamp(1_705_489_197),
         released: false,
         alive: true,
+        read_at: Timestamp(1_705_489_200),
     }
 }
 
@@ -73,7 +74,7 @@ fn who_collects_or_how_the_last_one_ended_is_told() {
 fn a_service_that_has_not_logged_in_yet_does_not_stream_and_says_when_it_may() {
     let mut findings = findings();
     // The process before has left this.
-    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 5;
+    findings.stream.as_mut().unwrap().epoch = lease().epoch - 1;
     findings.at = Some("logging in".to_owned());
     findings.logins.last = Some(findings.wall.plus(-20));
     findings.login_spacing = Duration::from_secs(61);
@@ -90,7 +91,7 @@ fn a_service_that_shows_no_sign_of_life_is_warned_about() {
     let mut findings = findings();
     assert!(!text(&findings, None).contains("no sign of life"));
     assert!(json(&findings).contains(r#""silent_s":null"#));
-    findings.wall = Timestamp(1_705_489_197 + 85);
+    findings.lease.as_mut().unwrap().read_at = Timestamp(1_705_489_197 + 85);
     let expected =
         "\n          WARN: no sign of life for 85 s, 20 s are long: it is frozen, or cannot write\n";
     assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
@@ -189,7 +190,7 @@ fn stale(pair: &str, last: Option<Timestamp>, by: i64, why: &str) -> PairReadine
 }
 
 fn findings() -> Findings {
-    let mut stream = StreamState { since: 1_705_485_600, ..StreamState::default() };
+    let mut stream = StreamState { epoch: lease().epoch, since: 1_705_485_600, ..StreamState::default() };
     stream.enter(Phase::Interrupted, Some("connection closed".to_owned()));
     (stream.transport, stream.version) = (Some("http".to_owned()), Some("2.3.0".to_owned()));
     stream.refused.insert("EUR_CHF".to_owned(), "subscription refused: -1 Invalid account type".to_owned());
@@ -393,12 +394,17 @@ fn failed_logins_are_told_with_when_the_next_may_be() {
     assert!(json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#), "{}", json(&findings));
     // Once the last has led to a stream, and no delay is owed, there is nothing to be alarmed at.
     let stream = findings.stream.as_mut().unwrap();
-    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0);
+    // By the process's clock, behind the one that the lease goes by.
+    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0 - 1);
     assert!(!text(&findings, None).contains("login "), "{}", text(&findings, None));
     findings.logins.last = Some(findings.wall.plus(-243));
     assert!(text(&findings, None).contains("login     the last 3 failed"), "a delay is owed");
     findings.logins.last = Some(findings.wall.plus(-244));
     assert!(!text(&findings, None).contains("login "), "none is");
-    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 1;
-    assert!(text(&findings, None).contains("login     the last 3 failed"), "it was another process's stream");
+    let told = text(&findings, None);
+    assert!(told.contains("\nstream    streaming since 2024-01-17T09:59:59Z"), "{told}");
+    findings.stream.as_mut().unwrap().epoch -= 1;
+    let told = text(&findings, None);
+    assert!(told.contains("login     the last 3 failed"), "it was another process's stream");
+    assert!(told.contains("\nstream    none yet; was streaming when the process before ended\n"), "{told}");
 }

@@ -67,7 +67,7 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
                 .to_owned(),
         );
     }
-    if let Some(silent_s) = lease.and_then(|lease| lease.silent_s(findings.wall)) {
+    if let Some(silent_s) = lease.and_then(|lease| lease.silent_s()) {
         line(format!("          {}: {}", paint(WARN, "WARN"), no_sign_of_life(silent_s)));
     }
     if let Some(run) = run.filter(|run| lease.is_some_and(|lease| lease.alive) && !run.is_running(lease)) {
@@ -179,7 +179,7 @@ fn logins_line(findings: &Findings) -> Option<String> {
 /// Whether the process that collects streams now.
 fn streams(Findings { lease, stream, .. }: &Findings) -> bool {
     let lease = lease.as_ref().filter(|lease| lease.alive);
-    lease.zip(stream.as_ref()).is_some_and(|(lease, stream)| stream.streams_of(lease.acquired_at))
+    lease.zip(stream.as_ref()).is_some_and(|(lease, stream)| stream.streams_of(lease))
 }
 
 /// When the next login may be, where some have failed.
@@ -240,7 +240,7 @@ fn stream_line(findings: &Findings) -> String {
     if !findings.lease.as_ref().is_none_or(|lease| lease.alive) {
         return format!("none; was {phase} when the service ended");
     }
-    if findings.lease.as_ref().is_some_and(|lease| since < lease.acquired_at) {
+    if findings.lease.as_ref().is_some_and(|lease| !stream.is_of(lease)) {
         return format!("none yet; was {phase} when the process before ended");
     }
     let mut told = format!("{phase} since {since}");

@@ -80,8 +80,11 @@ impl StreamActor {
         self.stats.stream_since.set(state.since.unsigned_abs());
         self.stats.stream_phase.set(state.phase as u64);
         self.kept_state = state.clone();
-        let (value, unkept) = (self.kept_state.write(), self.state_unkept.clone());
-        let noting = self.noting(move |store| store.set_setting(state::SETTING, &value));
+        let (mut kept, unkept) = (self.kept_state.clone(), self.state_unkept.clone());
+        let noting = self.noting(move |store| {
+            kept.epoch = store.lease_epoch();
+            store.set_setting(state::SETTING, &kept.write())
+        });
         actix_rt::spawn(async move { unkept.set(!noting.await) });
     }
 
@@ -247,9 +250,12 @@ mod tests {
     #[actix::test]
     async fn a_note_of_the_state_that_the_database_did_not_take_is_written_again() {
         let (stage, mut stream) = Stage::new();
+        let lease = stage.store.run(|store| store.acquire_lease("run", NOON)).await.unwrap();
         let noted = async || {
             let text = stage.store.run(|store| store.setting(state::SETTING)).await.unwrap();
-            text.and_then(|text| StreamState::read(&text)).map(|state| (state.phase, state.since - NOON.0))
+            let state = text.and_then(|text| StreamState::read(&text));
+            assert!(state.iter().all(|state| state.epoch == lease.epoch()), "whose stream it is");
+            state.map(|state| (state.phase, state.since - NOON.0))
         };
         stream.begin_state();
         stream.known.state.enter(Phase::Interrupted, None);
