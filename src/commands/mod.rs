@@ -50,7 +50,7 @@ const COUNTS_A_SECOND: u8 = 4;
 pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     let flags = Flags::from(cli.global);
     match &cli.command {
-        Command::Init(args) => init::execute(args),
+        Command::Init(args) => init::execute(args, &flags),
         Command::Completions(args) => completions::execute(args),
         Command::Man(args) => man::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),

@@ -573,11 +573,11 @@ proptest::proptest! {
 }
 
 #[test]
-fn the_readme_lists_every_key_by_both_names() {
-    let readme = include_str!("../../README.md");
+fn the_documents_list_every_key_by_both_names() {
+    let table = include_str!("../../docs/configuration.md");
     for key in KEYS {
         let variable = key.short.map_or_else(|| key.variable(), str::to_owned);
         let row = format!("| `{}` | `{variable}` |", key.path);
-        assert!(readme.contains(&row), "{row} is missing");
+        assert!(table.contains(&row), "{row} is missing");
     }
 }

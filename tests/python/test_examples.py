@@ -901,6 +901,15 @@ class Pushed(unittest.TestCase):
             (line,) = bot.lines([quiet], args)
         self.assertRegex(line, "^idle LATE Stale: EUR_USD 5: the newest bar is")
 
+    def test_the_bot_takes_a_timeframe_in_every_spelling(self) -> None:
+        quiet = candlekeep.Event("idle", 3, {"connected": True, "why": None})
+        for spelled, length_s in [("5", 300), ("5m", 300), ("15M", 900), ("1h", 3_600)]:
+            called = mock.patch("sys.argv", ["bot.py", "eurusd", spelled, "--timeout", "2"])
+            told = mock.patch("candlekeep.follow", return_value=[quiet])
+            with called, told, mock.patch("candlekeep.get_candles", return_value=None) as asked:
+                bot.main()
+            self.assertEqual(asked.call_args.kwargs["max_age"], length_s + 60)
+
     def test_a_bar_is_judged_by_the_answer_that_it_came_with(self) -> None:
         end, step = CLOSE, 300
         bar = dict.fromkeys(("open", "high", "low", "close"), 1.1)

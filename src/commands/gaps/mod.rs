@@ -3,6 +3,7 @@
 
 pub mod verify;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::json;
@@ -92,9 +93,9 @@ fn find(
     let asked: Vec<Pair> = args.pairs.iter().chain(&args.pair).copied().collect();
     let wanted = |pair: Pair| asked.is_empty() || asked.contains(&pair);
     let mut gaps = Vec::new();
-    let timeframes =
-        args.timeframe.or(args.length).map_or_else(|| config.timeframes.clone(), |timeframe| vec![timeframe]);
-    for timeframe in timeframes {
+    let named: BTreeSet<Timeframe> = args.timeframes.iter().chain(&args.length).copied().collect();
+    let kept = config.timeframes.iter().copied().filter(|_| named.is_empty());
+    for timeframe in kept.chain(named.iter().copied()) {
         for state in [State::Missing, State::Lost] {
             let runs = store.runs_in_state(timeframe, state)?;
             gaps.extend(runs.iter().map(|(pair, run)| Gap::of(*pair, timeframe, run)));
