@@ -87,10 +87,10 @@ impl Scene {
         let view_by: Vec<Option<Timestamp>> =
             self.store.freshness().unwrap().iter().map(|row| row.last.map(|_| row.expected_by)).collect();
         let (mut over_http, mut by) = (Vec::new(), Vec::new());
-        let (pairs, timeframes) = (self.pairs.clone(), [Timeframe::M5, Timeframe::M15]);
-        for pair in pairs.iter().copied() {
+        let (pairs, timeframes) = (&self.pairs, [Timeframe::M5, Timeframe::M15]);
+        for &pair in pairs {
             for timeframe in timeframes {
-                let known = Known { pairs: &pairs, timeframes: &timeframes };
+                let known = Known { pairs, timeframes: &timeframes };
                 let query = format!("pair={pair}&timeframe={timeframe}&count=1");
                 let asked = asked::candles(&query, known).unwrap();
                 let clock = Clock::simulated(now, 0);

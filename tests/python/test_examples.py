@@ -586,14 +586,11 @@ class Stored(unittest.TestCase):
 
     def test_where_the_ledger_says_nothing_the_markets_hours_count(self) -> None:
         start, end = CLOSE - 3_600, CLOSE - 1_800
-        ledger = (
-            "INSERT INTO coverage SELECT pair, timeframe, {}, {}, state, reason, evidence, updated_at FROM coverage"
-            " WHERE pair='EUR_USD' AND timeframe='5' AND from_ts <= {} AND to_ts > {}"
-        )
+        # Each ledger is cut in two there.
         statements = [
-            ledger.format(end, "to_ts", start, start),
-            f"UPDATE coverage SET to_ts={start} WHERE pair='EUR_USD' AND timeframe='5'"
-            f" AND from_ts < {start} AND to_ts > {start}",
+            "INSERT INTO coverage SELECT pair, timeframe, %d, to_ts, state, reason, evidence, updated_at FROM coverage"
+            " WHERE pair='EUR_USD' AND from_ts <= %d AND to_ts > %d" % (end, start, start),
+            f"UPDATE coverage SET to_ts={start} WHERE pair='EUR_USD' AND from_ts < {start} AND to_ts > {start}",
         ]
         hole = candlekeep.Hole(start, end, "missing", "not_reached")
         without = f"DELETE FROM candles WHERE pair='EUR_USD' AND timestamp >= {start} AND timestamp < {end}"
