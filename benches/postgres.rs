@@ -4,11 +4,10 @@
 //! The floor copies the same rows, binary, to a temporary table and inserts them from there where there is
 //! no conflict, in the same transactions and nothing else: no ledger, no derivation, no lease.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
-use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+use candlekeep::domain::{Fact, Price, Timeframe};
 use candlekeep::store::{BarQuery, Store, StoredBar};
 use tokio::runtime::Runtime;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
@@ -19,11 +18,13 @@ use tokio_postgres::{Client, NoTls};
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
 
+#[expect(dead_code, reason = "other benches use the rest")]
+mod bars;
+#[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
+use bars::{START, bars_of};
 use timing::{quantiles, time};
 
-/// 2020-01-05 22:00:00 UTC, a Sunday.
-const START: Timestamp = Timestamp(1_578_261_600);
 /// Buckets of one transaction of the bulk load: some 1,000 bars of 28 pairs.
 const BULK: i64 = 36;
 /// Transactions of the bulk load, and of one bucket each.
@@ -43,7 +44,8 @@ fn main() {
     for (what, first, buckets, commits) in
         [("bulk", 0, BULK, BULK_COMMITS), ("one bucket", BULK * BULK_COMMITS, 1, LIVE_COMMITS)]
     {
-        let batches: Vec<_> = (0..commits).map(|ix| bars_of(first + ix * buckets, buckets)).collect();
+        let batches: Vec<_> =
+            (0..commits).map(|ix| bars_of(&MAJOR_PAIRS, first + ix * buckets, buckets)).collect();
         let (mut by_store, mut by_floor, mut rows) = (Vec::new(), Vec::new(), 0);
         for batches in batches.chunks(PER_TURN) {
             for batch in batches {
@@ -179,21 +181,4 @@ impl Sides {
             transaction.commit().await.expect("a commit");
         });
     }
-}
-
-fn bars_of(first: i64, buckets: i64) -> Arc<FactBatch> {
-    let bar = |n: i64, pair, bucket: i64| {
-        let open = 110_000_000 + n * 1_000_000 + (bucket * 7_919 + n * 104_729) % 700_000;
-        let side = |spread: i64| {
-            let price =
-                |offset: i64| Price::from_units((open + offset + spread) / 1_000 * 1_000).expect("a price");
-            Ohlc { open: price(0), high: price(41_000), low: price(-37_000), close: price(12_000) }
-        };
-        let key = BarKey { pair, timeframe: Timeframe::M5, start: START.plus(bucket * 300) };
-        Fact::Settled(Bar { key, bid: side(0), ask: side(9_000), volume: 300, source: Source::Stream })
-    };
-    let facts = (first..first + buckets)
-        .flat_map(|bucket| (0..).zip(MAJOR_PAIRS).map(move |(n, pair)| bar(n, pair, bucket)))
-        .collect();
-    Arc::new(FactBatch { evidence: "session 1".into(), facts })
 }

@@ -1,34 +1,27 @@
 //! Rows a CPU-second from the wire's text to settled and folded bars, in memory, against a loop
 //! written by hand for exactly these lines: `cargo bench --bench settle`.
 //!
-//! The service's side is the way of a row through the pure rooms: [`TlcpSession`], [`ChartItem`],
-//! [`Aggregation`], [`fold`]. The loop's side reads the same bytes in one pass, knows the schema
+//! The service's side is the way of a row through the pure rooms: `TlcpSession`, `ChartItem`,
+//! `Aggregation`, `fold`. The loop's side reads the same bytes in one pass, knows the schema
 //! by heart and holds its rows in an array; it too reads the start, the ticks, the end flag and
 //! eight exact prices, refuses what is no number, merges, settles at the end flag and folds three
 //! bars into one. It lacks what a service needs beside that: the protocol's other lines and its
 //! count of them, its other ways to say "unchanged", nulls, checks of order and scale, gaps and
 //! quiet buckets. Both must come to the same bars.
 
-use std::collections::HashMap;
-use std::fmt::Write;
 use std::hint::black_box;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use candlekeep::aggregator::finalizer::Depth;
-use candlekeep::aggregator::rollup::{Slot, fold};
-use candlekeep::aggregator::{Aggregation, FeedStart};
-use candlekeep::clock::{Clock, ClockKind, EventClock};
 use candlekeep::domain::pair::MAJOR_PAIRS;
-use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, Price, StreamEvent, Timeframe, Timestamp};
-use candlekeep::ig::stream::chart::{self, ChartItem, Knowledge};
-use candlekeep::tlcp::{Event, Options, SubscriptionSpec, TlcpSession};
-use rustix::time::{ClockId, clock_gettime};
+use candlekeep::domain::{Bar, Price};
 
-/// 2020-01-06 00:00:00 UTC, a Monday.
-const START: i64 = 1_578_268_800;
+mod rooms;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod timing;
+use rooms::{FIELDS, messages, service};
+use timing::cpu_time;
+
 const ITEMS: usize = MAJOR_PAIRS.len();
-const FIELDS: usize = chart::FIELDS as usize;
 /// Rows of a pass, about: some two megabytes of text, more than a core's own caches hold.
 const ROWS: usize = 50_000;
 /// Passes of either side, in turns, so that a noisy neighbour disturbs both.
@@ -38,11 +31,11 @@ fn main() {
     for rows_per_bar in [300, 5] {
         // A multiple of three, so that nothing is left to fold.
         let bars = ROWS / (ITEMS * rows_per_bar * 3) * 3;
-        let messages = messages(bars, rows_per_bar);
+        let messages = messages(ITEMS, bars, rows_per_bar);
         let rows = bars * rows_per_bar * ITEMS;
         let (mut by_service, mut by_hand) = (Vec::new(), Vec::new());
         for _ in 0..PASSES {
-            let (took, bars) = service(&messages);
+            let (took, bars) = service(&MAJOR_PAIRS, &messages);
             by_service.push(took);
             let (took, raw) = hand(&messages);
             by_hand.push(took);
@@ -60,143 +53,27 @@ fn main() {
             100.0 * hand.as_secs_f64() / service.as_secs_f64()
         );
     }
+    mids();
 }
 
-/// What streams: a message a second (or whenever rows are due) with a row of every item, changed
-/// fields only, each bar ended by its end-of-candle row.
-fn messages(bars: usize, rows_per_bar: usize) -> Vec<String> {
-    let mut rng = fastrand::Rng::with_seed(28);
-    let mut items: Vec<Walk> = (0..ITEMS).map(|ix| Walk::new(100_000 + ix as u32 * 1_000)).collect();
-    let mut messages = Vec::with_capacity(bars * rows_per_bar);
-    for bar in 0..bars {
-        for row in 0..rows_per_bar {
-            let mut message = String::new();
-            for (ix, item) in items.iter_mut().enumerate() {
-                write!(message, "U,{},1,", ix + 1).expect("a String takes any text");
-                item.step(bar, row, row + 1 == rows_per_bar, &mut rng, &mut message);
-                message += "\r\n";
+/// The mids of all bars: [`Bar::mid`], exact, against an average of floating-point numbers, which is not.
+fn mids() {
+    let bars = service(&MAJOR_PAIRS, &messages(ITEMS, 30, 5)).1;
+    let floats: Vec<[[f64; 4]; 2]> =
+        bars.iter().map(|bar| [bar.bid, bar.ask].map(|side| side.prices().map(Price::to_f64))).collect();
+    let (mut exact, mut average) = (Vec::new(), Vec::new());
+    for _ in 0..PASSES {
+        exact.push(cpu_time(|| {
+            bars.iter().for_each(|bar| _ = black_box(black_box(bar).mid().map(|mid| mid.to_f64())));
+        }));
+        average.push(cpu_time(|| {
+            for [bid, ask] in black_box(&floats) {
+                black_box::<[f64; 4]>(std::array::from_fn(|field| (bid[field] + ask[field]) / 2.0));
             }
-            messages.push(message);
-        }
+        }));
     }
-    messages
-}
-
-/// One item's prices, in tenths of a point, and what was last sent of it.
-struct Walk {
-    bid: u32,
-    sides: [[u32; 4]; 2],
-    sent: [String; FIELDS],
-}
-
-impl Walk {
-    fn new(bid: u32) -> Walk {
-        Walk { bid, sides: [[0; 4]; 2], sent: Default::default() }
-    }
-
-    fn step(&mut self, bar: usize, row: usize, last: bool, rng: &mut fastrand::Rng, message: &mut String) {
-        // Most seconds bring a few tenths of a point, some nothing.
-        self.bid = self.bid + rng.u32(0..=10) - 5;
-        for (side, spread) in self.sides.iter_mut().zip([0, 9 + rng.u32(0..3)]) {
-            let price = self.bid + spread;
-            let [open, high, low, _] = if row == 0 { [price; 4] } else { *side };
-            *side = [open, high.max(price), low.min(price), price];
-        }
-        let mut fields = vec![
-            ((START + bar as i64 * 300) * 1_000).to_string(),
-            (row + 1).to_string(),
-            (row + 1).to_string(),
-            u32::from(last).to_string(),
-        ];
-        fields.extend(self.sides.iter().flatten().map(|price| format!("{}.{}", price / 10, price % 10)));
-        for (ix, (sent, field)) in self.sent.iter_mut().zip(fields).enumerate() {
-            if ix > 0 {
-                message.push('|');
-            }
-            if *sent != field {
-                *message += &field;
-                *sent = field;
-            }
-        }
-    }
-}
-
-/// The pure rooms, one after the other, as the actors move things between them.
-fn service(messages: &[String]) -> (Duration, Vec<Bar>) {
-    #[expect(clippy::disallowed_methods, reason = "a bench is its own clock")]
-    let now = Instant::now();
-    let mut session = session(now);
-    let mut items: Vec<ChartItem> =
-        MAJOR_PAIRS.iter().map(|pair| ChartItem::new(*pair, Knowledge::ByPrice)).collect();
-    let calendar = Arc::new(Calendar::forex());
-    let feed = |pair: &Pair| FeedStart { pair: *pair, resume: None, calendar: calendar.clone() };
-    let feeds: Vec<FeedStart> = MAJOR_PAIRS.iter().map(feed).collect();
-    let mut core = Aggregation::new(&feeds, Depth { m5: 0, m15: 0 }, 600, 0);
-    let clock = EventClock::new(ClockKind::Stream, Clock::system());
-    for feed in (0..ITEMS as u16).map(FeedIx) {
-        core.handle(&StreamEvent::Subscribed { feed }, None, false);
-    }
-    let mut parts: HashMap<(Pair, Timestamp), Bar> = HashMap::new();
-    let mut bars = Vec::new();
-    let took = cpu_time(|| {
-        for message in messages {
-            let mut told = Vec::new();
-            session.handle_message(now, black_box(message), &mut |event| {
-                if let Event::Update { tag, changes, .. } = event
-                    && let Some(candle) = items[usize::from(tag)].apply(changes).expect("good rows")
-                {
-                    told.push(StreamEvent::Candle { feed: FeedIx(tag), candle });
-                }
-            });
-            for event in &told {
-                if let StreamEvent::Candle { candle, .. } = event {
-                    clock.observe(candle.start, candle.closed);
-                }
-                core.handle(event, clock.now(), clock.is_steady());
-            }
-            for fact in core.take_facts() {
-                if let Fact::Settled(bar) = fact {
-                    settle(bar, &mut parts, &mut bars);
-                }
-            }
-        }
-    });
-    (took, bars)
-}
-
-/// Keeps a bar, and the longer one that it completes.
-fn settle(bar: Bar, parts: &mut HashMap<(Pair, Timestamp), Bar>, bars: &mut Vec<Bar>) {
-    bars.push(bar);
-    let (pair, start) = (bar.key.pair, Timeframe::M15.bucket(bar.key.start));
-    parts.insert((pair, bar.key.start), bar);
-    let slot = |ix: i64| parts.get(&(pair, start.plus(ix * 300))).map_or(Slot::Unknown, Slot::Bar);
-    if let Some(longer) = fold(Timeframe::M15, start, &[slot(0), slot(1), slot(2)]) {
-        bars.push(longer);
-        for ix in 0..3 {
-            parts.remove(&(pair, start.plus(ix * 300)));
-        }
-    }
-}
-
-/// A session with every item subscribed.
-fn session(now: Instant) -> TlcpSession {
-    let mut session = TlcpSession::new(Options::default(), "user".to_owned(), "password".to_owned());
-    let mut start = "WSOK\r\nCONOK,S1,50000,5000,*\r\n".to_owned();
-    for tag in 0..ITEMS as u16 {
-        session.subscribe(SubscriptionSpec {
-            group: format!("CHART:ITEM{tag}:5MINUTE"),
-            schema: chart::SCHEMA.to_owned(),
-            fields: chart::FIELDS,
-            snapshot: true,
-            unfiltered: true,
-            tag,
-        });
-        write!(start, "SUBOK,{},1,{FIELDS}\r\n", tag + 1).expect("a String takes any text");
-    }
-    session.handle_open(now);
-    session.handle_message(now, &start, &mut |_| {});
-    while session.poll_transmit().is_some() {}
-    session
+    let per_bar = |times| median(times).as_secs_f64() * 1e9 / bars.len() as f64;
+    println!("mid prices: {:.1} ns a bar, {:.1} ns not exact", per_bar(exact), per_bar(average));
 }
 
 /// A bar of the loop: sides as open, high, low and close in units of 10⁻⁸.
@@ -322,12 +199,4 @@ fn decimal(bytes: &[u8], at: &mut usize, decimals: usize) -> Option<i64> {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
-}
-
-/// What this thread was on a processor for: waiting for one is the neighbours' doing.
-fn cpu_time(work: impl FnOnce()) -> Duration {
-    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time goes on");
-    let start = now();
-    work();
-    now() - start
 }

@@ -29,6 +29,9 @@ const LIVE_FROM: Timestamp = Timestamp(1_794_902_400);
 /// 2026-11-16 00:00 UTC, a Monday.
 const FAST_FROM: Timestamp = Timestamp(1_794_787_200);
 const DAY_S: i64 = 86_400;
+/// The budget of the live load with HTTP off, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
+const SHARE_MAX: f64 = 0.1;
+const WAKEUPS_MAX: f64 = 12.0;
 /// What a start brings is no part of the live load.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A run that used no processor for so long is done.
@@ -99,11 +102,28 @@ fn live(seconds: u64) {
     sleep(Duration::from_secs(seconds));
     let wall = (now() - begun).as_secs_f64();
     let share = (pair.run.cost().on_cpu() - on_cpu).as_secs_f64() / wall;
+    let cost = pair.run.cost();
+    let wakeups = (cost.wakeups() - wakeups) as f64 / wall;
+    let [peak, own] = ["VmHWM:", "RssAnon:"].map(|key| cost.status(key) as f64 / 1024.0);
+    let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
+    let (share_max, peak_max) = if with_http { (None, 25.0) } else { (Some(SHARE_MAX), 15.0) };
     println!("{wall:.0} s of 28 pairs, a row a second each:");
-    println!("  {:.3} % of a core", 100.0 * share);
-    println!("  {:.1} wake-ups a second", (pair.run.cost().wakeups() - wakeups) as f64 / wall);
-    println!("  peak resident {:.1} MiB", pair.run.cost().status("VmHWM:") as f64 / 1024.0);
-    println!("  {} threads", pair.run.cost().status("Threads:"));
+    println!("  {:.3} % of a core{}", 100.0 * share, verdict(100.0 * share, share_max));
+    println!("  {wakeups:.1} wake-ups a second{}", verdict(wakeups, (!with_http).then_some(WAKEUPS_MAX)));
+    println!(
+        "  peak resident {peak:.1} MiB{}; its own at the end {own:.1} MiB",
+        verdict(peak, Some(peak_max))
+    );
+    println!("  {} threads", cost.status("Threads:"));
+}
+
+/// Whether a figure is within its budget, if there is one.
+fn verdict(figure: f64, most: Option<f64>) -> String {
+    match most {
+        Some(most) if figure <= most => format!(" (met: at most {most})"),
+        Some(most) => format!(" (MISSED: at most {most})"),
+        None => String::new(),
+    }
 }
 
 /// Both processes. They end with it.

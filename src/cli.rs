@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -67,6 +68,30 @@ pub struct Global {
     /// Colours: where stdout or stderr is a terminal and NO_COLOR is not set, always, or never
     #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto, help_heading = "Output")]
     pub color: ColorChoice,
+}
+
+/// What a command makes nothing of, though every other takes it: not shown by its help, and refused by [`read`].
+fn ignored<const N: usize>(names: [&'static str; N]) -> [Arg; N] {
+    names.map(|name| Arg::new(name).long(name).hide(true))
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// Where it is none of ours, or says something of which its command would make nothing.
+pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut program = Cli::command();
+    let matches = program.try_get_matches_from_mut(words)?;
+    if let Some((name, _)) = matches.subcommand() {
+        let command = program.find_subcommand(name);
+        let hidden = command.into_iter().flat_map(clap::Command::get_arguments).filter(|it| it.is_hide_set());
+        let mut ids = hidden.map(|it| it.get_id().as_str()).filter(|id| matches!(*id, "config" | "database"));
+        if let Some(id) = ids.find(|id| matches.contains_id(id)) {
+            let says = format!("`candlekeep {name}` makes no use of --{id}");
+            return Err(clap::Error::raw(ErrorKind::UnknownArgument, says));
+        }
+    }
+    Cli::from_arg_matches(&matches)
 }
 
 /// Whether a command line asks for colours, before it is read as a whole: the explanation of a wrong one has colours too.
@@ -149,7 +174,8 @@ Then, in another terminal (the stream's own clock, since simulated time is not n
   export IG_API_URL=http://127.0.0.1:8018/gateway/deal CANDLEKEEP_CLOCK=stream
   export IG_API_KEY=x IG_USERNAME=x IG_PASSWORD=x     # or whatever you like: any are taken
   export CANDLEKEEP_SESSION_LOGIN_SPACING_S=0
-  candlekeep run --database sqlite://simulated.db"
+  candlekeep run --database sqlite://simulated.db",
+        args = ignored(["config", "database"])
     )]
     Simulate(Simulate),
     /// Write a commented candlekeep.toml
@@ -161,7 +187,8 @@ secrets stay out of it.",
 Examples:
   candlekeep init
   candlekeep init --path /etc/candlekeep/candlekeep.toml
-  candlekeep init --force          # replaces the file that is there"
+  candlekeep init --force          # replaces the file that is there",
+        args = ignored(["database"])
     )]
     Init(Init),
     /// Fetch history; with --plan show what that would cost
@@ -300,7 +327,8 @@ PGPASSWORD or from ~/.pgpass (PGPASSFILE names another file).",
 Examples:
   candlekeep copy sqlite://candlekeep.db postgres://me@host/candles
   candlekeep copy 'postgres://me@host/candles?sslmode=verify-full' sqlite://candles.db
-  candlekeep copy sqlite://candlekeep.db postgres://me@host/candles --replace     # once more, from anew"
+  candlekeep copy sqlite://candlekeep.db postgres://me@host/candles --replace     # once more, from anew",
+        args = ignored(["config", "database"])
     )]
     Copy(Copy),
     /// Show how the stream stands, how fresh every pair is, and what was learnt about IG
@@ -348,7 +376,8 @@ zsh and fish along.",
 Examples:
   candlekeep completions bash > ~/.local/share/bash-completion/completions/candlekeep
   candlekeep completions zsh > ~/.zfunc/_candlekeep
-  candlekeep completions fish > ~/.config/fish/completions/candlekeep.fish"
+  candlekeep completions fish > ~/.config/fish/completions/candlekeep.fish",
+        args = ignored(["config", "database"])
     )]
     Completions(Completions),
     /// Print the manual page, or write one for every command
@@ -359,7 +388,8 @@ there is none. The Debian package brings them along.",
         after_help = "\
 Examples:
   candlekeep man > candlekeep.1                  # to read: man -l candlekeep.1
-  candlekeep man ~/.local/share/man/man1         # to read: man candlekeep-run"
+  candlekeep man ~/.local/share/man/man1         # to read: man candlekeep-run",
+        args = ignored(["config", "database"])
     )]
     Man(Man),
 }
@@ -388,10 +418,10 @@ pub struct Backfill {
     #[arg(long)]
     pub plan: bool,
     /// Only these pairs, separated by commas [default: all that are collected]
-    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    #[arg(long, alias = "pair", value_delimiter = ',', value_name = "PAIR")]
     pub pairs: Vec<Pair>,
     /// Only these bar lengths, separated by commas [default: all that are kept]
-    #[arg(long, value_delimiter = ',', value_name = "TIMEFRAME")]
+    #[arg(long, alias = "timeframe", value_delimiter = ',', value_name = "TIMEFRAME")]
     pub timeframes: Vec<Timeframe>,
     /// A stretch from then on: epoch seconds or ISO 8601, UTC
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
@@ -417,14 +447,14 @@ pub struct Gaps {
     #[arg(value_name = "PAIR", conflicts_with_all = ["pairs", "complete", "verify"])]
     pub pair: Option<Pair>,
     /// Only this bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
-    #[arg(value_name = "TIMEFRAME", conflicts_with = "timeframe")]
+    #[arg(value_name = "TIMEFRAME", conflicts_with = "timeframes")]
     pub length: Option<Timeframe>,
     /// Only these pairs, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    #[arg(long, alias = "pair", value_delimiter = ',', value_name = "PAIR")]
     pub pairs: Vec<Pair>,
-    /// Only this bar length [default: all that are kept]
-    #[arg(long, value_name = "TIMEFRAME")]
-    pub timeframe: Option<Timeframe>,
+    /// Only these bar lengths, separated by commas [default: all that are kept]
+    #[arg(long, alias = "timeframe", value_delimiter = ',', value_name = "TIMEFRAME")]
+    pub timeframes: Vec<Timeframe>,
     /// From then on: epoch seconds or ISO 8601, UTC
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub from: Option<Timestamp>,
@@ -436,11 +466,11 @@ pub struct Gaps {
         long,
         num_args = 4,
         value_names = ["PAIR", "TIMEFRAME", "FROM", "TO"],
-        conflicts_with_all = ["pairs", "timeframe", "from", "to", "verify"]
+        conflicts_with_all = ["pairs", "timeframes", "from", "to", "verify"]
     )]
     pub complete: Option<Vec<String>>,
     /// Hold the ledger against the bars
-    #[arg(long, conflicts_with_all = ["pairs", "timeframe", "from", "to"])]
+    #[arg(long, conflicts_with_all = ["pairs", "timeframes", "from", "to"])]
     pub verify: bool,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
@@ -460,7 +490,7 @@ pub struct Explain {
     #[arg(value_name = "TIMEFRAME", conflicts_with = "timeframe")]
     pub length: Option<Timeframe>,
     /// Bar length in minutes: 5, 10, 15, 30, 60; also 5m, 1h
-    #[arg(long, default_value = "5", value_name = "TIMEFRAME")]
+    #[arg(long, alias = "timeframes", default_value = "5", value_name = "TIMEFRAME")]
     pub timeframe: Timeframe,
     /// Output format
     #[arg(long, value_enum, default_value_t = Report::Text)]
@@ -471,10 +501,10 @@ pub struct Explain {
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Export {
     /// Only these pairs, separated by commas [default: all that have bars]
-    #[arg(long, value_delimiter = ',', value_name = "PAIR")]
+    #[arg(long, alias = "pair", value_delimiter = ',', value_name = "PAIR")]
     pub pairs: Vec<Pair>,
     /// Only these bar lengths, separated by commas [default: all that have bars]
-    #[arg(long, value_delimiter = ',', value_name = "TIMEFRAME")]
+    #[arg(long, alias = "timeframe", value_delimiter = ',', value_name = "TIMEFRAME")]
     pub timeframes: Vec<Timeframe>,
     /// First bar's start: epoch seconds or ISO 8601, UTC
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
@@ -711,9 +741,9 @@ pub struct Simulate {
 /// Arguments of `init`.
 #[derive(Args, Debug, PartialEq, Eq)]
 pub struct Init {
-    /// Where to write it
-    #[arg(long, default_value = crate::config::FILE_NAME, value_name = "FILE")]
-    pub path: PathBuf,
+    /// Where to write it; --config says the same [default: candlekeep.toml]
+    #[arg(long, value_name = "FILE")]
+    pub path: Option<PathBuf>,
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
@@ -991,6 +1021,64 @@ mod tests {
                 Flags { config: Some("c.toml".into()), database: Some("sqlite://x.db".into()) }
             );
         }
+    }
+
+    #[test]
+    fn what_a_command_makes_no_use_of_is_not_shown_and_refused() {
+        let read = |line: &str| read(line.split_whitespace().map(OsString::from));
+        for (line, says) in [
+            (
+                "candlekeep copy --database sqlite://x.db sqlite://a.db sqlite://b.db",
+                "`candlekeep copy` makes no use of --database",
+            ),
+            (
+                "candlekeep --config c.toml copy sqlite://a.db sqlite://b.db",
+                "`candlekeep copy` makes no use of --config",
+            ),
+            ("candlekeep init --database sqlite://x.db", "`candlekeep init` makes no use of --database"),
+            ("candlekeep simulate --config c.toml", "`candlekeep simulate` makes no use of --config"),
+            ("candlekeep --database sqlite://x.db man", "`candlekeep man` makes no use of --database"),
+            (
+                "candlekeep completions bash --database=x",
+                "`candlekeep completions` makes no use of --database",
+            ),
+        ] {
+            let error = read(line).unwrap_err();
+            assert!(error_line(&error, []).starts_with(says), "{line}: {error}");
+        }
+        assert_eq!(read("candlekeep init --config c.toml").unwrap().global.config, Some("c.toml".into()));
+        assert_eq!(read("candlekeep --database x status").unwrap().global.database.as_deref(), Some("x"));
+        for (name, shown) in [
+            ("copy", false),
+            ("man", false),
+            ("completions", false),
+            ("simulate", false),
+            ("init", false),
+            ("run", true),
+        ] {
+            let mut program = Cli::command();
+            program.build();
+            let help = program.find_subcommand_mut(name).unwrap().render_help().to_string();
+            assert_eq!(help.contains("--database <URL>"), shown, "{name}: {help}");
+            assert_eq!(help.contains("--config <FILE>"), shown || name == "init", "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn pairs_and_timeframes_are_asked_for_by_one_or_by_more_everywhere() {
+        for command in ["gaps", "export", "backfill"] {
+            for words in
+                ["--pair EUR_USD --timeframe 15", "--pairs EUR_USD --timeframes 15", "--timeframe 5,15"]
+            {
+                parse(&format!("candlekeep {command} {words}"))
+                    .unwrap_or_else(|error| panic!("{command}: {error}"));
+            }
+        }
+        parse("candlekeep explain EUR_USD 0 --timeframes 15").unwrap();
+        let Command::Gaps(gaps) = parse("candlekeep gaps --timeframe 15,5").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(gaps.timeframes, [Timeframe::M15, Timeframe::M5]);
     }
 
     #[test]

@@ -7,8 +7,10 @@
 //! time ([`Skew`]).
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, Stream};
 
 use crate::domain::{Timeframe, Timestamp};
 use crate::skew::{News, Reading, Skew};
@@ -116,6 +118,41 @@ fn monotonic_now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// When the first beat was asked for: all beats are whole distances from here.
+static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
+
+/// Sleeps until the next time that is a whole multiple of `every` (at least a millisecond) from a moment that the whole
+/// process shares: for no longer than `every`, and at times for less. Who only looks now and then waits for this and not
+/// for a time of its own, so that a thread wakes up once for all who look.
+pub async fn beat(every: Duration) {
+    tokio::time::sleep_until(next_beat(every).into()).await;
+}
+
+/// All of these beats to come.
+pub fn beats(every: Duration) -> impl Stream<Item = ()> {
+    stream::unfold((), move |()| async move {
+        beat(every).await;
+        Some(((), ()))
+    })
+}
+
+/// How long it is until the next [`beat`].
+pub fn until_beat(every: Duration) -> Duration {
+    next_beat(every).saturating_duration_since(monotonic_now())
+}
+
+fn next_beat(every: Duration) -> Instant {
+    let now = monotonic_now();
+    next_after(*FIRST_BEAT.get_or_init(|| now), now, every)
+}
+
+fn next_after(first: Instant, now: Instant, every: Duration) -> Instant {
+    // A clock that a test has paused may be before the first.
+    let first = first.min(now);
+    let (passed_ms, every_ms) = (now.duration_since(first).as_millis(), every.as_millis().max(1));
+    first + Duration::from_millis(((passed_ms / every_ms + 1) * every_ms) as u64)
+}
+
 /// Which clock settles bars: configuration key `clock`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockKind {
@@ -159,6 +196,8 @@ impl EventClock {
     pub fn observe(&self, start: Timestamp, closed: bool) {
         let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
         match &self.0 {
+            // Hardly any row is later than all others, and to read is cheaper than to write.
+            Inner::Stream(latest) if latest.load(Ordering::Relaxed) >= reached.0 => {}
             Inner::Stream(latest) => drop(latest.fetch_max(reached.0, Ordering::Relaxed)),
             Inner::Wall(clock, skew) => {
                 report(locked(skew).row(reached.0.saturating_mul(1000), clock.reading()));
@@ -310,6 +349,30 @@ mod tests {
         clock.clone().advance(Duration::from_millis(1500));
         assert_eq!(clock.wall(), NOON.plus(1));
         assert!(clock.monotonic().duration_since(before) >= Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn beats_are_whole_distances_from_the_first_and_lie_ahead() {
+        let first = monotonic_now();
+        let next = |now_ms: u64, every_s| {
+            let now = first + Duration::from_micros(now_ms * 1_000 + 7);
+            next_after(first, now, Duration::from_secs(every_s)).duration_since(first).as_millis()
+        };
+        assert_eq!(
+            [0, 999, 1_000, 1_001, 61_999].map(|now| next(now, 1)),
+            [1_000, 1_000, 2_000, 2_000, 62_000]
+        );
+        assert_eq!([0, 4_999, 5_000, 14_000].map(|now| next(now, 5)), [5_000, 5_000, 10_000, 15_000]);
+        let earlier = next_after(first + Duration::from_secs(9), first, Duration::from_secs(5));
+        assert_eq!(earlier.duration_since(first).as_secs(), 5);
+    }
+
+    #[test]
+    fn who_looks_equally_often_wakes_up_at_one_time() {
+        let every = Duration::from_secs(360_000);
+        let first = next_beat(every);
+        while FIRST_BEAT.get().is_some_and(|began| monotonic_now() == *began) {}
+        assert_eq!(next_beat(every), first);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const DELETED: &str = "deleted";
 pub struct Gap {
     /// Of which pair.
     pub pair: Pair,
-    /// The length of its buckets.
+    /// The length of its buckets: 5 minutes where parts of a longer one are missing.
     pub timeframe: Timeframe,
     /// From its first bucket to the end of its last.
     pub span: Range<Timestamp>,
@@ -78,6 +78,22 @@ pub fn in_the_future(from: Timestamp, now: Timestamp, clock: ClockKind) -> Optio
     (from > now).then(|| lies_ahead(from, now, clock))
 }
 
+/// A bar may end so much later than it is by this machine's clock, seconds: the service runs no further apart.
+const AHEAD_MAX_S: i64 = 3_600;
+
+/// By how many seconds the newest bar that is stored ends after wall time `wall`, where that can be no bar of a market
+/// that goes by it; none otherwise.
+///
+/// # Errors
+/// Those of any read.
+pub fn ahead_s(store: &mut Store, clock: ClockKind, wall: Timestamp) -> Result<Option<i64>, StoreError> {
+    if clock == ClockKind::Stream {
+        return Ok(None);
+    }
+    let ends = store.last_bars()?.into_iter().map(|(_, timeframe, start)| start.plus(timeframe.seconds()));
+    Ok(ends.max().map(|end| end.since(wall)).filter(|ahead_s| *ahead_s > AHEAD_MAX_S))
+}
+
 /// The words.
 pub fn lies_ahead(from: Timestamp, now: Timestamp, clock: ClockKind) -> String {
     match clock {
@@ -129,8 +145,9 @@ fn last_calendar(feeds: &[WatchedFeed], config: &Config, pair: Pair) -> Calendar
     config.calendar(watched.map_or(config::FOREX_CALENDAR, |watched| &watched.feed.calendar))
 }
 
-/// What keeps a stretch from being complete, in 5-minute buckets, ascending: whatever is neither stored, quiet nor
-/// closed. What is still to come is not there either. A longer bucket is complete when its parts are.
+/// What keeps a stretch from being complete, ascending: whatever is neither stored, quiet nor closed. What is still to
+/// come is not there either. A longer bucket is what the ledger says of it; where that says nothing, it is complete when
+/// its parts are, and what these lack is told in 5-minute buckets.
 ///
 /// # Errors
 /// Those of any read.
@@ -199,10 +216,14 @@ struct Known<'a> {
     calendar: &'a Calendar,
 }
 
-/// The state of the bucket that holds `time`.
-fn state_at(runs: &[Run], time: Timestamp) -> Option<State> {
-    let run = runs.get(runs.partition_point(|run| run.span.end <= time))?;
-    run.span.contains(&time).then_some(run.state)
+/// What is known of the bucket that holds `time`.
+fn run_at(runs: &[Run], time: Timestamp) -> Option<&Run> {
+    runs.get(runs.partition_point(|run| run.span.end <= time)).filter(|run| run.span.contains(&time))
+}
+
+/// Whether the ledger says itself what has become of a longer bucket, so that its parts need not be looked at.
+fn is_told(run: &Run) -> bool {
+    run.reason != Reason::PossiblyOpen
 }
 
 /// Starts of the buckets of `step` seconds in a span.
@@ -210,9 +231,26 @@ fn buckets(span: &Range<Timestamp>, step: i64) -> impl Iterator<Item = Timestamp
     (span.start.0..span.end.0).step_by(usize::try_from(step).unwrap_or(1)).map(Timestamp)
 }
 
+/// The parts of a run of 5-minute buckets that lie in longer buckets of which the ledger says nothing themselves, or no
+/// more than that the market may be closed.
+fn untold(gap: Gap, timeframe: Timeframe, own: &[Run]) -> Vec<Gap> {
+    let step = timeframe.seconds();
+    let (mut parts, mut from) = (Vec::new(), gap.span.start);
+    for run in own.iter().filter(|run| is_told(run) && run.span.end > gap.span.start) {
+        let end = run.span.start.floor(step).min(gap.span.end);
+        if from < end {
+            parts.push(Gap { span: from..end, ..gap.clone() });
+        }
+        from = from.max(run.span.end.ceil(step));
+    }
+    if from < gap.span.end {
+        parts.push(Gap { span: from..gap.span.end, ..gap });
+    }
+    parts
+}
+
 fn lacking(pair: Pair, timeframe: Timeframe, whole: Range<Timestamp>, known: &Known<'_>) -> Vec<Gap> {
     let step = timeframe.seconds();
-    let has_bar = |time: Timestamp| state_at(known.own, timeframe.bucket(time)) == Some(State::Stored);
     let (mut gaps, mut from) = (Vec::new(), whole.start);
     for run in known.short {
         gaps.extend(unknown(pair, from..run.span.start, known.calendar));
@@ -228,17 +266,20 @@ fn lacking(pair: Pair, timeframe: Timeframe, whole: Range<Timestamp>, known: &Kn
         }
     }
     if timeframe != Timeframe::M5 {
+        gaps = gaps.into_iter().flat_map(|gap| untold(gap, timeframe, known.own)).collect();
+        let own = known.own.iter().filter(|run| matches!(run.state, State::Missing | State::Lost));
+        gaps.extend(own.map(|run| Gap::of(pair, timeframe, run)));
         // A longer bar is folded from proof alone: not where a part is only possibly without a bar.
         let is_half_told = |start: Timestamp| {
             let mut parts = buckets(&(start..start.plus(step)), Timeframe::M5.seconds());
-            !has_bar(start) && parts.any(|part| state_at(known.short, part) == Some(State::Stored))
+            !run_at(known.own, start).is_some_and(is_told)
+                && parts.any(|part| run_at(known.short, part).is_some_and(|run| run.state == State::Stored))
         };
         for run in known.short.iter().filter(|run| run.reason == Reason::PossiblyOpen) {
             if buckets(&(run.span.start.floor(step)..run.span.end), step).any(is_half_told) {
                 gaps.push(Gap::of(pair, Timeframe::M5, run));
             }
         }
-        gaps.retain(|gap| buckets(&gap.span, Timeframe::M5.seconds()).any(|bucket| !has_bar(bucket)));
         gaps.sort_by_key(|gap| gap.span.start);
     }
     gaps

@@ -3,15 +3,14 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use candlekeep::cli::{self, Cli};
+use candlekeep::cli;
 use candlekeep::commands::paint::BAD;
 use candlekeep::exit::{Exit, Failure};
 use candlekeep::{commands, logging, privacy};
-use clap::Parser;
 
 fn main() -> ExitCode {
     commands::choose_colors(cli::color_of(std::env::args_os()));
-    let cli = match Cli::try_parse() {
+    let cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };

@@ -188,8 +188,12 @@ pub struct Stats {
     pub logged_in: Gauge,
     /// How long streamed bars took from the end of their candle to the disk, of the database or of the spool.
     pub close_to_durable: Lags,
+    /// Clients of `/v1/stream` that were ended since bars for them alone could not be read.
+    pub followers_unread: Counter,
     /// Data points of IG's weekly allowance that are left, as far as they are known.
     pub allowance_remaining: Known,
+    /// Buckets of 5 and of 15 minutes that are missing, as of the healer's last look.
+    pub buckets_missing: Known,
 }
 
 impl Stats {

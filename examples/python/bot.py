@@ -45,6 +45,12 @@ def decide(bars: pd.DataFrame) -> tuple[str, str]:
     return "HOLD", why
 
 
+def minutes(timeframe: str) -> str:
+    """A bar's length as bars themselves tell it, however it was written: 5m and 1h are 5 and 60."""
+    plain = timeframe.strip().lower()
+    return "60" if plain == "1h" else plain.removesuffix("m")
+
+
 def max_age(args: argparse.Namespace, timeframe: str) -> float:
     """How old the newest bar may be: the next is stored by then."""
     return int(timeframe) * 60 + 60 if args.max_age is None else args.max_age
@@ -103,7 +109,7 @@ def lines(events: Iterable[candlekeep.Event], args: argparse.Namespace) -> Itera
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("pair")
-    parser.add_argument("timeframe")
+    parser.add_argument("timeframe", type=minutes)
     parser.add_argument("--url", help="the service, http://127.0.0.1:8017; default: $CANDLEKEEP_HTTP")
     parser.add_argument("--count", type=int, default=100, help="bars to compute on (%(default)s)")
     parser.add_argument("--max-age", type=float, help="seconds of market time (a bar's length and 60)")

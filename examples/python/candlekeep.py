@@ -9,13 +9,13 @@ Copy this file beside your bot. It needs Python 3.9 and pandas; psycopg (version
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import datetime as dt
 import http.client
 import json
 import logging
 import math
+import numbers
 import os
 import queue
 import random
@@ -27,7 +27,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import pandas as pd
 
@@ -35,8 +35,13 @@ log = logging.getLogger("candlekeep")
 
 #: Where bars are read from when nothing else is said.
 DEFAULT_URL = "sqlite://candlekeep.db"
-#: Columns of the frames that are answered.
+#: Columns of the frames that are answered, and with `price="all"` of their end.
 COLUMNS = ["time", "open", "high", "low", "close", "volume"]
+SIDES = [f"{side}_{name}" for side in ("bid", "ask") for name in COLUMNS[1:5]]
+#: Bars of an answer where nobody says which; epoch seconds that are milliseconds by mistake.
+COUNT, SECONDS_MAX = 100, 100_000_000_000
+#: When something is; without a zone it is UTC.
+Time = Union[dt.date, str, float]
 #: Seconds that a database or the service may take to answer, or to let go of a lock.
 ANSWER_WITHIN_S = 10
 #: Seconds to wait for what was asked to be fetched where nobody says how many, and between looks at it.
@@ -53,6 +58,9 @@ PAUSES_S, PAUSE_NEAR_S = (0.5, 30.0), 5.0
 SHOWN_MAX = 5
 #: A bucket that is over is not missed for so long: the service may be about to store, or to fetch, it.
 SETTLING_S = 60
+#: A bar that ends so much after our clock is none of a market that goes by it.
+AHEAD_MAX_S = 3_600
+AHEAD = "a simulated market goes by its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong"
 #: A lease that was not renewed for longer is nobody's: who collects does so every three seconds.
 SILENT_AFTER_S = 20
 
@@ -104,6 +112,8 @@ class NoData(CandlekeepError):
 class Stale(CandlekeepError):
     """The newest bar is too old: `last` is its start, epoch seconds, `age_s` its age in market time.
 
+    Below nought it ends so long after our clock that its age cannot be told.
+
     `silent_s` is none but for a simulator's database into which nobody collects any more, so that its market's time
     stands still: for how many seconds of ours, infinite where nobody ever did.
     """
@@ -113,6 +123,8 @@ class Stale(CandlekeepError):
     ) -> None:
         self.last, self.age_s, self.silent_s = last, age_s, silent_s
         why = f"which ended {age_s:.0f} s of market time ago; max_age is {max_age_s:.0f} s"
+        if age_s < 0:
+            why = f"which ends {-age_s / 3_600:.1f} h after this machine's clock: {AHEAD}"
         if silent_s is not None:
             since = "" if silent_s == math.inf else f" for {silent_s:.0f} s"
             why = f"and its market's time stands still: nobody collects into this database{since}"
@@ -132,11 +144,14 @@ class Hole(NamedTuple):
 
 
 class Incomplete(CandlekeepError):
-    """Bars are missing. `holes` says where and why; `stored` is how many of those asked for there are."""
+    """Bars are missing. `holes` says where and why; `stored` is how many of the `count` asked for there are.
 
-    def __init__(self, what: str, stored: int, count: int, holes: Sequence[Hole], note: str = "") -> None:
+    `count` is none where all from a `start` on were.
+    """
+
+    def __init__(self, what: str, stored: int, count: int | None, holes: Sequence[Hole], note: str = "") -> None:
         self.stored, self.count, self.holes = stored, count, list(holes)
-        few = [f"only {stored} of {count} bars are stored"] if stored < count else []
+        few = [f"only {stored} of {count} bars are stored"] if count and stored < count else []
         listed = [str(hole) for hole in holes[:SHOWN_MAX]]
         more = [f"{len(holes) - SHOWN_MAX} more holes"] if len(holes) > SHOWN_MAX else []
         super().__init__(f"{what}: {'; '.join(few + listed + more)}{note}")
@@ -167,8 +182,10 @@ class Event(NamedTuple):
 def get_candles(
     pair: str,
     timeframe: str | int,
-    count: int = 100,
+    count: int | None = None,
     *,
+    start: Time | None = None,
+    end: Time | None = None,
     url: str | None = None,
     price: str = "mid",
     max_age: float | dt.timedelta | None = None,
@@ -179,23 +196,26 @@ def get_candles(
     now: float | None = None,
     token_file: str | None = None,
 ) -> pd.DataFrame:
-    """The newest `count` settled bars, ascending, as `time, open, high, low, close, volume`.
+    """The newest `count` (100) settled bars, or those of a stretch, as `time, open, high, low, close, volume`.
 
-    `time` is the start of a bar, UTC: naive, or aware with `utc`. The frame's `attrs["seq"]` is where to go on with
-    `follow`.
+    They ascend; `time` is the start of a bar, UTC: naive, or aware with `utc`. The frame's `attrs["seq"]` is where to
+    go on with `follow`.
 
+    start, end  bars that start from then on, and before then: datetimes, ISO 8601 or epoch seconds, UTC where there
+                is no zone. From a `start` on all are answered, or the newest `count`; a service has 10,000 at a time
     url         `sqlite://file.db`, `sqlite:////absolute/file.db`, `postgres://user@host/name` or
                 `http://127.0.0.1:8017`; else $DATABASE_URL, else $CANDLEKEEP_HTTP, else `sqlite://candlekeep.db`
-    price       `mid`, `bid` or `ask`
+    price       `mid`, `bid`, `ask`, or `all`: mid, and columns `bid_open` … `ask_close` besides
     max_age     raises Stale if the newest bar ended longer ago than this, in seconds of market time. Hours in
-                which the market is closed, and buckets that are proved to be quiet, do not count. The next bar is
-                stored within a bar's length and 60 s, so 360 is for 5-minute bars what 960 is for 15-minute ones
-    complete    raises Incomplete if there are fewer bars than asked for, or one is missing after the first of them.
-                A database knows the market's hours for four weeks back: time before that of which its ledger says
-                nothing counts as missing
+                which the market is closed, and buckets that are proved to be quiet, do not count, but for those after
+                `end`. The next bar is stored within a bar's length and 60 s, so 360 is for 5-minute bars what 960 is
+                for 15-minute ones
+    complete    raises Incomplete if one is missing after the first of them, or from `start` to `end`, or there are
+                fewer than asked for without a `start`. A database knows the market's hours for four weeks back: time
+                before that of which its ledger says nothing counts as missing
     fetch       the service is asked to fetch first what is missing, and waited for: a minute, or as many seconds as
                 this says. What cannot be had is judged by `complete`. It costs IG's points: for the start of a bot
-                rather than for each bar
+                rather than for each bar. With an `end` it wants a `start`
     fetch_url   the service that is asked; else `url` where that is one, else $CANDLEKEEP_HTTP
     now         what time it is, epoch seconds, for replays. Else a service knows. Beside the database of a simulator,
                 and no other, CANDLEKEEP_CLOCK=stream makes it the end of the newest bucket; with max_age Stale is
@@ -207,51 +227,63 @@ def get_candles(
     """
     pair, timeframe = _pair(pair), _timeframe(timeframe)
     what, step = f"{pair} {timeframe}", int(timeframe) * 60
-    if count < 1:
+    begin, until = _seconds("start", start), _seconds("end", end)
+    count = COUNT if count is None and begin is None else count
+    if count is not None and count < 1:
         raise ValueError(f"count is at least 1, not {count}")
-    if price not in ("mid", "bid", "ask"):
-        raise ValueError(f"price is mid, bid or ask, not {price!r}")
+    if begin is not None and until is not None and begin >= until:
+        raise ValueError(f"start {start} is not before end {end}")
+    if price not in ("mid", "bid", "ask", "all"):
+        raise ValueError(f"price is mid, bid, ask or all, not {price!r}")
+    asked = _Asked(pair, timeframe, step, count, begin, until, price)
     place = _place(url)
     fetcher = None
     if fetch:
+        if begin is None and until is not None:
+            raise ValueError("fetch with an end wants a start")
         service_url = fetch_url or (place if place.startswith("http") else None)
         fetcher = _Service(_service_place(service_url, "fetch"), token_file)
 
     def read() -> _Found:
         if place.startswith("http"):
-            return _read_http(_Service(place, token_file), pair, timeframe, count, price)
-        return (_read_sqlite if place.startswith("sqlite") else _read_postgres)(place, pair, timeframe, count, price)
+            return _read_http(_Service(place, token_file), asked)
+        return (_read_sqlite if place.startswith("sqlite") else _read_postgres)(place, asked)
 
     found, note = read(), ""
     # What is lost was asked for in vain.
     wanted = [hole for hole in found.holes if hole.state != "lost"]
-    if fetcher and (wanted or len(found.bars) < count):
+    if fetcher and (wanted or asked.lacks(found.bars)):
         stretch = {"count": count}
-        if len(found.bars) == count:
-            stretch = {"from": found.bars[0].time, "to": -(-wanted[-1].end // step) * step}
+        if not asked.lacks(found.bars):
+            stretch = {"from": asked.first(found.bars), "to": _up(wanted[-1].end, step)}
         within_s = FETCH_WITHIN_S if fetch is True else float(fetch)
         note = _fetch(fetcher, {"pair": pair, "timeframe": timeframe, **stretch}, within_s)
         found = read()
     bars, holes = found.bars, found.holes
-    if not bars:
-        raise NoData(f"{what}: no bar is stored yet{note}")
-    if complete and (holes or len(bars) < count):
-        raise Incomplete(what, len(bars), count, holes, note)
+    if not bars and not (complete and holes):
+        within = [f" {word} {_text(edge)}" for word, edge in (("from", begin), ("to", until)) if edge is not None]
+        raise NoData(f"{what}: no bar is stored{''.join(within) or ' yet'}{note}")
+    if complete and (holes or asked.lacks(bars)):
+        raise Incomplete(what, len(bars), count if begin is None else None, holes, note)
     if max_age is not None:
         max_age_s = max_age.total_seconds() if isinstance(max_age, dt.timedelta) else float(max_age)
         since = bars[-1].time + step
         if found.expected_by is not None:
             # A bucket's length and less than that after the start of the first bucket that owes a bar.
-            since = max(since, (found.expected_by - step) // step * step)
+            owed = (found.expected_by - step) // step * step
+            since = max(since, owed if until is None else min(owed, until))
+        ahead_s = bars[-1].time + step - found.now
+        if now is None and ahead_s > AHEAD_MAX_S:
+            raise Stale(what, bars[-1].time, -ahead_s, max_age_s, note)
         age_s = max(0.0, (found.now if now is None else now) - since)
         if now is None and found.silent_s is not None and found.silent_s > SILENT_AFTER_S:
             raise Stale(what, bars[-1].time, age_s, max_age_s, note, found.silent_s)
         if age_s > max_age_s:
             raise Stale(what, bars[-1].time, age_s, max_age_s, note)
-    frame = pd.DataFrame([bar[:6] for bar in bars], columns=COLUMNS)
+    frame = pd.DataFrame([(bar.time, *bar.values) for bar in bars], columns=["time", *asked.names()])
     times = pd.to_datetime(frame["time"], unit="s", utc=True).astype("datetime64[ns, UTC]")
     frame["time"] = times if utc else times.dt.tz_localize(None)
-    frame = frame.astype({**dict.fromkeys(COLUMNS[1:5], "float64"), "volume": "int64"})
+    frame = frame.astype({name: "int64" if name == "volume" else "float64" for name in asked.names()})
     frame.attrs.update(pair=pair, timeframe=timeframe, price=price, seq=max(bar.seq for bar in bars))
     return frame
 
@@ -390,6 +422,26 @@ def _timeframe(text: str | int) -> str:
     return minutes
 
 
+def _seconds(name: str, time: Time | None) -> int | None:
+    """The first whole second at or after a time."""
+    try:
+        if isinstance(time, str):
+            time = dt.datetime.fromisoformat(re.sub("[Zz]$", "+00:00", time.strip()))
+        if time is not None and not isinstance(time, numbers.Real):
+            time = pd.Timestamp(time).timestamp()
+    except (TypeError, ValueError):
+        time = math.nan
+    if time is None:
+        return None
+    if not abs(time) < SECONDS_MAX:
+        raise ValueError(f"{name} is a datetime, ISO 8601 such as 2026-01-05T21:00Z, or epoch seconds")
+    return math.ceil(time)
+
+
+def _up(time: int, step: int) -> int:
+    return -(-time // step) * step
+
+
 def _place(url: str | None) -> str:
     place = (url or os.environ.get("DATABASE_URL") or _listening() or DEFAULT_URL).strip()
     if not place.startswith(("sqlite://", "postgres://", "postgresql://", "http://", "https://")):
@@ -416,7 +468,32 @@ def _text(epoch_s: int) -> str:
 # What is read, by one look at the database.
 
 
-_Bar = collections.namedtuple("_Bar", [*COLUMNS, "seq"])
+class _Bar(NamedTuple):
+    time: int
+    seq: int
+    values: tuple[float, ...]
+
+
+class _Asked(NamedTuple):
+    pair: str
+    timeframe: str
+    step: int
+    count: int | None  # none for all from the start on
+    start: int | None
+    end: int | None
+    price: str
+
+    def names(self) -> list[str]:
+        return COLUMNS[1:] + (SIDES if self.price == "all" else [])
+
+    def lacks(self, bars: Sequence[_Bar]) -> bool:
+        return self.start is None and len(bars) < (self.count or 0)
+
+    def first(self, bars: Sequence[_Bar]) -> int:
+        """From where on bars should be there."""
+        if self.start is None or len(bars) == self.count:
+            return bars[0].time
+        return _up(self.start, self.step)
 
 
 class _Found(NamedTuple):
@@ -427,22 +504,26 @@ class _Found(NamedTuple):
     silent_s: float | None = None  # where that is the newest bucket's end: since when nobody collects
 
 
-def _read_http(service: _Service, pair: str, timeframe: str, count: int, price: str) -> _Found:
-    told = service.ask("/v1/candles", {"pair": pair, "timeframe": timeframe, "count": count, "price": price})
-    bars = [_Bar(*(bar[name] for name in _Bar._fields)) for bar in told["candles"]]
+def _read_http(service: _Service, asked: _Asked) -> _Found:
+    query = {"pair": asked.pair, "timeframe": asked.timeframe, "price": asked.price}
+    limits = {"count": asked.count, "from": asked.start, "to": asked.end}
+    told = service.ask("/v1/candles", {**query, **{name: limit for name, limit in limits.items() if limit is not None}})
+    bars = [_Bar(bar["time"], bar["seq"], tuple(bar[name] for name in asked.names())) for bar in told["candles"]]
     now = time.time() if told["market_time"] is None else told["market_time"]
-    if not bars:
+    if not bars and asked.start is None:
         return _Found([], [], None, now)
-    start, end = bars[0].time, bars[-1].time + int(timeframe) * 60
+    start = asked.first(bars)
     runs = [Hole(max(hole["from"], start), hole["to"], hole["state"], hole["reason"]) for hole in told["missing"]]
-    # What the service has not got to yet is a matter of age.
-    holes = [run for run in runs if run.start < run.end and (run.reason != "not_reached" or run.start < end)]
+    # What the service has not got to yet is a matter of age, where nobody says up to when.
+    reach = bars[-1].time + asked.step if bars and asked.end is None else math.inf
+    holes = [run for run in runs if run.start < run.end and (run.reason != "not_reached" or run.start < reach)]
     return _Found(bars, holes, told["expected_by"], now)
 
 
-def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: int, price: str) -> _Found:
+def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
     """Reads by the statements that `rows` executes, in its transaction."""
-    side, key, step = "" if price == "mid" else f"{price}_", (pair, timeframe), int(timeframe) * 60
+    pair, timeframe, step = asked[:3]
+    key, side = (pair, timeframe), f"{asked.price}_" if asked.price in ("bid", "ask") else ""
     newest, silent_s = None, None
     # Of a real market the newest bucket does not tell the time, whatever a shell's environment says.
     if os.environ.get("CANDLEKEEP_CLOCK") == "stream" and _is_simulated(rows):
@@ -450,28 +531,38 @@ def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: 
         renewed = rows("SELECT renewed_at FROM lease WHERE name='collector'")
         silent_s = time.time() - renewed[0][0] if renewed else math.inf
     now, settling_s = (time.time(), SETTLING_S) if newest is None else (newest, 0)
+    # As with a service something has happened of the bucket under way.
+    if asked.start is not None and asked.start > (now if newest is None else now + 299):
+        raise BadRequest(f"{_text(asked.start)} lies in the future: the market has come to {_text(int(now))}")
+    names = [f"{side}{name}" if name in COLUMNS[1:5] else name for name in asked.names()]
+    limits = asked.start or 0, SECONDS_MAX if asked.end is None else asked.end, asked.count or SECONDS_MAX
     told = rows(
-        f"SELECT timestamp, {side}open, {side}high, {side}low, {side}close, volume, seq FROM candles"
-        " WHERE pair=? AND timeframe=? ORDER BY timestamp DESC LIMIT ?",
-        *(*key, count),
+        f"SELECT timestamp, seq, {', '.join(names)} FROM candles WHERE pair=? AND timeframe=?"
+        " AND timestamp >= ? AND timestamp < ? ORDER BY timestamp DESC LIMIT ?",
+        *(*key, *limits),
     )
-    bars = [_Bar(*row) for row in reversed(told)]
+    bars = [_Bar(start, seq, tuple(values)) for start, seq, *values in reversed(told)]
     if not bars:
         watched = rows("SELECT pair, timeframe FROM watched_bars")
         if watched and pair not in {name for name, _ in watched}:
             raise UnknownPair(pair, list({name for name, _ in watched}))
         if watched and key not in watched:
             raise UnknownTimeframe(timeframe, sorted({length for _, length in watched}, key=int))
-        return _Found([], [], None, now)
+        if asked.start is None:
+            return _Found([], [], None, now)
     expected = rows("SELECT expected_by FROM freshness WHERE pair=? AND timeframe=?", *key)
-    start, end = bars[0].time, bars[-1].time + step
-    until = max(end, int(now - settling_s) // step * step)
+    start, until = asked.first(bars), int(now - settling_s) // step * step
+    # What the ledger has not got to yet is a matter of age, where nobody says up to when.
+    end = bars[-1].time + step if bars else until
+    until = max(end, until)
+    if asked.end is not None:
+        end = until = min(until, _up(asked.end, step))
     runs = rows(
         "SELECT from_ts, to_ts, state, reason FROM coverage"
         " WHERE pair=? AND timeframe='5' AND to_ts > ? AND from_ts < ? ORDER BY from_ts",
         *(pair, start, until),
     )
-    runs = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in runs]
+    runs = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in runs if start < until]
     # Time between the bars of which the ledger says nothing.
     edges = [start, *(edge for run in runs for edge in run[:2]), end]
     unknown = [(a, min(b, end)) for a, b in zip(edges[::2], edges[1::2]) if a < min(b, end)]
@@ -485,7 +576,15 @@ def _read_sql(rows: Callable[..., list[Any]], pair: str, timeframe: str, count: 
         hours = [(start, hours[0][0] if hours else end), *hours]
         owed = [(max(a, opens), min(b, closes)) for a, b in unknown for opens, closes in hours]
         runs = sorted(runs + [Hole(a, b, "missing", "not_reached") for a, b in owed if a < b])
-    holes = _holes(runs, {bar.time for bar in bars}, step)
+    own = []
+    if step > 300:
+        own = rows(
+            "SELECT from_ts, to_ts, state, reason FROM coverage"
+            " WHERE pair=? AND timeframe=? AND to_ts > ? AND from_ts < ? ORDER BY from_ts",
+            *(*key, start, until),
+        )
+    own = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in own]
+    holes = _holes(runs, own, {bar.time for bar in bars}, step)
     return _Found(bars, holes, expected[0][0] if expected else None, now, silent_s)
 
 
@@ -493,22 +592,39 @@ def _is_simulated(rows: Callable[..., list[Any]]) -> bool:
     return [value for (value,) in rows("SELECT value FROM settings WHERE key='environment'")] == ["custom"]
 
 
-def _holes(runs: list[Hole], stored: set[int], step: int) -> list[Hole]:
-    """The runs that keep bars of a length from being complete, by the rules of the service (`completeness.rs`)."""
+def _holes(runs: list[Hole], own: list[Hole], stored: set[int], step: int) -> list[Hole]:
+    """What keeps bars of a length from being complete, by the rules of the service (`completeness.rs`).
+
+    `runs` are those of 5-minute buckets, `own` those of longer ones, by which they are judged where there are any.
+    """
+    known = [run for run in own if run.reason != "possibly_open"]
+    told = stored.union(*(range(run.start, run.end, step) for run in known))
 
     def without_bar(run: Hole) -> list[int]:
-        return [start for start in range(run.start - run.start % step, run.end, step) if start not in stored]
+        return [start for start in range(run.start - run.start % step, run.end, step) if start not in told]
 
     def is_half_told(start: int) -> bool:
         return any(run.state == "stored" and run.start < start + step and run.end > start for run in runs)
 
-    def is_hole(run: Hole) -> bool:
+    def parts(run: Hole) -> list[Hole]:
+        """A run as far as nothing is told of its buckets."""
+        edges: list[list[int]] = []
+        for bucket in without_bar(run):
+            start, end = max(bucket, run.start), min(bucket + step, run.end)
+            if edges and edges[-1][1] == start:
+                edges[-1][1] = end
+            else:
+                edges.append([start, end])
+        return [run._replace(start=start, end=end) for start, end in edges]
+
+    holes = [run for run in own if run.state in ("missing", "lost")]
+    for run in runs:
         if run.reason == "possibly_open":
             # A longer bar is folded from proof alone.
-            return step > 300 and any(map(is_half_told, without_bar(run)))
-        return run.state in ("missing", "lost") and bool(without_bar(run))
-
-    return list(filter(is_hole, runs))
+            holes += [run] if step > 300 and any(map(is_half_told, without_bar(run))) else []
+        elif run.state in ("missing", "lost"):
+            holes += parts(run)
+    return sorted(holes)
 
 
 def _read_sqlite(place: str, *asked: Any) -> _Found:
@@ -625,7 +741,8 @@ def _fetch(service: _Service, wanted: dict[str, Any], within_s: float) -> str:
     """Asks for what is missing, and waits. Answers how it stands then, to be added to an error."""
     deadline = time.monotonic() + within_s
     told = service.post("/v1/fetch", wanted)
-    while told["state"] not in ("done", "refused"):
+    # One that waits for points, or for a better time, is not waited for.
+    while told["state"] not in ("done", "refused", "waiting"):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return f"; asked for it to be fetched: {told['state']} after {within_s:.0f} s"

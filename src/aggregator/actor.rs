@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::inference::{Granted, RecordKeys};
 use super::outbound::Outbound;
 use super::{Aggregation, Stale};
-use crate::clock::EventClock;
+use crate::clock::{self, EventClock};
 use crate::domain::{Fact, FactBatch, Reason, State, StreamEvent, Timestamp};
 use crate::failpoint;
 use crate::live::Live;
@@ -173,7 +173,7 @@ impl Actor for AggregatorActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.pulse().step(TICKS_WITHIN);
-        ctx.run_interval(TICK, |act, _| {
+        let ticks = clock::beats(TICK).into_actor(self).map(|(), act, _| {
             act.lifeline.pulse().step(TICKS_WITHIN);
             act.outbound.tick(act.stats.writer_holds.get() == 0);
             if let Some(now) = act.event_clock.now() {
@@ -183,6 +183,7 @@ impl Actor for AggregatorActor {
             }
             act.live.show_forming(|| act.core.forming());
         });
+        ctx.spawn(ticks.finish());
     }
 }
 

@@ -203,7 +203,7 @@ impl Finalizer {
     }
 
     /// A row came, at event time `now`.
-    pub fn row(&mut self, candle: CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
+    pub fn row(&mut self, candle: &CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         let start = candle.start;
         let clock = now.unwrap_or(start);
         let ahead_s = start.since(clock).max(0);
@@ -243,7 +243,7 @@ impl Finalizer {
                 // A candle's last row has counted them all: this one is not what it says it is.
                 self.mark(start..start.plus(STEP), State::Missing, Reason::UnconfirmedClose, around.facts);
             } else {
-                around.facts.push(Fact::Settled(Bar::from_candle(self.pair, &candle)));
+                around.facts.push(Fact::Settled(Bar::from_candle(self.pair, candle)));
             }
             self.forming = None;
             self.frontier = Some(start.plus(STEP));
@@ -253,20 +253,20 @@ impl Finalizer {
             self.tainted = true;
         } else {
             self.tainted = false;
-            self.forming = Some(candle);
+            self.forming = Some(*candle);
         }
     }
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the
     /// ledger decides; any other row shows that the bucket had prices, if it is not stored.
-    fn late_row(&mut self, candle: CandleUpdate, proof: Result<(), Reason>, around: &mut Surroundings<'_>) {
+    fn late_row(&mut self, candle: &CandleUpdate, proof: Result<(), Reason>, around: &mut Surroundings<'_>) {
         let bucket = candle.start..candle.start.plus(STEP);
         let silent = self.silent.clone().filter(|silent| silent.contains(&candle.start));
         if let Some(silent) = silent {
             self.quiet_if(proof, silent.start..bucket.start, around);
             self.silent = (bucket.end < silent.end).then_some(bucket.end..silent.end);
         }
-        let bar = Bar::from_candle(self.pair, &candle);
+        let bar = Bar::from_candle(self.pair, candle);
         around.inference.late_row(&bar, candle.closed);
         if candle.closed {
             around.facts.push(Fact::Settled(bar));
@@ -517,7 +517,7 @@ mod tests {
                 let Bar { bid, ask, .. } = bar("EURUSD", 0, price);
                 let closed = word.starts_with('c');
                 now = if slow { now } else { now.max(Some(start)) };
-                feed.row(CandleUpdate { start, bid, ask, ticks, closed }, now, &mut around);
+                feed.row(&CandleUpdate { start, bid, ask, ticks, closed }, now, &mut around);
             } else {
                 match word {
                     "unf" => feed.configured(true),

@@ -105,7 +105,7 @@ impl Aggregation {
                 feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
             }
             StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
-            StreamEvent::Candle { feed, candle } => feeds[feed.ix()].row(candle, now, &mut around),
+            StreamEvent::Candle { feed, ref candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed, bucket } => feeds[feed.ix()].rejected(bucket),
             StreamEvent::Interrupted => feeds.iter_mut().for_each(Finalizer::link_in_doubt),
             StreamEvent::Broken { feed: Some(feed), reason } => feeds[feed.ix()].broken(reason, &mut around),
@@ -309,8 +309,8 @@ mod tests {
 
     #[test]
     fn each_feed_goes_by_its_own_calendar() {
-        let holiday =
-            Calendar::new(chrono_tz::UTC, 0..7 * 24 * 60, None).closed_on(["2020-01-15".parse().unwrap()]);
+        let holiday = Calendar::new(crate::domain::Zone::named("UTC").unwrap(), 0..7 * 24 * 60, None)
+            .closed_on(["2020-01-15".parse().unwrap()]);
         let feed = |pair: &str, calendar| FeedStart {
             pair: pair.parse().unwrap(),
             resume: Some(NOON.plus(-600)),

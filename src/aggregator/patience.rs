@@ -52,6 +52,7 @@ impl Patience {
     }
 
     /// A row came at `now`. A snapshot that shows the same candle as before ends no silence.
+    #[inline]
     pub fn row(&mut self, told: Told, now: Timestamp, calendar: &Calendar) {
         if self.told.replace(told) == Some(told) {
             return;
@@ -93,23 +94,25 @@ impl Patience {
     /// Whether by `now` it has not moved for so long, in expected hours, that a row which comes now
     /// proves nothing of the time before it. That it was subscribed anew meanwhile, for its
     /// silence, does not shorten this.
+    #[inline]
     pub fn is_overdue(&self, now: Timestamp, least_s: i64, calendar: &Calendar) -> bool {
         let Some(since) = self.moved_at.or(self.silent_since) else { return false };
         let limit_s = self.limit_s(least_s);
-        // So it is for nearly every row.
-        if now.since(since) <= limit_s {
-            return false;
-        }
-        let step = Timeframe::M5.seconds();
-        let expected = calendar.runs(since.floor(step)..now).into_iter();
-        let expected = expected.filter(|(_, expectation)| *expectation == Expectation::Expected);
-        let watched_s: i64 = expected.map(|(run, _)| run.end.min(now).since(run.start.max(since))).sum();
-        watched_s > limit_s
+        // The first says all for nearly every row.
+        now.since(since) > limit_s && watched_s(since, now, calendar) > limit_s
     }
 
     fn limit_s(&self, least_s: i64) -> i64 {
         (self.usual_s * USUAL_TIMES).min(LIMIT_MAX_S).max(least_s)
     }
+}
+
+/// How many seconds of a silence lie in expected hours.
+#[cold]
+fn watched_s(since: Timestamp, now: Timestamp, calendar: &Calendar) -> i64 {
+    let runs = calendar.runs(since.floor(Timeframe::M5.seconds())..now).into_iter();
+    let expected = runs.filter(|(_, expectation)| *expectation == Expectation::Expected);
+    expected.map(|(run, _)| run.end.min(now).since(run.start.max(since))).sum()
 }
 
 fn is_open(calendar: &Calendar, time: Timestamp) -> bool {

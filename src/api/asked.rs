@@ -88,6 +88,33 @@ pub enum BarsFormat {
     Arrow,
 }
 
+/// Whose prices bars have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prices {
+    /// Of one side, or half of both.
+    Of(PriceSide),
+    /// Half of both, and beside it those of each.
+    All,
+}
+
+impl Prices {
+    /// How a query and an answer spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Prices::Of(side) => side.as_str(),
+            Prices::All => "all",
+        }
+    }
+
+    /// What is called open, high, low and close.
+    pub const fn plain(self) -> PriceSide {
+        match self {
+            Prices::Of(side) => side,
+            Prices::All => PriceSide::Mid,
+        }
+    }
+}
+
 /// Bars of one pair and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candles {
@@ -102,7 +129,7 @@ pub struct Candles {
     /// The newest so many; none where all of a range are wanted.
     pub count: Option<u32>,
     /// Whose prices.
-    pub price: PriceSide,
+    pub price: Prices,
     /// Written how.
     pub format: BarsFormat,
 }
@@ -198,10 +225,11 @@ pub fn candles(query: &str, known: Known<'_>) -> Result<Candles, Wrong> {
         Some(text) => Some(count(text)?),
     };
     let price = match query.get("price") {
-        None | Some("mid") => PriceSide::Mid,
-        Some("bid") => PriceSide::Bid,
-        Some("ask") => PriceSide::Ask,
-        Some(other) => return Err(no_choice("price", other, &["mid", "bid", "ask"])),
+        None | Some("mid") => Prices::Of(PriceSide::Mid),
+        Some("bid") => Prices::Of(PriceSide::Bid),
+        Some("ask") => Prices::Of(PriceSide::Ask),
+        Some("all") => Prices::All,
+        Some(other) => return Err(no_choice("price", other, &["mid", "bid", "ask", "all"])),
     };
     let format = match query.get("format") {
         None | Some("json") => BarsFormat::Json,
@@ -209,6 +237,9 @@ pub fn candles(query: &str, known: Known<'_>) -> Result<Candles, Wrong> {
         Some("arrow") => BarsFormat::Arrow,
         Some(other) => return Err(no_choice("format", other, &["json", "csv", "arrow"])),
     };
+    if (price, format) == (Prices::All, BarsFormat::Arrow) {
+        return Err(Wrong::new(400, "bad_price", "arrow has the prices of one side: mid, bid or ask"));
+    }
     let (pair, timeframe) = (query.pair(known)?, query.timeframe(known)?);
     Ok(Candles { pair, timeframe, from, to, count, price, format })
 }
@@ -384,6 +415,7 @@ mod tests {
         check("pair=eurusd&timeframe=5&from=300", "EUR_USD 5 all 300 - mid Json");
         check("pair=eurusd&timeframe=5&from=300&count=7&to=900&format=csv", "EUR_USD 5 7 300 900 mid Csv");
         check("&pair=eurusd&&timeframe=5&to=900&format=arrow&price=ask", "EUR_USD 5 100 - 900 ask Arrow");
+        check("pair=eurusd&timeframe=5&price=all", "EUR_USD 5 100 - - all Json");
     }
 
     #[test]
@@ -441,7 +473,14 @@ mod tests {
                 "pair=EURUSD&timeframe=5&from=600&to=600",
                 "400 bad_range: from 1970-01-01T00:10:00Z is not before to 1970-01-01T00:10:00Z",
             ),
-            ("pair=EURUSD&timeframe=5&price=last", "400 bad_price: price is one of mid, bid, ask, not last"),
+            (
+                "pair=EURUSD&timeframe=5&price=last",
+                "400 bad_price: price is one of mid, bid, ask, all, not last",
+            ),
+            (
+                "pair=EURUSD&timeframe=5&price=all&format=arrow",
+                "400 bad_price: arrow has the prices of one side: mid, bid or ask",
+            ),
             (
                 "pair=EURUSD&timeframe=5&format=xml",
                 "400 bad_format: format is one of json, csv, arrow, not xml",

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::asked::{self, BarsFormat, Wrong};
 use super::views::{BarView, BarsView, HoleView, LedgerView, RunView, line};
 use crate::clock::{Clock, ClockKind};
-use crate::columns::{self, doubles};
+use crate::columns;
 use crate::completeness::{calendar_of, in_the_future, incomplete, market_now, settled_to};
 use crate::config::Config;
 use crate::domain::{Pair, State, Timeframe, Timestamp};
@@ -184,14 +184,14 @@ fn write(asked: &asked::Candles, read: Read) -> Result<Text, Wrong> {
         market_time: None,
     };
     if is_over || asked.format == BarsFormat::Json {
-        let candles = bars.iter().map(|stored| BarView::of(stored, doubles(stored, asked.price)));
+        let candles = bars.iter().map(|stored| BarView::of(stored, asked.price));
         view.candles = candles.collect();
     }
     // A kept `fresh` that is no longer so would be no substitute for what is, so it stays.
     let lasting = is_over.then(|| line(&view));
     let (content_type, bytes) = match asked.format {
         BarsFormat::Csv => {
-            ("text/csv; charset=utf-8; header=present", columns::csv(&bars, asked.price).into_bytes())
+            ("text/csv; charset=utf-8; header=present", columns::csv(&bars, asked.price.plain()).into_bytes())
         }
         BarsFormat::Arrow => arrow(asked, &bars, judged)?,
         BarsFormat::Json => {
@@ -210,7 +210,8 @@ fn arrow(
     judged: Judged,
 ) -> Result<(&'static str, Vec<u8>), Wrong> {
     use super::arrow;
-    let prices: Vec<[f64; 4]> = bars.iter().map(|stored| doubles(stored, asked.price)).collect();
+    let prices: Vec<[f64; 4]> =
+        bars.iter().map(|stored| columns::doubles(stored, asked.price.plain())).collect();
     let told = [
         ("pair", asked.pair.to_string()),
         ("timeframe", asked.timeframe.to_string()),
@@ -401,6 +402,39 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_bar_is_missing_where_the_ledger_says_so_of_it() {
+        // As a first start leaves it that has bought some 15-minute bars from before its 5-minute ones.
+        let mut scene = Scene::new("sss", 60);
+        let long = |bucket: i64| {
+            let key = BarKey { timeframe: Timeframe::M15, ..bar(at(bucket)).key };
+            Fact::Settled(Bar { key, source: Source::Rest, ..bar(at(bucket)) })
+        };
+        let mark = |span: Range<i64>, state, reason| {
+            let span = at(span.start)..at(span.end);
+            Fact::Marked(Mark { pair: pair(), timeframe: Timeframe::M15, span, state, reason })
+        };
+        let store = |scene: &mut Scene, facts: Vec<Fact>| {
+            scene.store.commit(&[Arc::new(FactBatch { evidence: "test".into(), facts })], TEN).unwrap();
+        };
+        let first_start = mark(-18..-12, State::Missing, Reason::FirstStart);
+        store(&mut scene, vec![first_start, long(-12), long(-9)]);
+        for (query, expected) in [
+            (
+                "15&count=8",
+                "3 false true -21--18 missing not_reached, -18--12 missing first_start, -6-0 missing not_reached",
+            ),
+            ("15&count=3", "3 false true -6-0 missing not_reached"),
+            ("15&count=1", "1 true true"),
+        ] {
+            assert_eq!(scene.told(query), expected, "{query}");
+        }
+        store(&mut scene, vec![mark(-6..0, State::Quiet, Reason::NotInRest)]);
+        assert_eq!(scene.told("15&count=3"), "3 true true");
+        store(&mut scene, vec![mark(-18..-12, State::Lost, Reason::GivenUp)]);
+        assert_eq!(scene.told("15&from=2024-01-17T08:30"), "3 false true -18--12 lost given_up");
+    }
+
+    #[test]
     fn of_the_future_nothing_is_said_to_be_complete() {
         let mut scene = Scene::new("ssssss", 60);
         let mut word = |query: &str| {
@@ -486,6 +520,15 @@ mod tests {
         });
         assert_eq!(told["candles"], json!([bar]));
         assert_eq!(Scene::new("s", 0).ask("5&count=1&price=ask")["candles"][0]["low"], json!(1.30462));
+        let all = &Scene::new("s", 0).ask("5&count=1&price=all");
+        assert_eq!(all["price"], json!("all"));
+        for (name, value) in bar.as_object().unwrap() {
+            assert_eq!(all["candles"][0][name], *value, "{name}");
+        }
+        for name in ["open", "high", "low", "close"] {
+            assert_eq!(all["candles"][0][format!("bid_{name}")], json!(1.30451), "{name}");
+            assert_eq!(all["candles"][0][format!("ask_{name}")], json!(1.30462), "{name}");
+        }
     }
 
     #[cfg(not(feature = "parquet"))]

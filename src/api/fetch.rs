@@ -5,11 +5,11 @@ use std::ops::Range;
 use super::asked::{self, Wrong};
 use super::bars::{Answer, Judge};
 use super::views::{FetchView, ProgressView};
-use super::{OrderStretch, Stretch};
+use super::{OrderStretch, SayWait, Stretch};
 use crate::completeness::calendar_of;
 use crate::domain::{State, Timeframe, Timestamp};
 use crate::healer::wishes::{self, Progress};
-use crate::store::{FetchRequest, Store, StoreError};
+use crate::store::{FetchRequest, RequestState, Store, StoreError};
 
 /// When to come again where too many requests are open, seconds.
 pub const RETRY_AFTER_S: &str = "60";
@@ -22,7 +22,7 @@ pub const RETRY_AFTER_S: &str = "60";
 pub fn ask(
     store: &mut Store,
     judge: Judge<'_>,
-    order: &OrderStretch,
+    (order, wait): (&OrderStretch, &SayWait),
     asked: asked::Fetch,
 ) -> Answer<FetchView> {
     let asked::Fetch { pair, timeframe, what } = asked;
@@ -54,7 +54,7 @@ pub fn ask(
         }
         let Some(wanted) = wanted(store, judge, stretch)? else { continue };
         if let Some(id) = wanted.open {
-            return look(store, id);
+            return look(store, wait, id);
         }
         stretch.2 = wanted.span;
     }
@@ -67,7 +67,7 @@ pub fn ask(
     };
     // One pair and length is one stretch.
     match ids.first() {
-        Some(id) => look(store, *id),
+        Some(id) => look(store, wait, *id),
         None => Ok(Err(Wrong::new(400, "bad_range", "there is nothing to fetch in that time"))),
     }
 }
@@ -111,19 +111,30 @@ fn wanted(
     Ok(Some(Wanted { span, open }))
 }
 
-/// What has become of a request.
+/// What has become of a request. One that is taken, and of which nothing can be asked for now, waits: until when, and
+/// why, `candlekeep candles --fetch` says in the same words.
 ///
 /// # Errors
 /// Those of any read.
-pub fn look(store: &mut Store, id: i64) -> Answer<FetchView> {
-    store.consistently(|store| {
-        let Some(request) = store.requests(&[id])?.pop() else {
-            return Ok(Err(unknown(&id)));
-        };
-        let FetchRequest { pair, timeframe, ref span, .. } = request;
-        let progress = Progress::of(&store.coverage(pair, timeframe, span.clone())?, timeframe);
-        Ok(Ok(FetchView::of(&request, ProgressView::of(progress))))
-    })
+pub fn look(store: &mut Store, wait: &SayWait, id: i64) -> Answer<FetchView> {
+    let found = store.consistently(|store| {
+        let Some(request) = store.requests(&[id])?.pop() else { return Ok(None) };
+        let runs = store.coverage(request.pair, request.timeframe, request.span.clone())?;
+        let progress = Progress::of(&runs, request.timeframe);
+        Ok(Some((request, progress)))
+    })?;
+    let Some((request, progress)) = found else { return Ok(Err(unknown(&id))) };
+    let FetchRequest { pair, timeframe, ref span, state, .. } = request;
+    let told = match state == RequestState::Taken && progress.missing > 0 {
+        true => wait(store, (pair, timeframe, wishes::buckets(span, timeframe))),
+        false => Ok(None),
+    };
+    let waits = told.unwrap_or_else(|error| {
+        // It is under way, for all that is known.
+        log::debug!(id, error = error.as_str(); "whether a request waits cannot be told");
+        None
+    });
+    Ok(Ok(FetchView::of(&request, ProgressView::of(progress), waits)))
 }
 
 /// There is no such request.

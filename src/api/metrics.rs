@@ -182,6 +182,11 @@ impl Families {
                 "Items subscribed again because they were silent.",
                 &stats.items_stale,
             ),
+            (
+                "candlekeep_followers_unread_total",
+                "Clients of /v1/stream that were ended since bars for them alone could not be read.",
+                &stats.followers_unread,
+            ),
             ("candlekeep_stream_sessions_total", "Streaming sessions begun.", &stats.stream_sessions),
             ("candlekeep_stream_breaks_total", "Streaming connections that broke.", &stats.stream_breaks),
             (

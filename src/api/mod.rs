@@ -56,6 +56,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{Pair, Timeframe, Timestamp};
+use crate::store::Store;
 use crate::supervisor::house::Signs;
 
 /// Reads a text from somewhere that may take its time, or says why it cannot.
@@ -66,6 +67,18 @@ pub type Stretch = (Pair, Timeframe, Range<Timestamp>);
 
 /// Says what is to be asked for to have a stretch, or why it cannot be had.
 pub type OrderStretch = Arc<dyn Fn(Stretch) -> Result<Vec<Stretch>, String> + Send + Sync>;
+
+/// What keeps a request from going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// For people.
+    pub why: String,
+    /// Until when, where that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// Says what keeps a stretch that is to be fetched from being asked for now, if something does.
+pub type SayWait = Arc<dyn Fn(&mut Store, Stretch) -> Result<Option<Wait>, String> + Send + Sync>;
 
 /// What answers are made from.
 #[derive(Clone)]
@@ -78,6 +91,8 @@ pub struct Sources {
     pub status: ReadText,
     /// What is asked for where somebody wants bars fetched, by the rules of `candlekeep backfill`.
     pub order: OrderStretch,
+    /// What keeps that from being asked for.
+    pub wait: SayWait,
     /// The time.
     pub clock: Clock,
 }

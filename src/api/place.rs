@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::domain::Timestamp;
+use crate::store::LeaseState;
 
 /// Where the service keeps it in the database.
 pub const SETTING: &str = "http";
@@ -18,14 +19,22 @@ pub struct Place {
     pub since: i64,
     /// Why it cannot be served.
     pub error: Option<String>,
-    /// The process that says so: what another has left says nothing of the present one.
+    /// The process that says so.
     pub pid: u32,
+    /// Which holder of the lease that is: what another has left says nothing of the present one, and after a reboot
+    /// that may have the same number.
+    pub epoch: i64,
 }
 
 impl Place {
     /// Nothing is to listen.
     pub fn off(now: Timestamp) -> Place {
         Place { since: now.0, pid: std::process::id(), ..Place::default() }
+    }
+
+    /// Whether it is the present holder of the lease that says so, or said so last.
+    pub fn is_of(&self, lease: &LeaseState) -> bool {
+        self.epoch == lease.epoch
     }
 
     /// Reads what was kept; anything unreadable is as good as nothing.
@@ -58,7 +67,7 @@ pub(super) fn tell(
 ) -> bool {
     place.send_if_modified(|place| {
         let (address, pid) = (Some(address.to_owned()), std::process::id());
-        let next = Place { address, since: now.0, error, pid };
+        let next = Place { address, since: now.0, error, pid, ..Place::default() };
         let is_news = (&place.address, &place.error) != (&next.address, &next.error);
         if is_news {
             *place = next;

@@ -123,7 +123,7 @@ impl Answers {
         });
         let readers = Pool::new("candlekeep-http-reader", READERS, READS_QUEUED_MAX, true, open.clone());
         let (live, clock) = (sources.signs.live.clone(), sources.clock.clone());
-        let push = Push::new(open, live, clock, &sources.config.timeframes);
+        let push = Push::new(open, live, clock, &sources.config.timeframes, sources.signs.stats.clone());
         let database = sources.config.database.clone();
         let open = move || {
             // Nothing is made or migrated for a client's sake.
@@ -378,8 +378,10 @@ async fn ask_fetch(request: HttpRequest, body: Bytes, answers: Data<Answers>) ->
         }
         let asked =
             asked::nothing(request.query_string()).and_then(|()| asked::fetch(&body, answers.known()));
-        let (asked, order) = (asked.map_err(|wrong| refused(&wrong))?, answers.sources.order.clone());
-        let asking = answers.on(&answers.writer, move |store, judge| fetch::ask(store, judge, &order, asked));
+        let asked = asked.map_err(|wrong| refused(&wrong))?;
+        let (order, wait) = (answers.sources.order.clone(), answers.sources.wait.clone());
+        let asking =
+            answers.on(&answers.writer, move |store, judge| fetch::ask(store, judge, (&order, &wait), asked));
         let view = asking.await?;
         let place = (header::LOCATION, format!("/v1/fetch/{}", view.id));
         Ok(HttpResponse::Accepted()
@@ -394,7 +396,8 @@ async fn fetched(request: HttpRequest, id: web::Path<String>, answers: Data<Answ
     let answer = async {
         asked::nothing(request.query_string()).map_err(|wrong| refused(&wrong))?;
         let id: i64 = id.parse().map_err(|_| refused(&fetch::unknown(&*id)))?;
-        let view = answers.read(move |store, _| fetch::look(store, id)).await?;
+        let wait = answers.sources.wait.clone();
+        let view = answers.read(move |store, _| fetch::look(store, &wait, id)).await?;
         Ok(HttpResponse::Ok().content_type(header::ContentType::json()).body(views::line(&view)))
     };
     either(answer.await)
@@ -487,6 +490,7 @@ mod tests {
             signs: Signs::new(&clock, None),
             status: Arc::new(|| Err("not asked for".to_owned())),
             order: Arc::new(|_| Err("not asked for".to_owned())),
+            wait: Arc::new(|_, _| Err("not asked for".to_owned())),
             clock,
         }));
         // A request of a connection that nothing is known of.

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::Wait;
+use super::asked::Prices;
 use super::health::HealthReport;
+use crate::cli::PriceSide;
+use crate::columns::doubles;
 use crate::completeness::Gap;
 use crate::domain::coverage::Run;
 use crate::healer::wishes::Progress;
@@ -52,7 +56,7 @@ pub struct BarsView {
     pub pair: String,
     /// Minutes.
     pub timeframe: &'static str,
-    /// Whose prices these are: `mid`, `bid` or `ask`.
+    /// Whose prices these are: `mid`, `bid`, `ask` or `all`.
     pub price: &'static str,
     /// The bars, ascending.
     pub candles: Vec<BarView>,
@@ -68,7 +72,7 @@ pub struct BarsView {
     pub market_time: Option<i64>,
 }
 
-/// A bar of one side.
+/// A bar: its prices of one side, or half of both and beside them those of each.
 #[derive(Serialize)]
 pub struct BarView {
     time: i64,
@@ -80,15 +84,40 @@ pub struct BarView {
     source: &'static str,
     revision: u32,
     seq: i64,
+    #[serde(flatten)]
+    sides: Option<SidesView>,
+}
+
+/// Both sides of a bar, named as in the database.
+#[derive(Serialize)]
+struct SidesView {
+    bid_open: f64,
+    bid_high: f64,
+    bid_low: f64,
+    bid_close: f64,
+    ask_open: f64,
+    ask_high: f64,
+    ask_low: f64,
+    ask_close: f64,
 }
 
 impl BarView {
-    /// The bar with these prices: open, high, low, close. Their texts parse to the doubles that they are.
-    pub fn of(stored: &StoredBar, [open, high, low, close]: [f64; 4]) -> BarView {
+    /// The bar with such prices. Their texts parse to the doubles that they are.
+    pub fn of(stored: &StoredBar, price: Prices) -> BarView {
         let bar = &stored.bar;
+        let [open, high, low, close] = doubles(stored, price.plain());
         let (volume, source) = (bar.volume, bar.source.as_str());
         let (revision, seq) = (stored.revision, stored.seq);
-        BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq }
+        let sides = (price == Prices::All).then(|| SidesView::of(stored));
+        BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq, sides }
+    }
+}
+
+impl SidesView {
+    fn of(stored: &StoredBar) -> SidesView {
+        let [bid_open, bid_high, bid_low, bid_close] = doubles(stored, PriceSide::Bid);
+        let [ask_open, ask_high, ask_low, ask_close] = doubles(stored, PriceSide::Ask);
+        SidesView { bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close }
     }
 }
 
@@ -150,10 +179,12 @@ pub struct FetchView {
     timeframe: &'static str,
     from: i64,
     to: i64,
-    /// `asked`, `taken`, `done` or `refused`.
+    /// `asked`, `taken`, `waiting`, `done` or `refused`.
     state: &'static str,
     /// More about that, for people.
     note: String,
+    /// Until when it waits, where that is known.
+    until: Option<i64>,
     asked_at: i64,
     updated_at: i64,
     /// How its buckets stand now.
@@ -161,16 +192,22 @@ pub struct FetchView {
 }
 
 impl FetchView {
-    /// The request, and how far it is.
-    pub fn of(request: &FetchRequest, buckets: ProgressView) -> FetchView {
+    /// The request, how far it is, and what keeps it from going on.
+    pub fn of(request: &FetchRequest, buckets: ProgressView, waits: Option<Wait>) -> FetchView {
+        let until = waits.as_ref().and_then(|wait| wait.until).map(|until| until.0);
+        let (state, note) = match waits {
+            Some(Wait { why, .. }) => ("waiting", why),
+            None => (request.state.as_str(), request.note.clone()),
+        };
         FetchView {
             id: request.id,
             pair: request.pair.to_string(),
             timeframe: request.timeframe.as_str(),
             from: request.span.start.0,
             to: request.span.end.0,
-            state: request.state.as_str(),
-            note: request.note.clone(),
+            state,
+            note,
+            until,
             asked_at: request.asked_at.0,
             updated_at: request.updated_at.0,
             buckets,

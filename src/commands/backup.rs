@@ -51,7 +51,7 @@ pub fn execute(args: &Backup, config: &Config) -> Result<Exit, Failure> {
             say(format_args!("backed up {from} to {to}: {bars} bars, {size}, checked"));
             say(format_args!(
                 "to restore: stop the service; move {from} and its -wal and -shm files away; \
-                 copy {to} to {from}; start the service"
+                 copy {to} to {from}; chown that to the service's user; start the service"
             ));
         }
         Report::Json => say(json!({

@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 /// When it cannot be written.
 pub fn execute(args: &Completions) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut shown(&Cli::command()), "candlekeep", &mut script);
+    clap_complete::generate(args.shell, &mut shown(&Cli::command(), &[]), "candlekeep", &mut script);
     print(&script)?;
     Ok(Exit::Done)
 }
@@ -32,14 +32,19 @@ fn with_values(argument: Arg) -> Arg {
     argument.value_parser(PossibleValuesParser::new(values))
 }
 
-/// What a shell should know of a command: the generator would offer hidden options too.
-fn shown(command: &clap::Command) -> clap::Command {
+/// What a shell should know of a command, and of those that take `globals` from it: the generator would offer hidden
+/// options too, and all that is global everywhere.
+fn shown(command: &clap::Command, globals: &[Arg]) -> clap::Command {
+    let own: Vec<_> = command.get_arguments().cloned().collect();
+    let is_own = |argument: &&Arg| own.iter().any(|one| one.get_id() == argument.get_id());
+    let all = own.iter().chain(globals.iter().filter(|argument| !is_own(argument)));
     let arguments =
-        command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned().map(with_values);
+        all.filter(|argument| !argument.is_hide_set()).cloned().map(|it| with_values(it.global(false)));
+    let handed_on: Vec<_> = own.iter().filter(|argument| argument.is_global_set()).cloned().collect();
     let shown = clap::Command::new(command.get_name().to_owned())
         .disable_help_subcommand(true)
         .args(arguments)
-        .subcommands(command.get_subcommands().map(shown));
+        .subcommands(command.get_subcommands().map(|command| shown(command, &handed_on)));
     let shown = match command.get_about() {
         Some(about) => shown.about(about.clone()),
         None => shown,

@@ -8,15 +8,21 @@ use serde_json::json;
 
 use super::say;
 use crate::cli::{Init, Report};
-use crate::config;
+use crate::config::{self, Flags};
 use crate::exit::{Exit, Failure};
 
 /// Writes the file and says what to do next.
 ///
 /// # Errors
 /// When the file exists and may not be replaced, or cannot be written. Nothing half-written stays.
-pub fn execute(args: &Init) -> Result<Exit, Failure> {
-    let path = &args.path;
+pub fn execute(args: &Init, flags: &Flags) -> Result<Exit, Failure> {
+    let path = match (&args.path, &flags.config) {
+        (Some(path), Some(config)) if path != config => {
+            return Err(Failure::usage("--path and --config name two files: one of them is enough"));
+        }
+        (Some(path), _) | (None, Some(path)) => path,
+        (None, None) => Path::new(config::FILE_NAME),
+    };
     write_file(path, &config::template(), args.force).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => {
             Failure::failed(format_args!("{} exists already: --force replaces it", path.display()))
@@ -60,7 +66,8 @@ mod tests {
     use super::*;
 
     fn init(path: &Path, force: bool) -> Result<Exit, Failure> {
-        execute(&Init { path: path.to_owned(), force, format: Report::Text })
+        let flags = Flags { config: None, database: None };
+        execute(&Init { path: Some(path.to_owned()), force, format: Report::Text }, &flags)
     }
 
     #[test]
@@ -79,6 +86,20 @@ mod tests {
         assert_eq!(init(&path, true), Ok(Exit::Done));
         assert_eq!(fs::read_to_string(&path).unwrap(), config::template());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+    }
+
+    #[test]
+    fn the_place_is_told_by_either_option_and_not_by_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| Some(folder.path().join(name));
+        let init = |path: Option<PathBuf>, config: Option<PathBuf>| {
+            execute(&Init { path, force: false, format: Report::Text }, &Flags { config, database: None })
+        };
+        assert_eq!(init(None, at("one.toml")), Ok(Exit::Done));
+        assert!(at("one.toml").unwrap().exists());
+        assert_eq!(init(at("two.toml"), at("two.toml")), Ok(Exit::Done));
+        assert_eq!(init(at("three.toml"), at("four.toml")).unwrap_err().exit(), Exit::Usage);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing where it is in doubt");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 
-use clap::CommandFactory as _;
+use clap::{Arg, CommandFactory as _};
 
-use super::print;
+use super::{print, say};
 use crate::cli::{Cli, Man};
 use crate::exit::{Exit, Failure};
 
+/// What stands above the exit codes in the program's help.
+const EXIT_CODES: &str = "Exit codes:";
 /// What an administrator looks for in the main page, besides what `--help` says.
 const FILES: &str = r#".SH FILES
 .TP
@@ -42,7 +44,7 @@ The configuration file, the database, and what is logged. Every key of the confi
 pub fn execute(args: &Man) -> Result<Exit, Failure> {
     let command = built();
     let Some(folder) = &args.folder else {
-        print(&page(&command))?;
+        print(&page(&command, &exit_codes(&command)))?;
         return Ok(Exit::Done);
     };
     let write = |name: String, text: Vec<u8>| {
@@ -52,10 +54,13 @@ pub fn execute(args: &Man) -> Result<Exit, Failure> {
     };
     fs::create_dir_all(folder)
         .map_err(|error| Failure::failed(format_args!("cannot make {}: {error}", folder.display())))?;
-    write("candlekeep.1".to_owned(), page(&command))?;
+    let codes = exit_codes(&command);
+    write("candlekeep.1".to_owned(), page(&command, &codes))?;
     for command in command.get_subcommands() {
-        write(format!("candlekeep-{}.1", command.get_name()), page(command))?;
+        write(format!("candlekeep-{}.1", command.get_name()), page(command, &codes))?;
     }
+    let count = command.get_subcommands().count() + 1;
+    say(format_args!("wrote {count} pages to {}: candlekeep.1 and one for every command", folder.display()));
     Ok(Exit::Done)
 }
 
@@ -66,30 +71,51 @@ fn built() -> clap::Command {
     command
 }
 
-/// One page.
-fn page(command: &clap::Command) -> Vec<u8> {
+/// How the program's help tells its exit codes, which are every command's.
+fn exit_codes(program: &clap::Command) -> String {
+    let help = program.get_after_help().map(ToString::to_string).unwrap_or_default();
+    help.find(EXIT_CODES).map(|place| help[place..].to_owned()).unwrap_or_default()
+}
+
+/// One page. `codes`: what the program's help says of exit codes.
+fn page(command: &clap::Command, codes: &str) -> Vec<u8> {
     let mut text = Vec::new();
-    render(command, &mut text).expect("a vector takes whatever is written");
+    render(command, codes, &mut text).expect("a vector takes whatever is written");
     text
 }
 
-fn render(command: &clap::Command, text: &mut Vec<u8>) -> io::Result<()> {
+fn render(command: &clap::Command, codes: &str, text: &mut Vec<u8>) -> io::Result<()> {
     let is_main = command.has_subcommands();
     // A page says which version it is of; a date would make two builds of one version differ.
-    let page = clap_mangen::Man::new(command.clone())
-        .date(" ")
-        .source(concat!("candlekeep ", env!("CARGO_PKG_VERSION")))
-        .manual("User Commands");
+    let man = |command: clap::Command| {
+        clap_mangen::Man::new(command)
+            .date(" ")
+            .source(concat!("candlekeep ", env!("CARGO_PKG_VERSION")))
+            .manual("User Commands")
+    };
+    let page = man(command.clone());
     page.render_title(text)?;
     page.render_name_section(text)?;
-    page.render_synopsis_section(text)?;
+    if is_main {
+        page.render_synopsis_section(text)?;
+    } else {
+        text.extend(synopsis(command).into_bytes());
+    }
     page.render_description_section(text)?;
-    page.render_options_section(text)?;
+    if command.get_positionals().next().is_some() {
+        let headed = |it: Arg| if it.is_positional() { it.help_heading("Arguments") } else { it.hide(true) };
+        man(command.clone().mut_args(headed)).render_options_section(text)?;
+    }
+    man(command.clone().mut_args(|it| if it.is_positional() { it.hide(true) } else { it }))
+        .render_options_section(text)?;
     if is_main {
         page.render_subcommands_section(text)?;
     }
     if let Some(help) = command.get_after_help() {
         text.extend(after_help(&help.to_string()).into_bytes());
+    }
+    if !is_main {
+        text.extend(after_help(codes).into_bytes());
     }
     let others = if is_main {
         text.extend(FILES.as_bytes());
@@ -101,6 +127,32 @@ fn render(command: &clap::Command, text: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// A command with what it takes, and what its options take.
+fn synopsis(command: &clap::Command) -> String {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let mut text = format!(".SH SYNOPSIS\n\\fB{name}\\fR\n");
+    for argument in command.get_arguments().filter(|it| !it.is_hide_set() && !it.is_positional()) {
+        let Some(long) = argument.get_long() else { continue };
+        let values = if argument.get_action().takes_values() { argument.get_value_names() } else { None };
+        let values = values.unwrap_or_default().join(" ");
+        let gap = match (values.is_empty(), argument.is_require_equals_set()) {
+            (true, _) => "",
+            (false, true) => "=",
+            (false, false) => " ",
+        };
+        text.push_str(&format!("[\\fB\\-\\-{}\\fR{gap}\\fI{values}\\fR]\n", long.replace('-', "\\-")));
+    }
+    for argument in command.get_positionals() {
+        let values = argument.get_value_names().unwrap_or_default().join(" ");
+        text.push_str(&if argument.is_required_set() {
+            format!("\\fI{values}\\fR\n")
+        } else {
+            format!("[\\fI{values}\\fR]\n")
+        });
+    }
+    text
+}
+
 /// What stands below a help text, as sections. Indented lines are examples, and stay lines; the others are headings
 /// of a section, where they name one, or say what the examples below them do.
 fn after_help(help: &str) -> String {
@@ -109,7 +161,7 @@ fn after_help(help: &str) -> String {
     for line in help.lines().filter(|line| !line.trim().is_empty()) {
         let section = match line {
             "Examples:" => Some("EXAMPLES"),
-            "Exit codes:" => Some("EXIT STATUS"),
+            EXIT_CODES => Some("EXIT STATUS"),
             _ if text.is_empty() => Some("EXAMPLES"),
             _ => None,
         };
@@ -127,7 +179,7 @@ fn after_help(help: &str) -> String {
                 }
                 text.push_str(&escaped(example));
             }
-            None if line == "Examples:" || line == "Exit codes:" => {}
+            None if line == "Examples:" || line == EXIT_CODES => {}
             None => {
                 text.push_str(".PP\n");
                 text.push_str(&escaped(line));
@@ -175,17 +227,24 @@ mod tests {
     #[test]
     fn every_page_has_what_its_help_text_has_and_nothing_hidden() {
         let command = built();
+        let codes = exit_codes(&command);
         for command in command.get_subcommands().chain([&command]) {
-            let text = String::from_utf8(page(command)).unwrap();
+            let text = String::from_utf8(page(command, &codes)).unwrap();
             let name = command.get_name();
-            for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "SEE ALSO"] {
+            let sections =
+                ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "EXIT STATUS", "SEE ALSO"];
+            for section in sections {
                 assert_eq!(text.matches(&format!("\n.SH {section}\n")).count(), 1, "{name}: {section}");
             }
+            assert!(text.contains("\n\\&77 IG refuses") && text.contains("78 the configuration"), "{name}");
+            let takes = command.get_positionals().next().is_some();
+            assert_eq!(text.contains("\n.SH ARGUMENTS\n"), takes, "{name}");
             for option in command.get_arguments() {
                 let Some(long) = option.get_long() else { continue };
-                let spelled = format!("\\-\\-{}", long.replace('-', "\\-"));
-                let is_there = text.contains(&spelled);
-                assert_eq!(is_there, !option.is_hide_set(), "{name}: {spelled}");
+                // In the synopsis, and where it is explained.
+                let spelled = format!("\\fB\\-\\-{}\\fR", long.replace('-', "\\-"));
+                let expected = if option.is_hide_set() { 0 } else { 2 };
+                assert_eq!(text.matches(&spelled).count(), expected, "{name}: {spelled}");
             }
         }
     }

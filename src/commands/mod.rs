@@ -32,7 +32,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
 use crate::clock::{Clock, ClockKind};
-use crate::completeness::calendar_of;
+use crate::completeness::{ahead_s, calendar_of};
 use crate::config::{self, Config, Flags};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -50,7 +50,7 @@ const COUNTS_A_SECOND: u8 = 4;
 pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     let flags = Flags::from(cli.global);
     match &cli.command {
-        Command::Init(args) => init::execute(args),
+        Command::Init(args) => init::execute(args, &flags),
         Command::Completions(args) => completions::execute(args),
         Command::Man(args) => man::execute(args),
         Command::Status(args) => status::execute(args, &config::read(&flags)?),
@@ -155,6 +155,23 @@ fn check_pair(store: &mut Store, config: &Config, pair: Pair) -> Result<(), Fail
     let is_known = config.pairs().any(|known| known == pair)
         || store.known_keys()?.iter().any(|(known, _)| *known == pair);
     if is_known { Ok(()) } else { Err(Failure::usage(candles::unknown_pair(pair, config))) }
+}
+
+/// Says on stderr that the newest bar is of a time to come, where it is: what else is told then of ages, and of what is
+/// missing, is by a clock that is not the market's.
+fn tell_ahead(store: &mut Store, config: &Config) -> Result<(), Failure> {
+    let ahead_s = ahead_s(store, config.clock, Clock::system().wall())?;
+    ahead_s.into_iter().for_each(|ahead_s| remark(format_args!("candlekeep: {}", ahead(ahead_s))));
+    Ok(())
+}
+
+/// That the newest bar ends so many seconds after this machine's clock.
+fn ahead(ahead_s: i64) -> String {
+    format!(
+        "the newest bar ends {} after this machine's clock: a simulated market goes by its own with \
+         CANDLEKEEP_CLOCK=stream; else the clock is wrong",
+        margin::lasting(ahead_s)
+    )
 }
 
 /// The span that `--from` and `--to` name.

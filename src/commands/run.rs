@@ -10,15 +10,17 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::outlook::{self, Wish, words};
 use super::{backfill, status};
-use crate::api::{self, Door, Place, Sources, Stretch, place};
+use crate::api::{self, Door, Place, Sources, Stretch, Wait, place};
 use crate::cli::Run;
 use crate::clock::{Clock, ClockKind};
 use crate::config::Config;
 use crate::domain::Epic;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
-use crate::store::StoreHandle;
+use crate::healer::book::Scope;
+use crate::store::{Store, StoreHandle};
 use crate::supervisor::house::{House, Purpose, RunFlags, Signs};
 use crate::supervisor::watchdog;
 use crate::transcript::secrets::Kind;
@@ -79,7 +81,7 @@ async fn collect(
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
-    actix_rt::spawn(keep_place(house.store().clone(), placed));
+    actix_rt::spawn(keep_place(house.store().clone(), house.epoch(), placed));
     tokio::select! {
         failure = house.failed() => {
             house.abandon().await;
@@ -111,13 +113,23 @@ pub(super) fn sources(config: Arc<Config>, signs: Signs) -> Sources {
             order.map(|order| order.wish.stretches).map_err(|failure| failure.to_string())
         }
     };
-    Sources { config, signs, status: Arc::new(status), order: Arc::new(order), clock }
+    let wait = {
+        let config = config.clone();
+        move |store: &mut Store, (pair, timeframe, span): Stretch| {
+            let (pairs, timeframes) = (Some(vec![pair]), Some(vec![timeframe]));
+            let scope = Scope { pairs, span: Some(span), timeframes };
+            let outlook = outlook::look(Some(store), &config, &scope, &Wish::default(), false)
+                .map_err(|failure| failure.to_string())?;
+            Ok(words::standstill(&outlook).map(|(why, until)| Wait { why, until }))
+        }
+    };
+    Sources { config, signs, status: Arc::new(status), order: Arc::new(order), wait: Arc::new(wait), clock }
 }
 
-/// Has `status` know where HTTP is served, or why it is not.
-pub(super) async fn keep_place(store: StoreHandle, mut placed: watch::Receiver<Place>) {
+/// Has `status` know where HTTP is served, or why it is not, by this holder of the lease.
+pub(super) async fn keep_place(store: StoreHandle, epoch: i64, mut placed: watch::Receiver<Place>) {
     loop {
-        let text = placed.borrow_and_update().text();
+        let text = Place { epoch, ..placed.borrow_and_update().clone() }.text();
         if let Err(error) = store.run(move |store| store.set_setting(place::SETTING, &text)).await {
             log::debug!(error:% = error; "where HTTP is served could not be written down");
         }

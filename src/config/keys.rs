@@ -1,5 +1,5 @@
 //! Every configuration key, once: what it is called in the file and in the environment, what it
-//! does, and what it is when nobody says. The template, the README's table and the check for
+//! does, and what it is when nobody says. The template, the documents' table and the check for
 //! unknown names all follow this list.
 
 use super::Meant;

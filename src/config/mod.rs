@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use chrono_tz::Tz;
 
 use self::layers::{Given, Settings, cut};
 pub use self::origin::{Access, Exposure, Origin, SecretFrom, exposures};
@@ -25,7 +24,7 @@ pub use self::template::template;
 use crate::clock::ClockKind;
 use crate::domain::pair::MAJOR_PAIRS;
 use crate::domain::scale::Scale;
-use crate::domain::{Calendar, Epic, Pair, Timeframe, Timestamp};
+use crate::domain::{Calendar, Epic, Pair, Timeframe, Timestamp, Zone};
 use crate::exit::Failure;
 use crate::secret::Secret;
 use crate::store::DatabaseUrl;
@@ -410,7 +409,7 @@ pub struct Http {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CalendarConfig {
     /// The city.
-    pub zone: Tz,
+    pub zone: Zone,
     /// Opening, in minutes since Sunday 00:00.
     pub opens: u32,
     /// Close, in minutes since Sunday 00:00.
@@ -424,7 +423,7 @@ pub struct CalendarConfig {
 impl From<&CalendarConfig> for Calendar {
     fn from(config: &CalendarConfig) -> Calendar {
         let daily_break = config.daily_break.map(|(from, to)| from..to);
-        Calendar::new(config.zone, config.opens..config.closes, daily_break)
+        Calendar::new(config.zone.clone(), config.opens..config.closes, daily_break)
             .closed_on(config.closed.iter().copied())
     }
 }
@@ -1092,11 +1091,8 @@ fn calendar(given: &Given) -> Result<CalendarConfig, ConfigError> {
     };
     let closed = entries.get("closed").map(closed).transpose()?.unwrap_or_default();
     Ok(CalendarConfig {
-        zone: zone
-            .text()?
-            .trim()
-            .parse()
-            .map_err(|_| zone.invalid("expected a time zone such as \"Europe/London\""))?,
+        zone: Zone::named(zone.text()?.trim())
+            .ok_or_else(|| zone.invalid("expected a time zone such as \"Europe/London\""))?,
         opens,
         closes,
         daily_break,

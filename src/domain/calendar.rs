@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use chrono::{Datelike, NaiveDate, Offset, TimeZone};
-use chrono_tz::Tz;
+use chrono::{Datelike, NaiveDate};
 
-use super::{Timeframe, Timestamp};
+use super::{Timeframe, Timestamp, Zone};
 
 const MINUTES_PER_DAY: u32 = 24 * 60;
 const DAY_S: i64 = 86_400;
@@ -36,7 +35,7 @@ pub enum Expectation {
 /// One trading week, in the wall time of one city.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Week {
-    zone: Tz,
+    zone: Zone,
     /// Minutes since Sunday 00:00, local wall time.
     open: Range<u32>,
 }
@@ -47,7 +46,7 @@ pub struct Calendar {
     /// Accounts of the week.
     weeks: Vec<Week>,
     /// The city by whose clock the days go.
-    zone: Tz,
+    zone: Zone,
     /// Minutes before local midnight at which a day begins; its date is that of its end.
     begins_early: u32,
     /// Daily pause, minutes since local midnight.
@@ -70,10 +69,10 @@ impl Calendar {
         let friday = 5 * MINUTES_PER_DAY;
         Calendar {
             weeks: vec![
-                Week { zone: Tz::Europe__London, open: 21 * 60..friday + 22 * 60 },
-                Week { zone: Tz::America__New_York, open: FOREX_ROLLOVER..friday + FOREX_ROLLOVER },
+                Week { zone: Zone::london(), open: 21 * 60..friday + 22 * 60 },
+                Week { zone: Zone::new_york(), open: FOREX_ROLLOVER..friday + FOREX_ROLLOVER },
             ],
-            zone: Tz::America__New_York,
+            zone: Zone::new_york(),
             begins_early: MINUTES_PER_DAY - FOREX_ROLLOVER,
             daily_break: None,
             closed: BTreeSet::new(),
@@ -83,9 +82,9 @@ impl Calendar {
 
     /// Hours in one city's wall time: `week` in minutes since Sunday 00:00, `daily_break` in
     /// minutes since midnight, both half-open. Dates go from midnight to midnight there.
-    pub fn new(zone: Tz, week: Range<u32>, daily_break: Option<Range<u32>>) -> Calendar {
+    pub fn new(zone: Zone, week: Range<u32>, daily_break: Option<Range<u32>>) -> Calendar {
         Calendar {
-            weeks: vec![Week { zone, open: week }],
+            weeks: vec![Week { zone: zone.clone(), open: week }],
             zone,
             begins_early: 0,
             daily_break,
@@ -103,14 +102,14 @@ impl Calendar {
 
     /// What is expected of the 5-minute bucket that starts at `start`.
     pub fn expectation(&self, start: Timestamp) -> Expectation {
-        let wall = wall_s(self.zone, start);
+        let wall = self.zone.wall_s(start);
         let minute_of_day = wall.div_euclid(60).rem_euclid(i64::from(MINUTES_PER_DAY));
         let pauses = self.daily_break.as_ref().is_some_and(|pause| holds(pause, minute_of_day));
         let open = self
             .weeks
             .iter()
             .filter(|week| {
-                let wall = if week.zone == self.zone { wall } else { wall_s(week.zone, start) };
+                let wall = if week.zone == self.zone { wall } else { week.zone.wall_s(start) };
                 let minute = wall.div_euclid(60) + EPOCH_WEEK_MINUTE;
                 holds(&week.open, minute.rem_euclid(7 * i64::from(MINUTES_PER_DAY)))
             })
@@ -166,13 +165,13 @@ impl Calendar {
     /// where a clock is put forward or back before the next minute at which it may change.
     fn steady_s(&self, time: Timestamp) -> i64 {
         let weeks =
-            self.weeks.iter().flat_map(|week| [(week.zone, week.open.start), (week.zone, week.open.end)]);
+            self.weeks.iter().flat_map(|week| [(&week.zone, week.open.start), (&week.zone, week.open.end)]);
         let pauses = self.daily_break.iter().flat_map(|pause| [pause.start, pause.end]);
-        let days = pauses.chain([MINUTES_PER_DAY - self.begins_early]).map(|minute| (self.zone, minute));
-        let until = |(zone, minute): (Tz, u32)| {
-            let wall = wall_s(zone, time);
+        let days = pauses.chain([MINUTES_PER_DAY - self.begins_early]).map(|minute| (&self.zone, minute));
+        let until = |(zone, minute): (&Zone, u32)| {
+            let wall = zone.wall_s(time);
             let until = (i64::from(minute) * 60 - wall - 1).rem_euclid(DAY_S) + 1;
-            if wall_s(zone, time.plus(until)) == wall + until { until } else { 0 }
+            if zone.wall_s(time.plus(until)) == wall + until { until } else { 0 }
         };
         weeks.chain(days).map(until).min().unwrap_or(0)
     }
@@ -205,12 +204,6 @@ fn holds(span: &Range<u32>, minute: i64) -> bool {
     (i64::from(span.start)..i64::from(span.end)).contains(&minute)
 }
 
-/// What a city's clocks show, as seconds since they showed 1970-01-01 00:00.
-fn wall_s(zone: Tz, time: Timestamp) -> i64 {
-    let offset = zone.offset_from_utc_datetime(&time.utc().naive_utc()).fix();
-    time.plus(offset.local_minus_utc().into()).0
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
@@ -221,6 +214,10 @@ mod tests {
 
     fn at(time: &str) -> Timestamp {
         Timestamp::from(time.parse::<DateTime<chrono::Utc>>().unwrap())
+    }
+
+    fn zone(name: &str) -> Zone {
+        Zone::named(name).unwrap()
     }
 
     fn date(text: &str) -> NaiveDate {
@@ -377,7 +374,7 @@ mod tests {
     #[test]
     fn a_longer_bar_is_to_be_had_where_a_part_of_its_time_is() {
         let monday = |time: &str| at(&format!("2026-06-01T{time}:00Z"));
-        let calendar = Calendar::new(Tz::UTC, 0..10_080, Some(13 * 60 - 5..13 * 60 + 20));
+        let calendar = Calendar::new(zone("UTC"), 0..10_080, Some(13 * 60 - 5..13 * 60 + 20));
         let bars =
             |from: &str, to: &str, timeframe| calendar.bars_at_most(monday(from)..monday(to), timeframe);
         assert_eq!(bars("12:00", "14:00", Timeframe::M5), 24 - 5);
@@ -392,7 +389,7 @@ mod tests {
 
     #[test]
     fn counting_back_gives_up_after_a_year() {
-        let never = Calendar::new(Tz::UTC, 0..0, None);
+        let never = Calendar::new(zone("UTC"), 0..0, None);
         let end = at("2020-01-19T22:10:00Z");
         assert_eq!(never.back_from(end, 0), end);
         assert_eq!(never.back_from(end, 1), end.plus(-366 * 86_400));
@@ -450,7 +447,7 @@ mod tests {
     #[test]
     fn a_configured_calendar_has_its_own_week_breaks_and_dates() {
         let week = 22 * 60..5 * MINUTES_PER_DAY + 21 * 60;
-        let calendar = Calendar::new(Tz::Europe__London, week, Some(22 * 60..22 * 60 + 5))
+        let calendar = Calendar::new(zone("Europe/London"), week, Some(22 * 60..22 * 60 + 5))
             .closed_on([date("2026-06-03")]);
         assert_eq!(
             // London is an hour ahead of UTC.
@@ -477,7 +474,7 @@ mod tests {
     fn hours_follow_the_citys_clocks() {
         // Sunday 01:00 to 04:00 in Berlin, with a break from 02:30 to 03:30. On 2026-03-29 the clocks
         // go from 02:00 to 03:00, on 2026-10-25 from 03:00 back to 02:00.
-        let calendar = Calendar::new(Tz::Europe__Berlin, 60..4 * 60, Some(150..210));
+        let calendar = Calendar::new(zone("Europe/Berlin"), 60..4 * 60, Some(150..210));
         assert_eq!(
             shape(&calendar, "2026-03-28T23:00:00Z", "2026-03-29T04:00:00Z"),
             ["Sat 28 23:00 C", "Sun 29 00:00 E", "Sun 29 01:00 C", "Sun 29 01:30 E", "Sun 29 02:00 C"]
@@ -498,13 +495,13 @@ mod tests {
 
     fn calendars() -> impl Strategy<Value = Calendar> {
         let zones = [
-            Tz::UTC,
-            Tz::America__New_York,
-            Tz::America__St_Johns,
-            Tz::Europe__London,
-            Tz::Africa__Casablanca,
-            Tz::Asia__Kathmandu,
-            Tz::Australia__Lord_Howe,
+            zone("UTC"),
+            zone("America/New_York"),
+            zone("America/St_Johns"),
+            zone("Europe/London"),
+            zone("Africa/Casablanca"),
+            zone("Asia/Kathmandu"),
+            zone("Australia/Lord_Howe"),
         ];
         let dates = || {
             let day = (0..4_000_u64).prop_map(|day| date("2019-01-01") + chrono::Days::new(day));
@@ -515,7 +512,7 @@ mod tests {
                 let pause = proptest::option::of((0..1_440_u32, 0..=1_440_u32));
                 pause.prop_map(move |pause| {
                     let pause = pause.map(|(a, b)| a.min(b)..a.max(b));
-                    Calendar::new(zone, a.min(b)..a.max(b), pause)
+                    Calendar::new(zone.clone(), a.min(b)..a.max(b), pause)
                 })
             })
             .boxed();

@@ -16,6 +16,7 @@ pub mod price;
 pub mod scale;
 pub mod time;
 pub mod timeframe;
+pub mod zone;
 
 pub use bar::{Bar, BarKey, Source};
 pub use calendar::{Calendar, Expectation};
@@ -29,3 +30,4 @@ pub use price::{Mid, Ohlc, Price, PriceError};
 pub use scale::Scale;
 pub use time::Timestamp;
 pub use timeframe::Timeframe;
+pub use zone::Zone;

@@ -51,7 +51,21 @@ impl Price {
     /// # Errors
     /// [`PriceError::NotANumber`] for anything but digits with at most one point;
     /// [`PriceError::OutOfRange`] for zero, negative and absurd values.
+    #[inline]
     pub fn parse(text: &str, points_shift: u32) -> Result<Price, PriceError> {
+        if let Some((number, decimals)) = short_decimal(text.as_bytes())
+            && let Some(missing) = DECIMALS.checked_sub(decimals + points_shift)
+        {
+            // Eight digits and as many zeros.
+            let units = number * POWERS_OF_TEN[missing as usize];
+            return i64::try_from(units).ok().and_then(Price::from_units).ok_or(PriceError::OutOfRange);
+        }
+        Price::parse_any(text, points_shift)
+    }
+
+    /// As [`Price::parse`], for texts of any length.
+    #[cold]
+    fn parse_any(text: &str, points_shift: u32) -> Result<Price, PriceError> {
         let (negative, digits) = match text.as_bytes() {
             [b'-', digits @ ..] => (true, digits),
             digits => (false, digits),
@@ -95,6 +109,7 @@ impl Price {
     }
 
     /// The price of `units` × 10⁻⁸, or `None` where no pair trades there.
+    #[inline]
     pub fn from_units(units: i64) -> Option<Price> {
         NonZeroI64::new(units).filter(|units| units.is_positive() && units.get() <= MAX_UNITS).map(Price)
     }
@@ -124,6 +139,40 @@ impl Price {
     pub fn mid(self, ask: Price) -> Mid {
         Mid(self.units() + ask.units())
     }
+}
+
+/// Reads what nearly every price is, four to eight bytes of digits with at most one point: the number
+/// without its point, and how many decimals it has. `None` where it is anything else.
+///
+/// All bytes are looked at together, in one word.
+#[inline]
+fn short_decimal(text: &[u8]) -> Option<(u64, u32)> {
+    const LOW_BITS: u64 = u64::from_ne_bytes([0x7f; 8]);
+    let missing = 8_usize.checked_sub(text.len())?;
+    let (first, last) = (text.first_chunk()?, text.last_chunk()?);
+    let values = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes) ^ u32::from_ne_bytes([b'0'; 4]));
+    // Each digit's value, the first one's lowest, behind as many zeros as bytes are missing. Where both
+    // halves overlap they are equal.
+    let mut word = (values(last) << 32) | (values(first) << (8 * missing));
+    // The highest bit of each byte that is a point, and no other bit.
+    let differs = word ^ u64::from_ne_bytes([b'.' ^ b'0'; 8]);
+    let points = !(((differs & LOW_BITS) + LOW_BITS) | differs | LOW_BITS);
+    let mut decimals = 0;
+    if points != 0 {
+        // The digits before the point move up by one, onto it. A second point is refused below.
+        let point = points & points.wrapping_neg();
+        let (before, through) = ((point >> 7) - 1, (point << 1).wrapping_sub(1));
+        word = (word & !through) | ((word & before) << 8);
+        decimals = point.leading_zeros() / 8;
+    }
+    // By this sum a byte reaches its highest bit from ten on.
+    if (((word & LOW_BITS) + u64::from_ne_bytes([0x80 - 10; 8])) | word) & !LOW_BITS != 0 {
+        return None;
+    }
+    // Neighbours become numbers of two digits, of four, of eight.
+    let word = (word.wrapping_mul(1 + (10 << 8)) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let word = (word.wrapping_mul(1 + (100 << 16)) >> 16) & 0x0000_ffff_0000_ffff;
+    Some((word.wrapping_mul(1 + (10_000 << 32)) >> 32, decimals))
 }
 
 impl fmt::Display for Price {
@@ -175,6 +224,7 @@ pub struct Ohlc {
 
 impl Ohlc {
     /// Whether high and low enclose open and close.
+    #[inline]
     pub fn is_ordered(&self) -> bool {
         self.low <= self.open.min(self.close) && self.high >= self.open.max(self.close)
     }
@@ -247,6 +297,25 @@ mod tests {
         for value in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300] {
             assert_eq!(Price::from_f64(value), Err(PriceError::OutOfRange), "{value}");
         }
+    }
+
+    #[test]
+    fn short_texts_are_read_as_all_others_are() {
+        for length in 0..=9 {
+            for place in 0..length {
+                for byte in 0..128 {
+                    let digits = ["123456789", "000000001", "99.999999", ".12345678"].into_iter();
+                    for (text, shift) in digits.zip([0, 2, 4, 4]) {
+                        let mut text = text.as_bytes()[..length].to_vec();
+                        text[place] = byte;
+                        let text = String::from_utf8(text).unwrap();
+                        let expected = Price::parse_any(&text, shift);
+                        assert_eq!(Price::parse(&text, shift), expected, "{text} shifted by {shift}");
+                    }
+                }
+            }
+        }
+        check("1.3é", 0, Err(PriceError::NotANumber));
     }
 
     #[test]

@@ -100,6 +100,7 @@ pub fn classify(pair: Pair, bid: Option<Price>, scaling_factor: Option<f64>) -> 
 const JUMP_FACTOR: i64 = 5;
 
 /// Whether `next` cannot be a price on the scale of `previous`.
+#[inline]
 pub fn jumped(previous: Price, next: Price) -> bool {
     let (low, high) = (previous.min(next), previous.max(next));
     high.units() / JUMP_FACTOR >= low.units()

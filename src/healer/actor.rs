@@ -25,7 +25,7 @@ use super::plan::{
     self, BARS_PER_REQUEST_MAX, BARS_PER_REQUEST_MIN, GiveUp, Now, Plan, Purse, Request, Terms, Why,
 };
 use super::wishes;
-use crate::clock::{Clock, EventClock};
+use crate::clock::{self, Clock, EventClock};
 use crate::config::Retention;
 use crate::domain::{Fact, FactBatch, Mark, Pair, Timeframe, Timestamp};
 use crate::failpoint;
@@ -199,8 +199,10 @@ impl Actor for HealerActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.look(ctx);
-        ctx.run_interval(LOOK_EVERY, Self::look);
-        ctx.run_interval(WISHES_EVERY, Self::look_for_wishes);
+        let looks = clock::beats(LOOK_EVERY).into_actor(self).map(|(), act, ctx| act.look(ctx));
+        ctx.spawn(looks.finish());
+        let wishes = clock::beats(WISHES_EVERY).into_actor(self).map(|(), act, ctx| act.look_for_wishes(ctx));
+        ctx.spawn(wishes.finish());
     }
 }
 
@@ -298,6 +300,10 @@ impl Healer {
         let Known { pages, purse, reopened } = self.read(now.wall).await?;
         let remaining = if purse.refused.is_some() { 0 } else { purse.remaining };
         self.stats.allowance_remaining.set(remaining.into());
+        let both = [Timeframe::M5, Timeframe::M15];
+        let missing =
+            pages.iter().flat_map(|page| both.map(|timeframe| page.buckets_missing(timeframe))).sum();
+        self.stats.buckets_missing.set(missing);
         work.attempts.forget(|pair, timeframe, span| {
             pages.iter().any(|page| page.pair == pair && page.wants(timeframe, span))
         });

@@ -52,6 +52,13 @@ impl Page {
             .filter(|run| run.state == State::Missing)
     }
 
+    /// How many buckets of one of the two lengths are missing.
+    pub fn buckets_missing(&self, timeframe: Timeframe) -> u64 {
+        let runs = self.runs(timeframe).iter().filter(|run| run.state == State::Missing);
+        let seconds: i64 = runs.map(|run| run.span.end.since(run.span.start)).sum();
+        (seconds / timeframe.seconds()).unsigned_abs()
+    }
+
     /// Whether something of a span is still to be asked for: it is missing, or it is a longer stretch
     /// that the ledger knows nothing of while parts of it are missing.
     pub fn wants(&self, timeframe: Timeframe, span: &Range<Timestamp>) -> bool {
@@ -316,6 +323,12 @@ mod tests {
             )
         };
         assert_eq!(found.iter().map(one).collect::<Vec<_>>().join(" "), expected, "{ledger}");
+    }
+
+    #[test]
+    fn missing_buckets_are_counted_of_each_length() {
+        let page = page(0, "dsqdul", "dd.sd");
+        assert_eq!([Timeframe::M5, Timeframe::M15].map(|timeframe| page.buckets_missing(timeframe)), [3, 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Watched, is_outdated};
-use crate::clock::EventClock;
+use crate::clock::{self, EventClock};
 use crate::domain::Timestamp;
 use crate::store::StoreHandle;
 
@@ -33,6 +33,6 @@ pub async fn keep(watched: Watched, event_clock: EventClock, store: StoreHandle)
                 }
             }
         }
-        actix_rt::time::sleep(LOOK_EVERY).await;
+        clock::beat(LOOK_EVERY).await;
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::due;
-use crate::clock::EventClock;
+use crate::clock::{self, EventClock};
 use crate::config::Retention;
 use crate::domain::{Timeframe, Timestamp};
 use crate::failpoint;
@@ -68,7 +68,7 @@ impl Actor for RetentionActor {
                         log::warn!(error:% = error, again_s = TRY_AGAIN_AFTER.as_secs(); "old bars could not be deleted");
                         actix_rt::time::sleep(TRY_AGAIN_AFTER).await;
                     }
-                    actix_rt::time::sleep(LOOK_EVERY).await;
+                    clock::beat(LOOK_EVERY).await;
                 }
             }
             .into_actor(self),

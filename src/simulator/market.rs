@@ -5,14 +5,13 @@
 //! the seed, the pair and the bucket's start alone; a replayed one reads recorded bars
 //! ([`ReplayMarket`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use chrono::{Datelike, TimeZone, Timelike, Weekday};
-use chrono_tz::America::New_York;
+use chrono::{Datelike, Timelike, Weekday};
 
 use super::replay::ReplayMarket;
 use crate::domain::pair::MAJOR_PAIRS;
-use crate::domain::{Bar, BarKey, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
+use crate::domain::{Bar, BarKey, Ohlc, Pair, Price, Source, Timeframe, Timestamp, Zone};
 
 /// Length of the bucket that ticks are kept by, in seconds.
 pub(crate) const BUCKET_S: i64 = 300;
@@ -100,9 +99,11 @@ pub(crate) fn price_of(points: i32, decimals: usize) -> Price {
     Price::from_units(units).expect("both markets hold positive prices of at most 21,475")
 }
 
+static NEW_YORK: LazyLock<Zone> = LazyLock::new(Zone::new_york);
+
 /// Whether forex trades at `time`: Sunday 17:00 to Friday 17:00 in New York.
 pub(crate) fn is_open(time: Timestamp) -> bool {
-    let local = New_York.from_utc_datetime(&time.utc().naive_utc());
+    let local = Timestamp(NEW_YORK.wall_s(time)).utc();
     match local.weekday() {
         Weekday::Sat => false,
         Weekday::Sun => local.hour() >= 17,

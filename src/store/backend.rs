@@ -10,17 +10,19 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
-use diesel::sql_types::BigInt;
-use diesel::sqlite::SqliteConnection;
+use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::upsert::excluded;
 
 use super::attempts::WriteAttempt;
 use super::error::StoreError;
 use super::lease::LeaseRow;
+use super::many::CANDLE_COLUMNS;
 use super::postgres::Server;
-use super::rows::{CandleRow, CoverageRow, SettingRow};
-use super::schema::{candles, coverage, heal_attempts, lease, settings};
+use super::rows::{CandleRow, SettingRow};
+use super::schema::{heal_attempts, lease, settings};
 use crate::domain::Timestamp;
 
 /// One connection to either database.
@@ -43,50 +45,43 @@ macro_rules! on_backend {
 }
 pub(super) use on_backend;
 
-/// Begins a transaction on PostgreSQL that may write.
+/// Begins a transaction on SQLite that may write: its write lock is taken now, so that a transaction once
+/// begun does not fail for another writer halfway.
+pub(super) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
+
+/// What begins a transaction on PostgreSQL that may write, on a connection that is not known to be lost.
 ///
 /// It waits for the one row that all writers lock, so that commit order is `seq` order and the lease
 /// cannot change hands halfway; but not for ever, should the other be stuck. A process that is paused
 /// in the middle loses its transaction, and with it the row. What it reads after that is read anew: under a
 /// stricter isolation, which a role may have by default, the lease would be read as before the wait. And a commit is on the disk when it
 /// returns, even where the server is set not to wait for that.
-fn begin_write_on_server(lock_timeout: Duration) -> String {
-    let (lock_ms, idle_ms) = (lock_timeout.as_millis().max(1), IDLE_TIMEOUT.as_millis());
-    format!(
+pub(super) fn begin_write_on(server: &mut Server) -> Result<String, StoreError> {
+    if server.is_read_only {
+        return Err(StoreError::Unwritable { why: "it was opened for reading only".to_owned() });
+    }
+    server.revive()?;
+    let (lock_ms, idle_ms) = (server.lock_timeout.as_millis().max(1), IDLE_TIMEOUT.as_millis());
+    Ok(format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {lock_ms}; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}; \
          SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
          INSERT INTO lease VALUES ('writers', '', '', '', 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING; \
          SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE"
-    )
+    ))
 }
 
 /// A process that says nothing for so long in the middle of a transaction has lost it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connection {
-    /// Begins a transaction that may write: SQLite's write lock is taken now, so that a
-    /// transaction once begun does not fail for another writer halfway; PostgreSQL's likewise.
-    pub(super) fn begin_write(&mut self) -> Result<(), StoreError> {
-        if matches!(self, Connection::Postgres(server) if server.is_read_only) {
-            return Err(StoreError::Unwritable { why: "it was opened for reading only".to_owned() });
-        }
-        let on_server = match self {
-            Connection::Sqlite(_) => String::new(),
-            Connection::Postgres(server) => begin_write_on_server(server.lock_timeout),
-        };
-        self.begin("BEGIN IMMEDIATE", &on_server)
-    }
-
     /// Begins a transaction whose reads all see the same state.
     pub(super) fn begin_read(&mut self) -> Result<(), StoreError> {
-        self.begin("BEGIN DEFERRED", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    }
-
-    fn begin(&mut self, on_sqlite: &str, on_postgres: &str) -> Result<(), StoreError> {
         self.revive()?;
         Ok(match self {
-            Connection::Sqlite(connection) => connection.batch_execute(on_sqlite),
-            Connection::Postgres(server) => server.wire.batch_execute(on_postgres),
+            Connection::Sqlite(connection) => connection.batch_execute("BEGIN DEFERRED"),
+            Connection::Postgres(server) => {
+                server.wire.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            }
         }?)
     }
 
@@ -135,48 +130,54 @@ pub(super) fn lease_time(connection: &mut Connection, now: Timestamp) -> QueryRe
     match connection {
         Connection::Sqlite(_) => Ok(now),
         Connection::Postgres(server) => {
-            let seconds = sql::<BigInt>("extract(epoch FROM clock_timestamp())::bigint");
+            let seconds = sql::<BigInt>("floor(extract(epoch FROM clock_timestamp()))::bigint");
             diesel::select(seconds).get_result(&mut server.wire).map(Timestamp)
         }
     }
 }
 
-/// Inserts a bar unless there is one with its key; answers how many rows that made.
+/// A bar that is inserted into an SQLite file unless there is one with its key.
 ///
-/// On SQLite `INSERT OR IGNORE` and not `ON CONFLICT DO NOTHING`, which diesel builds anew and looks
-/// up by its whole text for every row; this one it finds by its type.
+/// Spelled by hand, and found by its type among what is prepared. diesel's own insert asks each column over and over
+/// whether it is there at all, and that of `ON CONFLICT DO NOTHING` is built anew for every row and looked up by its text.
+struct InsertOrIgnore<'a>(&'a CandleRow<'a>);
+
+impl QueryFragment<Sqlite> for InsertOrIgnore<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        let InsertOrIgnore(row) = self;
+        macro_rules! bind {
+            ($($column:ident: $kind:ty),*) => {$(
+                out.push_sql(", ");
+                out.push_bind_param::<$kind, _>(&row.$column)?;
+            )*};
+        }
+        out.push_sql("INSERT OR IGNORE INTO candles (");
+        out.push_sql(CANDLE_COLUMNS);
+        out.push_sql(") VALUES (");
+        out.push_bind_param::<Text, _>(row.pair)?;
+        bind!(timeframe: Text, timestamp: BigInt, open: Double, high: Double, low: Double, close: Double);
+        bind!(volume: BigInt, source: Text, created_at: BigInt);
+        bind!(bid_open: Double, bid_high: Double, bid_low: Double, bid_close: Double);
+        bind!(ask_open: Double, ask_high: Double, ask_low: Double, ask_close: Double);
+        bind!(revision: Integer, updated_at: BigInt, seq: BigInt, feed_id: Nullable<BigInt>);
+        out.push_sql(")");
+        Ok(())
+    }
+}
+
+impl QueryId for InsertOrIgnore<'_> {
+    type QueryId = InsertOrIgnore<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl RunQueryDsl<SqliteConnection> for InsertOrIgnore<'_> {}
+
+/// Inserts a bar into an SQLite file unless there is one with its key; answers how many rows that made.
 pub(super) fn insert_candle_or_ignore(
-    connection: &mut Connection,
+    connection: &mut SqliteConnection,
     row: &CandleRow<'_>,
 ) -> QueryResult<usize> {
-    match connection {
-        Connection::Sqlite(connection) => {
-            diesel::insert_or_ignore_into(candles::table).values(row).execute(connection)
-        }
-        Connection::Postgres(server) => {
-            diesel::insert_into(candles::table).values(row).on_conflict_do_nothing().execute(&mut server.wire)
-        }
-    }
-}
-
-/// Writes runs over whatever began at the same buckets.
-pub(super) fn put_runs(connection: &mut Connection, rows: &[CoverageRow<'_>]) -> QueryResult<()> {
-    match connection {
-        Connection::Sqlite(connection) => rows.iter().try_for_each(|row| {
-            diesel::replace_into(coverage::table).values(row).execute(connection).map(drop)
-        }),
-        Connection::Postgres(server) => super::many::put_runs(&mut server.wire, rows),
-    }
-}
-
-/// Removes runs by pair, timeframe and start.
-pub(super) fn remove_runs(connection: &mut Connection, keys: &[(&str, &str, i64)]) -> QueryResult<()> {
-    match connection {
-        Connection::Sqlite(connection) => keys
-            .iter()
-            .try_for_each(|key| diesel::delete(coverage::table.find(*key)).execute(connection).map(drop)),
-        Connection::Postgres(server) => super::many::remove_runs(&mut server.wire, keys),
-    }
+    InsertOrIgnore(row).execute(connection)
 }
 
 /// Writes a setting over its old value.

@@ -5,53 +5,60 @@
 //! come one by one, in the order of an index, so reading stops where enough are read. A server sends
 //! all that it was not told to leave out.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::result::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use diesel_async::AsyncPgConnection;
+use futures_util::future::try_join;
 
 use super::backend::{Connection, insert_candle_or_ignore, on_backend};
 use super::error::StoreError;
-use super::ledger::few_reads;
-use super::many::{ROWS_MAX, insert_candles, replace_candles};
-use super::postgres::Wire;
+use super::many::{ROWS_MAX, Wanted, insert_candles, replace_candles, within_each};
 use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision, RevisionRow, StoredBar};
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 
-/// Inserts a bar unless one is stored under its key; answers whether it was inserted.
-pub(super) fn insert_or_ignore(connection: &mut Connection, bar: &StoredBar) -> QueryResult<bool> {
+/// Inserts a bar into an SQLite file unless one is stored under its key; answers whether it was inserted.
+pub(super) fn insert_or_ignore(connection: &mut SqliteConnection, bar: &StoredBar) -> QueryResult<bool> {
     let pair = PairText::new(bar.bar.key.pair);
     Ok(insert_candle_or_ignore(connection, &CandleRow::new(&pair, bar))? == 1)
 }
 
 /// Inserts bars, none of which may be there, on a server.
-pub(super) fn insert_many(wire: &mut Wire, bars: &[StoredBar]) -> QueryResult<()> {
-    with_rows(bars, |rows| insert_candles(wire, rows))
+pub(super) async fn insert_many(server: &AsyncPgConnection, bars: &[StoredBar]) -> QueryResult<()> {
+    let pairs = pairs_of(bars);
+    insert_candles(server, &rows_of(&pairs, bars)).await
 }
 
 /// Writes bars over those of their keys, on a server.
-pub(super) fn replace_many(wire: &mut Wire, bars: &[StoredBar]) -> QueryResult<()> {
-    with_rows(bars, |rows| replace_candles(wire, rows))
+pub(super) async fn replace_many(server: &AsyncPgConnection, bars: &[StoredBar]) -> QueryResult<()> {
+    let pairs = pairs_of(bars);
+    replace_candles(server, &rows_of(&pairs, bars)).await
 }
 
-fn with_rows(bars: &[StoredBar], write: impl FnOnce(&[CandleRow<'_>]) -> QueryResult<()>) -> QueryResult<()> {
-    let pairs: Vec<PairText> = bars.iter().map(|stored| PairText::new(stored.bar.key.pair)).collect();
-    let rows: Vec<CandleRow<'_>> =
-        pairs.iter().zip(bars).map(|(pair, stored)| CandleRow::new(pair, stored)).collect();
-    write(&rows)
+fn pairs_of(bars: &[StoredBar]) -> Vec<PairText> {
+    bars.iter().map(|stored| PairText::new(stored.bar.key.pair)).collect()
+}
+
+fn rows_of<'a>(pairs: &'a [PairText], bars: &[StoredBar]) -> Vec<CandleRow<'a>> {
+    pairs.iter().zip(bars).map(|(pair, stored)| CandleRow::new(pair, stored)).collect()
 }
 
 /// Keeps values that are not, or no longer, in `candles`, on a server.
-pub(super) fn insert_revisions(wire: &mut Wire, revisions: &[Revision]) -> QueryResult<()> {
+pub(super) async fn insert_revisions(
+    mut server: &AsyncPgConnection,
+    revisions: &[Revision],
+) -> QueryResult<()> {
     for revisions in revisions.chunks(ROWS_MAX) {
         let pairs: Vec<PairText> =
             revisions.iter().map(|revision| PairText::new(revision.bar.key.pair)).collect();
         let rows: Vec<RevisionRow<'_>> =
             pairs.iter().zip(revisions).map(|(pair, revision)| RevisionRow::new(pair, revision)).collect();
-        diesel::insert_into(candle_revisions::table).values(&rows).execute(wire)?;
+        let insert = diesel::insert_into(candle_revisions::table).values(&rows);
+        diesel_async::RunQueryDsl::execute(insert, &mut server).await?;
     }
     Ok(())
 }
@@ -110,54 +117,46 @@ pub(super) fn newest(
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
 }
 
-/// What bars that start within the span of their pair were before, and what was refused for them, ascending by
-/// `seq`; maybe more.
-pub(super) fn revisions_within(
-    connection: &mut Connection,
-    spans: &BTreeMap<Pair, Range<Timestamp>>,
+/// What bars that start within these spans were before, and what was refused for them, ascending by `seq`. On a server,
+/// together with what else is asked.
+pub(super) async fn revisions_within(
+    mut server: &AsyncPgConnection,
+    spans: &[(Pair, Timeframe, Range<Timestamp>)],
 ) -> Result<Vec<Revision>, StoreError> {
-    let mut found = Vec::new();
-    for (pairs, span) in few_reads(spans) {
-        let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
-        let rows: Vec<(String, String, ReadRevision)> = on_backend!(connection, connection => {
-            candle_revisions::table
-                .filter(candle_revisions::pair.eq_any(texts.iter().map(PairText::as_str)))
-                .filter(candle_revisions::timeframe.eq_any(Timeframe::ALL.map(Timeframe::as_str)))
-                .filter(candle_revisions::timestamp.ge(span.start.0))
-                .filter(candle_revisions::timestamp.lt(span.end.0))
-                .order(candle_revisions::seq.asc())
-                .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
-                .load(connection)
-        })?;
-        for (pair, timeframe, row) in rows {
-            found.push(row.revision(rows::pair(&pair)?, rows::timeframe(&timeframe)?)?);
-        }
+    struct RevisionsWithin;
+    let of_one = candle_revisions::table
+        .filter(candle_revisions::pair.eq(Wanted::PAIR))
+        .filter(candle_revisions::timeframe.eq(Wanted::TIMEFRAME))
+        .filter(candle_revisions::timestamp.ge(Wanted::FROM))
+        .filter(candle_revisions::timestamp.lt(Wanted::TO))
+        .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()));
+    let all = within_each::<RevisionsWithin, _>(of_one, spans);
+    let rows: Vec<(String, String, ReadRevision)> = diesel_async::RunQueryDsl::load(all, &mut server).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for (pair, timeframe, row) in rows {
+        found.push(row.revision(rows::pair(&pair)?, rows::timeframe(&timeframe)?)?);
     }
+    found.sort_by_key(|revision| revision.seq);
     Ok(found)
 }
 
-/// The bars of all timeframes that start within the span of their pair; maybe more.
-pub(super) fn within(
-    connection: &mut Connection,
-    spans: &BTreeMap<Pair, Range<Timestamp>>,
+/// The bars that start within these spans. On a server, together with what else is asked.
+pub(super) async fn within(
+    mut server: &AsyncPgConnection,
+    spans: &[(Pair, Timeframe, Range<Timestamp>)],
 ) -> Result<Vec<StoredBar>, StoreError> {
-    let mut found = Vec::new();
-    for (pairs, span) in few_reads(spans) {
-        let texts: Vec<PairText> = pairs.into_iter().map(PairText::new).collect();
-        let rows: Vec<(String, String, ReadCandle)> = on_backend!(connection, connection => {
-            candles::table
-                .filter(candles::pair.eq_any(texts.iter().map(PairText::as_str)))
-                .filter(candles::timeframe.eq_any(Timeframe::ALL.map(Timeframe::as_str)))
-                .filter(candles::timestamp.ge(span.start.0))
-                .filter(candles::timestamp.lt(span.end.0))
-                .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
-                .load(connection)
-        })?;
-        for (pair, timeframe, row) in rows {
-            found.push(row.stored_bar(rows::pair(&pair)?, rows::timeframe(&timeframe)?)?);
-        }
-    }
-    Ok(found)
+    struct Within;
+    let of_one = candles::table
+        .filter(candles::pair.eq(Wanted::PAIR))
+        .filter(candles::timeframe.eq(Wanted::TIMEFRAME))
+        .filter(candles::timestamp.ge(Wanted::FROM))
+        .filter(candles::timestamp.lt(Wanted::TO))
+        .select((candles::pair, candles::timeframe, ReadCandle::as_select()));
+    let all = within_each::<Within, _>(of_one, spans);
+    let rows: Vec<(String, String, ReadCandle)> = diesel_async::RunQueryDsl::load(all, &mut server).await?;
+    rows.iter()
+        .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
+        .collect()
 }
 
 /// At most `count_max` bars with a higher `seq`, ascending by it.
@@ -178,9 +177,7 @@ pub(super) fn after(
             .limit(limit(count_max))
             .load(&mut server.wire),
     }?;
-    rows.iter()
-        .map(|(pair, timeframe, row)| row.stored_bar(rows::pair(pair)?, rows::timeframe(timeframe)?))
-        .collect()
+    rows.iter().map(|(pair, timeframe, row)| row.bar_of(pair, timeframe)).collect()
 }
 
 /// At most `count_max` values that were replaced or refused and have a higher `seq`, ascending by it. Of both kinds,
@@ -203,9 +200,7 @@ pub(super) fn revisions_after(
             .limit(limit(count_max))
             .load(&mut server.wire),
     }?;
-    rows.iter()
-        .map(|(pair, timeframe, row)| row.revision(rows::pair(pair)?, rows::timeframe(timeframe)?))
-        .collect()
+    rows.iter().map(|(pair, timeframe, row)| row.revision_of(pair, timeframe)).collect()
 }
 
 fn limit(count_max: usize) -> i64 {
@@ -271,14 +266,30 @@ pub(super) fn counts(connection: &mut Connection) -> Result<Vec<(Timeframe, u64)
     Ok(counts)
 }
 
+/// The highest `seq` in a table.
+macro_rules! highest_seq {
+    ($table:ident) => {
+        $table::table.select(max($table::seq))
+    };
+}
+
 /// The highest `seq` given so far, 0 before the first.
 pub(super) fn last_seq(connection: &mut Connection) -> QueryResult<i64> {
-    let stored: Option<i64> = on_backend!(connection, connection => {
-        candles::table.select(max(candles::seq)).get_result(connection)
-    })?;
-    let revised: Option<i64> = on_backend!(connection, connection => {
-        candle_revisions::table.select(max(candle_revisions::seq)).get_result(connection)
-    })?;
+    let stored: Option<i64> =
+        on_backend!(connection, connection => highest_seq!(candles).get_result(connection))?;
+    let revised: Option<i64> =
+        on_backend!(connection, connection => highest_seq!(candle_revisions).get_result(connection))?;
+    Ok(stored.max(revised).unwrap_or(0))
+}
+
+/// The same on a server, together with what else is asked.
+pub(super) async fn last_seq_on(server: &AsyncPgConnection) -> QueryResult<i64> {
+    let (mut server, mut also) = (server, server);
+    let (stored, revised): (Option<i64>, Option<i64>) = try_join(
+        diesel_async::RunQueryDsl::get_result(highest_seq!(candles), &mut server),
+        diesel_async::RunQueryDsl::get_result(highest_seq!(candle_revisions), &mut also),
+    )
+    .await?;
     Ok(stored.max(revised).unwrap_or(0))
 }
 

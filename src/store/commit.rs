@@ -2,17 +2,17 @@
 //! complete or change. Stream, healing, corrections and imports all come through here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use log::warn;
 
 use super::backend::Connection;
-use super::bars;
 use super::correction::{Verdict, judge};
 use super::error::StoreError;
 use super::ledger::Ledger;
+use super::outset::{self, Outset};
 use super::rows::{Revision, RevisionKind, StoredBar};
+use super::sequence::Begin;
 use super::shelf::Shelf;
 use crate::aggregator::rollup::{Slot, fold};
 use crate::domain::coverage::{Run, has_no_bar};
@@ -41,6 +41,8 @@ pub struct CommitReport {
     pub marks: usize,
     /// The highest `seq` given so far, in this transaction or before it.
     pub last_seq: i64,
+    /// The database is a copy, and has given no number since it was made.
+    pub is_copy: bool,
 }
 
 /// What the transaction needs to know besides the facts.
@@ -51,26 +53,30 @@ pub(super) struct Terms<'a> {
     pub(super) feed_ids: &'a HashMap<Pair, i64>,
     /// The highest `seq` that this process has committed.
     pub(super) last_seq: i64,
+    /// Whether the database may be a copy that has given no `seq` yet.
+    pub(super) may_be_copy: bool,
     /// Wall time.
     pub(super) now: Timestamp,
 }
 
-/// Applies the batches. The caller has begun a transaction and ends it.
+/// Applies the batches. The caller has begun a transaction, read in it what they may come across, and ends it.
 pub(super) fn apply(
     connection: &mut Connection,
     terms: &Terms<'_>,
+    outset: Outset,
     batches: &[Arc<FactBatch>],
 ) -> Result<CommitReport, StoreError> {
-    let last_seq = bars::last_seq(connection)?;
+    let Outset { last_seq, shelf, ledger } = outset;
     if last_seq < terms.last_seq {
         return Err(StoreError::WentBack { known: terms.last_seq, found: last_seq });
     }
-    let shelf = Shelf::look(connection, settled_spans(terms, batches))?;
+    let begin = Begin::after(connection, last_seq, terms.may_be_copy)?;
     let mut commit = Commit {
         connection,
         shelf,
+        ledger,
         terms,
-        report: CommitReport { last_seq, ..CommitReport::default() },
+        report: CommitReport { last_seq: begin.base, ..CommitReport::default() },
         findings: BTreeMap::new(),
         parts: HashMap::new(),
         touched: BTreeSet::new(),
@@ -84,7 +90,9 @@ pub(super) fn apply(
         }
     }
     failpoint::reach("commit.bars");
-    commit.finish()
+    let report = commit.finish()?;
+    let last_seq = begin.end(connection, report.last_seq)?;
+    Ok(CommitReport { last_seq, is_copy: begin.leaves_out() && last_seq < begin.base, ..report })
 }
 
 /// What became of a bar.
@@ -95,37 +103,10 @@ enum Placed {
     Kept(Bar, Verdict),
 }
 
-/// Of each pair, the longer buckets that its settled bars lie in.
-fn settled_spans(terms: &Terms<'_>, batches: &[Arc<FactBatch>]) -> BTreeMap<Pair, Range<Timestamp>> {
-    let mut spans = BTreeMap::new();
-    for fact in batches.iter().flat_map(|batch| &batch.facts) {
-        if let Fact::Settled(Bar { key, .. }) = fact {
-            let span = key.start..key.start.plus(key.timeframe.seconds());
-            widen(&mut spans, key.pair, terms.around(&span));
-        }
-    }
-    spans
-}
-
-fn widen(spans: &mut BTreeMap<Pair, Range<Timestamp>>, pair: Pair, span: Range<Timestamp>) {
-    let hull = spans.entry(pair).or_insert(span.clone());
-    *hull = hull.start.min(span.start)..hull.end.max(span.end);
-}
-
-impl Terms<'_> {
-    /// The longer buckets that meet a span, whole.
-    fn around(&self, span: &Range<Timestamp>) -> Range<Timestamp> {
-        // Each timeframe is asked: buckets of 10 and 15 minutes do not nest.
-        let lengths = || self.longer.iter().map(|longer| longer.seconds());
-        let start = lengths().map(|length| span.start.floor(length)).min();
-        let end = lengths().map(|length| span.end.ceil(length)).max();
-        start.unwrap_or(span.start)..end.unwrap_or(span.end)
-    }
-}
-
 struct Commit<'a> {
     connection: &'a mut Connection,
     shelf: Shelf,
+    ledger: Ledger,
     terms: &'a Terms<'a>,
     report: CommitReport,
     /// What to lay over the ledger, in the order learnt.
@@ -295,7 +276,7 @@ impl Commit<'_> {
             self.shelf.flush(self.connection)?;
             return Ok(self.report);
         }
-        let mut ledger = Ledger::load(self.connection, &self.spans())?;
+        let mut ledger = std::mem::take(&mut self.ledger);
         let findings = std::mem::take(&mut self.findings);
         for ((pair, timeframe), runs) in &findings {
             runs.iter().for_each(|run| ledger.lay(*pair, *timeframe, run));
@@ -308,18 +289,8 @@ impl Commit<'_> {
         for ((pair, timeframe), runs) in &self.findings {
             runs.iter().for_each(|run| ledger.lay(*pair, *timeframe, run));
         }
-        self.shelf.flush(self.connection)?;
-        ledger.save(self.connection, self.terms.now)?;
+        outset::finish(self.connection, &mut self.shelf, &ledger, self.terms.now)?;
         Ok(self.report)
-    }
-
-    /// Of each pair, the longer buckets that its findings lie in.
-    fn spans(&self) -> BTreeMap<Pair, Range<Timestamp>> {
-        let mut spans = BTreeMap::new();
-        for ((pair, _), runs) in &self.findings {
-            runs.iter().for_each(|run| widen(&mut spans, *pair, self.terms.around(&run.span)));
-        }
-        spans
     }
 
     /// A slot now known to have no bar may complete a longer bucket: one with bars beside it.

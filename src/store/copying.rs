@@ -18,12 +18,13 @@ use super::schema::{
     NUMBERED_TABLES, allowance, candle_revisions, candles, coverage, feeds, fetch_requests, heal_attempts,
     market_hours, settings, stream_breaks, watched_bars,
 };
+use super::sequence::COPIED;
 use super::settings as words;
 
 /// The setting that says that a copy into the database has begun and not ended.
 pub(super) const UNFINISHED: &str = "copy.unfinished";
 /// Settings that belong to one database and are not copied.
-const OWN_SETTINGS: [&str; 3] = [UNFINISHED, "database_id", "service.run"];
+const OWN_SETTINGS: [&str; 4] = [UNFINISHED, "database_id", "service.run", COPIED];
 /// Rows in memory at a time.
 const PAGE_ROWS: i64 = 5_000;
 
@@ -325,17 +326,16 @@ fn clear(target: &mut Connection) -> QueryResult<()> {
     Ok(())
 }
 
-/// Ends a copy: new rows get numbers after those that were copied.
+/// Ends a copy: new rows get numbers after those that were copied, and what is stored next one that nothing has which
+/// the source stores meanwhile.
 pub(super) fn finish(target: &mut Connection) -> Result<(), StoreError> {
     if let Connection::Postgres(server) = target {
         for table in NUMBERED_TABLES {
             server.wire.batch_execute(&number_on(table))?;
         }
     }
-    on_backend!(target, connection => {
-        diesel::delete(settings::table.find(UNFINISHED)).execute(connection)?;
-    });
-    Ok(())
+    words::set(target, COPIED, "1")?;
+    words::remove(target, UNFINISHED)
 }
 
 /// Writes what it is shown.

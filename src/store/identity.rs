@@ -36,6 +36,13 @@ impl Store {
     }
 }
 
+/// A number by chance.
+pub(super) fn random_number() -> Result<u32, StoreError> {
+    let mut bytes = [0; 4];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::NoRandomness)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
 /// A name that nothing else has: 128 random bits, as 32 hexadecimal digits.
 pub(super) fn random_name() -> Result<String, StoreError> {
     let mut bytes = [0; 16];

@@ -10,6 +10,8 @@
 use std::fs::File;
 
 use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use diesel_async::AsyncPgConnection;
 
 use super::backend::{Connection, on_backend, put_lease};
 use super::error::{StoreError, cut};
@@ -92,7 +94,7 @@ impl Lease {
 
     /// By what its writes are known.
     pub(super) fn fence(&self) -> Fence {
-        Fence { holder: self.process.holder.clone() }
+        Fence { holder: self.process.holder.clone(), epoch: self.epoch }
     }
 }
 
@@ -100,6 +102,8 @@ impl Lease {
 #[derive(Clone, Debug)]
 pub(super) struct Fence {
     holder: String,
+    /// Number of this holder.
+    pub(super) epoch: i64,
 }
 
 /// The last sign of life of a holder, and for how long there has been no other.
@@ -151,6 +155,8 @@ pub struct LeaseState {
     pub released: bool,
     /// Its process lives.
     pub alive: bool,
+    /// What time it was when this was read, by the clock of the other times here: on a server by the server's.
+    pub read_at: Timestamp,
 }
 
 impl LeaseState {
@@ -165,9 +171,10 @@ impl LeaseState {
         self.alive && self.pid == this_pid() && self.host == this_host()
     }
 
-    /// For how many seconds nothing was heard, at wall time `now`, of one that lives; none while that is not long.
-    pub fn silent_s(&self, now: Timestamp) -> Option<i64> {
-        Some(now.since(self.renewed_at)).filter(|seconds| self.alive && *seconds > SILENT_AFTER_S)
+    /// For how many seconds nothing was heard of one that lives; none while that is not long.
+    pub fn silent_s(&self) -> Option<i64> {
+        let silent_s = self.read_at.since(self.renewed_at);
+        Some(silent_s).filter(|seconds| self.alive && *seconds > SILENT_AFTER_S)
     }
 }
 
@@ -210,8 +217,15 @@ impl LeaseRow {
         self.expires_at <= self.renewed_at
     }
 
-    fn state(self, alive: bool) -> LeaseState {
+    /// Of one that is refused or has lost: for whom the time does not matter.
+    fn holder(self) -> Box<LeaseState> {
+        let seen_at = Timestamp(self.renewed_at);
+        Box::new(self.state(true, seen_at))
+    }
+
+    fn state(self, alive: bool, read_at: Timestamp) -> LeaseState {
         LeaseState {
+            read_at,
             released: self.is_released(),
             command: self.command,
             host: self.host,
@@ -278,18 +292,25 @@ pub(super) fn take(
     Ok(lease)
 }
 
-/// Refuses who has lost the lease. In a transaction that writes, nobody can take it meanwhile. On a server
-/// nobody has it while its row is gone: whoever had it writes it anew with the next renewal.
-pub(super) fn check(connection: &mut Connection, fence: &Fence) -> Result<(), StoreError> {
-    match find(connection)? {
-        Some(row) if row.holder != fence.holder => {
-            Err(StoreError::LeaseLost { to: Box::new(row.state(true)) })
-        }
-        None if connection.is_remote() => {
-            Err(StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() })
-        }
-        _ => Ok(()),
+/// Refuses who has lost the lease of an SQLite file. In a transaction that writes, nobody can take it meanwhile.
+pub(super) fn check(file: &mut SqliteConnection, fence: &Fence) -> Result<(), StoreError> {
+    let row = of_collector().get_result(file).optional()?;
+    row.map_or(Ok(()), |row| admit(row, fence))
+}
+
+/// The same on a server, together with what else is asked. There nobody has it while its row is gone: whoever had
+/// it writes it anew with the next renewal.
+pub(super) async fn check_on(mut server: &AsyncPgConnection, fence: &Fence) -> Result<(), StoreError> {
+    let row = diesel_async::RunQueryDsl::get_result(of_collector(), &mut server).await.optional()?;
+    let gone = || StoreError::Busy { why: "the row of the lease is gone, it is written anew".to_owned() };
+    admit(row.ok_or_else(gone)?, fence)
+}
+
+fn admit(row: LeaseRow, fence: &Fence) -> Result<(), StoreError> {
+    if row.holder == fence.holder {
+        return Ok(());
     }
+    Err(StoreError::LeaseLost { to: row.holder() })
 }
 
 /// Writes down that somebody waits for the lease.
@@ -324,20 +345,20 @@ pub(super) fn standbys(connection: &mut Connection, now: Timestamp) -> Result<Ve
             .select(LeaseRow::as_select())
             .load(connection)
     })?;
-    Ok(rows.into_iter().map(|row| row.state(true)).collect())
+    Ok(rows.into_iter().map(|row| row.state(true, now)).collect())
 }
 
 /// The refusal of a lease that the row's holder has. A row that was given back, or none, is of
 /// a process that has the lock and has not written who it is yet.
 pub(super) fn leased(row: Option<LeaseRow>) -> StoreError {
-    let by = row.filter(|row| !row.is_released()).map(|row| Box::new(row.state(true)));
+    let by = row.filter(|row| !row.is_released()).map(LeaseRow::holder);
     StoreError::Leased { by }
 }
 
 /// Makes the lease last from `now` on. A row that is gone is written anew.
 pub(super) fn renew(connection: &mut Connection, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
     if let Some(row) = find(connection)?.filter(|row| row.holder != lease.process.holder) {
-        return Err(StoreError::LeaseLost { to: Box::new(row.state(true)) });
+        return Err(StoreError::LeaseLost { to: row.holder() });
     }
     Ok(put_lease(connection, &LeaseRow::new(lease, now, LEASE_S)).map(drop)?)
 }
@@ -361,14 +382,19 @@ pub(super) fn state(
             Some(locked) => locked && !row.is_released(),
             None => standing(Some(&row), "", now, 0) == Standing::Held,
         };
-        row.state(alive)
+        row.state(alive, now)
     }))
 }
 
 pub(super) fn find(connection: &mut Connection) -> Result<Option<LeaseRow>, StoreError> {
-    Ok(on_backend!(connection, connection => {
-        lease::table.find(COLLECTOR).select(LeaseRow::as_select()).get_result(connection).optional()
-    })?)
+    Ok(on_backend!(connection, connection => of_collector().get_result(connection).optional())?)
+}
+
+/// The row of the lease.
+#[diesel::dsl::auto_type]
+fn of_collector() -> _ {
+    let name: &'static str = COLLECTOR;
+    lease::table.find(name)
 }
 
 #[cfg(test)]
@@ -417,10 +443,10 @@ mod tests {
     #[test]
     fn a_process_of_the_same_number_on_another_machine_is_another() {
         let ours = LeaseRow { host: this_host(), pid: this_pid(), ..row(-3, 12) };
-        assert!(ours.clone().state(true).is_ours());
-        assert!(!ours.clone().state(false).is_ours());
-        assert!(!LeaseRow { host: "another".to_owned(), ..ours.clone() }.state(true).is_ours());
-        assert!(!LeaseRow { pid: this_pid() + 1, ..ours }.state(true).is_ours());
+        assert!(ours.clone().state(true, NOW).is_ours());
+        assert!(!ours.clone().state(false, NOW).is_ours());
+        assert!(!LeaseRow { host: "another".to_owned(), ..ours.clone() }.state(true, NOW).is_ours());
+        assert!(!LeaseRow { pid: this_pid() + 1, ..ours }.state(true, NOW).is_ours());
     }
 
     #[test]

@@ -1,50 +1,65 @@
 //! Table `coverage`: what is known of each bucket, read in runs, changed in memory by
 //! [`overlay`], written back where it changed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use diesel::dsl::sql;
+use diesel::dsl::{auto_type, sql};
 use diesel::prelude::*;
 use diesel::result::QueryResult;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_async::AsyncPgConnection;
+use futures_util::future::try_join;
 
-use super::backend::{Connection, on_backend, put_runs, remove_runs};
+use super::backend::{Connection, on_backend};
 use super::error::StoreError;
+use super::many::{Wanted, put_runs, remove_runs, within_each};
 use super::rows::{CoverageRow, PairText, ReadCoverage};
 use super::schema::coverage;
 use crate::domain::coverage::{Run, overlay};
 use crate::domain::{Pair, Reason, State, Timeframe, Timestamp};
 
-/// Several pairs are read with one statement as long as what is asked of them lies within so
-/// many seconds: what is known of a day of all pairs is little. Else each pair is read for itself.
+/// Of a file, each pair and timeframe that is asked for is looked up as long as they are no more than these. More are read
+/// with one statement where what is asked lies within so many seconds of the ledger's end: that statement reads
+/// all that there is behind it.
+const LOOKED_UP_MAX: usize = 5;
+const ONE_READ_BACK_MAX_S: i64 = 7 * 24 * 3600;
+/// And where it is not longer than this, seconds: what is known of a day of all pairs is little.
 const ONE_READ_SPAN_MAX_S: i64 = 24 * 3600;
 
-/// What is asked of each pair, in as few reads as are sensible.
-pub(super) fn few_reads(spans: &BTreeMap<Pair, Range<Timestamp>>) -> Vec<(Vec<Pair>, Range<Timestamp>)> {
-    let hull = spans.values().cloned().reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-    match hull {
-        Some(hull) if hull.end.since(hull.start) <= ONE_READ_SPAN_MAX_S => {
-            vec![(spans.keys().copied().collect(), hull)]
-        }
-        _ => spans.iter().map(|(pair, span)| (vec![*pair], span.clone())).collect(),
-    }
-}
+/// What is asked of a pair and timeframe: where.
+type Stretch = (Pair, Timeframe, Range<Timestamp>);
+
+/// The pairs of which anything is known, as table `known`: from each the next one is looked up. A query that asks for
+/// them plainly walks the whole ledger, in either database.
+const KNOWN_PAIRS: &str = "WITH RECURSIVE known (pair) AS (SELECT min(pair) FROM coverage UNION ALL \
+    SELECT (SELECT min(later.pair) FROM coverage AS later WHERE later.pair > known.pair) FROM known \
+    WHERE known.pair IS NOT NULL)";
 
 /// The end of the latest bucket that anything is known of, by pair.
 pub(super) fn ends(
     connection: &mut Connection,
     timeframe: Timeframe,
 ) -> Result<BTreeMap<Pair, Timestamp>, StoreError> {
-    let rows: Vec<(String, Option<i64>)> = on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::timeframe.eq(timeframe.as_str()))
-            .group_by(coverage::pair)
-            .select((coverage::pair, diesel::dsl::max(coverage::to_ts)))
-            .load(connection)
-    })?;
+    #[derive(QueryableByName)]
+    struct End {
+        #[diesel(sql_type = Text)]
+        pair: String,
+        #[diesel(sql_type = Nullable<BigInt>)]
+        to_ts: Option<i64>,
+    }
+    let text = format!(
+        "{KNOWN_PAIRS} SELECT known.pair AS pair, (SELECT run.to_ts FROM coverage AS run WHERE run.pair = known.pair \
+         AND run.timeframe = '{timeframe}' ORDER BY run.from_ts DESC LIMIT 1) AS to_ts \
+         FROM known WHERE known.pair IS NOT NULL",
+        timeframe = timeframe.as_str()
+    );
+    let rows: Vec<End> =
+        on_backend!(connection, connection => diesel::sql_query(text).get_results(connection))?;
     let mut ends = BTreeMap::new();
-    for (pair, end) in rows {
+    for End { pair, to_ts: end } in rows {
         let pair: Pair = pair.parse().map_err(StoreError::corrupt)?;
         ends.extend(end.map(|end| (pair, Timestamp(end))));
     }
@@ -56,21 +71,32 @@ pub(super) fn buckets_by_state(
     connection: &mut Connection,
     timeframe: Timeframe,
 ) -> Result<Vec<(State, u64)>, StoreError> {
-    // A sum of whole numbers is none on PostgreSQL.
-    let seconds = || sql::<BigInt>("CAST(sum(to_ts - from_ts) AS BIGINT)");
-    let rows: Vec<(String, i64)> = on_backend!(connection, connection => {
+    // Grouped, SQLite either looks up each run that an index on the state names, or sorts them all: twice as long. A sum
+    // of whole numbers is none on PostgreSQL.
+    let columns = State::ALL.map(|state| {
+        let seconds =
+            format!("SUM(CASE state WHEN '{state}' THEN to_ts - from_ts END)", state = state.as_str());
+        format!("CAST(COALESCE({seconds}, 0) AS BIGINT)")
+    });
+    let [stored, quiet, closed, missing, lost] = columns.each_ref().map(|column| sql::<BigInt>(column));
+    let all = sql::<BigInt>("CAST(COALESCE(SUM(to_ts - from_ts), 0) AS BIGINT)");
+    let (all, seconds): (i64, (i64, i64, i64, i64, i64)) = on_backend!(connection, connection => {
         coverage::table
             .filter(coverage::timeframe.eq(timeframe.as_str()))
-            .group_by(coverage::state)
-            .select((coverage::state, seconds()))
-            .load(connection)
+            .select((all, (stored, quiet, closed, missing, lost)))
+            .get_result(connection)
     })?;
-    let counted = |(state, seconds): (String, i64)| {
-        let state: State = state.parse().map_err(StoreError::corrupt)?;
-        Ok((state, (seconds / timeframe.seconds()).unsigned_abs()))
-    };
-    rows.into_iter().map(counted).collect()
+    let seconds = [seconds.0, seconds.1, seconds.2, seconds.3, seconds.4];
+    if seconds.iter().sum::<i64>() != all {
+        return Err(StoreError::corrupt("the ledger has runs of no known state"));
+    }
+    let counts = State::ALL.into_iter().zip(seconds);
+    let counts = counts.map(|(state, seconds)| (state, (seconds / timeframe.seconds()).unsigned_abs()));
+    Ok(counts.filter(|(_, buckets)| *buckets > 0).collect())
 }
+
+/// Pair, timeframe and start of a run.
+type RunKey<'a> = (&'a str, &'static str, i64);
 
 /// The part of the ledger that a transaction touches.
 #[derive(Default)]
@@ -86,18 +112,27 @@ struct Runs {
 }
 
 impl Ledger {
-    /// Reads the runs of every timeframe that touch each pair's span.
+    /// Reads the runs of these timeframes that meet or adjoin each pair's span from an SQLite file.
     pub(super) fn load(
-        connection: &mut Connection,
+        file: &mut SqliteConnection,
         spans: &BTreeMap<Pair, Range<Timestamp>>,
+        timeframes: &BTreeSet<Timeframe>,
     ) -> Result<Ledger, StoreError> {
+        let stretches: Vec<Stretch> = stretches(spans, timeframes).collect();
         let mut ledger = Ledger::default();
-        for (pairs, span) in few_reads(spans) {
-            ledger.add(match pairs[..] {
-                [pair] => touching_of(connection, pair, &span)?,
-                _ => touching(connection, &span)?,
-            })?;
-        }
+        ledger.add(touching_in(file, &stretches)?)?;
+        Ok(ledger)
+    }
+
+    /// The same on a server, together with what else is asked.
+    pub(super) async fn load_on(
+        server: &AsyncPgConnection,
+        spans: &BTreeMap<Pair, Range<Timestamp>>,
+        timeframes: &BTreeSet<Timeframe>,
+    ) -> Result<Ledger, StoreError> {
+        let stretches: Vec<Stretch> = stretches(spans, timeframes).collect();
+        let mut ledger = Ledger::default();
+        ledger.add(touching_each(server, &stretches).await?)?;
         Ok(ledger)
     }
 
@@ -152,10 +187,38 @@ impl Ledger {
     }
 
     /// Writes what changed since the reading.
-    pub(super) fn save(&self, connection: &mut Connection, now: Timestamp) -> QueryResult<()> {
-        let texts: Vec<PairText> = self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect();
+    pub(super) fn save(&self, connection: &mut SqliteConnection, now: Timestamp) -> QueryResult<()> {
+        let texts = self.texts();
+        let (changed, gone) = self.changes(&texts, now);
+        for row in &changed {
+            diesel::replace_into(coverage::table).values(row).execute(connection)?;
+        }
+        for key in &gone {
+            diesel::delete(coverage::table.find(*key)).execute(connection)?;
+        }
+        Ok(())
+    }
+
+    /// The same on a server, together with what else is asked.
+    pub(super) async fn save_on(&self, server: &AsyncPgConnection, now: Timestamp) -> QueryResult<()> {
+        let texts = self.texts();
+        let (changed, gone) = self.changes(&texts, now);
+        try_join(put_runs(server, &changed), remove_runs(server, &gone)).await.map(drop)
+    }
+
+    /// The pair of each of `runs`, in their order.
+    fn texts(&self) -> Vec<PairText> {
+        self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect()
+    }
+
+    /// The runs that are new or other than read, and the keys of those that are gone.
+    fn changes<'a>(
+        &'a self,
+        texts: &'a [PairText],
+        now: Timestamp,
+    ) -> (Vec<CoverageRow<'a>>, Vec<RunKey<'a>>) {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        for (((_, timeframe), runs), text) in self.runs.iter().zip(&texts) {
+        for (((_, timeframe), runs), text) in self.runs.iter().zip(texts) {
             let mut after = runs.after.iter().peekable();
             for old in &runs.before {
                 let mut kept = false;
@@ -171,39 +234,114 @@ impl Ledger {
             }
             changed.extend(after.map(|new| CoverageRow::new(text, *timeframe, new, now)));
         }
-        put_runs(connection, &changed)?;
-        remove_runs(connection, &gone)
+        (changed, gone)
     }
 }
 
-/// Runs of all pairs and timeframes that meet or adjoin `span`, ascending for each.
-fn touching(connection: &mut Connection, span: &Range<Timestamp>) -> QueryResult<Vec<ReadCoverage>> {
-    on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::to_ts.ge(span.start.0))
-            .filter(coverage::from_ts.le(span.end.0))
-            .order(coverage::to_ts.asc())
-            .select(ReadCoverage::as_select())
-            .load(connection)
-    })
+/// Runs of all pairs and timeframes that meet or adjoin a span, ascending for each.
+#[auto_type]
+fn touching(start: i64, end: i64) -> _ {
+    let columns: RunColumns = run_columns();
+    coverage::table
+        .filter(coverage::to_ts.ge(start))
+        .filter(coverage::from_ts.le(end))
+        .order(coverage::to_ts.asc())
+        .select(columns)
 }
 
-/// Runs of one pair in all timeframes that meet or adjoin `span`, ascending for each.
+/// What is read of a run, from either database.
+type RunColumns = <ReadCoverage as Selectable<Sqlite>>::SelectExpression;
+
+fn run_columns() -> RunColumns {
+    <ReadCoverage as Selectable<Sqlite>>::construct_selection()
+}
+
+/// Each of the pairs with each of the timeframes.
+fn stretches(
+    spans: &BTreeMap<Pair, Range<Timestamp>>,
+    timeframes: &BTreeSet<Timeframe>,
+) -> impl Iterator<Item = Stretch> {
+    let of = |(pair, span): (&Pair, &Range<Timestamp>)| {
+        let (pair, span) = (*pair, span.clone());
+        timeframes.iter().map(move |timeframe| (pair, *timeframe, span.clone()))
+    };
+    spans.iter().flat_map(of)
+}
+
+/// Runs in a file that meet or adjoin each of the stretches, maybe others beside them, ascending for each pair and timeframe
+/// as far as its stretches are.
+fn touching_in(connection: &mut SqliteConnection, stretches: &[Stretch]) -> QueryResult<Vec<ReadCoverage>> {
+    let spans = stretches.iter().map(|(_, _, span)| span.start.0..span.end.0);
+    let hull = spans.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or_default();
+    if stretches.len() > LOOKED_UP_MAX && is_recent(connection, &hull)? {
+        return touching(hull.start, hull.end).load(connection);
+    }
+    let mut all = Vec::new();
+    for (pair, timeframe, span) in stretches {
+        all.append(&mut touching_of(connection, *pair, *timeframe, span)?);
+    }
+    Ok(all)
+}
+
+/// Whether all that a file knows of this span and later is little.
+fn is_recent(connection: &mut SqliteConnection, span: &Range<i64>) -> QueryResult<bool> {
+    if span.end.saturating_sub(span.start) > ONE_READ_SPAN_MAX_S {
+        return Ok(false);
+    }
+    let end: Option<i64> =
+        coverage::table.select(diesel::dsl::max(coverage::to_ts)).get_result(connection)?;
+    Ok(end.is_none_or(|end| end - span.start <= ONE_READ_BACK_MAX_S))
+}
+
+/// Runs of one pair and timeframe in a file that meet or adjoin a span, ascending. Read from the newest on, up to one that
+/// ends before the span: they are disjoint, so all others do too. A query that names both bounds walks all of them.
 fn touching_of(
-    connection: &mut Connection,
+    connection: &mut SqliteConnection,
     pair: Pair,
+    timeframe: Timeframe,
     span: &Range<Timestamp>,
 ) -> QueryResult<Vec<ReadCoverage>> {
-    let pair = PairText::new(pair);
-    on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::pair.eq(pair.as_str()))
-            .filter(coverage::to_ts.ge(span.start.0))
-            .filter(coverage::from_ts.le(span.end.0))
-            .order((coverage::timeframe.asc(), coverage::from_ts.asc()))
-            .select(ReadCoverage::as_select())
-            .load(connection)
-    })
+    let text = PairText::new(pair);
+    let newest_first = coverage::table
+        .filter(coverage::pair.eq(text.as_str()))
+        .filter(coverage::timeframe.eq(timeframe.as_str()))
+        .filter(coverage::from_ts.le(span.end.0))
+        .order(coverage::from_ts.desc())
+        .select(ReadCoverage::as_select());
+    let rows = newest_first.load_iter::<ReadCoverage, _>(connection)?;
+    let touches = |row: &QueryResult<ReadCoverage>| row.as_ref().map_or(true, |row| row.ends() >= span.start);
+    let mut rows = rows.take_while(touches).collect::<QueryResult<Vec<_>>>()?;
+    rows.reverse();
+    Ok(rows)
+}
+
+/// The same of each stretch, on a server, together with what else is asked.
+async fn touching_each(
+    mut server: &AsyncPgConnection,
+    stretches: &[Stretch],
+) -> QueryResult<Vec<ReadCoverage>> {
+    struct TouchingEach;
+    let of_one = coverage::table
+        .filter(coverage::pair.eq(Wanted::PAIR))
+        .filter(coverage::timeframe.eq(Wanted::TIMEFRAME))
+        .filter(coverage::from_ts.ge(Wanted::RUN_BEFORE))
+        .filter(coverage::from_ts.le(Wanted::TO))
+        .filter(coverage::to_ts.ge(Wanted::FROM))
+        .select(ReadCoverage::as_select());
+    let all = within_each::<TouchingEach, _>(of_one, stretches);
+    let mut rows: Vec<ReadCoverage> = diesel_async::RunQueryDsl::load(all, &mut server).await?;
+    rows.sort_by_key(ReadCoverage::starts);
+    Ok(rows)
+}
+
+/// The same from either database; from a file maybe others beside them.
+fn touching_any(connection: &mut Connection, stretches: &[Stretch]) -> QueryResult<Vec<ReadCoverage>> {
+    match connection {
+        Connection::Sqlite(file) => touching_in(file, stretches),
+        Connection::Postgres(server) => {
+            server.together(async { touching_each(server.shared(), stretches).await })
+        }
+    }
 }
 
 /// The runs of one pair and timeframe that meet `span`, cut to it, ascending.
@@ -213,19 +351,21 @@ pub(super) fn runs(
     timeframe: Timeframe,
     span: Range<Timestamp>,
 ) -> Result<Vec<Run>, StoreError> {
-    let text = PairText::new(pair);
-    let rows = on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::pair.eq(text.as_str()))
-            .filter(coverage::timeframe.eq(timeframe.as_str()))
-            .filter(coverage::to_ts.gt(span.start.0))
-            .filter(coverage::from_ts.lt(span.end.0))
-            .order(coverage::from_ts.asc())
-            .select(ReadCoverage::as_select())
-            .load(connection)
-    })?;
-    let runs = rows.iter().map(|row| row.run().map(|(_, _, run)| cut(run, &span)));
-    runs.collect()
+    if span.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut runs = Vec::new();
+    for row in touching_any(connection, &[(pair, timeframe, span.clone())])? {
+        let (_, _, run) = row.run()?;
+        if meets(&run, &span) {
+            runs.push(cut(run, &span));
+        }
+    }
+    Ok(runs)
+}
+
+fn meets(run: &Run, span: &Range<Timestamp>) -> bool {
+    run.span.start < span.end && run.span.end > span.start
 }
 
 /// The part within a span of a run that meets it.
@@ -233,35 +373,28 @@ fn cut(run: Run, span: &Range<Timestamp>) -> Run {
     Run { span: run.span.start.max(span.start)..run.span.end.min(span.end), ..run }
 }
 
-/// The runs that meet each of the stretches, cut to it, ascending, in the order of the stretches. Those of one day are
-/// read with one statement.
+/// The runs that meet each of the stretches, cut to it, ascending, in the order of the stretches.
 pub(super) fn runs_of_each(
     connection: &mut Connection,
-    stretches: &[(Pair, Timeframe, Range<Timestamp>)],
+    stretches: &[Stretch],
 ) -> Result<Vec<Vec<Run>>, StoreError> {
-    let mut by_start: Vec<usize> = (0..stretches.len()).collect();
-    by_start.sort_by_key(|ix| stretches[*ix].2.start);
-    let mut each = vec![Vec::new(); stretches.len()];
-    let mut rest = &by_start[..];
-    while let Some(first) = rest.first() {
-        let start = stretches[*first].2.start;
-        let fits = |ix: &usize| stretches[*ix].2.end.since(start) <= ONE_READ_SPAN_MAX_S;
-        // One that is longer than a day is read for itself.
-        let (now, later) = rest.split_at(rest.iter().take_while(|ix| fits(ix)).count().max(1));
-        let end = now.iter().map(|ix| stretches[*ix].2.end).max().unwrap_or(start);
-        for row in touching(connection, &(start..end))? {
-            let (pair, timeframe, run) = row.run()?;
-            let meets = |span: &Range<Timestamp>| run.span.start < span.end && run.span.end > span.start;
-            for ix in now {
-                let (of, length, span) = &stretches[*ix];
-                if (*of, *length) == (pair, timeframe) && meets(span) {
-                    each[*ix].push(cut(run.clone(), span));
-                }
-            }
-        }
-        rest = later;
+    let mut known: BTreeMap<(Pair, Timeframe), Vec<Run>> = BTreeMap::new();
+    for row in touching_any(connection, stretches)? {
+        let (pair, timeframe, run) = row.run()?;
+        known.entry((pair, timeframe)).or_default().push(run);
     }
-    Ok(each)
+    for runs in known.values_mut() {
+        // Stretches of one pair may overlap.
+        runs.sort_by_key(|run| run.span.start);
+        runs.dedup_by_key(|run| run.span.start);
+    }
+    let of = |(pair, timeframe, span): &Stretch| {
+        let runs = known.get(&(*pair, *timeframe)).map_or(&[][..], Vec::as_slice);
+        let first = runs.partition_point(|run| run.span.end <= span.start);
+        let met = runs[first..].iter().take_while(|run| run.span.start < span.end);
+        met.map(|run| cut(run.clone(), span)).collect()
+    };
+    Ok(stretches.iter().map(of).collect())
 }
 
 /// Every run of one timeframe in a given state, by pair, ascending.
@@ -295,37 +428,26 @@ pub(super) fn since_oldest_missing(
             .select((coverage::pair, diesel::dsl::min(coverage::from_ts)))
             .load(connection)
     })?;
-    let mut oldest: Vec<(i64, String)> =
-        oldest.into_iter().filter_map(|(pair, from)| Some((from?, pair))).collect();
-    oldest.sort();
-    // One old hole does not have the whole ledger of every pair read.
-    let mut reads: Vec<(i64, Vec<String>)> = Vec::new();
-    for (from, pair) in oldest {
-        match reads.last_mut() {
-            Some((first, pairs)) if from - *first <= ONE_READ_SPAN_MAX_S => pairs.push(pair),
-            _ => reads.push((from, vec![pair])),
-        }
-    }
-    let mut known = Vec::new();
-    for (from, pairs) in reads {
+    let mut oldest_of = BTreeMap::new();
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for (pair, from) in oldest {
+        let (Some(from), pair) = (from, super::rows::pair(&pair)?) else { continue };
+        oldest_of.insert(pair, from);
         let from = Timestamp(from).floor(Timeframe::M15.seconds());
-        let rows = on_backend!(connection, connection => {
-            coverage::table
-                .filter(coverage::pair.eq_any(&pairs))
-                .filter(coverage::to_ts.gt(from.0))
-                .filter(coverage::timeframe.eq_any(fetched))
-                .order((coverage::pair.asc(), coverage::timeframe.asc(), coverage::from_ts.asc()))
-                .select(ReadCoverage::as_select())
-                .load(connection)
-        })?;
-        for row in &rows {
-            known.push(row.run()?);
-        }
+        // What ends there is no part of it.
+        let span = from.plus(1)..Timestamp(i64::MAX);
+        stretches.extend([Timeframe::M5, Timeframe::M15].map(|timeframe| (pair, timeframe, span.clone())));
     }
-    Ok(known)
+    let runs = touching_any(connection, &stretches)?;
+    let mut runs = runs.iter().map(ReadCoverage::run).collect::<Result<Vec<_>, StoreError>>()?;
+    // Whose hole is oldest comes first, in either database.
+    runs.sort_by_key(|(pair, timeframe, run)| {
+        (oldest_of.get(pair).copied(), *pair, Reverse(*timeframe), run.span.start)
+    });
+    Ok(runs)
 }
 
-/// The pairs and timeframes of which anything is known.
+/// The pairs and timeframes of which anything is known. Walks the ledger from end to end.
 pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
     let rows: Vec<(String, String)> = on_backend!(connection, connection => {
         coverage::table
@@ -336,6 +458,32 @@ pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>
     let mut keys = rows
         .iter()
         .map(|(pair, timeframe)| Ok((super::rows::pair(pair)?, super::rows::timeframe(timeframe)?)))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    keys.sort();
+    Ok(keys)
+}
+
+/// The same, looked up instead. What no program of ours has written is not found.
+pub(super) fn keys_looked_up(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Key {
+        #[diesel(sql_type = Text)]
+        pair: String,
+        #[diesel(sql_type = Text)]
+        timeframe: String,
+    }
+    let timeframes = Timeframe::ALL.map(|timeframe| format!("SELECT '{}' AS timeframe", timeframe.as_str()));
+    let text = format!(
+        "{KNOWN_PAIRS} SELECT known.pair AS pair, lengths.timeframe AS timeframe \
+         FROM known CROSS JOIN ({}) AS lengths WHERE EXISTS (SELECT 1 FROM coverage AS run \
+         WHERE run.pair = known.pair AND run.timeframe = lengths.timeframe)",
+        timeframes.join(" UNION ALL ")
+    );
+    let rows: Vec<Key> =
+        on_backend!(connection, connection => diesel::sql_query(text).get_results(connection))?;
+    let mut keys = rows
+        .iter()
+        .map(|key| Ok((super::rows::pair(&key.pair)?, super::rows::timeframe(&key.timeframe)?)))
         .collect::<Result<Vec<_>, StoreError>>()?;
     keys.sort();
     Ok(keys)

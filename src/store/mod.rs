@@ -14,6 +14,7 @@
 //! | `sequence` | every value that bars have had, in the order of commits |
 //! | `copying` | every table into another database |
 //! | `retention` | deleting what is old |
+//! | `outset` | what a transaction that writes begins with, and one of facts ends with: few journeys to a server |
 //! | `commit`, `shelf`, `correction` | one transaction of facts; the bars it comes across; which value a bar keeps (pure) |
 //! | `handle` | a thread that owns a store, for those who must not block |
 
@@ -48,6 +49,7 @@ mod lease;
 mod ledger;
 mod many;
 mod migrate;
+mod outset;
 mod pages;
 mod postgres;
 mod requests;
@@ -82,6 +84,7 @@ pub use url::{DatabaseUrl, NotADatabaseUrl};
 
 use backend::{Connection, lease_time};
 use lease::Fence;
+use outset::{Outset, Reach};
 use url::Whereabouts;
 
 /// Copies an SQLite database, as it is at one instant and while others write to it, to a file that is empty
@@ -129,6 +132,8 @@ pub struct Store {
     fence: Option<Fence>,
     /// The highest `seq` that this connection has committed.
     last_seq: i64,
+    /// Nobody has looked yet whether this is a copy that has given no `seq`, or it is one.
+    may_be_copy: bool,
 }
 
 impl Store {
@@ -185,6 +190,7 @@ impl Store {
             feed_ids: HashMap::new(),
             fence: None,
             last_seq: 0,
+            may_be_copy: true,
         }
     }
 
@@ -242,12 +248,20 @@ impl Store {
                 None => return Err(lease::leased(lease::find(&mut self.connection)?)),
             },
         };
-        let lease = self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::take(&mut store.connection, standby, lock, now, unchanged)
-        })?;
+        let lease = self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::take(&mut store.connection, standby, lock, now, unchanged)
+            },
+        )?;
         self.fence = Some(lease.fence());
         Ok(lease)
+    }
+
+    /// Number of the holder of the lease that writes here; 0 before this store has taken it.
+    pub fn lease_epoch(&self) -> i64 {
+        self.fence.as_ref().map_or(0, |fence| fence.epoch)
     }
 
     /// Whether several processes may wait for the lease of this database: where it expires by itself.
@@ -288,10 +302,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::renew(&mut store.connection, lease, now)
-        })
+        self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::renew(&mut store.connection, lease, now)
+            },
+        )
     }
 
     /// Writes down that the holder has ended in good order at wall time `now`. Its lock, where
@@ -300,10 +317,13 @@ impl Store {
     /// # Errors
     /// Those of any write.
     pub fn release_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.within(Connection::begin_write, |store| {
-            let now = lease_time(&mut store.connection, now)?;
-            lease::release(&mut store.connection, lease, now)
-        })
+        self.within(
+            |connection| outset::begin(connection, None),
+            |store, ()| {
+                let now = lease_time(&mut store.connection, now)?;
+                lease::release(&mut store.connection, lease, now)
+            },
+        )
     }
 
     /// Who collects at wall time `now`, or did last.
@@ -518,20 +538,24 @@ impl Store {
     /// # Panics
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
-        let report = self.writing(|store| {
+        let (fence, reach) = (self.fence.clone(), Reach::of(batches, &self.longer));
+        let begin = |connection: &mut Connection| outset::begin_reading(connection, fence.as_ref(), reach);
+        let report = self.within(begin, |store, outset| {
             failpoint::reach("commit.begun");
             let terms = commit::Terms {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
-            let report = commit::apply(&mut store.connection, &terms, batches)?;
+            let report = commit::apply(&mut store.connection, &terms, outset, batches)?;
             failpoint::reach("commit.applied");
             Ok(report)
         })?;
         failpoint::reach("commit.done");
         self.last_seq = report.last_seq;
+        self.may_be_copy = report.is_copy;
         if let (Connection::Sqlite(connection), Some(log)) = (&mut self.connection, &mut self.log)
             && let Err(error) = log.keep_bounded(connection)
         {
@@ -559,14 +583,17 @@ impl Store {
         self.writing(|store| {
             store.check_whole()?;
             let facts = import::facts(&mut store.connection, bars, unseen)?;
-            let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
+            let batches = [Arc::new(FactBatch { evidence: evidence.into(), facts })];
+            let reach = Reach::of(&batches, &store.longer);
+            let outset = Outset::read(&mut store.connection, reach)?;
             let terms = commit::Terms {
                 longer: &store.longer,
                 feed_ids: &store.feed_ids,
                 last_seq: store.last_seq,
+                may_be_copy: store.may_be_copy,
                 now,
             };
-            commit::apply(&mut store.connection, &terms, &[batch])
+            commit::apply(&mut store.connection, &terms, outset, &batches)
         })
     }
 
@@ -710,8 +737,7 @@ impl Store {
         ledger::runs(&mut self.connection, pair, timeframe, span)
     }
 
-    /// The same of several stretches, in their order, with one query for those of a day. One that is much longer than a
-    /// day is better asked for alone.
+    /// The same of several stretches, in their order.
     ///
     /// # Errors
     /// Those of any read.
@@ -794,7 +820,7 @@ impl Store {
     /// Those of any read.
     pub fn last_bars(&mut self) -> Result<Vec<(Pair, Timeframe, Timestamp)>, StoreError> {
         let mut last_bars = Vec::new();
-        for (pair, timeframe) in ledger::keys(&mut self.connection)? {
+        for (pair, timeframe) in ledger::keys_looked_up(&mut self.connection)? {
             if let Some(start) = bars::last_start(&mut self.connection, pair, timeframe)? {
                 last_bars.push((pair, timeframe, start));
             }
@@ -1052,7 +1078,7 @@ impl Store {
         &mut self,
         reads: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        self.within(Connection::begin_read, reads)
+        self.within(Connection::begin_read, |store, ()| reads(store))
     }
 
     /// Counts the statements that are sent to the database from now on, but for those that begin and end transactions.
@@ -1093,22 +1119,18 @@ impl Store {
         &mut self,
         writes: impl FnOnce(&mut Store) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        self.within(Connection::begin_write, |store| {
-            if let Some(fence) = &store.fence {
-                lease::check(&mut store.connection, fence)?;
-            }
-            writes(store)
-        })
+        let fence = self.fence.clone();
+        self.within(|connection| outset::begin(connection, fence.as_ref()), |store, ()| writes(store))
     }
 
     /// Runs `work` in a transaction, which is undone where `work` or its commit fails.
-    fn within<R>(
+    fn within<B, R>(
         &mut self,
-        begin: impl FnOnce(&mut Connection) -> Result<(), StoreError>,
-        work: impl FnOnce(&mut Store) -> Result<R, StoreError>,
+        begin: impl FnOnce(&mut Connection) -> Result<B, StoreError>,
+        work: impl FnOnce(&mut Store, B) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let outcome = begin(&mut self.connection).and_then(|()| {
-            let answer = work(self)?;
+        let outcome = begin(&mut self.connection).and_then(|begun| {
+            let answer = work(self, begun)?;
             self.connection.commit()?;
             Ok(answer)
         });

@@ -142,17 +142,38 @@ impl ReadCandle {
             )?,
             created_at: Timestamp(self.created_at),
             updated_at: Timestamp(self.updated_at),
-            revision: u32::try_from(self.revision).map_err(StoreError::corrupt)?,
+            revision: revision(key, self.revision)?,
             seq: self.seq,
             feed_id: self.feed_id,
         })
     }
+
+    /// The same where its pair and timeframe were read with it.
+    pub(super) fn bar_of(&self, pair: &str, timeframe: &str) -> Result<StoredBar, StoreError> {
+        let (pair, timeframe) = read_key(self.seq, pair, timeframe)?;
+        self.stored_bar(pair, timeframe)
+    }
+}
+
+/// The pair and timeframe of a row, which is named by its `seq` where it has none that are known.
+fn read_key(seq: i64, pair: &str, timeframe: &str) -> Result<(Pair, Timeframe), StoreError> {
+    let pair = pair.parse().map_err(|error| StoreError::corrupt(format_args!("seq {seq}: {error}")))?;
+    let timeframe =
+        timeframe.parse().map_err(|error| StoreError::corrupt(format_args!("seq {seq}: {error}")))?;
+    Ok((pair, timeframe))
+}
+
+fn revision(key: BarKey, number: i32) -> Result<u32, StoreError> {
+    u32::try_from(number).map_err(|error| corrupt(key, &error))
+}
+
+/// That the row of a bar cannot be right.
+fn corrupt(key: BarKey, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::corrupt(format!("{} {} {}: {error}", key.pair, key.timeframe, key.start))
 }
 
 fn bar(key: BarKey, bid: [f64; 4], ask: [f64; 4], volume: i64, source: &str) -> Result<Bar, StoreError> {
-    let why = |error: &dyn std::fmt::Display| {
-        StoreError::corrupt(format!("{} {} {}: {error}", key.pair, key.timeframe, key.start))
-    };
+    let why = |error: &dyn std::fmt::Display| corrupt(key, error);
     let side = |[open, high, low, close]: [f64; 4]| {
         let price = |value| Price::from_f64(value).map_err(|error| why(&error));
         Ok::<Ohlc, StoreError>(Ohlc {
@@ -291,12 +312,18 @@ pub(super) struct ReadRevision {
 }
 
 impl ReadRevision {
+    /// The value, where its pair and timeframe were read with it.
+    pub(super) fn revision_of(&self, pair: &str, timeframe: &str) -> Result<Revision, StoreError> {
+        let (pair, timeframe) = read_key(self.seq, pair, timeframe)?;
+        self.revision(pair, timeframe)
+    }
+
     pub(super) fn revision(&self, pair: Pair, timeframe: Timeframe) -> Result<Revision, StoreError> {
         let key = BarKey { pair, timeframe, start: Timestamp(self.timestamp) };
         let kind = [RevisionKind::Superseded, RevisionKind::Refused]
             .into_iter()
             .find(|kind| kind.as_str() == self.kind)
-            .ok_or_else(|| StoreError::corrupt(format!("unknown kind of revision \"{}\"", self.kind)))?;
+            .ok_or_else(|| corrupt(key, &format_args!("unknown kind of revision \"{}\"", self.kind)))?;
         Ok(Revision {
             bar: bar(
                 key,
@@ -307,7 +334,7 @@ impl ReadRevision {
             )?,
             kind,
             seq: self.seq,
-            revision: u32::try_from(self.revision).map_err(StoreError::corrupt)?,
+            revision: revision(key, self.revision)?,
             valid_from: Timestamp(self.valid_from),
             valid_to: Timestamp(self.valid_to),
         })
@@ -357,6 +384,14 @@ pub(super) struct ReadCoverage {
 }
 
 impl ReadCoverage {
+    pub(super) fn starts(&self) -> i64 {
+        self.from_ts
+    }
+
+    pub(super) fn ends(&self) -> Timestamp {
+        Timestamp(self.to_ts)
+    }
+
     pub(super) fn run(&self) -> Result<(Pair, Timeframe, Run), StoreError> {
         let run = Run {
             span: Range { start: Timestamp(self.from_ts), end: Timestamp(self.to_ts) },

@@ -27,6 +27,12 @@ pub(super) fn under(connection: &mut Connection, prefix: &str) -> Result<Vec<(St
     })?)
 }
 
+/// Removes a setting, where it is there.
+pub(super) fn remove(connection: &mut Connection, key: &str) -> Result<(), StoreError> {
+    on_backend!(connection, connection => diesel::delete(settings::table.find(key)).execute(connection))?;
+    Ok(())
+}
+
 /// Writes a setting over its old value.
 pub(super) fn set(connection: &mut Connection, key: &str, value: &str) -> Result<(), StoreError> {
     put_setting(connection, &SettingRow { key, value })?;

@@ -6,6 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
+use diesel::result::QueryResult;
+use diesel_async::AsyncPgConnection;
+use futures_util::future::{try_join, try_join3};
+
 use super::backend::Connection;
 use super::bars;
 use super::error::StoreError;
@@ -21,6 +25,8 @@ const LOOK_SPAN_MAX_S: i64 = 14 * 86_400;
 pub(super) struct Shelf {
     /// Of a server: the time of each pair that was read.
     looked: BTreeMap<Pair, Range<Timestamp>>,
+    /// Of a server: the timeframes of the bars that were read.
+    timeframes: BTreeSet<Timeframe>,
     /// Of a server: what is stored in that time, and what will be.
     known: HashMap<BarKey, StoredBar>,
     /// Of a server: what was, or was refused, in that time.
@@ -33,20 +39,22 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    /// Reads what is stored of each pair within its span, if that is better done at once.
-    pub(super) fn look(
-        connection: &mut Connection,
+    /// Reads the bars of these timeframes that a server has of each pair within its span, together with what else is asked.
+    pub(super) async fn look(
+        server: &AsyncPgConnection,
         mut spans: BTreeMap<Pair, Range<Timestamp>>,
+        timeframes: BTreeSet<Timeframe>,
     ) -> Result<Shelf, StoreError> {
         spans.retain(|_, span| span.end.since(span.start) <= LOOK_SPAN_MAX_S);
-        if !connection.is_remote() || spans.is_empty() {
-            return Ok(Shelf::default());
-        }
-        let stored = bars::within(connection, &spans)?;
+        let each: Vec<_> = spans
+            .iter()
+            .flat_map(|(pair, span)| timeframes.iter().map(|timeframe| (*pair, *timeframe, span.clone())))
+            .collect();
+        let (stored, revisions) =
+            try_join(bars::within(server, &each), bars::revisions_within(server, &each)).await?;
         let known = stored.into_iter().map(|stored| (stored.bar.key, stored)).collect();
-        let revisions = bars::revisions_within(connection, &spans)?;
         let kept = revisions.len();
-        Ok(Shelf { looked: spans, known, revisions, kept, ..Shelf::default() })
+        Ok(Shelf { looked: spans, timeframes, known, revisions, kept, ..Shelf::default() })
     }
 
     /// Stores a bar unless there is one of its key, which is what is answered then.
@@ -56,8 +64,8 @@ impl Shelf {
         bar: &StoredBar,
     ) -> Result<Option<StoredBar>, StoreError> {
         let key = bar.bar.key;
-        if !connection.is_remote() {
-            if bars::insert_or_ignore(connection, bar)? {
+        if let Connection::Sqlite(file) = connection {
+            if bars::insert_or_ignore(file, bar)? {
                 return Ok(None);
             }
             let stored = bars::find(connection, key)?.ok_or_else(|| {
@@ -70,7 +78,7 @@ impl Shelf {
         }
         let stored = match self.known.get(&key) {
             Some(stored) => Some(*stored),
-            None if self.has_looked(key.pair, &(key.start..key.start.plus(1))) => None,
+            None if self.has_looked(key.pair, key.timeframe, &(key.start..key.start.plus(1))) => None,
             None => bars::find(connection, key)?,
         };
         if stored.is_none() {
@@ -101,7 +109,7 @@ impl Shelf {
         key: BarKey,
     ) -> Result<Vec<Revision>, StoreError> {
         let span = key.start..key.start.plus(1);
-        let has_looked = self.has_looked(key.pair, &span);
+        let has_looked = self.has_looked(key.pair, key.timeframe, &span);
         let is_of_key = |revision: &&Revision| revision.bar.key == key;
         if has_looked {
             return Ok(self.revisions.iter().filter(is_of_key).copied().collect());
@@ -131,7 +139,7 @@ impl Shelf {
         pair: Pair,
         span: Range<Timestamp>,
     ) -> Result<Vec<Bar>, StoreError> {
-        if self.has_looked(pair, &span) {
+        if self.has_looked(pair, Timeframe::M5, &span) {
             let slots = std::iter::successors(Some(span.start), |slot| {
                 Some(slot.plus(Timeframe::M5.seconds())).filter(|slot| *slot < span.end)
             });
@@ -150,18 +158,30 @@ impl Shelf {
     /// Writes what waits for it.
     pub(super) fn flush(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
         let Connection::Postgres(server) = connection else { return Ok(()) };
+        Ok(server.together(self.flush_to(server.shared()))?)
+    }
+
+    /// The same on a server, together with what else is asked.
+    pub(super) async fn flush_to(&mut self, server: &AsyncPgConnection) -> QueryResult<()> {
         let [new, changed] = [&mut self.new, &mut self.changed].map(|keys| {
             let bars = std::mem::take(keys).into_iter().map(|key| self.known[&key]);
             bars.collect::<Vec<StoredBar>>()
         });
-        bars::insert_many(&mut server.wire, &new)?;
-        bars::replace_many(&mut server.wire, &changed)?;
-        bars::insert_revisions(&mut server.wire, &self.revisions[self.kept..])?;
+        try_join3(
+            bars::insert_many(server, &new),
+            bars::replace_many(server, &changed),
+            bars::insert_revisions(server, &self.revisions[self.kept..]),
+        )
+        .await?;
         self.kept = self.revisions.len();
         Ok(())
     }
 
-    fn has_looked(&self, pair: Pair, span: &Range<Timestamp>) -> bool {
-        self.looked.get(&pair).is_some_and(|looked| looked.start <= span.start && span.end <= looked.end)
+    fn has_looked(&self, pair: Pair, timeframe: Timeframe, span: &Range<Timestamp>) -> bool {
+        self.timeframes.contains(&timeframe)
+            && self
+                .looked
+                .get(&pair)
+                .is_some_and(|looked| looked.start <= span.start && span.end <= looked.end)
     }
 }

@@ -287,6 +287,7 @@ fn back_up(connection: &mut SqliteConnection, path: &Path, version: &str) -> Res
         .bind::<Text, _>(half_done.to_string_lossy())
         .execute(connection)
         .map_err(|error| failed(&error))?;
+    backup::mark(&half_done).map_err(|error| failed(&error))?;
     // On the disk before anything is changed that it is a copy of.
     let kept = file.sync_all().and_then(|()| fs::rename(&half_done, &backup));
     kept.and_then(|()| sync_folder(&backup)).map_err(|error| failed(&error))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Line, Summary, Totals};
-use crate::clock::{Clock, EventClock};
+use crate::clock::{self, Clock, EventClock};
 use crate::domain::Calendar;
 use crate::logging;
 use crate::stats::Stats;
@@ -61,7 +61,7 @@ pub fn spawn(
         async move {
             let Speaker { summary, stats, clock, event_clock } = &*speaker;
             loop {
-                actix_rt::time::sleep(LOOK_EVERY).await;
+                clock::beat(LOOK_EVERY).await;
                 logging::beat();
                 let totals = Totals::read(stats);
                 let line = summary.borrow_mut().tick(event_clock.now(), &totals, clock.monotonic());
@@ -79,7 +79,7 @@ fn say(line: &Line, stats: &Stats) {
         Line::Collected { to, buckets, done } => log::info!(
             target: logging::SUMMARY,
             to:% = to, buckets, bars = done.bars, quiet = done.quiet, healed = done.healed,
-            missing = done.missing, rows = done.rows,
+            missing = done.missing, still_missing:% = known(stats.buckets_missing.get()), rows = done.rows,
             durable_ms_median:% = known(done.lag.median_ms()), durable_ms_max:% = known(done.lag.max_ms()),
             spooled = stats.facts_spooled.get(), points_left:% = known(stats.allowance_remaining.get());
             "collected"

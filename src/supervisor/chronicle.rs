@@ -209,6 +209,7 @@ mod tests {
             renewed_at: NOON.plus(30),
             released: false,
             alive,
+            read_at: NOON.plus(30),
         }
     }
 

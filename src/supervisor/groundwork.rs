@@ -45,6 +45,8 @@ pub(super) const RESTART: &str = "restart";
 const IN_DISPUTE_MAX_S: i64 = 3 * 86_400;
 /// Where the requests a minute are kept for those who reckon how long healing takes.
 pub const SETTING_PACE: &str = "history.requests_per_minute";
+/// How many bars of 5 and of 15 minutes a first start was last to bring.
+const SETTING_DEPTH: &str = "history.depth";
 
 /// When a missing bucket is lost. The first history reaches back over weekends and holidays.
 pub(super) fn give_up(config: &Config) -> GiveUp {
@@ -52,6 +54,25 @@ pub(super) fn give_up(config: &Config) -> GiveUp {
     let reach_s = (i64::from(m5) * Timeframe::M5.seconds()).max(i64::from(m15) * Timeframe::M15.seconds());
     let after_s = i64::from(config.history.give_up_days) * 86_400;
     GiveUp { after_s, first_start_after_s: after_s + reach_s * 7 / 5 + 7 * 86_400 }
+}
+
+/// The lengths of which a first start would bring more bars than `kept` says that those of this database did, and how
+/// many.
+fn deeper(kept: &str, now: Depth) -> Vec<(Timeframe, u32)> {
+    let mut kept = kept.split(' ').map(|bars| bars.parse().unwrap_or(u32::MAX));
+    let both = [(Timeframe::M5, now.m5), (Timeframe::M15, now.m15)];
+    both.into_iter().filter(|(_, bars)| kept.next().is_some_and(|kept| kept < *bars)).collect()
+}
+
+/// The lengths of which pairs that are collected already lack older bars, since more are to be brought at first than
+/// before; each is told of once.
+fn note_depth(store: &mut Store, now: Depth, is_known: bool) -> Result<Vec<(Timeframe, u32)>, StoreError> {
+    let text = format!("{} {}", now.m5, now.m15);
+    let kept = store.setting(SETTING_DEPTH)?;
+    if kept.as_ref() != Some(&text) {
+        store.set_setting(SETTING_DEPTH, &text)?;
+    }
+    Ok(kept.filter(|_| is_known).map(|kept| deeper(&kept, now)).unwrap_or_default())
 }
 
 /// How far back the first backfill reaches.
@@ -249,6 +270,7 @@ pub(super) async fn watch(
     let now = clock.wall();
     let pairs: Vec<Pair> = instruments.iter().map(|instrument| instrument.pair).collect();
     let watches = !matches!(purpose, Purpose::Backfill { watches: false, .. });
+    let depth = depth(config);
     let resume = shelf
         .run(move |store| {
             let before = store.feeds()?;
@@ -262,6 +284,14 @@ pub(super) async fn watch(
             resume.retain(|pair, _| {
                 before.iter().any(|known| known.watched_to.is_none() && known.feed.pair == *pair)
             });
+            if watches {
+                for (timeframe, bars) in note_depth(store, depth, !resume.is_empty())? {
+                    log::info!(
+                        "history.depth is for pairs that are new: those that are collected already get as much with \
+                         `candlekeep candles PAIR {timeframe} --count {bars} --fetch`"
+                    );
+                }
+            }
             let ends: Vec<(Pair, Timestamp)> = resume.iter().map(|(pair, end)| (*pair, *end)).collect();
             let facts = unproven(store, &ends)?;
             store.commit(&[Arc::new(FactBatch { evidence: RESTART.into(), facts })], now)?;
@@ -350,4 +380,27 @@ pub(super) async fn allowance_key(
     let (spender, now) = (key.clone(), clock.wall());
     shelf.run(move |store| store.give_up_booked_spends(&spender, now)).await?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DatabaseUrl;
+
+    #[test]
+    fn a_depth_that_grows_is_told_of_once() {
+        let depth = |m5, m15| Depth { m5, m15 };
+        assert_eq!(deeper("100 100", depth(300, 100)), [(Timeframe::M5, 300)]);
+        assert_eq!(deeper("100 0", depth(100, 50)), [(Timeframe::M15, 50)]);
+        assert_eq!(deeper("100 100", depth(50, 100)), []);
+        assert_eq!(deeper("rubbish", depth(300, 100)), []);
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&DatabaseUrl::sqlite(dir.path().join("c.db"))).unwrap();
+        let mut told = |m5, is_known| note_depth(&mut store, depth(m5, 100), is_known).unwrap();
+        assert_eq!(told(100, true), [], "nobody knows what it was before");
+        assert_eq!(told(300, true), [(Timeframe::M5, 300)]);
+        assert_eq!(told(300, true), []);
+        assert_eq!(told(400, false), [], "nothing has been collected yet");
+        assert_eq!(told(500, true), [(Timeframe::M5, 500)]);
+    }
 }

@@ -22,7 +22,7 @@ use super::{Alarm, Room, Roster};
 use crate::aggregator::actor::AccountTo;
 use crate::aggregator::inference::RecordKeys;
 use crate::aggregator::outbound::Outbound;
-use crate::clock::{Clock, EventClock};
+use crate::clock::{self, Clock, EventClock};
 use crate::config::{Config, Login, Retention};
 use crate::domain::Timeframe;
 use crate::exit::Failure;
@@ -70,7 +70,8 @@ const BUILT_WITHIN: Duration = Duration::from_secs(300);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// What was not made durable in time is fetched again.
 const NOT_STORED: &str = "what was held could not be stored; the next start heals what is missing";
-/// Where it is kept what a process is at, behind its number.
+/// Where it is kept what a process is at, behind the number it has as the lease's holder: after a reboot another may
+/// have the same process id.
 pub const SETTING_AT: &str = "service.at";
 
 /// What the house is for.
@@ -172,7 +173,7 @@ impl House {
             () = stop.clone() => return Ok(None),
         };
         let tenure = Arc::new(Tenure::begin(lease, store.clone(), clock.clone(), alarm.clone()));
-        let noting = actix_rt::spawn(keep_at(standing.clone(), store.clone()));
+        let noting = actix_rt::spawn(keep_at(standing.clone(), store.clone(), tenure.epoch()));
         let keeper = Keeper::new(roster.clone(), clock.clone(), store.clone(), alerts);
         let ground = Ground {
             clock: clock.clone(),
@@ -333,6 +334,11 @@ impl House {
         Ok(Some(House { stats, instruments, blueprint, tenure, chronicle, noting, keeper, summary }))
     }
 
+    /// Number of the holder of the lease that it is.
+    pub fn epoch(&self) -> i64 {
+        self.tenure.epoch()
+    }
+
     /// Where nothing is streamed: learns what time it is in the market, and accounts for everything up
     /// to then of the pairs that are watched.
     ///
@@ -459,12 +465,12 @@ async fn log_out(lines: &Lines) {
 }
 
 /// Has `status` know what this process is at, for as long as it runs.
-async fn keep_at(standing: Standing, store: StoreHandle) {
+async fn keep_at(standing: Standing, store: StoreHandle, epoch: i64) {
     let mut kept = String::new();
     loop {
         let at = standing.told();
         if at != kept {
-            let value = format!("{} {at}", std::process::id());
+            let value = format!("{epoch} {at}");
             match store.run(move |store| store.set_setting(SETTING_AT, &value)).await {
                 Ok(()) => kept = at,
                 Err(error) => {
@@ -472,14 +478,14 @@ async fn keep_at(standing: Standing, store: StoreHandle) {
                 }
             }
         }
-        actix_rt::time::sleep(SHOW_EVERY).await;
+        clock::beat(SHOW_EVERY).await;
     }
 }
 
-/// What the process of this number is at, by what was kept; nothing of another's.
-pub fn at_of(kept: &str, pid: i64) -> Option<&str> {
+/// What this holder of the lease is at, by what was kept; nothing of another's.
+pub fn at_of(kept: &str, epoch: i64) -> Option<&str> {
     let (whose, at) = kept.split_once(' ')?;
-    (whose.parse() == Ok(pid) && !at.is_empty()).then_some(at)
+    (whose.parse() == Ok(epoch) && !at.is_empty()).then_some(at)
 }
 
 /// Has systemd know what the stream is at, and metrics what else can be seen of the house. Ready is who streams, or has tried and knows why not.
@@ -504,7 +510,7 @@ async fn show(stats: &Stats, pairs: usize, standing: &Standing, entrance: &Entra
         if phase == Phase::Streaming || stats.stream_attempts_failed.get() > 0 {
             standing.ready();
         }
-        actix_rt::time::sleep(SHOW_EVERY).await;
+        clock::beat(SHOW_EVERY).await;
     }
 }
 

@@ -17,7 +17,7 @@ use super::lifeline::Alert;
 use super::pulse::Roster;
 use super::room::{Ping, Retire, Room};
 use crate::busy::Busy;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::exit::Failure;
 use crate::store::StoreHandle;
 
@@ -251,7 +251,7 @@ impl Keeper {
                 *since += late;
             }
         }
-        self.next_look = now + LOOK_EVERY;
+        self.next_look = now + clock::until_beat(LOOK_EVERY);
         self.roster.supervisor().step(LOOKS_WITHIN);
         if let Some((room, how)) = self.roster.stuck(now)
             && let Some(pause) = self.care.failed(room, now, fastrand::f64())
@@ -336,7 +336,7 @@ pub async fn start_is_stuck(roster: &Roster, clock: &Clock) -> Failure {
         if !roster.is_well(clock.monotonic()) {
             return Failure::failed("the start makes no progress");
         }
-        next_look = clock.monotonic() + LOOK_EVERY;
+        next_look = clock.monotonic() + clock::until_beat(LOOK_EVERY);
         actix_rt::time::sleep_until(next_look.into()).await;
     }
 }

@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use tokio::sync::Notify;
 
 use super::pulse::{Pulse, Roster};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::exit::one_line;
 
 /// How often it is looked whether the watchdog is due; what is new is told at once.
@@ -121,9 +121,8 @@ pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
             if !news.is_empty() && sd_notify::notify(&news).is_err() {
                 log::debug!("systemd does not take what it is told");
             }
-            let sleep = actix_rt::time::sleep(LOOK_EVERY);
             tokio::select! {
-                () = sleep => {}
+                () = clock::beat(LOOK_EVERY) => {}
                 () = standing.news.notified() => {}
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Alarm;
 use super::notify::Standing;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::domain::Timestamp;
 use crate::exit::{Exit, Failure};
 use crate::failpoint;
@@ -254,6 +254,11 @@ impl Tenure {
         Tenure { lease, renewing }
     }
 
+    /// Number of this holder of the lease.
+    pub fn epoch(&self) -> i64 {
+        self.lease.epoch()
+    }
+
     /// Writes down that the holder ends in good order. A lock is given back when this is dropped.
     pub async fn end(&self, store: &StoreHandle, clock: &Clock) {
         self.renewing.abort();
@@ -279,7 +284,7 @@ impl Drop for Tenure {
 async fn renew(lease: Arc<Lease>, store: StoreHandle, clock: Clock, alarm: Alarm) {
     let mut fails = false;
     loop {
-        actix_rt::time::sleep(RENEW_EVERY).await;
+        clock::beat(RENEW_EVERY).await;
         failpoint::in_task("lease.renew").await;
         let (lease, now) = (lease.clone(), clock.wall());
         match store.run(move |store| store.renew_lease(&lease, now)).await {

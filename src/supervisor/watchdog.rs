@@ -6,40 +6,45 @@ use std::thread;
 use std::time::Duration;
 
 use super::chronicle::Chronicle;
+use crate::clock;
 use crate::exit::{Exit, Failure};
 
-/// How often the rooms' thread shows that it lives, and how often it is looked whether it does.
-const BEAT: Duration = Duration::from_secs(1);
-/// Looks in a row without a sign of life after which the process ends. Looks are counted and not time, since
-/// a process that was stopped for long has not been blocked for long. Sooner than systemd's, which could not say why.
-const BLOCKED_AFTER: u32 = 30;
+/// How often the rooms' thread shows that it lives, seconds; it is not looked more often whether it does.
+const BEAT_S: u32 = 1;
+/// Seconds without a sign of life after which the process ends, and up to a look later. Sooner than systemd's watchdog,
+/// which could not say why.
+const BLOCKED_AFTER_S: u32 = 30;
+/// They are as many looks in a row, or a few more. Looks are counted and not time, since a process that was stopped for long has not been
+/// blocked for long.
+const LOOKS: u32 = 6;
 /// How long the last line, and its record in the database, may take: what blocks the other thread may be the log itself.
 const LAST_LINE_WITHIN: Duration = Duration::from_secs(1);
 /// Why it ends the process.
 const BLOCKED: &str = "the thread of the rooms is blocked, ending the process";
 
 /// Watches over the thread that this is called on, which runs an actix system, for as long as the process
-/// lives. `blocked_after`: looks in a row, where the usual number is not meant. `chronicle` is told why it ends.
+/// lives. `blocked_after_s`: where the usual time is not meant. `chronicle` is told why it ends.
 ///
 /// # Errors
 /// Where the system gives no thread.
-pub fn watch(blocked_after: Option<u32>, chronicle: Chronicle) -> std::io::Result<()> {
+pub fn watch(blocked_after_s: Option<u32>, chronicle: Chronicle) -> std::io::Result<()> {
     let beats = Arc::new(AtomicU64::new(0));
     let seen = beats.clone();
-    let limit = blocked_after.unwrap_or(BLOCKED_AFTER);
+    let limit_s = blocked_after_s.unwrap_or(BLOCKED_AFTER_S);
+    let look_every_s = (limit_s / LOOKS).max(BEAT_S);
     thread::Builder::new().name("candlekeep-watch".to_owned()).spawn(move || {
-        let mut count = Count::new(limit);
+        let mut count = Count::new(limit_s.div_ceil(look_every_s));
         loop {
-            thread::sleep(BEAT);
+            thread::sleep(Duration::from_secs(look_every_s.into()));
             if count.look(seen.load(Ordering::Relaxed)) {
-                end(limit, &chronicle);
+                end(limit_s, &chronicle);
             }
         }
     })?;
     actix_rt::spawn(async move {
         loop {
             beats.fetch_add(1, Ordering::Relaxed);
-            actix_rt::time::sleep(BEAT).await;
+            clock::beat(Duration::from_secs(BEAT_S.into())).await;
         }
     });
     Ok(())

@@ -235,11 +235,14 @@ fn show(event: &Event<'_>) -> String {
             format!("{tag} configured {} {frequency}", if *unfiltered { "unfiltered" } else { "filtered" })
         }
         Event::Update { tag, item, first, changes } => {
-            let changes = changes.iter().map(|change| match change {
-                Change::Unchanged => "-".to_owned(),
-                Change::Null => "null".to_owned(),
-                Change::Text(text) => format!("{text:?}"),
-            });
+            // Nearly all of these items have two fields.
+            let fields = changes.iter().last().map_or(2, |last| 2.max(last.field + 1));
+            let changes =
+                (0..fields).map(|field| match changes.iter().find(|change| change.field == field) {
+                    None => "-".to_owned(),
+                    Some(Change { value: None, .. }) => "null".to_owned(),
+                    Some(Change { value: Some(text), .. }) => format!("{text:?}"),
+                });
             let kind = if *first { "first" } else { "update" };
             format!("{tag} {kind} item {item}: {}", changes.collect::<Vec<_>>().join(" "))
         }

@@ -7,7 +7,7 @@ use super::code::{Policy, Verdict};
 use super::lines::Excerpt;
 use super::notification::LineFault;
 use super::recovery::OutOfStep;
-use super::update::{Change, UpdateFault};
+use super::update::{Changes, UpdateFault};
 use super::{Transport, Version};
 
 /// The id of a subscription: on the wire, and towards the caller the first it had there.
@@ -175,8 +175,8 @@ pub enum Event<'a> {
         item: u16,
         /// Whether it is the item's first since it was subscribed, and so a whole row.
         first: bool,
-        /// One change per field, in the order of the schema.
-        changes: &'a [Change<'a>],
+        /// What changed, in the order of the schema; everything where it is the first.
+        changes: &'a Changes<'a>,
     },
     /// The server dropped updates of an unfiltered item.
     Overflow {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::lines::{self, LineBuffer};
 use super::notification::Notification;
-use super::update::{self, Change};
+use super::update::{self, Change, Changes};
 use super::{Event, Lost, Options, SubscriptionSpec, TlcpSession, Transmit, Transport, Version};
 
 /// Reads bytes as lines, as notifications, and as the values of an update: the first byte holds
@@ -30,9 +30,14 @@ pub fn decoder(bytes: &[u8]) {
             }
             Err(error) => assert!(error.to_string().len() < 16 * lines::EXCERPT_BYTES_MAX),
         }
-        let mut changes = vec![Change::Null; usize::from(*cut)];
-        let decoded = update::decode(&text, fields, first, &mut changes).is_ok();
-        assert_eq!(decoded.then_some(changes), plain_decode(&text, fields, first), "{text:?}");
+        let plain = plain_decode(&text, fields, first);
+        let (mut changes, mut listed) = (vec![Change { field: 7, value: None }; usize::from(*cut)], None);
+        let is_good = update::list(&text, fields, first, &mut changes)
+            .and_then(|()| update::decoded(&changes, |changes| listed = Some(owned(&changes.into()))));
+        assert_eq!(listed, plain, "{text:?} {is_good:?}");
+        if let Some(changes) = update::plain(&text, fields) {
+            assert_eq!(Some(owned(&changes)), plain_decode(&text, fields, false), "{text:?}");
+        }
     }
     if let Ok(text) = str::from_utf8(rest) {
         let message: Vec<String> = lines::message_lines(text).map(|line| format!("{line:?}")).collect();
@@ -47,14 +52,20 @@ fn stream<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     lines
 }
 
+type Owned = Vec<(usize, Option<String>)>;
+
+fn owned(changes: &Changes<'_>) -> Owned {
+    changes.iter().map(|change| (change.field, change.value.map(str::to_owned))).collect()
+}
+
 /// The rules of an update's values, token by token.
-fn plain_decode(values: &str, fields: u16, first: bool) -> Option<Vec<Change<'_>>> {
-    let mut changes = Vec::new();
+fn plain_decode(values: &str, fields: u16, first: bool) -> Option<Owned> {
+    let (mut changes, mut field) = (Vec::new(), 0);
     for token in values.split('|') {
         match token {
-            "" => changes.push(Change::Unchanged),
-            "#" => changes.push(Change::Null),
-            "$" => changes.push(Change::Text("".into())),
+            "" => {}
+            "#" => changes.push((field, None)),
+            "$" => changes.push((field, Some(String::new()))),
             _ => match token.strip_prefix('^') {
                 Some(digits) => {
                     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -64,13 +75,14 @@ fn plain_decode(values: &str, fields: u16, first: bool) -> Option<Vec<Change<'_>
                     if !is_number || run > usize::from(fields) {
                         return None;
                     }
-                    changes.resize(changes.len() + run, Change::Unchanged);
+                    field += run - 1;
                 }
-                None => changes.push(Change::Text(plain_text(token)?)),
+                None => changes.push((field, Some(plain_text(token)?.into_owned()))),
             },
         }
+        field += 1;
     }
-    let is_whole = changes.len() == usize::from(fields) && !(first && changes.contains(&Change::Unchanged));
+    let is_whole = field == usize::from(fields) && !(first && changes.len() < field);
     is_whole.then_some(changes)
 }
 
@@ -151,8 +163,10 @@ impl Told {
         match event {
             // As many fields as its tag says.
             Event::Update { tag, changes, item, first } => {
-                assert_eq!(changes.len(), usize::from(tag % 4 + 1));
-                assert!(*item > 0 && !(*first && changes.contains(&Change::Unchanged)));
+                let fields = usize::from(tag % 4 + 1);
+                assert!(changes.iter().is_sorted_by(|one, next| one.field < next.field));
+                assert!(changes.iter().all(|change| change.field < fields));
+                assert!(*item > 0 && !(*first && changes.iter().count() < fields));
             }
             Event::Ended { .. } => self.ended = true,
             _ => {}

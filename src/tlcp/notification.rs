@@ -196,6 +196,18 @@ impl<'a> UpdateLine<'a> {
 
     #[inline]
     fn parse_args(args: &'a str) -> Result<UpdateLine<'a>, LineFault> {
+        // So it is for nearly every update.
+        if let Some((sub_id, rest)) = short_number(args)
+            && let Some((item, values)) = short_number(rest)
+            && let Ok(item) = u16::try_from(item)
+        {
+            return Ok(UpdateLine { sub_id: SubId(sub_id), item, values });
+        }
+        UpdateLine::parse_any_args(args)
+    }
+
+    #[cold]
+    fn parse_any_args(args: &'a str) -> Result<UpdateLine<'a>, LineFault> {
         let mut args = Args(Some(args));
         Ok(UpdateLine {
             sub_id: args.sub_id()?,
@@ -203,6 +215,21 @@ impl<'a> UpdateLine<'a> {
             values: args.0.ok_or(LineFault::TooFewArguments)?,
         })
     }
+}
+
+/// Reads a number of a few digits and the comma behind it: the number, and what follows. `None` where
+/// there is anything else.
+#[inline]
+fn short_number(args: &str) -> Option<(u32, &str)> {
+    let mut number = 0;
+    for (at, byte) in args.bytes().enumerate().take(9) {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + u32::from(byte - b'0'),
+            b',' if at > 0 => return Some((number, &args[at + 1..])),
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn parse_other(line: &str) -> Result<Notification<'_>, LineFault> {
@@ -359,6 +386,38 @@ mod tests {
     use super::*;
 
     /// Every tag with arguments as the protocol reference shows them.
+    #[test]
+    fn short_and_long_numbers_of_an_update_are_read_alike() {
+        for args in [
+            "1,1,a|b",
+            "12,3,",
+            "007,01,x",
+            "0,0,x",
+            "12345678,65535,x",
+            "123456789,1,x",
+            "4294967295,1,x",
+            "4294967296,1,x",
+            "1,65536,x",
+            "1,99999999,x",
+            ",1,x",
+            "1,,x",
+            "",
+            "1",
+            "1,",
+            "1,1",
+            "x,1,a",
+            "1,x,a",
+            "+1,1,a",
+            "1,-1,a",
+            "1 ,1,a",
+            "1,1é,a",
+            "１,1,a",
+        ] {
+            assert_eq!(UpdateLine::parse_args(args), UpdateLine::parse_any_args(args), "{args}");
+        }
+        assert_eq!(short_number("12345678,x"), Some((12_345_678, "x")));
+    }
+
     #[test]
     fn reads_every_tag() {
         let check = |line: &str, expected: Notification<'_>, is_data: bool| {

@@ -757,12 +757,17 @@ impl TlcpSession {
             return self.handle_fault(now, at, FaultReason::NoSuchItem, Excerpt::of(line), on_event);
         };
         let first = !*seen;
-        match update::decode(values, spec.fields, first, changes) {
-            Ok(()) => {
+        if *seen && let Some(changes) = update::plain(values, spec.fields) {
+            return on_event(Event::Update { tag: spec.tag, item, first: false, changes: &changes });
+        }
+        let told = update::list(values, spec.fields, first, changes).and_then(|()| {
+            update::decoded(changes, |changes| {
                 *seen = true;
-                on_event(Event::Update { tag: spec.tag, item, first, changes });
-            }
-            Err(fault) => self.handle_fault(now, at, fault.into(), Excerpt::of(line), on_event),
+                on_event(Event::Update { tag: spec.tag, item, first, changes: &changes.into() });
+            })
+        });
+        if let Err(fault) = told {
+            self.handle_fault(now, at, fault.into(), Excerpt::of(line), on_event);
         }
     }
 

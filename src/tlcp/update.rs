@@ -1,4 +1,4 @@
-//! The values of one update → one [`Change`] per field.
+//! The values of one update → a [`Change`] for each field of which it says something.
 //!
 //! Values are separated by `|` and say only what changed. A list that does not say exactly one
 //! thing about every field is refused as a whole: half an update would leave a row that never
@@ -8,15 +8,78 @@ use std::borrow::Cow;
 
 use super::percent::{self, BadPercent};
 
-/// What an update says of one field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// As it was.
-    Unchanged,
-    /// Has no value now. Not the same as the empty text.
-    Null,
-    /// Has this value now; borrowed from the line unless it had to be decoded.
-    Text(Cow<'a, str>),
+/// A field of which an update says something. Those of which it says nothing stay as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// Its place in the schema, from 0.
+    pub field: usize,
+    /// Its value now; `None` where it has none, which is not the same as the empty text.
+    pub value: Option<&'a str>,
+}
+
+/// What an update says: a [`Change`] at most for each field, in the order of the schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes<'a>(Told<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Told<'a> {
+    /// Nothing but plain texts, which begin and end (the byte behind them) at these bits.
+    Plain { values: &'a str, starts: Places, ends: Places },
+    /// Everything else.
+    Listed(&'a [Change<'a>]),
+}
+
+impl<'a> Changes<'a> {
+    /// Each change.
+    #[inline]
+    pub fn iter(&self) -> Iter<'a> {
+        Iter { told: self.0, field: 0, at: 0 }
+    }
+}
+
+/// Iterator over the changes of one update; see [`Changes::iter`].
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    /// What is left.
+    told: Told<'a>,
+    /// The field whose token begins at this byte.
+    field: usize,
+    at: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Change<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Change<'a>> {
+        match &mut self.told {
+            Told::Plain { values, starts, ends } => {
+                let (start, end) = (starts.take_first()?, ends.take_first()?);
+                // Between two texts there are separators only, each of which ends an empty token.
+                let field = self.field + (start - self.at);
+                (self.field, self.at) = (field + 1, end + 1);
+                Some(Change { field, value: Some(&values[start..end]) })
+            }
+            Told::Listed(changes) => {
+                let (first, rest) = changes.split_first()?;
+                *changes = rest;
+                Some(*first)
+            }
+        }
+    }
+}
+
+impl PartialEq for Changes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<'a> From<&'a [Change<'a>]> for Changes<'a> {
+    /// The caller has seen to their order.
+    fn from(changes: &'a [Change<'a>]) -> Changes<'a> {
+        Changes(Told::Listed(changes))
+    }
 }
 
 /// Why the values of an update cannot be taken.
@@ -42,102 +105,85 @@ pub enum UpdateFault {
     UnchangedInFirst,
 }
 
-/// Reads `values` into `changes`, one for each of `fields` fields. `first` says that the item had
-/// no update yet.
+/// Reads `values` where that is as simple as it nearly always is: texts of digits, points and the
+/// like, and separators between `fields` fields. `None` where there is more to it, see [`list`].
+#[inline]
+pub fn plain(values: &str, fields: u16) -> Option<Changes<'_>> {
+    if values.len() > PLAIN_BYTES_MAX {
+        return None;
+    }
+    let (head, tail) = values.as_bytes().split_at(values.len().min(BLOCK_BYTES));
+    let (head, tail) = (Marks::of(head), Marks::of(tail));
+    if !head.is_plain || !tail.is_plain {
+        return None;
+    }
+    let separators = u128::from(head.separators) | u128::from(tail.separators) << BLOCK_BYTES;
+    // Where tokens begin, and where they end. An empty one does both at once.
+    let (starts, ends) = (separators << 1 | 1, separators | 1 << values.len());
+    let (texts_start, texts_end) = (Places::of(starts & !ends), Places::of(ends & !starts));
+    let told = Told::Plain { values, starts: texts_start, ends: texts_end };
+    (ends.count_ones() == u32::from(fields)).then_some(Changes(told))
+}
+
+/// Reads `values` of `fields` fields into `changes`, texts as they are coded. `first` says that the
+/// item had no update yet.
 ///
 /// # Errors
 /// [`UpdateFault`]; what `changes` then holds means nothing.
-pub fn decode<'a>(
+pub fn list<'a>(
     values: &'a str,
     fields: u16,
     first: bool,
     changes: &mut Vec<Change<'a>>,
 ) -> Result<(), UpdateFault> {
-    // What the last update said still stands here; all of it is overwritten, or this one refused.
-    changes.resize(usize::from(fields), Change::Unchanged);
-    let (mut start, mut place, mut coded) = (0, 0, false);
-    for (block, bytes) in values.as_bytes().chunks(BLOCK_BYTES).enumerate() {
-        let marks = Marks::of(bytes);
-        coded |= marks.coded;
-        let mut separators = marks.separators;
-        while separators != 0 {
-            let end = block * BLOCK_BYTES + separators.trailing_zeros() as usize;
-            separators &= separators - 1;
-            place = decode_token(values, start, end, place, changes)?;
-            start = end + 1;
+    let fields = usize::from(fields);
+    changes.clear();
+    let mut field = 0;
+    for token in values.split('|') {
+        let (said_of, value) = match token.as_bytes() {
+            [b'^', b'P' | b'T', ..] => return Err(UpdateFault::Difference),
+            [b'^', count @ ..] => (run(count)?, None),
+            b"" => (1, None),
+            b"#" => (1, Some(None)),
+            b"$" => (1, Some(Some(""))),
+            _ => (1, Some(Some(token))),
+        };
+        if said_of > fields - field {
+            return Err(UpdateFault::TooMany);
         }
+        changes.extend(value.map(|value| Change { field, value }));
+        field += said_of;
     }
-    place = decode_token(values, start, values.len(), place, changes)?;
-    if place < changes.len() {
+    if field < fields {
         return Err(UpdateFault::TooFew);
     }
-    if first && changes.contains(&Change::Unchanged) {
+    if first && changes.len() < fields {
         return Err(UpdateFault::UnchangedInFirst);
-    }
-    // Hardly ever: numbers need no coding.
-    if coded { decode_texts(changes) } else { Ok(()) }
-}
-
-/// Decodes the token at `start..end`, with a separator or nothing behind it, for the field at
-/// `place`. Returns the place of the next.
-#[inline]
-fn decode_token<'a>(
-    values: &'a str,
-    start: usize,
-    end: usize,
-    place: usize,
-    changes: &mut [Change<'a>],
-) -> Result<usize, UpdateFault> {
-    let token = &values[start..end];
-    // Which fields change is anybody's guess, so nothing here branches on an empty token: of one
-    // this looks at the separator.
-    if values.as_bytes().get(start).is_some_and(|&byte| IS_SPECIAL[usize::from(byte)]) {
-        return decode_special(token, place, changes);
-    }
-    let change = changes.get_mut(place).ok_or(UpdateFault::TooMany)?;
-    *change = if start == end { Change::Unchanged } else { Change::Text(Cow::Borrowed(token)) };
-    Ok(place + 1)
-}
-
-/// First bytes that may make a token something else than a text. A table, since comparisons would
-/// be compiled to a branch that tells digits from separators.
-static IS_SPECIAL: [bool; 256] = {
-    let mut table = [false; 256];
-    table[b'#' as usize] = true;
-    table[b'$' as usize] = true;
-    table[b'^' as usize] = true;
-    table
-};
-
-#[cold]
-fn decode_special<'a>(
-    token: &'a str,
-    place: usize,
-    changes: &mut [Change<'a>],
-) -> Result<usize, UpdateFault> {
-    let change = match token.as_bytes() {
-        [b'^', b'P' | b'T', ..] => return Err(UpdateFault::Difference),
-        [b'^', count @ ..] => return decode_run(count, place, changes),
-        b"#" => Change::Null,
-        b"$" => Change::Text(Cow::Borrowed("")),
-        _ => Change::Text(Cow::Borrowed(token)),
-    };
-    *changes.get_mut(place).ok_or(UpdateFault::TooMany)? = change;
-    Ok(place + 1)
-}
-
-/// Percent-decodes every text.
-#[cold]
-fn decode_texts(changes: &mut [Change<'_>]) -> Result<(), UpdateFault> {
-    for change in changes {
-        if let Change::Text(Cow::Borrowed(text)) = *change {
-            *change = Change::Text(percent::decode(text)?);
-        }
     }
     Ok(())
 }
 
-fn decode_run(count: &[u8], place: usize, changes: &mut [Change<'_>]) -> Result<usize, UpdateFault> {
+/// Percent-decodes the texts of `changes` and hands the outcome to `take`.
+///
+/// # Errors
+/// [`UpdateFault::BadPercent`]; `take` is not called then.
+pub fn decoded(changes: &[Change<'_>], take: impl FnOnce(&[Change<'_>])) -> Result<(), UpdateFault> {
+    // Hardly ever: numbers need no coding.
+    let is_coded = |change: &Change<'_>| change.value.is_some_and(|text| text.contains('%'));
+    if !changes.iter().any(is_coded) {
+        take(changes);
+        return Ok(());
+    }
+    let texts = changes.iter().map(|change| change.value.map(percent::decode).transpose());
+    let texts: Vec<Option<Cow<'_, str>>> = texts.collect::<Result<_, _>>()?;
+    let decoded = changes.iter().zip(&texts);
+    let decoded = decoded.map(|(change, text)| Change { field: change.field, value: text.as_deref() });
+    take(&decoded.collect::<Vec<_>>());
+    Ok(())
+}
+
+/// How many fields in a row stay as they were.
+fn run(count: &[u8]) -> Result<usize, UpdateFault> {
     if count.is_empty() || !count.iter().all(u8::is_ascii_digit) {
         return Err(UpdateFault::BadCaret);
     }
@@ -145,18 +191,16 @@ fn decode_run(count: &[u8], place: usize, changes: &mut [Change<'_>]) -> Result<
     let count = count
         .iter()
         .fold(0_usize, |sum, digit| sum.saturating_mul(10).saturating_add(usize::from(digit - b'0')));
-    if count == 0 {
-        return Err(UpdateFault::BadCaret);
-    }
-    let end = place.saturating_add(count);
-    changes.get_mut(place..end).ok_or(UpdateFault::TooMany)?.fill(Change::Unchanged);
-    Ok(end)
+    if count == 0 { Err(UpdateFault::BadCaret) } else { Ok(count) }
 }
 
 /// Bytes that are looked at together.
 const BLOCK_BYTES: usize = 64;
 const WORD_BYTES: usize = size_of::<u64>();
 const _: () = assert!(BLOCK_BYTES == u64::BITS as usize);
+
+/// Two blocks hold any row of candles, and a bit for its end.
+const PLAIN_BYTES_MAX: usize = 2 * BLOCK_BYTES - 1;
 
 /// What matters about a block of at most [`BLOCK_BYTES`]. Values are so short that a vectorised
 /// search for each one costs more than looking at eight bytes at a time, and a mask leaves the
@@ -165,8 +209,8 @@ const _: () = assert!(BLOCK_BYTES == u64::BITS as usize);
 struct Marks {
     /// Where the separators are, one bit each, the first byte's lowest.
     separators: u64,
-    /// Whether there is a `%`.
-    coded: bool,
+    /// Whether all the rest are bytes from `-` to `9`, which always stand for themselves.
+    is_plain: bool,
 }
 
 impl Marks {
@@ -174,27 +218,67 @@ impl Marks {
     fn of(block: &[u8]) -> Marks {
         let Some(last) = block.last_chunk() else {
             let separators = block.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(byte == b'|'));
-            return Marks { separators, coded: block.contains(&b'%') };
+            let is_plain = block.iter().all(|byte| matches!(byte, b'|' | b'-'..=b'9'));
+            return Marks { separators, is_plain };
         };
         // The last word may overlap the one before, and then finds the same marks again.
-        let mut separators = gathered(matches(*last, b'|')) << (block.len() - WORD_BYTES);
-        let mut coded = matches(*last, b'%');
+        let (marks, mut plain) = separators_and_plain(*last);
+        let mut separators = gathered(marks) << (block.len() - WORD_BYTES);
         for (place, word) in block.as_chunks().0.iter().enumerate() {
-            separators |= gathered(matches(*word, b'|')) << (place * WORD_BYTES);
-            coded |= matches(*word, b'%');
+            let (marks, is_plain) = separators_and_plain(*word);
+            separators |= gathered(marks) << (place * WORD_BYTES);
+            plain &= is_plain;
         }
-        Marks { separators, coded: coded != 0 }
+        Marks { separators, is_plain: plain == HIGH_BITS }
     }
 }
 
-/// Returns the highest bit of each byte of `word` that equals `byte`, and no other bit.
+/// Some bytes of two blocks, as bits.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    head: u64,
+    tail: u64,
+}
+
+impl Places {
+    fn of(bits: u128) -> Places {
+        Places { head: bits as u64, tail: (bits >> BLOCK_BYTES) as u64 }
+    }
+
+    #[inline]
+    fn take_first(&mut self) -> Option<usize> {
+        if self.head != 0 {
+            let first = self.head.trailing_zeros() as usize;
+            self.head &= self.head - 1;
+            Some(first)
+        } else if self.tail != 0 {
+            let first = self.tail.trailing_zeros() as usize;
+            self.tail &= self.tail - 1;
+            Some(BLOCK_BYTES + first)
+        } else {
+            None
+        }
+    }
+}
+
+/// Highest and other bits of each byte of a word.
+const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
+const LOW_BITS: u64 = !HIGH_BITS;
+
+/// Returns the highest bit of each byte that is a separator, and of each byte that is a separator or
+/// from `-` to `9`, and no other bit.
 #[inline]
-fn matches(word: [u8; WORD_BYTES], byte: u8) -> u64 {
-    const LOW_BITS: u64 = u64::from_ne_bytes([0x7f; WORD_BYTES]);
-    // Zero bytes where equal.
-    let differs = u64::from_le_bytes(word) ^ u64::from_ne_bytes([byte; WORD_BYTES]);
-    // The sum carries into no neighbour.
-    !(((differs & LOW_BITS) + LOW_BITS) | differs | LOW_BITS)
+fn separators_and_plain(word: [u8; WORD_BYTES]) -> (u64, u64) {
+    // What makes a byte reach its highest bit from `least` on.
+    const fn from(least: u8) -> u64 {
+        u64::from_ne_bytes([0x80 - least; WORD_BYTES])
+    }
+    let word = u64::from_le_bytes(word);
+    // No sum carries into a neighbour.
+    let low = word & LOW_BITS;
+    let within = (low + from(b'-')) & !(low + from(b'9' + 1));
+    let separators = (low + from(b'|')) & !(low + from(b'|' + 1)) & !word & HIGH_BITS;
+    (separators, (within & !word & HIGH_BITS) | separators)
 }
 
 /// Gathers the highest bits of all bytes in the lowest byte.
@@ -204,9 +288,10 @@ fn gathered(highest_bits: u64) -> u64 {
 }
 
 /// Frees `changes` from what it borrowed, keeping its memory for the next message.
-pub(super) fn recycle(changes: Vec<Change<'_>>) -> Vec<Change<'static>> {
+pub(super) fn recycle(mut changes: Vec<Change<'_>>) -> Vec<Change<'static>> {
+    changes.clear();
     // Collecting an owned vector into one of equal layout happens in place.
-    changes.into_iter().map(|_| Change::Unchanged).collect()
+    changes.into_iter().map(|_| Change { field: 0, value: None }).collect()
 }
 
 #[cfg(test)]
@@ -215,14 +300,41 @@ mod tests {
 
     use super::*;
 
+    /// One change a field; the outer `None` is unchanged, the inner null.
+    type Row = Vec<Option<Option<String>>>;
+
+    fn row_of(changes: &Changes<'_>, fields: u16) -> Row {
+        assert!(changes.iter().is_sorted_by(|one, next| one.field < next.field), "{changes:?}");
+        let mut row = vec![None; usize::from(fields)];
+        for Change { field, value } in changes.iter() {
+            row[field] = Some(value.map(str::to_owned));
+        }
+        row
+    }
+
+    /// Decodes by the list, and checks the short way wherever that is taken.
+    fn decode(values: &str, fields: u16, first: bool) -> Result<Row, UpdateFault> {
+        let row = listed(values, fields, first);
+        if let Some(changes) = plain(values, fields) {
+            assert_eq!(listed(values, fields, false), Ok(row_of(&changes, fields)), "{values}");
+        }
+        row
+    }
+
+    fn listed(values: &str, fields: u16, first: bool) -> Result<Row, UpdateFault> {
+        let (mut changes, mut row) = (Vec::new(), Row::new());
+        list(values, fields, first, &mut changes)?;
+        decoded(&changes, |changes| row = row_of(&changes.into(), fields))?;
+        Ok(row)
+    }
+
     /// Decodes for a line of a test: `-` unchanged, `null`, and texts in quotes.
-    fn decoded(values: &str, fields: u16, first: bool) -> Result<String, UpdateFault> {
-        let mut changes = Vec::new();
-        decode(values, fields, first, &mut changes)?;
-        let shown = changes.iter().map(|change| match change {
-            Change::Unchanged => "-".to_owned(),
-            Change::Null => "null".to_owned(),
-            Change::Text(text) => format!("{text:?}"),
+    fn shown(values: &str, fields: u16, first: bool) -> Result<String, UpdateFault> {
+        let row = decode(values, fields, first)?;
+        let shown = row.iter().map(|change| match change {
+            None => "-".to_owned(),
+            Some(None) => "null".to_owned(),
+            Some(Some(text)) => format!("{text:?}"),
         });
         Ok(shown.collect::<Vec<_>>().join(" "))
     }
@@ -248,15 +360,15 @@ mod tests {
             ("%C3%A9|é|€", 3, r#""é" "é" "€""#),
             ("a^3|b|c", 3, r#""a^3" "b" "c""#),
         ] {
-            assert_eq!(decoded(values, fields, false).as_deref(), Ok(expected), "{values}");
+            assert_eq!(shown(values, fields, false).as_deref(), Ok(expected), "{values}");
         }
     }
 
     #[test]
     fn a_first_update_says_something_about_every_field() {
-        assert_eq!(decoded("a|#|$", 3, true).as_deref(), Ok(r#""a" null """#));
+        assert_eq!(shown("a|#|$", 3, true).as_deref(), Ok(r#""a" null """#));
         for values in ["a||c", "a|b|", "|b|c", "a|^2", "^3", "||"] {
-            assert_eq!(decoded(values, 3, true), Err(UpdateFault::UnchangedInFirst), "{values}");
+            assert_eq!(shown(values, 3, true), Err(UpdateFault::UnchangedInFirst), "{values}");
         }
     }
 
@@ -288,20 +400,22 @@ mod tests {
             ("a|b|%zz", percent),
             ("a|b|%ff", percent),
         ] {
-            assert_eq!(decoded(values, 3, false), Err(fault), "{values}");
+            assert_eq!(shown(values, 3, false), Err(fault), "{values}");
         }
-        assert_eq!(decoded("", 0, false), Err(TooMany));
+        assert_eq!(shown("", 0, false), Err(TooMany));
     }
 
     #[test]
     fn finds_every_mark_and_nothing_else() {
         let check = |block: &[u8]| {
             let separators = block.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(byte == b'|'));
-            assert_eq!(Marks::of(block), Marks { separators, coded: block.contains(&b'%') }, "{block:?}");
+            let is_plain = block.iter().all(|byte| b"|-./0123456789".contains(byte));
+            assert_eq!(Marks::of(block), Marks { separators, is_plain }, "{block:?}");
         };
         for byte in 0..=255 {
             // Neighbours that differ from a separator in one bit, and in the highest only.
             check(&[byte, b'|', byte, b'}', b'|' | 0x80, b'|', b'|', byte]);
+            check(&[byte, b'|', b'-', b'.', b'/', b'0', b'9', b'|', byte]);
             check(&[byte; BLOCK_BYTES]);
         }
         for length in 0..=BLOCK_BYTES {
@@ -312,38 +426,51 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_update_borrows_every_text() {
-        let mut changes = Vec::new();
-        decode("1.1|#|$|x", 4, true, &mut changes).unwrap();
-        assert!(changes.iter().all(|change| !matches!(change, Change::Text(Cow::Owned(_)))));
+    fn plain_numbers_go_the_short_way_however_long_the_row_and_nothing_else_does() {
+        for bytes in 2..=2 * PLAIN_BYTES_MAX {
+            // Texts across the end of a block among them.
+            for values in [format!("{}|{}", "1".repeat(bytes / 2), "2".repeat(bytes - bytes / 2 - 1)), {
+                format!("|{}", "1.5|".repeat(bytes / 4))
+            }] {
+                let fields = u16::try_from(values.split('|').count()).unwrap();
+                let is_short = values.len() <= PLAIN_BYTES_MAX;
+                assert_eq!(plain(&values, fields).is_some(), is_short, "{values}");
+                assert!(decode(&values, fields, false).is_ok());
+                assert_eq!(plain(&values, fields + 1), None);
+                assert_eq!(plain(&values, fields - 1), None);
+            }
+        }
+        for values in ["#|1", "1|$", "^1|1", "%31|1", "a|1", "1|€", "1| ", "1|1\0"] {
+            assert_eq!(plain(values, 2), None, "{values}");
+        }
     }
 
     #[test]
     fn recycling_keeps_the_memory() {
         let mut changes = Vec::with_capacity(40);
-        decode("a|b%41|c", 3, true, &mut changes).unwrap();
+        list("a|b%41|c", 3, true, &mut changes).unwrap();
         let (memory, capacity) = (changes.as_ptr().addr(), changes.capacity());
         let changes = recycle(changes);
         assert_eq!((changes.as_ptr().addr(), changes.capacity()), (memory, capacity));
     }
 
     /// The server's side, for these tests only. `runs` chooses how unchanged fields are told.
-    fn encode(row: &[Change<'_>], runs: bool) -> String {
+    fn encode(row: &Row, runs: bool) -> String {
         let mut tokens: Vec<String> = Vec::new();
         let mut unchanged = 0;
         for (place, change) in row.iter().enumerate() {
-            match change {
-                Change::Unchanged if runs => {
+            match change.as_ref().map(Option::as_deref) {
+                None if runs => {
                     unchanged += 1;
-                    if !matches!(row.get(place + 1), Some(Change::Unchanged)) {
+                    if !matches!(row.get(place + 1), Some(None)) {
                         tokens.push(format!("^{unchanged}"));
                         unchanged = 0;
                     }
                 }
-                Change::Unchanged => tokens.push(String::new()),
-                Change::Null => tokens.push("#".to_owned()),
-                Change::Text(text) if text.is_empty() => tokens.push("$".to_owned()),
-                Change::Text(text) => {
+                None => tokens.push(String::new()),
+                Some(None) => tokens.push("#".to_owned()),
+                Some(Some("")) => tokens.push("$".to_owned()),
+                Some(Some(text)) => {
                     let mut token = String::new();
                     for (at, character) in text.chars().enumerate() {
                         match character {
@@ -359,12 +486,11 @@ mod tests {
         tokens.join("|")
     }
 
-    fn any_change() -> impl Strategy<Value = Change<'static>> {
+    fn any_change() -> impl Strategy<Value = Option<Option<String>>> {
         prop_oneof![
-            Just(Change::Unchanged),
-            Just(Change::Null),
-            "[0-9.]{0,9}|[#$^|%,a-c\r\né]{0,6}|.{0,8}"
-                .prop_map(|text: String| Change::Text(Cow::Owned(text))),
+            Just(None),
+            Just(Some(None)),
+            "[0-9.]{0,9}|[#$^|%,a-c\r\né]{0,6}|.{0,8}".prop_map(|text: String| Some(Some(text))),
         ]
     }
 
@@ -372,21 +498,24 @@ mod tests {
         #[test]
         fn decoding_undoes_encoding(row in proptest::collection::vec(any_change(), 1..20), runs: bool) {
             let values = encode(&row, runs);
-            let mut changes = Vec::new();
             let fields = u16::try_from(row.len()).unwrap();
-            prop_assert_eq!(decode(&values, fields, false, &mut changes), Ok(()), "{}", values);
-            prop_assert_eq!(&changes, &row);
-            let whole = !row.contains(&Change::Unchanged);
-            prop_assert_eq!(decode(&values, fields, true, &mut changes).is_ok(), whole);
+            prop_assert_eq!(decode(&values, fields, true).is_ok(), !row.contains(&None));
+            prop_assert_eq!(decode(&values, fields, false), Ok(row), "{}", values);
         }
 
         #[test]
-        fn what_is_taken_has_one_change_per_field(values in "[|^#$%0-9a-f]{0,30}", fields in 0_u16..12, first: bool) {
-            let mut changes = Vec::new();
-            if decode(&values, fields, first, &mut changes).is_ok() {
-                prop_assert_eq!(changes.len(), usize::from(fields));
-                prop_assert!(!(first && changes.contains(&Change::Unchanged)));
+        fn what_is_taken_has_a_place_in_the_schema(values in "[|^#$%0-9a-f]{0,30}", fields in 0_u16..12, first: bool) {
+            if let Ok(row) = decode(&values, fields, first) {
+                prop_assert!(!(first && row.contains(&None)));
             }
+        }
+
+        #[test]
+        fn either_way_of_reading_comes_to_the_same(values in "[|0-9.-]{0,140}", fields in 0_u16..40) {
+            let _ = decode(&values, fields, false);
+            let separators = u16::try_from(values.split('|').count()).unwrap();
+            prop_assert_eq!(plain(&values, separators).is_some(), values.len() <= PLAIN_BYTES_MAX);
+            prop_assert!(decode(&values, separators, false).is_ok());
         }
     }
 }

@@ -377,6 +377,7 @@ fn the_openapi_document_says_what_is_answered() {
     for (route, target) in [
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&count=3"),
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=15&count=1000&price=ask"),
+        ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=15&count=3&price=all"),
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=15&count=3&format=csv"),
         ("/v1/candles", "/v1/candles?pair=EURUSD"),
         ("/v1/candles", "/v1/candles?pair=EURUSD&timeframe=5&limit=3"),

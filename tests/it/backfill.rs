@@ -3,6 +3,7 @@
 
 use std::process::Output;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::Timestamp;
 use candlekeep::simulator::Options;
 
@@ -181,6 +182,37 @@ fn of_the_future_nothing_is_fetched_planned_or_called_healed() {
     assert!(explained.contains("future    2030-01-01T00:00:00Z lies in the future"), "{explained}");
     assert_eq!(world.number("SELECT count(*) FROM fetch_requests"), 1, "of before the service");
     service.stop();
+}
+
+#[test]
+fn a_plan_ends_at_this_machines_clock_and_says_what_the_market_may_not_have_come_to() {
+    let world = World::new(market(1));
+    let future = ends(&world, "backfill --plan --from 2099-01-01 --to 2099-01-02", &[], 2);
+    assert!(future.contains("2099-01-01T00:00:00Z lies in the future"), "{future}");
+    let plan = |line: &str| {
+        let told = ends(&world, &format!("backfill --plan --format json --pairs EURUSD {line}"), &[], 0);
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()
+    };
+    assert!(plan(&two_hours())["known_to"].is_null(), "there is no ledger");
+    let mut service = world.run();
+    world.wait_complete(&mut service);
+    service.stop();
+    let (end, wall) =
+        (world.number("SELECT max(to_ts) FROM coverage WHERE timeframe = '5'"), Clock::system().wall());
+    assert!(plan(&two_hours())["known_to"].is_null(), "the ledger goes further");
+    // In three days there is one on which the market trades.
+    let line = format!("--from {} --to {}", wall.plus(-3 * 86_400).0, wall.plus(365 * 86_400).0);
+    let told = plan(&line);
+    let requests = told["requests"].as_array().unwrap();
+    assert!(!requests.is_empty(), "{told}");
+    let reaches = requests.iter().map(|request| request["to"].as_i64().unwrap()).max();
+    assert!(reaches.unwrap() <= Clock::system().wall().0, "{told}");
+    assert_eq!(told["known_to"], end);
+    let told = ends(&world, &format!("backfill --plan --pairs EURUSD {line}"), &[], 0);
+    let known_to = Timestamp(end);
+    assert!(told.contains(&format!("The ledger ends at {known_to}: what lies behind it")), "{told}");
+    let future = ends(&world, "backfill --plan --from 2099-01-01 --to 2099-01-02", &[], 2);
+    assert!(future.contains("2099-01-01T00:00:00Z lies in the future"), "{future}");
 }
 
 #[test]

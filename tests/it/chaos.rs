@@ -22,8 +22,8 @@ const HOURS: i64 = 7 * 24;
 const FAULTS: usize = 60;
 /// Kills of a round, at most.
 const KILLS: usize = 4;
-/// Nothing goes wrong for so long at first: what was sent on a connection that was cut before anything
-/// of it was read was never watched.
+/// Nothing goes wrong for so long at first, and the market does not go on until something is known of every pair: what was
+/// sent on a connection that was cut before anything of it was read was never watched.
 pub const CALM_S: i64 = 3_600;
 /// After the last fault nothing goes wrong for so long, so that everything can be healed.
 pub const QUIET_S: i64 = 4 * 3_600;
@@ -93,12 +93,15 @@ fn week(seed: u64) -> String {
         ..market(0)
     };
     let world = World::new(options);
+    world.simulator().control().hold_at(Some(START.plus(CALM_S)));
     let mut service = world.start("run", &QUICK);
+    world.wait(&mut service, "the first bars", has_a_ledger);
+    world.simulator().control().hold_at(None);
     for kill in &kills {
         let time = START.plus(*kill);
         // What was seen by a program that is killed before it has written anything is not known.
         world.wait(&mut service, &format!("market time {time}, and a ledger"), |world| {
-            world.simulator().now() >= time && world.number("SELECT count(DISTINCT pair) FROM coverage") == 28
+            world.simulator().now() >= time && has_a_ledger(world)
         });
         service.kill();
         println!("killed at {}", world.simulator().now());
@@ -120,6 +123,10 @@ fn week(seed: u64) -> String {
         summary.bars("5", "ig_rest"),
         world.number("SELECT count(*) FROM stream_breaks"),
     )
+}
+
+fn has_a_ledger(world: &World) -> bool {
+    world.number("SELECT count(DISTINCT pair) FROM coverage") == 28
 }
 
 /// Any fault that a client can come through without loss, and what ends it, with seconds after it.

@@ -259,6 +259,17 @@ fn every_command_has_a_manual_page() {
     }
     let count = std::fs::read_dir(folder.path().join("pages/man1")).unwrap().count();
     assert_eq!(count, commands.len() + 1);
+    let said = format!("wrote {count} pages to pages/man1: candlekeep.1 and one for every command\n");
+    assert_eq!(text(&output.stdout), said);
+    // As it is found in a terminal: what it takes, with values, and what its end means.
+    let run = page("candlekeep-run.1");
+    assert!(
+        run.contains("[\\fB\\-\\-record\\fR \\fIFILE\\fR]\n") && run.contains("\n.SH EXIT STATUS\n"),
+        "{run}"
+    );
+    let candles = page("candlekeep-candles.1");
+    let place = |what: &str| candles.find(what).unwrap_or_else(|| panic!("{what}: {candles}"));
+    assert!(place("\n.SH ARGUMENTS\n") < place("\n.SH OPTIONS\n"), "{candles}");
     assert_eq!(text(&candlekeep(folder.path(), "man", &[]).stdout), main);
 
     refused("man taken/man1", &[], &[("taken", "")], 1, "cannot make taken/man1: ");
@@ -285,6 +296,18 @@ fn shells_complete_what_help_shows_and_nothing_hidden() {
             assert!(script.contains(shown), "{shell}: {shown}");
         }
         assert!(!script.contains("failpoint"), "{shell}");
+        // Which options a command has stands in a line each.
+        if shell == "fish" {
+            let takes = |command: &str, option: &str| {
+                let (of, named) = (format!("_subcommand {command}\""), format!(" -l {option} "));
+                script.lines().any(|line| line.contains(&of) && line.contains(&named))
+            };
+            for command in ["copy", "simulate", "man", "completions"] {
+                assert!(!takes(command, "config") && !takes(command, "database"), "{command}");
+            }
+            assert!(takes("init", "config") && !takes("init", "database"));
+            assert!(takes("run", "config") && takes("run", "database") && takes("copy", "color"));
+        }
     }
     refused("completions tcsh", &[], &[], 2, "invalid value 'tcsh' for '<SHELL>'");
 }

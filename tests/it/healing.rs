@@ -218,6 +218,28 @@ fn lost_buckets_are_bought_once_a_day_however_often_they_are_asked_for() {
 }
 
 #[test]
+fn a_request_that_waits_for_points_says_so_and_until_when() {
+    // What the first start wants is more than there is beyond the reserve.
+    let world = World::new(Options { allowance: 1_100, ..market(1) });
+    let (mut service, address) = serving(&world, &[("CANDLEKEEP_HISTORY_RESERVE", "1000")]);
+    service.wait_said("healing waits for points", 1);
+    let body = json!({ "pair": "EUR_USD", "timeframe": 5, "from": START.plus(-20 * 3_600).0, "to": START.plus(-18 * 3_600).0 });
+    let told = post(address, "/v1/fetch", "application/json", &body.to_string()).json();
+    let place = format!("/v1/fetch/{}", told["id"]);
+    world.wait(&mut service, "a word", |_| get(address, &place).json()["state"] == "waiting");
+    let told = get(address, &place).json();
+    let (note, until) = (told["note"].as_str().unwrap(), told["until"].as_i64().unwrap());
+    assert!(note.contains(" buckets wait for points, until "), "{told}");
+    assert!(until > told["asked_at"].as_i64().unwrap(), "{told}");
+    assert!(told["buckets"]["missing"].as_i64().unwrap() > 0, "{told}");
+    // Who asks for as much again is told at once.
+    let again = post(address, "/v1/fetch", "application/json", &body.to_string()).json();
+    assert_eq!((&again["id"], &again["state"], &again["note"]), (&told["id"], &told["state"], &told["note"]));
+    assert_eq!(world.number("SELECT count(*) FROM fetch_requests WHERE state = 'taken'"), 1);
+    service.stop();
+}
+
+#[test]
 fn a_login_that_is_refused_is_no_word_about_the_history_that_was_to_be_asked_for() {
     let world = World::new(market(1));
     let mut service = world.run();

@@ -58,6 +58,8 @@ fn only_the_summary_grows_with_the_market() {
     assert!(sum("bars") >= expected && sum("rows") >= 5 * expected, "{summaries:#?}");
     assert!(sum("healed") >= 2 * PAIRS as u64 && sum("missing") >= 2 * PAIRS as u64, "{summaries:#?}");
     assert!(summaries.iter().any(|line| number(line, "durable_ms_max").is_some()), "{summaries:#?}");
+    let last = summaries.iter().rfind(|line| line.contains(" rows=")).unwrap();
+    assert!(number(last, "still_missing").is_some(), "{last}");
 }
 
 #[test]

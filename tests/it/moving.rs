@@ -150,7 +150,7 @@ fn an_import_beside_the_service_fills_what_is_missing_and_disturbs_nothing() {
 }
 
 /// Puts a copy in the place of the database, as the README says.
-fn restore(world: &World, copy: &Path) {
+pub(super) fn restore(world: &World, copy: &Path) {
     for ending in ["", "-wal", "-shm"] {
         let mut path = world.database().into_os_string();
         path.push(ending);
@@ -222,6 +222,7 @@ fn the_copy_of_before_a_migration_is_put_back_and_migrated_again() {
     world.wait_complete(&mut service);
     service.stop();
     world.verify(Holes::None);
+    assert!(world.number("SELECT max(seq) FROM candles") > 1 << 20, "its numbers are no others'");
 }
 
 #[test]

@@ -18,8 +18,9 @@ use socket2::SockRef;
 
 use super::api::{ask, serving, slow_market};
 use super::document::fits_named;
+use super::moving::restore;
 use super::postgres;
-use super::world::{START, STEP, World, market, poll};
+use super::world::{Database, START, STEP, World, market, poll};
 
 /// Time for the next word on a busy machine: longer than the service is ever silent.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -390,6 +391,34 @@ fn an_id_that_is_not_known_or_too_old_is_reset_with_the_reason() {
         let mut client = Client::open(address, &format!("?after={after}"), None);
         assert_eq!((client.next().unwrap().id, client.bar().seq), (Some(after), 4));
     }
+    service.stop();
+}
+
+#[test]
+fn who_heard_of_bars_that_a_restored_backup_lacks_begins_anew() {
+    let world = World::new(Options { rows_per_bar: Some(20), speed: Speed::Times(600.0), ..market(6) });
+    let (mut service, address) = serving(&world, &[]);
+    let newest = "SELECT max(seq) FROM candles";
+    world.wait(&mut service, "bars", |world| world.number(newest) > 10);
+    assert!(world.output("backup monday.db", &[]).status.success());
+    let backup = world.folder().join("monday.db");
+    let kept = Database::open(&backup).unwrap().number(newest).unwrap();
+    let mut client = Client::open(address, "", None);
+    let heard = client.until(|block| block.id.is_some_and(|id| id > kept + 30)).id.unwrap();
+    service.kill();
+    restore(&world, &backup);
+    let (mut service, address) = serving(&world, &[]);
+    // As many bars are stored anew before he is back.
+    let since = format!("SELECT count(*) FROM candles WHERE seq > {kept}");
+    world.wait(&mut service, "bars again", |world| world.number(&since) > heard - kept);
+    let mut client = Client::open(address, "", Some(&heard.to_string()));
+    let reset = client.until(|block| block.is("reset"));
+    assert_eq!(reset.data["error"], "unknown_id", "{reset:?}");
+    assert!(reset.data["seq"].as_i64().unwrap() > kept + (1 << 20), "{reset:?}");
+    // Who has heard of no more than the backup has goes on.
+    let mut client = Client::open(address, "", Some(&kept.to_string()));
+    let next = client.bar();
+    assert_eq!(Some(&next), log_of(&world).iter().find(|told| told.seq > kept));
     service.stop();
 }
 

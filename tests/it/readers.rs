@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source, Timeframe, Timestamp};
 use candlekeep::store::{DatabaseUrl, Store};
@@ -165,6 +166,35 @@ fn another_user_of_the_group_reads_at_any_time() {
     assert!(output.status.success(), "{output:?}");
     drop(Store::open(&DatabaseUrl::sqlite(&path)).unwrap());
     check("after another process had it open");
+}
+
+#[test]
+fn of_bars_of_a_time_to_come_it_is_said_that_this_machines_clock_is_not_the_markets() {
+    let world = World::new(market(1));
+    let mut store = Store::open(&DatabaseUrl::sqlite(world.database())).unwrap();
+    let (pair, timeframe) = ("EUR_USD".parse().unwrap(), Timeframe::M5);
+    let side = Ohlc::from_prices([Price::parse("1.1", 0).unwrap(); 4]);
+    let mut told_after = |later_s: i64, clock: &str| {
+        let start = timeframe.bucket(Clock::system().wall().plus(later_s));
+        let key = BarKey { pair, timeframe, start };
+        let fact = Fact::Settled(Bar { key, bid: side, ask: side, volume: 1, source: Source::Stream });
+        let batch = Arc::new(FactBatch { evidence: "test".into(), facts: vec![fact] });
+        store.commit(&[batch], Timestamp(0)).unwrap();
+        let explain = format!("explain EUR_USD {}", start.0);
+        let lines = ["status", "candles EUR_USD 5", "gaps", &explain, "status --format json"];
+        lines.map(|line| {
+            let output = world.output(line, &[("CANDLEKEEP_CLOCK", clock)]);
+            assert!(output.status.success(), "{line}: {output:?}");
+            let told = [output.stdout, output.stderr].concat();
+            let told = String::from_utf8(told).unwrap();
+            let is_said =
+                told.contains("after this machine's clock") && told.contains("CANDLEKEEP_CLOCK=stream");
+            is_said || told.contains("\"ahead_s\":2")
+        })
+    };
+    assert_eq!(told_after(1_800, "system"), [false; 5], "within what a clock may be wrong by");
+    assert_eq!(told_after(3 * 86_400, "system"), [true; 5]);
+    assert_eq!(told_after(3 * 86_400, "stream"), [false; 5]);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use candlekeep::aggregator::finalizer::Depth;
 use candlekeep::aggregator::{Aggregation, FeedStart};
 use candlekeep::domain::{Calendar, Fact, FeedIx, StreamEvent, Timestamp};
-use candlekeep::ig::stream::chart::{ChartItem, Knowledge};
-use candlekeep::tlcp::Change;
+use candlekeep::ig::stream::chart::{self, ChartItem, Knowledge};
+use candlekeep::tlcp::update;
 use flate2::read::GzDecoder;
 
 /// The folder of the recording, if this machine has it.
@@ -43,12 +43,12 @@ fn check(file: &str, bars: usize, crossed: usize) {
     let mut settled = Vec::new();
     for row in &rows {
         let utm = row[1].parse::<i64>().unwrap() * 5;
-        let fields: Vec<Change<'_>> = [&utm.to_string(), "0", "1", "1"]
-            .into_iter()
-            .chain((2..10).map(|column| &row[column]))
-            .map(|text| Change::Text(text.to_owned().into()))
-            .collect();
-        let candle = item.apply(&fields).unwrap_or_else(|fault| panic!("{file} {row:?}: {fault}")).unwrap();
+        let prices = (2..10).map(|column| &row[column]);
+        let values =
+            [&utm.to_string(), "0", "1", "1"].into_iter().chain(prices).collect::<Vec<_>>().join("|");
+        let changes = update::plain(&values, chart::FIELDS).unwrap();
+        let candle = item.apply(&changes).unwrap_or_else(|fault| panic!("{file} {row:?}: {fault}"));
+        let candle = *candle.unwrap();
         let now = Some(Timestamp(utm / 1000 + 300));
         settling.handle(&StreamEvent::Candle { feed, candle }, now, false);
         settled.extend(settling.take_facts().into_iter().filter_map(|fact| match fact {

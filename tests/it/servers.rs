@@ -13,19 +13,22 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 
 use super::postgres::{self, Server, Session};
-use super::world::{World, market};
+use super::world::{World, market, poll};
 
 const NOON: Timestamp = Timestamp(1_583_755_200);
 const NOW: Timestamp = Timestamp(1_600_000_000);
 const EVERYTHING: BarQuery = BarQuery { from: None, to: None, count: None };
 
-fn commit(store: &mut Store, slot: i64) -> Result<CommitReport, StoreError> {
+fn bar(slot: i64) -> Bar {
     let price = Price::parse("1.1", 0).unwrap();
     let side = Ohlc { open: price, high: price, low: price, close: price };
     let pair = "EURUSD".parse().unwrap();
     let key = BarKey { pair, timeframe: Timeframe::M5, start: NOON.plus(slot * 300) };
-    let bar = Bar { key, bid: side, ask: side, volume: 7, source: Source::Stream };
-    let facts = vec![Fact::Settled(bar)];
+    Bar { key, bid: side, ask: side, volume: 7, source: Source::Stream }
+}
+
+fn commit(store: &mut Store, slot: i64) -> Result<CommitReport, StoreError> {
+    let facts = vec![Fact::Settled(bar(slot))];
     store.commit(&[Arc::new(FactBatch { evidence: "test".into(), facts })], NOW)
 }
 
@@ -283,6 +286,34 @@ fn who_waits_while_the_lease_changes_hands_writes_nothing() {
     });
     assert!(matches!(refused, StoreError::LeaseLost { .. }), "{refused:?}");
     assert_eq!(stored(&mut store), 1);
+}
+
+#[test]
+fn what_a_commit_reads_does_not_grow_with_what_is_stored() {
+    let Some(server) = postgres::shared() else { return };
+    let address = server.place();
+    let mut store = Store::open(&address.parse().unwrap()).unwrap();
+    // The server plans what is prepared while there is next to nothing, and keeps to it.
+    for slot in 0..20 {
+        commit(&mut store, slot).unwrap();
+    }
+    let history = (20..2_020).map(|slot| Fact::Settled(bar(slot))).collect();
+    store.commit(&[Arc::new(FactBatch { evidence: "test".into(), facts: history })], NOW).unwrap();
+    for slot in 2_020..2_070 {
+        commit(&mut store, slot).unwrap();
+    }
+    drop(store);
+    let ask = |what: &str| postgres::query(&address, what).unwrap()[0][0].parse::<u64>().unwrap();
+    // A connection's sums are told when it ends.
+    let told = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE schemaname = current_schema() AND relname = 'candles'";
+    let bars = 2_070 + 2_070 / 3;
+    assert!(poll(|| ask(told) >= bars), "the sums of the connection are not told");
+    let read = ask(
+        "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE schemaname = current_schema()",
+    ) + ask(
+        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = current_schema()",
+    );
+    assert!(read < 20_000, "{read} rows and entries read for 71 commits");
 }
 
 #[test]

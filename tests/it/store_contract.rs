@@ -25,7 +25,7 @@ use candlekeep::store::{
     AllowanceKey, AllowanceSeen, AllowanceState, Among, AttemptRow, BarQuery, CommitReport, DatabaseUrl,
     Feed, LogEntry, LogPage, LogRead, OPEN_REQUESTS_MAX, REOPENED_KEPT_S, REQUESTS_MAX, Refusals, Reopened,
     RequestState, Revision, RevisionKind, SpendOn, Standby, Store, StoreError, StoredBar, StreamBreak,
-    Verdict, judge,
+    Verdict, back_up, judge,
 };
 use proptest::prelude::*;
 
@@ -532,6 +532,114 @@ fn many_pairs_over_a_long_time_are_each_read_for_themselves() {
 }
 
 #[test]
+fn what_is_known_of_a_stretch_is_found_however_long_ago_it_was() {
+    const DAY: i64 = 288;
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        let pairs = ["AUDUSD", "EURUSD", "NZDUSD", "USDJPY"].map(pair);
+        let at = |slot: i64| NOON.plus(slot * 300);
+        let mark = |pair, timeframe, slots: Range<i64>, state, reason| {
+            Fact::Marked(Mark { pair, timeframe, span: at(slots.start)..at(slots.end), state, reason })
+        };
+        // A long run, short ones, a hole in what is known, and longer buckets beside; each pair a little later.
+        let all: Vec<Fact> = (0..)
+            .zip(pairs)
+            .flat_map(|(n, pair)| {
+                let m5 = |slots, state, reason| mark(pair, Timeframe::M5, slots, state, reason);
+                let stored = [n..2 * DAY, 2 * DAY + 3..3 * DAY, 3 * DAY + 3..20 * DAY];
+                let stored = stored.map(|slots| m5(slots, State::Stored, Reason::Settled));
+                let mut facts = stored.to_vec();
+                facts.extend((0..30).map(|ix| {
+                    let from = (20 + ix) * DAY + n * 3;
+                    m5(from..from + 9, State::Quiet, Reason::LaterRow)
+                }));
+                facts.push(mark(pair, Timeframe::M15, n * 3..45 * DAY, State::Stored, Reason::Settled));
+                facts
+            })
+            .collect();
+        commit(&mut store, batch("e", all), NOW);
+        let whole = at(-DAY)..at(60 * DAY);
+        let cut = |runs: &[Run], span: &Range<Timestamp>| -> Vec<Run> {
+            let met = runs.iter().filter(|run| run.span.start < span.end && span.start < run.span.end);
+            met.map(|run| {
+                let span = run.span.start.max(span.start)..run.span.end.min(span.end);
+                Run { span, ..run.clone() }
+            })
+            .collect()
+        };
+        let mut stretches = Vec::new();
+        for (pair, timeframe) in
+            pairs.iter().flat_map(|pair| [Timeframe::M5, Timeframe::M15].map(|length| (*pair, length)))
+        {
+            let known = store.coverage(pair, timeframe, whole.clone()).unwrap();
+            assert_eq!(known.len(), if timeframe == Timeframe::M5 { 33 } else { 1 });
+            for from in [
+                -30,
+                0,
+                3,
+                5 * DAY,
+                20 * DAY - 3,
+                20 * DAY,
+                20 * DAY + 3,
+                21 * DAY + 9,
+                48 * DAY,
+                49 * DAY + 30,
+            ] {
+                for length in [3, 9, DAY, 3 * DAY] {
+                    let span = at(from)..at(from + length);
+                    let expected = cut(&known, &span);
+                    assert_eq!(
+                        store.coverage(pair, timeframe, span.clone()).unwrap(),
+                        expected,
+                        "{pair} {span:?}"
+                    );
+                    stretches.push(((pair, timeframe, span), expected));
+                }
+            }
+        }
+        // Few and many at once, of one time and of all times.
+        for many in [1, 4, 7, 60, stretches.len()] {
+            for some in stretches.chunks(many) {
+                let (asked, expected): (Vec<_>, Vec<_>) = some.iter().cloned().unzip();
+                assert_eq!(store.coverage_of_each(&asked).unwrap(), expected);
+            }
+        }
+        let ends = store.covered_to(Timeframe::M5).unwrap();
+        let expected = (0..).zip(pairs).map(|(n, pair)| (pair, at(49 * DAY + n * 3 + 9)));
+        assert_eq!(ends, expected.collect());
+        assert!(store.covered_to(Timeframe::H1).unwrap().is_empty());
+        let short = store.buckets_by_state(Timeframe::M5).unwrap();
+        assert_eq!(short, [(State::Stored, 4 * (20 * DAY as u64 - 6) - 6), (State::Quiet, 4 * 30 * 9)]);
+
+        // What is learnt joins what it adjoins on either side, of one pair and of all.
+        for (some, slots, runs) in
+            [(&pairs[..1], 2 * DAY..2 * DAY + 3, 34), (&pairs, 3 * DAY..3 * DAY + 3, 33)]
+        {
+            let learn = |store: &mut Store, evidence, state, reason| {
+                let facts = some.iter().map(|pair| mark(*pair, Timeframe::M5, slots.clone(), state, reason));
+                commit(store, batch(evidence, facts), NOW);
+            };
+            let around = at(slots.start - 1)..at(slots.end + 1);
+            learn(&mut store, "gap", State::Missing, Reason::Offline);
+            for pair in some {
+                let runs = store.coverage(*pair, Timeframe::M5, around.clone()).unwrap();
+                let states: Vec<State> = runs.iter().map(|run| run.state).collect();
+                assert_eq!(states, [State::Stored, State::Missing, State::Stored]);
+            }
+            let since = store.since_oldest_missing().unwrap();
+            for (pair, timeframe, run) in &since {
+                assert!(some.contains(pair) && run.span.end > at(slots.start), "{pair} {timeframe} {run:?}");
+            }
+            assert_eq!(since.len(), some.len() * runs);
+            learn(&mut store, "e", State::Stored, Reason::Settled);
+            for pair in some {
+                assert_eq!(store.coverage(*pair, Timeframe::M5, around.clone()).unwrap().len(), 1);
+            }
+        }
+    });
+}
+
+#[test]
 fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();
@@ -559,6 +667,68 @@ fn seq_follows_the_order_of_commits_and_is_renewed_by_a_correction() {
         commit(&mut store, settled(&[streamed(3, 5, 7)]), NOW);
         assert_eq!(store.bars_after(5, 10).unwrap()[0].seq, 7);
     });
+}
+
+#[test]
+fn a_copy_goes_on_with_numbers_that_what_it_is_of_cannot_give_meanwhile() {
+    on_each_database(|url| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Store::open(&DatabaseUrl::sqlite(dir.path().join("source.db"))).unwrap();
+        commit(&mut source, settled(&[streamed(0, 5, 7), streamed(1, 5, 7), streamed(2, 5, 7)]), NOW);
+        let mut store = Store::open(url).unwrap();
+        source.copy_to(&mut store, "source.db", false, &mut |_, _| {}).unwrap();
+        // The source goes on, and somebody hears of it.
+        assert_eq!(commit(&mut source, settled(&[streamed(3, 5, 7), streamed(4, 5, 7)]), NOW).last_seq, 6);
+
+        let mut store = Store::open(url).unwrap();
+        let quiet = batch("session 2", [marked(3..4, State::Quiet, Reason::LaterRow)]);
+        assert_eq!(commit(&mut store, quiet, NOW).last_seq, 4, "no number is given yet");
+        assert_eq!(log(&mut store, 4, 9), " ..4");
+        assert_eq!(log(&mut store, 5, 9), "Unknown { last: 4 }");
+        let last = commit(&mut store, settled(&[streamed(4, 5, 7)]), NOW).last_seq;
+        assert!(last > 4 + (1 << 20), "{last}");
+        assert_eq!(
+            log(&mut store, 4, 9),
+            format!("{last}:5*0 ..{last}"),
+            "who has no more than the copy goes on"
+        );
+        for heard in [5, 6, last - 1] {
+            assert_eq!(log(&mut store, heard, 9), format!("Unknown {{ last: {last} }}"), "{heard}");
+            let from_there = store.log_after(heard, 9, Among::Stored).unwrap();
+            assert_eq!(log_of(from_there), format!("Unknown {{ last: {last} }}"), "{heard}");
+        }
+        assert_eq!(log(&mut store, last, 9), format!(" ..{last}"));
+        // Once is enough, whoever writes next.
+        assert_eq!(commit(&mut store, settled(&[streamed(7, 5, 7)]), NOW).last_seq, last + 1);
+        let mut store = Store::open(url).unwrap();
+        assert_eq!(commit(&mut store, settled(&[streamed(10, 5, 7)]), NOW).last_seq, last + 2);
+
+        // A copy of the copy knows both.
+        let mut next = Store::open(&DatabaseUrl::sqlite(dir.path().join("next.db"))).unwrap();
+        store.copy_to(&mut next, "it", false, &mut |_, _| {}).unwrap();
+        let file = bar(eur(), Timeframe::M5, NOON.plus(13 * 300), 5, 7, Source::Import);
+        let far = next.import(&[file], "file", &|_, _| Vec::new(), NOW).unwrap().last_seq;
+        assert!(far > last + 2 + (1 << 20), "{far}");
+        for heard in [5, last + 3] {
+            assert_eq!(log(&mut next, heard, 9), format!("Unknown {{ last: {far} }}"), "{heard}");
+        }
+    });
+}
+
+#[test]
+fn two_copies_of_one_state_do_not_give_the_same_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = DatabaseUrl::sqlite(dir.path().join("source.db"));
+    commit(&mut Store::open(&source).unwrap(), settled(&[streamed(0, 5, 7)]), NOW);
+    let last = |name: &str| {
+        let copy = dir.path().join(name);
+        back_up(&source, &copy).unwrap();
+        commit(&mut Store::open(&DatabaseUrl::sqlite(copy)).unwrap(), settled(&[streamed(1, 5, 7)]), NOW)
+            .last_seq
+    };
+    let (monday, again) = (last("monday.db"), last("again.db"));
+    assert!(monday > 1 << 20 && again > 1 << 20 && monday != again, "{monday} {again}");
+    assert_eq!(commit(&mut Store::open(&source).unwrap(), settled(&[streamed(1, 5, 7)]), NOW).last_seq, 2);
 }
 
 /// What is read behind a `seq`, in short: revision and length of each value by its `seq`, how far that goes, and a
@@ -1118,6 +1288,10 @@ fn one_process_at_a_time_has_the_lease() {
         let state = reader.lease(NOW.plus(8)).unwrap().unwrap();
         assert!(state.alive && !state.released);
         assert_eq!((state.acquired_at, state.epoch), (since, 1));
+        assert_eq!((one.lease_epoch(), reader.lease_epoch()), (1, 0));
+        // Another machine's clock makes nobody silent where the server's counts.
+        let far = reader.lease(NOW.plus(1_008)).unwrap().unwrap();
+        assert_eq!(far.silent_s(), Some(1_000).filter(|_| !is_server));
         assert!(is_server || state.renewed_at == NOW.plus(8));
 
         one.release_lease(&first, NOW.plus(12)).unwrap();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import datetime as dt
 import json
 import os
 import re
@@ -160,6 +161,121 @@ class Stored(unittest.TestCase):
             for frame in self.everywhere(lambda url: get_candles("GBP_USD", 5, 50, url=url, price=side)):
                 self.assertEqual(list(frame[["open", "high", "low", "close"]].itertuples(index=False, name=None)), rows)
 
+    def test_all_prices_are_those_of_the_table_side_by_side(self) -> None:
+        names = [f"{side}_{name}" for side in ("bid", "ask") for name in ("open", "high", "low", "close")]
+        names = ["open", "high", "low", "close", "volume", *names]
+        sql = f"SELECT {', '.join(names)} FROM candles WHERE pair='GBP_USD' AND timeframe='15' ORDER BY timestamp DESC"
+        rows = self.world.rows(f"{sql} LIMIT 20")[::-1]
+        for frame in self.everywhere(lambda url: get_candles("GBP_USD", 15, 20, url=url, price="all")):
+            self.assertEqual(list(frame.columns), ["time", *names])
+            self.assertEqual(list(frame[names].itertuples(index=False, name=None)), rows)
+
+    def times(self, *arguments: Any, **options: Any) -> List[int]:
+        """The starts of bars that all three places answer alike."""
+        frames = self.everywhere(lambda url: get_candles(*arguments, url=url, **options))
+        for frame in frames[1:]:
+            assert_frame_equal(frame, frames[0], check_exact=True)
+        return [int(time.timestamp()) for time in frames[0]["time"]]
+
+    def test_a_stretch_is_half_open_and_a_count_takes_its_newest(self) -> None:
+        sql = "SELECT timestamp FROM candles WHERE pair='EUR_USD' AND timeframe=? AND timestamp >= ? ORDER BY timestamp"
+        for timeframe, step in [("5", 300), ("15", 900)]:
+            stored = [time for (time,) in self.world.rows(sql, timeframe, CLOSE - 43_200)]
+            start, end = stored[0], CLOSE - 3_600
+            # More than come without a start.
+            within = [time for time in stored if time < end]
+            for options, expected in [
+                ({"start": start}, stored),
+                ({"start": start - 0.5, "end": end}, within),
+                ({"start": start + 1}, stored[1:]),
+                ({"start": start, "end": within[-1]}, within[:-1]),
+                ({"start": start, "end": within[-1] + 1}, within),
+                ({"start": start, "end": end, "count": 7}, within[-7:]),
+                ({"start": start, "count": 100_00}, stored),
+                ({"end": end, "count": 3}, within[-3:]),
+                ({"end": CLOSE + 10**9, "count": 3}, stored[-3:]),
+            ]:
+                with self.subTest(timeframe, **options):
+                    self.assertEqual(self.times("EUR_USD", timeframe, **options), expected)
+            self.assertEqual(len(self.times("EUR_USD", 5, end=end)), 100)
+
+    def test_times_are_taken_as_they_are_written(self) -> None:
+        start, end = CLOSE - 1_800, CLOSE - 900
+        expected = [start, start + 300, start + 600]
+        aware = dt.datetime.fromtimestamp(start, dt.timezone(dt.timedelta(hours=-5)))
+        for given in [
+            start,
+            float(start),
+            aware,
+            aware.astimezone(dt.timezone.utc).replace(tzinfo=None),
+            pd.Timestamp(start, unit="s"),
+            pd.Timestamp(start, unit="s", tz="Asia/Tokyo"),
+            pd.Timestamp(start, unit="s").to_datetime64(),
+            pd.Series([start]).iloc[0],
+            "2024-01-12T21:30",
+            "2024-01-12 21:30:00Z",
+            aware.isoformat(),
+        ]:
+            with self.subTest(repr(given)):
+                self.assertEqual(self.times("EUR_USD", 5, start=given, end=end), expected)
+        friday = dt.date(2024, 1, 12)
+        self.assertEqual(self.times("EUR_USD", 5, 1, end=friday), self.times("EUR_USD", 5, 1, end="2024-01-12"))
+        for given in ["soon", "", start * 1_000, float("nan"), pd.NaT, [start]]:
+            error = self.refused(ValueError, "EUR_USD", 5, start=given)
+            self.assertRegex(str(error), "^start is a datetime, ISO 8601")
+        self.assertRegex(str(self.refused(ValueError, "EUR_USD", 5, start=end, end=end)), "is not before end")
+
+    def test_a_stretch_is_complete_from_its_start_to_its_end(self) -> None:
+        sql = (
+            "SELECT from_ts, to_ts, state, reason FROM coverage WHERE pair='EUR_USD' AND timeframe='5'"
+            " AND state='missing' AND from_ts >= ? ORDER BY from_ts"
+        )
+        holes = [candlekeep.Hole(*row) for row in self.world.rows(sql, CLOSE - 86_400)]
+        self.assertIn(self.gap(), holes)
+        # Both lengths have the same edges.
+        first, last = holes[0].start // 900 * 900, -(-holes[-1].end // 900) * 900
+        for timeframe in ("5", "15"):
+            for within, options, is_complete in [
+                ("before it", {"start": first - 7_200, "end": first}, True),
+                ("behind it", {"start": last, "end": CLOSE + 86_400}, True),
+                ("the newest behind it", {"start": first, "count": 3}, True),
+                ("more than there are", {"start": last, "count": 9_000}, True),
+                ("the whole of it", {"start": first - 7_200, "end": last + 7_200}, False),
+                ("no bar before it", {"start": first, "end": last + 7_200}, False),
+                ("no bar behind it", {"start": first - 7_200, "end": last}, False),
+                ("no bar at all", {"start": self.gap().end - 900, "end": self.gap().end}, False),
+                ("without an end", {"start": first}, False),
+            ]:
+                with self.subTest(within, timeframe=timeframe):
+                    if is_complete:
+                        self.assertTrue(self.times("EUR_USD", timeframe, complete=True, **options))
+                        continue
+                    error = self.refused(candlekeep.Incomplete, "EUR_USD", timeframe, complete=True, **options)
+                    begin = options["start"] // 900 * 900
+                    met = [hole._replace(start=max(hole.start, begin)) for hole in holes if hole.end > begin]
+                    self.assertEqual(error.holes, [hole for hole in met if hole.start < options.get("end", CLOSE)])
+                    self.assertIsNone(error.count)
+        # Without a start there are fewer than asked for.
+        error = self.refused_alike(candlekeep.Incomplete, "EUR_USD", 5, 2_000, end=CLOSE, complete=True)
+        self.assertEqual(error.count, 2_000)
+
+    def test_of_a_stretch_without_bars_it_is_said_whether_some_are_missing(self) -> None:
+        start, end = CLOSE - 3 * 86_400, CLOSE - 3 * 86_400 + 3_600
+        error = self.refused(candlekeep.NoData, "EUR_USD", 5, start=start, end=end)
+        self.assertEqual(
+            str(error),
+            "EUR_USD 5: no bar is stored from 2024-01-09 22:00 UTC to 2024-01-09 23:00 UTC",
+        )
+        self.refused_alike(candlekeep.UnknownPair, "EUR_SEK", 5, start=start)
+        self.refused_alike(candlekeep.BadRequest, "EUR_USD", 5, start=CLOSE + 3_600)
+
+    def test_an_age_is_that_of_the_stretch(self) -> None:
+        look = {"now": CLOSE + 86_400, "max_age": 360}
+        self.assertEqual(len(self.times("EUR_USD", 5, start=CLOSE - 3_600, **look)), 12)
+        self.assertEqual(len(self.times("EUR_USD", 5, start=CLOSE - 3_600, end=CLOSE + 86_400, **look)), 12)
+        error = self.refused(candlekeep.Stale, "EUR_USD", 5, 3, end=CLOSE - 300, **look)
+        self.assertEqual((error.last, error.age_s), (CLOSE - 600, 86_700))
+
     def gap(self) -> Any:
         """What the outage has cost a pair: rows that were under way when it began may be lost with it."""
         sql = "SELECT from_ts, to_ts FROM coverage WHERE pair='EUR_USD' AND timeframe='5' AND reason='disconnected'"
@@ -224,6 +340,17 @@ class Stored(unittest.TestCase):
             self.assertGreater(caught.exception.age_s, 86_400)
             self.assertIsNone(caught.exception.silent_s)
 
+    def test_bars_of_a_time_to_come_have_no_age(self) -> None:
+        years_s = 20 * 365 * 86_400
+        url = self.changed("ahead", f"UPDATE candles SET timestamp = timestamp + {years_s}")
+        with mock.patch.dict(os.environ, {"CANDLEKEEP_CLOCK": "system"}):
+            with self.assertRaisesRegex(candlekeep.Stale, r"ends \d+\.\d h after .*CANDLEKEEP_CLOCK=stream") as caught:
+                get_candles("EUR_USD", 5, 10, url=url, max_age=360)
+            self.assertAlmostEqual(caught.exception.age_s, time.time() - CLOSE - years_s, delta=60)
+            # Who says what time it is knows it.
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url, max_age=360, now=CLOSE + years_s)), 10)
+            self.assertEqual(len(get_candles("EUR_USD", 5, 10, url=url)), 10)
+
     def test_bars_of_a_simulator_are_stale_once_nobody_collects(self) -> None:
         killed = "UPDATE lease SET renewed_at={}"
         url = self.changed("lately", killed.format(int(time.time()) - 5))
@@ -260,6 +387,7 @@ class Stored(unittest.TestCase):
             (("EUR_USD", 7), {}),
             (("EUR_USD", 5, 0), {}),
             (("EUR_USD", 5), {"price": "last"}),
+            (("EUR_USD", 5), {"end": CLOSE, "fetch": True, "fetch_url": "http://127.0.0.1:1"}),
         ]:
             self.refused(ValueError, *arguments, **options)
         with self.assertRaisesRegex(ValueError, "not an address"):
@@ -379,6 +507,16 @@ class Stored(unittest.TestCase):
             holes = caught.exception.holes
             self.assertEqual(asked, {(holes[0].start // step * step, -(-holes[-1].end // step) * step)})
 
+    def test_of_a_stretch_no_more_is_asked_for(self) -> None:
+        start, end = AWAY_FROM - 3_600, AWAY_TO
+        for url in self.places.values():
+            with self.assertRaisesRegex(candlekeep.Incomplete, "; asked for it to be fetched: "):
+                get_candles(
+                    "GBP_CHF", 5, url=url, start=start, end=end, complete=True, fetch=0.01, fetch_url=self.world.http_url
+                )
+        ((first, last),) = self.world.rows("SELECT from_ts, to_ts FROM fetch_requests WHERE pair='GBP_CHF'")
+        self.assertTrue(start <= first < last <= end, (first, last))
+
     def test_following_tells_every_bar_once_and_in_order(self) -> None:
         sql = (
             "SELECT seq, timestamp, close FROM candles"
@@ -448,14 +586,11 @@ class Stored(unittest.TestCase):
 
     def test_where_the_ledger_says_nothing_the_markets_hours_count(self) -> None:
         start, end = CLOSE - 3_600, CLOSE - 1_800
-        ledger = (
-            "INSERT INTO coverage SELECT pair, timeframe, {}, {}, state, reason, evidence, updated_at FROM coverage"
-            " WHERE pair='EUR_USD' AND timeframe='5' AND from_ts <= {} AND to_ts > {}"
-        )
+        # Each ledger is cut in two there.
         statements = [
-            ledger.format(end, "to_ts", start, start),
-            f"UPDATE coverage SET to_ts={start} WHERE pair='EUR_USD' AND timeframe='5'"
-            f" AND from_ts < {start} AND to_ts > {start}",
+            "INSERT INTO coverage SELECT pair, timeframe, %d, to_ts, state, reason, evidence, updated_at FROM coverage"
+            " WHERE pair='EUR_USD' AND from_ts <= %d AND to_ts > %d" % (end, start, start),
+            f"UPDATE coverage SET to_ts={start} WHERE pair='EUR_USD' AND from_ts < {start} AND to_ts > {start}",
         ]
         hole = candlekeep.Hole(start, end, "missing", "not_reached")
         without = f"DELETE FROM candles WHERE pair='EUR_USD' AND timestamp >= {start} AND timestamp < {end}"
@@ -537,8 +672,8 @@ class Stored(unittest.TestCase):
 
     def test_what_readme_says_runs_and_prints_what_it_shows(self) -> None:
         blocks = readme("python")
-        self.assertEqual(len(blocks), 2)
-        for block, expected in zip(blocks, [readme("text")[0], "candle "]):
+        self.assertEqual(len(blocks), 3)
+        for block, expected in zip(blocks, [readme("text")[0], "12 bars, the last with a spread of 0.000", "candle "]):
             self.assertEqual(self.run_python(block)[: len(expected)], expected)
 
     def run_python(self, block: str) -> str:
@@ -763,6 +898,15 @@ class Pushed(unittest.TestCase):
             (line,) = bot.lines([quiet], args)
         self.assertRegex(line, "^idle LATE Stale: EUR_USD 5: the newest bar is")
 
+    def test_the_bot_takes_a_timeframe_in_every_spelling(self) -> None:
+        quiet = candlekeep.Event("idle", 3, {"connected": True, "why": None})
+        for spelled, length_s in [("5", 300), ("5m", 300), ("15M", 900), ("1h", 3_600)]:
+            called = mock.patch("sys.argv", ["bot.py", "eurusd", spelled, "--timeout", "2"])
+            told = mock.patch("candlekeep.follow", return_value=[quiet])
+            with called, told, mock.patch("candlekeep.get_candles", return_value=None) as asked:
+                bot.main()
+            self.assertEqual(asked.call_args.kwargs["max_age"], length_s + 60)
+
     def test_a_bar_is_judged_by_the_answer_that_it_came_with(self) -> None:
         end, step = CLOSE, 300
         bar = dict.fromkeys(("open", "high", "low", "close"), 1.1)
@@ -776,6 +920,17 @@ class Pushed(unittest.TestCase):
             self.assertEqual(caught.exception.age_s, age_s)
             # Nothing else is asked: by a second answer a newer bar could be there.
             self.assertEqual(len(service.asked), 1)
+
+    def test_what_waits_for_points_is_not_waited_for(self) -> None:
+        empty = {"candles": [], "missing": [], "expected_by": None, "market_time": None}
+        waits = {"id": 1, "state": "waiting", "note": "6 buckets wait for points, until Thu 2026-12-03 09:56 UTC."}
+        kind = {"Content-Type": "application/json"}
+        service = Scripted(*((200, kind, json.dumps(told)) for told in (empty, waits, empty)))
+        self.addCleanup(service.end)
+        with self.assertRaisesRegex(candlekeep.NoData, "fetched: waiting, 6 buckets wait for points, until Thu"):
+            get_candles("EUR_USD", 5, 3, url=service.url, fetch=True)
+        paths = [path.partition("?")[0] for path, _ in service.asked]
+        self.assertEqual(paths, ["/v1/candles", "/v1/fetch", "/v1/candles"])
 
     def test_a_token_is_not_carried_elsewhere(self) -> None:
         elsewhere = Scripted()
@@ -803,12 +958,24 @@ class Ledger(unittest.TestCase):
             # Nothing is told of any part of it: the market may have been shut.
             (told[1:], set(), 900, []),
         ]:
-            self.assertEqual(candlekeep._holes(runs, stored, step), expected)
+            self.assertEqual(candlekeep._holes(runs, [], stored, step), expected)
 
     def test_a_longer_bar_that_is_there_lacks_nothing(self) -> None:
         run = candlekeep.Hole(600, 1_200, "missing", "disconnected")
-        for stored, step, expected in [({0, 900}, 900, []), ({0}, 900, [run]), ({300, 1_200}, 300, [run])]:
-            self.assertEqual(candlekeep._holes([run], stored, step), expected)
+        part = run._replace(start=900)
+        for stored, step, expected in [({0, 900}, 900, []), ({0}, 900, [part]), ({300, 1_200}, 300, [run])]:
+            self.assertEqual(candlekeep._holes([run], [], stored, step), expected)
+
+    def test_a_longer_bar_is_what_the_ledger_says_of_it_rather_than_of_its_parts(self) -> None:
+        unknown = candlekeep.Hole(0, 4_500, "missing", "not_reached")
+        own = [
+            candlekeep.Hole(900, 1_800, "missing", "first_start"),
+            candlekeep.Hole(1_800, 2_700, "stored", "settled"),
+            candlekeep.Hole(2_700, 3_600, "quiet", "not_in_rest"),
+        ]
+        expected = [unknown._replace(end=900), own[0], unknown._replace(start=3_600)]
+        self.assertEqual(candlekeep._holes([unknown], own, {1_800}, 900), expected)
+        # What the service says of the same is in `what_is_missing_of_an_answer_is_listed`.
 
 
 class Source(unittest.TestCase):

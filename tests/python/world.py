@@ -215,6 +215,10 @@ class Scripted:
                 if "Held" in headers:
                     ends.wait(PATIENCE_S)
 
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
             def log_message(self, *_: Any) -> None:
                 pass
 

@@ -24,8 +24,17 @@ SIMULATED = {
     "CANDLEKEEP_SESSION_LOGIN_SPACING_S": "0",
     "CANDLEKEEP_HISTORY_REQUESTS_PER_MINUTE": "10000",
 }
+#: How the authority that vouches for the test's server is told of; the unit sees no /tmp of others.
+TRUSTED = "verify-full&sslrootcert=/srv/root.pem"
 CREDENTIALS = dict.fromkeys(("IG_API_KEY", "IG_USERNAME", "IG_PASSWORD"), "x")
 
+#: With -u it is another user's home, too.
+SUDO = """#!/bin/sh
+[ "$1" = -u ] || exec "$@"
+user=$2
+shift 2
+exec runuser -u "$user" -- env HOME="$(getent passwd "$user" | cut -d: -f6)" "$@"
+"""
 #: Blocks that another script runs, and what stands there of each of their lines.
 ELSEWHERE = {
     "cargo run --release -- demo": (".ci/full", ".ci/run"),
@@ -207,20 +216,19 @@ def in_a_folder(blocks: Blocks) -> None:
     shell(blocks.take("candlekeep backup"), folder, said="checked")
     service.stop()
 
-    # To and from a server.
+    # To and from a server, for which a person has a password file of his own.
     server(folder)
-    made = without_comments(blocks.take("createuser --pwprompt"))
-    shell(made[0], folder, user="postgres", given="the password\nthe password\n", PGHOST="/run/postgresql")
-    shell(made[1], folder, HOME=folder)
-    trusted = "verify-full&sslrootcert=/tmp/root.pem"
-    moved = [line.replace("verify-full", trusted) for line in without_comments(blocks.take("candlekeep copy"))]
+    shell("createuser --pwprompt candlekeep && createdb --owner candlekeep candles", "/", user="postgres",
+          given="the password\nthe password\n")
+    written(f"{folder}/.pgpass", "db.example:5432:candles:candlekeep:the password\n", 0o600)
+    moved = [line.replace("verify-full", TRUSTED) for line in without_comments(blocks.take("candlekeep copy"))]
     shell(moved[0], folder, HOME=folder, said="every table read back and compared")
     shell(moved[1], folder, HOME=folder, said="every table read back and compared")
     assert len(moved) == 2, moved
-    collecting = Standing(made[2].replace("verify-full", trusted), folder, HOME=folder, **SIMULATED, **CREDENTIALS)
-    collecting.until("a service on a server", lambda: "streaming session begun" in collecting.said())
-    collecting.stop()
-    assert len(made) == 3, made
+    shell("dropdb candles && dropuser candlekeep", "/", user="postgres")
+
+    for line in without_comments(blocks.take("candlekeep candles EUR_USD 5 --price bid")):
+        shell(line, folder, said="^2026-01-09 21:55 ")
 
     # A transcript of what is said, and its play.
     recorded = Standing(blocks.take("candlekeep run --record"), folder, **SIMULATED, **CREDENTIALS)
@@ -244,6 +252,64 @@ def on_the_simulator(blocks: Blocks) -> None:
     market.stop()
 
 
+def backups(blocks: Blocks) -> None:
+    """One now, and no more than so many."""
+    lines = without_comments(blocks.take("sudo install -m 0644 -t /etc/systemd/system /usr/share/doc"))
+    for line in lines[:2]:
+        shell(line, "/")
+    kept = "/var/lib/candlekeep-backup"
+    shell(f"install -d -o candlekeep -g candlekeep -m 0750 {kept}", "/")
+    for day in range(1, 21):
+        written(f"{kept}/candlekeep-2020-01-{day:02}.db", "old")
+    shell(f"chown candlekeep: {kept}/*", "/")
+    shell(lines[2], "/", said="candlekeep candlekeep .* candlekeep-2[0-9-]*.db$")
+    found = sorted(os.listdir(kept))
+    assert len(found) == 14 and found[0] == "candlekeep-2020-01-08.db", found
+    assert found[-1] == time.strftime("candlekeep-%Y-%m-%d.db", time.gmtime()), found
+    newest = f"{kept}/{found[-1]}"
+    shell(f"stat -c '%a %U' {newest} && candlekeep candles EUR_USD 5 --database sqlite://{newest}", "/",
+          said="^640 candlekeep$")
+    # Twice a day is one of that day.
+    shell(lines[2], "/")
+    assert sorted(os.listdir(kept)) == found, os.listdir(kept)
+    shell(lines[3], "/")
+    shell("systemctl is-active candlekeep-backup.timer", "/", said="^active$")
+    assert len(lines) == 4, lines
+
+
+def on_a_server(blocks: Blocks) -> None:
+    """The service and those who read, first by whom they are, then by a password."""
+    def collects(reader: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        asked = ["runuser", "-u", reader, "--", "candlekeep", "candles", "EUR_USD", "5", "--count", "3"]
+        while subprocess.run(asked, capture_output=True, check=False, cwd="/").returncode:
+            assert time.monotonic() < deadline, f"{reader} reads nothing"
+            time.sleep(0.2)
+
+    here = without_comments(blocks.take("sudo -u postgres createuser candlekeep\n"))
+    for line in here[:-1]:
+        shell(line, "/")
+    shell(here[-1], "/", said="^database +postgres:///candles")
+    assert len(here) == 5, here
+    collects("candlekeep")
+    shell("candlekeep status", "/", codes=(1, 78), said="root")
+    readers = without_comments(blocks.take("sudo -u postgres createuser bot\n"))
+    for line in readers[:-1]:
+        shell(line, "/")
+    shell(readers[-1], "/", said="^database +postgres:///candles")
+    collects("bot")
+    shell("systemctl stop candlekeep && sudo -u postgres dropdb candles && sudo -u postgres dropuser candlekeep", "/")
+
+    there = [line.replace("verify-full", TRUSTED.replace("&", r"\&")) for line in
+             without_comments(blocks.take("sudo -u postgres createuser --pwprompt candlekeep"))]
+    shell(there[0], "/", given="the password\nthe password\n")
+    for line in there[1:-1]:
+        shell(line, "/")
+    shell(there[-1], "/", said="^database +postgres://candlekeep@db.example/candles")
+    assert len(there) == 6, there
+    collects("candlekeep")
+
+
 def server(folder: str) -> None:
     """A PostgreSQL that is called db.example and can prove it."""
     tools = os.path.dirname(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: int(path.split("/")[4]))[-1])
@@ -253,10 +319,10 @@ def server(folder: str) -> None:
         install -d -o postgres /run/postgresql {data}
         runuser -u postgres -- {tools}/initdb --auth-local peer --auth-host scram-sha-256 --no-sync {data} > /dev/null
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=authority \\
-            -keyout /tmp/authority.key -out /tmp/root.pem 2> /dev/null
+            -keyout /tmp/authority.key -out /srv/root.pem 2> /dev/null
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=db.example \\
             -keyout {data}/server.key -out /tmp/server.csr 2> /dev/null
-        openssl x509 -req -in /tmp/server.csr -CA /tmp/root.pem -CAkey /tmp/authority.key -CAcreateserial -days 2 \\
+        openssl x509 -req -in /tmp/server.csr -CA /srv/root.pem -CAkey /tmp/authority.key -CAcreateserial -days 2 \\
             -extfile <(echo subjectAltName=DNS:db.example) -out {data}/server.crt 2> /dev/null
         chown postgres {data}/server.*
         chmod 600 {data}/server.key
@@ -290,10 +356,14 @@ def under_systemd(blocks: Blocks) -> None:
     service.until("bars that the group reads", lambda: subprocess.run(
         ["runuser", "-u", "bot", "--", "candlekeep", "candles", "EUR_USD", "5"], capture_output=True).returncode == 0)
 
+    backups(blocks)
     shell(blocks.take("sudo install -d -m 0700 /etc/candlekeep/live"), folder)
     shell(blocks.take("cd /usr/share/doc"), folder)
     told = "systemctl show candlekeep-alert@candlekeep.service.service --property Result --value"
     shell(told, folder, said="^success$")
+
+    on_a_server(blocks)
+    shell("sed -i 's|^url = .*|url = \"sqlite:////var/lib/candlekeep/candlekeep.db\"|' /etc/candlekeep/candlekeep.toml", folder)
 
     encrypted = next(body for path, body in blocks.left if "systemd-creds encrypt" in body)
     blocks.left.remove(next(one for one in blocks.left if one[1] == encrypted))
@@ -327,7 +397,7 @@ def main() -> None:
     if os.path.exists("/usr/sbin/policy-rc.d"):
         os.remove("/usr/sbin/policy-rc.d")
     # We are root, and nobody is there to be asked.
-    written("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', 0o755)
+    written("/usr/local/bin/sudo", SUDO, 0o755)
     written("/usr/local/bin/systemd-ask-password", "#!/bin/sh\nprintf 'not-a-secret'\n", 0o755)
     written("/usr/local/bin/sudoedit", "#!/bin/sh\nsed -i 's/^#listen = .*/listen = \"off\"/' \"$1\"\n", 0o755)
     written("/usr/local/bin/wall", "#!/bin/sh\ncat > /run/told\n", 0o755)

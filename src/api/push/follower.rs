@@ -26,7 +26,7 @@ struct ResetData<'a> {
 pub enum Lost {
     /// Bars behind the id were deleted for their age, up to this `seq`.
     Deleted(i64),
-    /// There was no such id yet.
+    /// There was no such id here.
     Unknown,
 }
 
@@ -159,7 +159,10 @@ fn reset(lost: Lost, at: i64, last: i64) -> String {
         Lost::Deleted(to) => {
             ("deleted", format!("bars after {at} have been deleted for their age, the last of them {to}"))
         }
-        Lost::Unknown => ("unknown_id", format!("there is no {at} yet: this may be another database")),
+        Lost::Unknown if at > last => {
+            ("unknown_id", format!("there is no {at} yet: this may be another database"))
+        }
+        Lost::Unknown => ("unknown_id", format!("there is no {at} here: this is a copy of another database")),
     };
     reset_because(word, format!("{why}; what is stored after {last} follows"), last)
 }
@@ -322,7 +325,7 @@ mod tests {
             ),
             (
                 Lost::Unknown,
-                "{\"error\":\"unknown_id\",\"reason\":\"there is no 5 yet: this may be another database; \
+                "{\"error\":\"unknown_id\",\"reason\":\"there is no 5 here: this is a copy of another database; \
                  what is stored after 9 follows\",\"seq\":9}",
             ),
         ] {

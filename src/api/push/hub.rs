@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::domain::coverage::has_no_bar;
 use crate::domain::{Bar, Pair, Timeframe, Timestamp};
 use crate::live::Live;
+use crate::stats::Stats;
 use crate::store::{Among, LogRead, Store, StoreError};
 
 /// Who follows at a time; the rest of the connections is for questions.
@@ -80,6 +81,7 @@ pub struct Push {
     shelf: Arc<Shelf>,
     /// That the log cannot be read has been said, and not yet that it can again.
     is_away_said: AtomicBool,
+    stats: Arc<Stats>,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +122,13 @@ impl Drop for Reading {
 
 impl Push {
     /// Pushes what `open` has the log of, and what is shown to be under way, in these lengths.
-    pub fn new(open: Open, live: Live, clock: Clock, timeframes: &[Timeframe]) -> Arc<Push> {
+    pub fn new(
+        open: Open,
+        live: Live,
+        clock: Clock,
+        timeframes: &[Timeframe],
+        stats: Arc<Stats>,
+    ) -> Arc<Push> {
         Arc::new(Push {
             live,
             clock,
@@ -133,7 +141,23 @@ impl Push {
             followers: Mutex::default(),
             shelf: Arc::default(),
             is_away_said: AtomicBool::new(false),
+            stats,
         })
+    }
+
+    /// What comes behind `after` could not be read for one alone, who is ended. Where nobody can be told anything that
+    /// has been said; else something is wrong with that stretch, which does not pass by itself.
+    pub(super) fn ends_unread(&self, after: i64, error: &NoAnswer) {
+        if self.is_away_said.load(Ordering::Relaxed) {
+            log::info!(error:% = error, after; "the log cannot be read for a follower, his connection is ended");
+            return;
+        }
+        self.stats.followers_unread.add(1);
+        log::warn!(
+            error:% = error, after;
+            "bars that a follower is to be told of cannot be read, his connection is ended; who comes behind them can \
+             be told of later ones"
+        );
     }
 
     /// The time.

@@ -175,7 +175,7 @@ impl Line {
                 let now = self.push.clock().monotonic();
                 let (since, why) = self.unread.get_or_insert((now, NoAnswer::Late));
                 if now.saturating_duration_since(*since) >= AWAY_MAX {
-                    log::info!(error:% = why; "the log cannot be read for a follower, his connection is ended");
+                    self.push.ends_unread(self.follower.at(), why);
                     self.has_ended = true;
                     return Some(unavailable(&why.to_string()));
                 }
@@ -254,6 +254,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
     use crate::live::Live;
+    use crate::stats::Stats;
     use crate::store::{DatabaseUrl, Store};
 
     type Events = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>>>>;
@@ -266,6 +267,7 @@ mod tests {
         live: Live,
         clock: Clock,
         push: Arc<Push>,
+        stats: Arc<Stats>,
         slot: i64,
     }
 
@@ -277,8 +279,9 @@ mod tests {
             let clock = Clock::simulated(Timestamp(0), 0);
             let of = url.clone();
             let open = Arc::new(move || Store::open_read_only(&of));
-            let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5]);
-            Scene { folder, url, store, live, clock, push, slot: 0 }
+            let stats = Arc::<Stats>::default();
+            let push = Push::new(open, live.clone(), clock.clone(), &[Timeframe::M5], stats.clone());
+            Scene { folder, url, store, live, clock, push, stats, slot: 0 }
         }
 
         /// Stores so many more bars, none of which has company in its quarter.
@@ -561,10 +564,34 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_row_that_cannot_be_read_is_named_to_those_whom_it_keeps_from_going_on() {
+        for (damage, named) in [
+            ("UPDATE candles SET volume = -7 WHERE seq = 2", "EUR_USD 5 1970-01-01T00:15:00Z: "),
+            ("UPDATE candles SET revision = -1 WHERE seq = 2", "EUR_USD 5 1970-01-01T00:15:00Z: "),
+            ("UPDATE candles SET pair = 'nothing' WHERE seq = 2", "damaged: seq 2: "),
+            ("UPDATE candles SET timeframe = '7' WHERE seq = 2", "damaged: seq 2: "),
+        ] {
+            let mut scene = Scene::new();
+            scene.commit(3);
+            scene.run(damage);
+            let mut old = scene.follow(After::Seq(1)).await.unwrap();
+            let _greeting = heard(&mut old).await;
+            let words = last_words(&scene.clock, old).await;
+            assert!(words.contains("unavailable") && words.contains(named), "{words}");
+            assert_eq!(scene.stats.followers_unread.get(), 1, "{damage}");
+            // Who is past it is not concerned.
+            let mut new = scene.follow(After::Now).await.unwrap();
+            let _greeting = heard(&mut new).await;
+            scene.commit(1);
+            assert_eq!(until(&mut new, 4).await, [4]);
+        }
+    }
+
+    #[actix_web::test]
     async fn where_the_database_is_away_nobody_is_told_that_he_follows() {
         let url = DatabaseUrl::sqlite("/nowhere/c.db");
         let open = Arc::new(move || Store::open_read_only(&url));
-        let push = Push::new(open, Live::default(), Clock::system(), &[Timeframe::M5]);
+        let push = Push::new(open, Live::default(), Clock::system(), &[Timeframe::M5], Arc::default());
         let asked = Follow { pairs: Vec::new(), timeframes: Vec::new(), forming: false, after: After::Now };
         assert!(matches!(push.follow(asked, None).await.err(), Some(NoStream::NoAnswer(_))));
     }

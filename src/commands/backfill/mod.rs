@@ -52,8 +52,9 @@ pub struct Order {
 /// # Errors
 /// Wrong arguments; what a start of the service can fail with; a database that cannot be read.
 pub fn execute(args: &Backfill, config: Config) -> Result<Exit, Failure> {
-    let order = asked(args, &config)?;
+    let mut order = asked(args, &config)?;
     if args.plan {
+        order.wish.is_plan = true;
         let outlook = look(&config, &order, true)?;
         refuse_future(&outlook, &order, &config)?;
         match args.format {
@@ -134,14 +135,16 @@ pub fn order(
 }
 
 /// Refuses a stretch that a running service knows to lie in the future: where the market goes by its own clock nobody
-/// else does.
+/// else does. A plan is refused too of what lies behind this machine's clock and the ledger's end.
 fn refuse_future(outlook: &Outlook, order: &Order, config: &Config) -> Result<(), Failure> {
     let Some(span) = order.scope.span.as_ref().filter(|_| config.clock == ClockKind::Stream) else {
         return Ok(());
     };
     // As in `market_now`: of the bucket under way something has happened.
     let now = outlook.now.event.plus(Timeframe::M5.seconds() - 1);
-    match in_the_future(span.start, now, config.clock).filter(|_| outlook.is_collected()) {
+    let (is_collected, is_plan) = (outlook.is_collected(), order.wish.is_plan);
+    let clock = if is_collected { config.clock } else { ClockKind::System };
+    match in_the_future(span.start, now, clock).filter(|_| is_collected || is_plan) {
         Some(why) => Err(Failure::usage(why)),
         None => Ok(()),
     }

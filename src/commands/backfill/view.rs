@@ -74,6 +74,12 @@ pub fn sums(outlook: &Outlook) -> Vec<String> {
             counted(outlook.per_minute as usize, "request"),
         ),
     });
+    if let Some(known_to) = outlook.known_to {
+        lines.push(format!(
+            "The ledger ends at {known_to}: what lies behind it can be had only if the market has come so far, which \
+             a service knows once it runs."
+        ));
+    }
     lines.push(format!("{}.", allowance(outlook)));
     lines.extend(waiting(outlook));
     lines
@@ -102,6 +108,7 @@ pub fn json(outlook: &Outlook) -> Value {
         "points": outlook.plan.points(),
         "minutes": outlook.minutes(),
         "requests_per_minute": outlook.per_minute,
+        "known_to": outlook.known_to.map(|end| end.0),
         "allowance": allowance_json(outlook),
         "waiting": waiting_json(outlook),
     })

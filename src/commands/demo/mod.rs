@@ -253,7 +253,7 @@ async fn show(
         return Err(Failure::failed("stopped"));
     };
     if let Some(place) = place {
-        actix_rt::spawn(keep_place(house.store().clone(), place));
+        actix_rt::spawn(keep_place(house.store().clone(), house.epoch(), place));
     }
     let mut progress = Progress::new(clock.clone());
     let mut cut = false;

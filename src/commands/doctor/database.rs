@@ -62,10 +62,10 @@ impl Known {
 
     /// Whether one who listens on this address and does not answer is the process that collects: it says that it serves
     /// there, or shows no sign of life.
-    pub fn may_be_frozen_at(&self, address: &str, now: Timestamp) -> bool {
+    pub fn may_be_frozen_at(&self, address: &str) -> bool {
         self.collector().is_some_and(|lease| {
-            let place = self.http.as_ref().filter(|place| i64::from(place.pid) == lease.pid);
-            lease.silent_s(now).is_some()
+            let place = self.http.as_ref().filter(|place| place.is_of(lease));
+            lease.silent_s().is_some()
                 || place
                     .is_some_and(|place| place.error.is_none() && place.address.as_deref() == Some(address))
         })
@@ -74,7 +74,7 @@ impl Known {
     /// Whether the process that collects streams now.
     pub fn streams(&self) -> bool {
         let both = self.collector().zip(self.stream.as_ref());
-        both.is_some_and(|(lease, stream)| stream.streams_of(lease.acquired_at))
+        both.is_some_and(|(lease, stream)| stream.streams_of(lease))
     }
 
     /// The process that collects now.

@@ -103,10 +103,10 @@ fn examine(config: &Config, is_offline: bool) -> Result<(Vec<Check>, Probes), Fa
         Some(known) => checks.extend(of_database(config, known)),
         None => checks.push(Check::ok("database", format!("{}: not asked (--offline)", config.database))),
     }
-    checks.extend(of_machine(config, &spools, read, now));
+    checks.extend(of_machine(config, &spools, known.as_ref()));
     checks.extend(read.map(|known| {
         let (lease, run) = (known.lease.as_ref(), known.last_run.as_ref());
-        judge::service(lease, run, service_line(lease, run), facts_waiting(config).unwrap_or(0), now)
+        judge::service(lease, run, service_line(lease, run), facts_waiting(config).unwrap_or(0))
     }));
 
     let why_not =
@@ -144,7 +144,8 @@ fn of_database(config: &Config, known: &Result<Known, StoreError>) -> Vec<Check>
     checks
 }
 
-fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>, now: Timestamp) -> Vec<Check> {
+fn of_machine(config: &Config, spools: &[PathBuf], known: Option<&Result<Known, StoreError>>) -> Vec<Check> {
+    let read = known.and_then(|known| known.as_ref().ok());
     let is_collecting = read.is_some_and(|known| known.collector().is_some());
     let mut checks = Vec::new();
     let day_bytes = judge::bytes_a_day(config.feeds.len(), &config.timeframes);
@@ -166,9 +167,15 @@ fn of_machine(config: &Config, spools: &[PathBuf], read: Option<&Known>, now: Ti
     checks.push(judge::descriptors(machine::descriptors()));
     match config.http.listen {
         Some(address) => {
-            let processes = read.map(Known::processes).unwrap_or_default();
-            let may_be_frozen = read.is_some_and(|known| known.may_be_frozen_at(&address.to_string(), now));
-            let ours = Ours { processes: &processes, is_collecting, may_be_frozen };
+            let processes = match known {
+                Some(Ok(known)) => Some(known.processes()),
+                // Nobody collects into what is not there.
+                Some(Err(StoreError::Absent { .. })) => Some(Vec::new()),
+                Some(Err(_)) | None => None,
+            };
+            let why_not = if known.is_none() { "--offline" } else { "the database cannot be asked" };
+            let may_be_frozen = read.is_some_and(|known| known.may_be_frozen_at(&address.to_string()));
+            let ours = Ours { processes: processes.as_deref(), why_not, is_collecting, may_be_frozen };
             checks.push(judge::http(address, machine::listening(address), ours));
         }
         None => checks.push(Check::ok("http", "off")),

@@ -3,6 +3,7 @@
 
 pub mod verify;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::json;
@@ -11,7 +12,7 @@ use super::grid::{Grid, numbers, words as column};
 use super::margin::{self, hang};
 use super::outlook::{self, Wish, words};
 use super::paint::{BAD, GOOD, NAME, WARN, paint};
-use super::{check_pair, say};
+use super::{check_pair, say, tell_ahead};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::completeness::{Gap, calendar_of, incomplete, not_reached};
@@ -30,6 +31,7 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
     if args.verify {
         return verified(&verify::verify(&mut store)?, args.format);
     }
+    tell_ahead(&mut store, config)?;
     let now = (config.clock == ClockKind::System).then(|| Clock::system().wall());
     if let Some(words) = &args.complete {
         let (pair, timeframe, span) = asked(words)?;
@@ -91,9 +93,9 @@ fn find(
     let asked: Vec<Pair> = args.pairs.iter().chain(&args.pair).copied().collect();
     let wanted = |pair: Pair| asked.is_empty() || asked.contains(&pair);
     let mut gaps = Vec::new();
-    let timeframes =
-        args.timeframe.or(args.length).map_or_else(|| config.timeframes.clone(), |timeframe| vec![timeframe]);
-    for timeframe in timeframes {
+    let named: BTreeSet<Timeframe> = args.timeframes.iter().chain(&args.length).copied().collect();
+    let kept = config.timeframes.iter().copied().filter(|_| named.is_empty());
+    for timeframe in kept.chain(named.iter().copied()) {
         for state in [State::Missing, State::Lost] {
             let runs = store.runs_in_state(timeframe, state)?;
             gaps.extend(runs.iter().map(|(pair, run)| Gap::of(*pair, timeframe, run)));

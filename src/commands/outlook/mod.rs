@@ -10,7 +10,7 @@ use crate::aggregator::absent;
 use crate::clock::{Clock, ClockKind};
 use crate::config::{Config, Environment};
 use crate::domain::coverage::{Run, overlay};
-use crate::domain::{FeedIx, Mark, Pair, Reason, State, Timeframe, Timestamp};
+use crate::domain::{FeedIx, Mark, Pair, Reason, Timeframe, Timestamp};
 use crate::exit::Failure;
 use crate::healer::actor;
 use crate::healer::attempts::{Attempt, Attempts};
@@ -50,6 +50,9 @@ pub struct Outlook {
     pub lease: Option<LeaseState>,
     /// The last spend that was booked.
     pub last_spend: i64,
+    /// Where the ledger ends, where a wish of a market that goes by its own clock reaches further and nobody knows
+    /// whether that market does.
+    pub known_to: Option<Timestamp>,
 }
 
 impl Outlook {
@@ -97,6 +100,8 @@ impl Outlook {
 pub struct Wish {
     /// Of which pair and length, and which buckets.
     pub stretches: Vec<(Pair, Timeframe, Range<Timestamp>)>,
+    /// It is only to be told what that would cost: nobody will ask the market how far it has come.
+    pub is_plan: bool,
 }
 
 /// Looks at a database. `None` is one that is not there yet. With `ahead` it shows what a start now
@@ -124,10 +129,14 @@ pub fn look(
     // A market that goes by its own clock is where its ledger ends at least, and for all that is known
     // where somebody's wish does.
     let wished = wish.stretches.iter().map(|(_, _, span)| span.end).max();
+    // A plan finds out no more, and of what lies behind everybody's clock there is nothing to be had.
+    let wished = wished.map(|end| if wish.is_plan { end.min(wall) } else { end });
     // Whoever collects knows of no later time.
     let is_collected = known.lease.as_ref().is_some_and(|lease| lease.alive);
+    let goes_by_itself = config.clock == ClockKind::Stream;
     let newest = if is_collected { known.newest } else { known.newest.max(wished) };
-    let event = newest.filter(|_| config.clock == ClockKind::Stream).unwrap_or(wall);
+    let event = newest.filter(|_| goes_by_itself).unwrap_or(wall);
+    let known_to = known.newest.filter(|known_to| goes_by_itself && event > *known_to);
     let now = Now { event, wall };
     let mut ledger = Ledger { runs: known.runs };
     if ahead && !is_collected {
@@ -175,6 +184,7 @@ pub fn look(
         again_at: in_vain.map(|(_, _, attempt)| attempt.next_at).min(),
         lease: known.lease,
         last_spend: known.last_spend,
+        known_to,
     })
 }
 
@@ -274,10 +284,9 @@ fn missing(pages: &[Page]) -> BTreeMap<(Pair, Timeframe), u64> {
     let mut missing = BTreeMap::new();
     for page in pages {
         for timeframe in FETCHED {
-            let runs = page.runs(timeframe).iter().filter(|run| run.state == State::Missing);
-            let seconds: i64 = runs.map(|run| run.span.end.since(run.span.start)).sum();
-            if seconds > 0 {
-                missing.insert((page.pair, timeframe), (seconds / timeframe.seconds()) as u64);
+            let buckets = page.buckets_missing(timeframe);
+            if buckets > 0 {
+                missing.insert((page.pair, timeframe), buckets);
             }
         }
     }

@@ -78,6 +78,18 @@ pub fn waiting(outlook: &Outlook) -> Vec<String> {
     lines
 }
 
+/// Why nothing of what is missing can be asked for now, in one line, and until when where that is known; none while
+/// something can, or nothing is missing.
+pub fn standstill(outlook: &Outlook) -> Option<(String, Option<Timestamp>)> {
+    if !outlook.plan.requests.is_empty() || outlook.buckets_missing() == 0 {
+        return None;
+    }
+    let lines = waiting(outlook);
+    let renews_at = outlook.allowance.renews_at(outlook.now.wall).filter(|_| !lines.is_empty());
+    let why = if lines.is_empty() { nothing_now(outlook) } else { lines.join(" ") };
+    Some((why, renews_at.into_iter().chain(outlook.again_at).min()))
+}
+
 /// The allowance for programs.
 pub fn allowance_json(outlook: &Outlook) -> Value {
     let seen = outlook.allowance.seen;

@@ -50,11 +50,12 @@ pub fn json(findings: &Findings) -> String {
             "renewed_at": lease.renewed_at.0,
             "released": lease.released,
             "alive": lease.alive,
-            "silent_s": lease.silent_s(findings.wall),
+            "silent_s": lease.silent_s(),
         })
     };
     json!({
         "now": findings.now.0,
+        "ahead_s": findings.ahead_s,
         "database": findings.database,
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),

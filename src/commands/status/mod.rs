@@ -21,7 +21,7 @@ use crate::aggregator::inference::{self, Record};
 use crate::api::{Place, place};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
-use crate::completeness::market_now;
+use crate::completeness::{ahead_s, market_now};
 use crate::config::{Config, FOREX_CALENDAR};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -48,6 +48,8 @@ struct Findings {
     now: Timestamp,
     /// The machine's.
     wall: Timestamp,
+    /// By how many seconds the newest bar ends after it, where the market cannot go by it.
+    ahead_s: Option<i64>,
     database: String,
     /// Facts that wait for the database; none where there is no spool, or it cannot be read.
     spooled: Option<u64>,
@@ -148,11 +150,11 @@ pub fn read_json(config: &Config, now: Timestamp) -> Result<String, Failure> {
 }
 
 /// What the service is at, where it cannot be collecting: one that is frozen says nothing of itself.
-fn instead_of_collecting(lease: Option<&LeaseState>, wall: Timestamp) -> Option<String> {
+fn instead_of_collecting(lease: Option<&LeaseState>) -> Option<String> {
     match lease.filter(|lease| lease.alive) {
         None => Some("nobody collects".to_owned()),
         Some(lease) => {
-            lease.silent_s(wall).map(|silent_s| format!("no sign of life for {}", margin::lasting(silent_s)))
+            lease.silent_s().map(|silent_s| format!("no sign of life for {}", margin::lasting(silent_s)))
         }
     }
 }
@@ -184,7 +186,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let lease = store.lease(now)?;
     let last_run = LastRun::find(&mut store, lease.as_ref())?;
     let standbys = store.standbys(now)?;
-    let collector = lease.as_ref().filter(|lease| lease.alive).map(|lease| lease.pid);
+    let collector = lease.clone().filter(|lease| lease.alive);
     let outlook = outlook::look(Some(&mut store), config, &Scope::default(), &Wish::default(), false)?;
     let wall = now;
     let (market_now, stream, bars) = store.consistently(|store| {
@@ -193,10 +195,10 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         Ok((now, stream, readiness::read(store, config, now)?))
     })?;
     let process = Process {
-        at: instead_of_collecting(lease.as_ref(), wall),
+        at: instead_of_collecting(lease.as_ref()),
         spooled: spooled.unwrap_or(0),
         stream: stream.clone(),
-        is_silent: lease.as_ref().is_some_and(|lease| lease.silent_s(wall).is_some()),
+        is_silent: lease.as_ref().is_some_and(|lease| lease.silent_s().is_some()),
     };
     let trades = readiness::trades(config, market_now, |_| true);
     let readiness = Readiness::judge(bars, &process, trades, wall);
@@ -205,6 +207,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     Ok(Findings {
         now,
         wall,
+        ahead_s: ahead_s(&mut store, config.clock, wall)?,
         database: config.database.to_string(),
         spooled,
         lease,
@@ -224,12 +227,12 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
         rooms: store.setting(SETTING_ROOMS)?.and_then(|text| Failures::read(&text)).unwrap_or_default(),
         at: store
             .setting(SETTING_AT)?
-            .zip(collector)
-            .and_then(|(kept, pid)| at_of(&kept, pid).map(str::to_owned)),
+            .zip(collector.as_ref())
+            .and_then(|(kept, lease)| at_of(&kept, lease.epoch).map(str::to_owned)),
         http: store
             .setting(place::SETTING)?
             .and_then(|text| Place::read(&text))
-            .filter(|place| collector == Some(place.pid.into())),
+            .filter(|place| collector.is_some_and(|lease| place.is_of(&lease))),
         logins: Logins::read(&mut store)?,
         login_spacing: config.session.login_spacing,
         trouble: store.setting(actor::SETTING_TROUBLE)?.and_then(|text| {

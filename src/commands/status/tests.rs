@@ -26,6 +26,7 @@ fn lease() -> LeaseState {
         renewed_at: Timestamp(1_705_489_197),
         released: false,
         alive: true,
+        read_at: Timestamp(1_705_489_200),
     }
 }
 
@@ -73,7 +74,7 @@ fn who_collects_or_how_the_last_one_ended_is_told() {
 fn a_service_that_has_not_logged_in_yet_does_not_stream_and_says_when_it_may() {
     let mut findings = findings();
     // The process before has left this.
-    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 5;
+    findings.stream.as_mut().unwrap().epoch = lease().epoch - 1;
     findings.at = Some("logging in".to_owned());
     findings.logins.last = Some(findings.wall.plus(-20));
     findings.login_spacing = Duration::from_secs(61);
@@ -90,7 +91,7 @@ fn a_service_that_shows_no_sign_of_life_is_warned_about() {
     let mut findings = findings();
     assert!(!text(&findings, None).contains("no sign of life"));
     assert!(json(&findings).contains(r#""silent_s":null"#));
-    findings.wall = Timestamp(1_705_489_197 + 85);
+    findings.lease.as_mut().unwrap().read_at = Timestamp(1_705_489_197 + 85);
     let expected =
         "\n          WARN: no sign of life for 85 s, 20 s are long: it is frozen, or cannot write\n";
     assert!(text(&findings, None).contains(expected), "{}", text(&findings, None));
@@ -189,7 +190,7 @@ fn stale(pair: &str, last: Option<Timestamp>, by: i64, why: &str) -> PairReadine
 }
 
 fn findings() -> Findings {
-    let mut stream = StreamState { since: 1_705_485_600, ..StreamState::default() };
+    let mut stream = StreamState { epoch: lease().epoch, since: 1_705_485_600, ..StreamState::default() };
     stream.enter(Phase::Interrupted, Some("connection closed".to_owned()));
     (stream.transport, stream.version) = (Some("http".to_owned()), Some("2.3.0".to_owned()));
     stream.refused.insert("EUR_CHF".to_owned(), "subscription refused: -1 Invalid account type".to_owned());
@@ -215,6 +216,7 @@ fn findings() -> Findings {
     Findings {
         now: Timestamp(1_705_489_200),
         wall: Timestamp(1_705_489_200),
+        ahead_s: None,
         last_run: None,
         database: "sqlite://c.db".to_owned(),
         spooled: Some(56),
@@ -232,6 +234,7 @@ fn findings() -> Findings {
             address: Some("127.0.0.1:8017".to_owned()),
             since: 1_705_480_000,
             error: Some("address in use".to_owned()),
+            epoch: 3,
         }),
         lease: Some(lease()),
         standbys: vec![LeaseState { host: "tower".to_owned(), epoch: 0, ..lease() }],
@@ -349,6 +352,38 @@ fn what_programs_read_is_as_the_document_says() {
 }
 
 #[test]
+fn bars_of_a_time_to_come_are_told_of_first() {
+    assert!(!text(&findings(), None).contains("this machine's clock"));
+    let ahead = Findings { ahead_s: Some(3 * 86_400), ..findings() };
+    let told = text(&ahead, None);
+    let expected = "          WARN: the newest bar ends 3 days after this machine's clock: a simulated market goes by \
+         its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong";
+    assert_eq!(told.lines().nth(1), Some(expected), "{told}");
+    assert!(json(&ahead).contains(r#""ahead_s":259200"#), "{}", json(&ahead));
+}
+
+#[test]
+fn what_an_earlier_process_of_the_same_number_has_left_is_not_taken_for_the_present_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Some(format!("sqlite://{}", dir.path().join("c.db").display()));
+    let config =
+        crate::config::load(None, &BTreeMap::new(), &crate::config::Flags { config: None, database })
+            .unwrap();
+    let mut store = Store::open(&config.database).unwrap();
+    let now = Clock::system().wall();
+    let mut told_of = |epoch: i64| {
+        let place = Place { address: Some("127.0.0.1:8017".to_owned()), epoch, ..Place::off(now) };
+        store.set_setting(place::SETTING, &place.text()).unwrap();
+        store.set_setting(SETTING_AT, &format!("{epoch} logging in")).unwrap();
+        let lease = store.acquire_lease("run", now).unwrap();
+        let findings = find(&config, now).unwrap();
+        assert_eq!(findings.lease.map(|lease| (lease.alive, lease.epoch)), Some((true, lease.epoch())));
+        (lease.epoch(), findings.http.is_some(), findings.at.is_some())
+    };
+    assert_eq!([told_of(1), told_of(1), told_of(3)], [(1, true, true), (2, false, false), (3, true, true)]);
+}
+
+#[test]
 fn failed_logins_are_told_with_when_the_next_may_be() {
     let mut findings = findings();
     assert!(!text(&findings, None).contains("login "), "all is well");
@@ -359,12 +394,17 @@ fn failed_logins_are_told_with_when_the_next_may_be() {
     assert!(json(&findings).contains(r#""login":{"failed":3,"last":0,"next":244}"#), "{}", json(&findings));
     // Once the last has led to a stream, and no delay is owed, there is nothing to be alarmed at.
     let stream = findings.stream.as_mut().unwrap();
-    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0);
+    // By the process's clock, behind the one that the lease goes by.
+    (stream.phase, stream.since) = (Phase::Streaming, lease().acquired_at.0 - 1);
     assert!(!text(&findings, None).contains("login "), "{}", text(&findings, None));
     findings.logins.last = Some(findings.wall.plus(-243));
     assert!(text(&findings, None).contains("login     the last 3 failed"), "a delay is owed");
     findings.logins.last = Some(findings.wall.plus(-244));
     assert!(!text(&findings, None).contains("login "), "none is");
-    findings.stream.as_mut().unwrap().since = lease().acquired_at.0 - 1;
-    assert!(text(&findings, None).contains("login     the last 3 failed"), "it was another process's stream");
+    let told = text(&findings, None);
+    assert!(told.contains("\nstream    streaming since 2024-01-17T09:59:59Z"), "{told}");
+    findings.stream.as_mut().unwrap().epoch -= 1;
+    let told = text(&findings, None);
+    assert!(told.contains("login     the last 3 failed"), "it was another process's stream");
+    assert!(told.contains("\nstream    none yet; was streaming when the process before ended\n"), "{told}");
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Findings;
 use crate::aggregator::inference::MATCHES_TO_EARN;
+use crate::commands::ahead;
 use crate::commands::grid::{Grid, numbers, words as column};
 use crate::commands::margin::{hang, lasting};
 use crate::commands::outlook::{Outlook, words};
@@ -50,6 +51,9 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
         folded(format!("{}{rest}", paint(NAME, name)), TEXT_AT);
     };
     line(format!("database  {}", findings.database));
+    if let Some(ahead_s) = findings.ahead_s {
+        line(format!("          {}: {}", paint(WARN, "WARN"), ahead(ahead_s)));
+    }
     if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
         line(format!(
             "spool     {facts} facts wait until the database takes them; the ledger lacks them so far"
@@ -63,7 +67,7 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
                 .to_owned(),
         );
     }
-    if let Some(silent_s) = lease.and_then(|lease| lease.silent_s(findings.wall)) {
+    if let Some(silent_s) = lease.and_then(|lease| lease.silent_s()) {
         line(format!("          {}: {}", paint(WARN, "WARN"), no_sign_of_life(silent_s)));
     }
     if let Some(run) = run.filter(|run| lease.is_some_and(|lease| lease.alive) && !run.is_running(lease)) {
@@ -175,7 +179,7 @@ fn logins_line(findings: &Findings) -> Option<String> {
 /// Whether the process that collects streams now.
 fn streams(Findings { lease, stream, .. }: &Findings) -> bool {
     let lease = lease.as_ref().filter(|lease| lease.alive);
-    lease.zip(stream.as_ref()).is_some_and(|(lease, stream)| stream.streams_of(lease.acquired_at))
+    lease.zip(stream.as_ref()).is_some_and(|(lease, stream)| stream.streams_of(lease))
 }
 
 /// When the next login may be, where some have failed.
@@ -236,7 +240,7 @@ fn stream_line(findings: &Findings) -> String {
     if !findings.lease.as_ref().is_none_or(|lease| lease.alive) {
         return format!("none; was {phase} when the service ended");
     }
-    if findings.lease.as_ref().is_some_and(|lease| since < lease.acquired_at) {
+    if findings.lease.as_ref().is_some_and(|lease| !stream.is_of(lease)) {
         return format!("none yet; was {phase} when the process before ended");
     }
     let mut told = format!("{phase} since {since}");

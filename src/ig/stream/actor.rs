@@ -118,6 +118,8 @@ pub struct StreamActor {
     /// Grows with each connection, so that late news of an old one is told apart.
     socket: u64,
     next_request_id: u64,
+    /// How much the last batch told: the next will tell about as much.
+    told_last: usize,
     /// News that the aggregator has not taken yet, and since when there are any. Meanwhile the
     /// connection is not read.
     untaken: u32,
@@ -182,6 +184,7 @@ impl StreamActor {
             links: 0,
             socket: 0,
             next_request_id: 1,
+            told_last: 0,
             untaken: 0,
             untaken_since: now,
             stopping: false,

@@ -20,9 +20,11 @@
 //!
 //! A row that is held back is never part of a bar, and its bucket may not be inferred.
 
+use std::ops::Range;
+
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{CandleUpdate, Epic, Ohlc, Pair, Price, Timeframe, Timestamp};
-use crate::tlcp::Change;
+use crate::tlcp::{Change, Changes};
 
 /// The fields subscribed to, in this order: the smallest set that IG's demo is known to accept.
 pub const SCHEMA: &str = "UTM LTV CONS_TICK_COUNT CONS_END BID_OPEN BID_HIGH BID_LOW BID_CLOSE \
@@ -33,9 +35,9 @@ pub const FIELDS: u16 = 12;
 const UTM: usize = 0;
 const TICK_COUNT: usize = 2;
 const CONS_END: usize = 3;
-const FIRST_PRICE: usize = 4;
-/// Open, high, low and close of either side.
-const PRICES: usize = 8;
+/// Open, high, low and close of the bid, then of the ask.
+const PRICES: Range<usize> = 4..FIELDS as usize;
+const FIRST_ASK: usize = 8;
 
 /// The item name of an epic's 5-minute candles.
 pub fn group(epic: &Epic) -> String {
@@ -57,13 +59,45 @@ pub enum ChartFault {
     ScaleInDoubt,
 }
 
-/// Folded state of one item. An unset field is one that was null or has not come yet.
-#[derive(Clone, Copy, Debug, Default)]
+/// Folded state of one item: the candle under way, and which of its fields were null or have not come yet.
+#[derive(Clone, Copy, Debug)]
 struct Row {
-    start: Option<Timestamp>,
-    ticks: Option<u32>,
-    closed: Option<bool>,
-    prices: [Option<Price>; PRICES],
+    /// Where a field has no value this holds anything, but no tick counts as none and no flag as not set.
+    candle: CandleUpdate,
+    /// A bit for each field that has no value.
+    missing: u16,
+}
+
+impl Row {
+    /// Nothing has come yet.
+    const EMPTY: Row = {
+        let side = Ohlc { open: Price::ONE, high: Price::ONE, low: Price::ONE, close: Price::ONE };
+        let candle = CandleUpdate { start: Timestamp(0), bid: side, ask: side, ticks: 0, closed: false };
+        Row { candle, missing: u16::MAX }
+    };
+    /// The fields without which there is no candle.
+    const NEEDED: u16 = bit(UTM) | Row::ALL_PRICES;
+    const ALL_PRICES: u16 = (1 << PRICES.end) - (1 << PRICES.start);
+
+    fn lacks(&self, fields: u16) -> bool {
+        self.missing & fields != 0
+    }
+
+    #[inline]
+    fn price(&mut self, field: usize) -> &mut Price {
+        let side = if field < FIRST_ASK { &mut self.candle.bid } else { &mut self.candle.ask };
+        match field % 4 {
+            0 => &mut side.open,
+            1 => &mut side.high,
+            2 => &mut side.low,
+            _ => &mut side.close,
+        }
+    }
+}
+
+/// The bit of a field.
+const fn bit(field: usize) -> u16 {
+    1 << field
 }
 
 /// One watched item: its folded row and the scale of its prices.
@@ -73,8 +107,8 @@ pub struct ChartItem {
     known: Knowledge,
     scale: Option<Scale>,
     row: Row,
-    /// It has told tick counts, so a row without one is not whole.
-    counts: bool,
+    /// The fields without which a row is not whole: that of the tick counts too once it has told one.
+    needed: u16,
     /// What the next price must be near to.
     last_close: Option<Price>,
     doubt: Doubt,
@@ -108,8 +142,8 @@ impl ChartItem {
             pair,
             known,
             scale: None,
-            row: Row::default(),
-            counts: false,
+            row: Row::EMPTY,
+            needed: Row::NEEDED,
             last_close: None,
             doubt: Doubt::None,
         };
@@ -130,14 +164,14 @@ impl ChartItem {
             self.known = Knowledge::ByPrice;
         }
         (self.doubt, self.last_close) = (Doubt::Confirmed, Some(bid));
-        (self.scale, self.row) = (self.told_scale(), Row::default());
+        (self.scale, self.row) = (self.told_scale(), Row::EMPTY);
     }
 
     /// Forgets the folded row: a new subscription begins. The last price and its scale are not
     /// forgotten, so that a scale that changed between two subscriptions is noticed too; nor is a
     /// doubt: whether it was right shows in the rows to come.
     pub fn reset(&mut self) {
-        self.row = Row::default();
+        self.row = Row::EMPTY;
         if self.doubt == Doubt::Confirmed || self.last_close.is_none() {
             self.scale = self.told_scale();
         }
@@ -152,12 +186,12 @@ impl ChartItem {
 
     /// Whether the row has any price.
     pub fn has_price(&self) -> bool {
-        self.row.prices.iter().any(Option::is_some)
+        self.row.missing & Row::ALL_PRICES != Row::ALL_PRICES
     }
 
     /// The bucket that the row says it is of.
     pub fn start(&self) -> Option<Timestamp> {
-        self.row.start
+        (!self.row.lacks(bit(UTM))).then_some(self.row.candle.start)
     }
 
     /// Folds one update in. `None` while a field that a candle needs has no value.
@@ -165,57 +199,62 @@ impl ChartItem {
     /// # Errors
     /// A [`ChartFault`] where the row cannot be trusted. An unreadable field counts as null from
     /// then on, until a good value comes.
-    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Option<CandleUpdate>, ChartFault> {
+    #[inline]
+    pub fn apply(&mut self, changes: &Changes<'_>) -> Result<Option<&CandleUpdate>, ChartFault> {
         let mut fault = None;
-        let (others, prices) = changes.split_at(changes.len().min(FIRST_PRICE));
-        for (field, change) in others.iter().enumerate() {
-            if let Some(told) = told(change) {
-                fault = self.set(field, told).err().or(fault);
-            }
+        for Change { field, value } in changes.iter() {
+            // Null and empty both mean "no value" here (protocol note on CHART fields).
+            let text = value.filter(|text| !text.is_empty());
+            let set = if field < PRICES.start { self.set(field, text) } else { self.set_price(field, text) };
+            fault = set.err().or(fault);
         }
-        for (slot, change) in prices.iter().enumerate().take(PRICES) {
-            if let Some(told) = told(change) {
-                fault = self.set_price(slot, told).err().or(fault);
-            }
+        if let Some(fault) = fault {
+            return Err(self.held_back(fault));
         }
-        match fault {
-            Some(ChartFault::ScaleInDoubt) => self.doubt(),
-            Some(fault) => Err(fault),
-            None => self.candle(),
+        if self.row.lacks(self.needed) {
+            return Ok(None);
         }
+        self.check()?;
+        Ok(Some(&self.row.candle))
     }
 
     #[cold]
-    fn doubt(&mut self) -> Result<Option<CandleUpdate>, ChartFault> {
-        if self.doubt == Doubt::None {
+    fn held_back(&mut self, fault: ChartFault) -> ChartFault {
+        if fault == ChartFault::ScaleInDoubt && self.doubt == Doubt::None {
             self.doubt = Doubt::Open;
         }
-        Err(ChartFault::ScaleInDoubt)
+        fault
     }
 
+    #[inline]
     fn set(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
         let row = &mut self.row;
+        // Without value first: what cannot be read must not leave the old one standing.
         match field {
-            // Without value first: what cannot be read must not leave the old one standing.
             UTM => {
-                row.start = None;
-                // UTM is the candle's start; the floor guards against one that is not aligned.
-                let start = |utm_ms| Timeframe::M5.bucket(Timestamp::from_millis(utm_ms));
-                row.start = number(text)?.map(start);
+                row.missing |= bit(UTM);
+                if let Some(utm_ms) = number(text)? {
+                    // UTM is the candle's start; the floor guards against one that is not aligned.
+                    row.candle.start = Timeframe::M5.bucket(Timestamp::from_millis(utm_ms));
+                    row.missing &= !bit(UTM);
+                }
             }
             TICK_COUNT => {
-                row.ticks = None;
-                row.ticks = number(text)?;
-                self.counts |= row.ticks.is_some();
+                row.candle.ticks = 0;
+                row.missing |= bit(TICK_COUNT);
+                if let Some(ticks) = number(text)? {
+                    row.candle.ticks = ticks;
+                    row.missing &= !bit(TICK_COUNT);
+                    self.needed |= bit(TICK_COUNT);
+                }
             }
             CONS_END => {
-                row.closed = None;
-                row.closed = match text {
-                    None => None,
-                    Some("0") => Some(false),
-                    Some("1") => Some(true),
+                row.candle.closed = false;
+                match text {
+                    None | Some("0") => {}
+                    Some("1") => row.candle.closed = true,
                     Some(_) => return Err(ChartFault::Unreadable),
-                };
+                }
             }
             // LTV equals the tick count for forex; nothing reads it.
             _ => {}
@@ -223,79 +262,71 @@ impl ChartItem {
         Ok(())
     }
 
-    fn set_price(&mut self, slot: usize, text: Option<&str>) -> Result<(), ChartFault> {
-        self.row.prices[slot] = None;
-        if let Some(text) = text {
-            let shift = self.shift(text)?;
-            self.row.prices[slot] = Some(Price::parse(text, shift).map_err(|_| ChartFault::Unreadable)?);
+    #[inline]
+    fn set_price(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
+        if !PRICES.contains(&field) {
+            return Ok(());
         }
-        Ok(())
+        let price = text.map(|text| self.price(text)).transpose();
+        // What cannot be read must not leave the old price standing.
+        match price {
+            Ok(Some(price)) => {
+                *self.row.price(field) = price;
+                self.row.missing &= !bit(field);
+            }
+            Ok(None) | Err(_) => self.row.missing |= bit(field),
+        }
+        price.map(drop)
     }
 
-    /// The decimal shift of this item's prices, recognised from the first one where needed.
-    fn shift(&mut self, text: &str) -> Result<u32, ChartFault> {
-        if let Some(scale) = self.scale {
-            return Ok(scale.points_shift());
-        }
+    #[inline]
+    fn price(&mut self, text: &str) -> Result<Price, ChartFault> {
+        let scale = match self.scale {
+            Some(scale) => scale,
+            None => self.recognise(text)?,
+        };
+        Price::parse(text, scale.points_shift()).map_err(|_| ChartFault::Unreadable)
+    }
+
+    /// The scale of this item's prices, recognised from the first one.
+    #[cold]
+    fn recognise(&mut self, first: &str) -> Result<Scale, ChartFault> {
         if self.known == Knowledge::InDoubt {
             return Err(ChartFault::ScaleInDoubt);
         }
-        let as_sent = Price::parse(text, 0).map_err(|_| ChartFault::Unreadable)?;
+        let as_sent = Price::parse(first, 0).map_err(|_| ChartFault::Unreadable)?;
         match scale::classify(self.pair, Some(as_sent), None) {
             Verdict::Scale(scale) => {
                 self.scale = Some(scale);
-                Ok(scale.points_shift())
+                Ok(scale)
             }
             Verdict::NoPriceYet | Verdict::Ambiguous => Err(ChartFault::ScaleInDoubt),
         }
     }
 
-    fn candle(&mut self) -> Result<Option<CandleUpdate>, ChartFault> {
-        let row = &self.row;
-        let Some(start) = row.start else { return Ok(None) };
-        if self.counts && row.ticks.is_none() {
-            return Ok(None);
-        }
-        let [Some(bo), Some(bh), Some(bl), Some(bc), Some(ao), Some(ah), Some(al), Some(ac)] = row.prices
-        else {
-            return Ok(None);
-        };
-        let bid = Ohlc { open: bo, high: bh, low: bl, close: bc };
-        let ask = Ohlc { open: ao, high: ah, low: al, close: ac };
+    /// Whether the candle under way may be one.
+    #[inline]
+    fn check(&mut self) -> Result<(), ChartFault> {
+        let CandleUpdate { bid, ask, .. } = &self.row.candle;
         // Where a scale changes in mid-candle, fields of both scales stand side by side.
         let (low, high) = (bid.low.min(ask.low), bid.high.max(ask.high));
         if scale::jumped(low, high) || scale::jumped(self.last_close.unwrap_or(low), bid.close) {
-            return self.doubt();
+            return Err(self.held_back(ChartFault::ScaleInDoubt));
         }
         if !bid.is_ordered() || !ask.is_ordered() {
-            return self.disordered(&[bid, ask]);
+            return Err(self.disordered());
         }
         (self.last_close, self.doubt) = (Some(bid.close), Doubt::None);
-        Ok(Some(CandleUpdate {
-            start,
-            bid,
-            ask,
-            ticks: row.ticks.unwrap_or(0),
-            closed: row.closed.unwrap_or(false),
-        }))
+        Ok(())
     }
 
     /// High and low do not enclose the rest: nonsense, or two scales in one row.
     #[cold]
-    fn disordered(&mut self, sides: &[Ohlc; 2]) -> Result<Option<CandleUpdate>, ChartFault> {
-        let prices = || sides.iter().flat_map(Ohlc::prices);
+    fn disordered(&mut self) -> ChartFault {
+        let CandleUpdate { bid, ask, .. } = &self.row.candle;
+        let prices = || [bid, ask].into_iter().flat_map(Ohlc::prices);
         let apart = prices().min().zip(prices().max()).is_some_and(|(low, high)| scale::jumped(low, high));
-        if apart { self.doubt() } else { Err(ChartFault::Disordered) }
-    }
-}
-
-/// What an update says of a field: nothing, no value, or a value.
-fn told<'a>(change: &'a Change<'_>) -> Option<Option<&'a str>> {
-    match change {
-        Change::Unchanged => None,
-        Change::Null => Some(None),
-        // Null and empty both mean "no value" here (protocol note on CHART fields).
-        Change::Text(text) => Some(Some(text.as_ref()).filter(|text| !text.is_empty())),
+        self.held_back(if apart { ChartFault::ScaleInDoubt } else { ChartFault::Disordered })
     }
 }
 
@@ -305,20 +336,17 @@ fn number<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, ChartFa
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
-    /// `|`-separated tokens: empty = unchanged, `#` = null.
-    fn row(text: &str) -> Vec<Change<'_>> {
-        text.split('|')
-            .map(|token| match token {
-                "" => Change::Unchanged,
-                "#" => Change::Null,
-                "$" => Change::Text(Cow::Borrowed("")),
-                text => Change::Text(Cow::Borrowed(text)),
-            })
-            .collect()
+    /// `|`-separated tokens: empty = unchanged, `#` = null, `$` = empty.
+    fn row(text: &str) -> Changes<'_> {
+        let changes = text.split('|').enumerate().filter_map(|(field, token)| match token {
+            "" => None,
+            "#" => Some(Change { field, value: None }),
+            "$" => Some(Change { field, value: Some("") }),
+            text => Some(Change { field, value: Some(text) }),
+        });
+        Changes::from(&*changes.collect::<Vec<_>>().leak())
     }
 
     fn item() -> ChartItem {
@@ -330,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_captured_row_in_points_is_read() {
-        let candle = item().apply(&row(FIRST)).unwrap().unwrap();
+        let candle = *item().apply(&row(FIRST)).unwrap().unwrap();
         assert_eq!(candle.start.to_string(), "2026-05-15T12:25:00Z");
         assert_eq!(candle.bid.prices().map(|p| p.to_string()), ["1.33588", "1.33591", "1.33573", "1.33574"]);
         assert_eq!(candle.ask.close.to_string(), "1.33589");
@@ -341,10 +369,10 @@ mod tests {
     fn fields_not_sent_keep_their_value_across_buckets() {
         let mut item = item();
         item.apply(&row(FIRST)).unwrap();
-        let candle = item.apply(&row("|19|19|1|||13357.1|13357.2|||13358.6|13358.7")).unwrap().unwrap();
+        let candle = *item.apply(&row("|19|19|1|||13357.1|13357.2|||13358.6|13358.7")).unwrap().unwrap();
         assert_eq!((candle.ticks, candle.closed), (19, true));
         assert_eq!(candle.bid.open.to_string(), "1.33588");
-        let next = item.apply(&row("1778848200000|1|1|0||||||||")).unwrap().unwrap();
+        let next = *item.apply(&row("1778848200000|1|1|0||||||||")).unwrap().unwrap();
         assert_eq!(next.start.since(candle.start), 300);
         assert_eq!((next.bid, next.closed), (candle.bid, false));
     }
@@ -369,6 +397,15 @@ mod tests {
             assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "the field stays without value");
             assert!(item.apply(&row("||||13358.8|||||||")).unwrap().unwrap().closed);
         }
+    }
+
+    #[test]
+    fn a_flag_that_cannot_be_read_is_not_set() {
+        let mut item = item();
+        item.apply(&row(&FIRST.replacen("|0|", "|1|", 1))).unwrap();
+        assert!(item.apply(&row("||18|||||||||")).unwrap().unwrap().closed);
+        assert_eq!(item.apply(&row("|||yes||||||||")), Err(ChartFault::Unreadable));
+        assert!(!item.apply(&row("||19|||||||||")).unwrap().unwrap().closed);
     }
 
     #[test]
@@ -548,7 +585,7 @@ mod tests {
         assert_eq!(item.apply(&row("||18|1||||||||")), Ok(None), "its bucket is not known");
         assert!(item.apply(&row("1778848200000||many|||||||||")).is_err());
         assert_eq!(item.apply(&row("|||||||13357.5||||")), Ok(None), "its ticks are not known");
-        let candle = item.apply(&row("||3|||||||||")).unwrap().unwrap();
+        let candle = *item.apply(&row("||3|||||||||")).unwrap().unwrap();
         assert_eq!((candle.start.to_string().as_str(), candle.ticks), ("2026-05-15T12:30:00Z", 3));
     }
 
@@ -561,7 +598,7 @@ mod tests {
 
     #[test]
     fn an_unaligned_time_belongs_to_the_bucket_around_it() {
-        let candle = item().apply(&row(&FIRST.replacen("900000", "913500", 1))).unwrap().unwrap();
+        let candle = *item().apply(&row(&FIRST.replacen("900000", "913500", 1))).unwrap().unwrap();
         assert_eq!(candle.start.to_string(), "2026-05-15T12:25:00Z");
     }
 
@@ -584,8 +621,8 @@ mod tests {
             ChartItem::new(pair, Knowledge::InDoubt).apply(&row(FIRST)),
             Err(ChartFault::ScaleInDoubt)
         );
-        let gold = ChartItem::new(pair, Knowledge::Fixed(Scale::Decimal)).apply(&row(FIRST));
-        assert_eq!(gold.unwrap().unwrap().bid.open.to_string(), "13358.8");
+        let mut gold = ChartItem::new(pair, Knowledge::Fixed(Scale::Decimal));
+        assert_eq!(gold.apply(&row(FIRST)).unwrap().unwrap().bid.open.to_string(), "13358.8");
     }
 
     #[test]

@@ -11,4 +11,6 @@ pub mod state;
 pub mod translate;
 
 #[cfg(test)]
+mod chart_plain;
+#[cfg(test)]
 mod translate_tests;

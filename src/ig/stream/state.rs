@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Timestamp;
 use crate::stats::Stats;
+use crate::store::LeaseState;
 
 /// Where it is kept.
 pub const SETTING: &str = "stream.state";
@@ -48,6 +48,8 @@ impl Phase {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StreamState {
+    /// Which holder of the lease it is the stream of; 0 where nobody said so.
+    pub epoch: i64,
     /// What it does.
     pub phase: Phase,
     /// Since when, epoch seconds, UTC.
@@ -68,9 +70,15 @@ impl StreamState {
         serde_json::from_str(text).ok()
     }
 
-    /// Whether rows come to a process that runs since then, and not to one before it.
-    pub fn streams_of(&self, began: Timestamp) -> bool {
-        self.phase == Phase::Streaming && self.since >= began.0
+    /// Whether it is the stream of whoever has the lease, and not of one before him. Not to be told by the times: the
+    /// lease's may be by another machine's clock.
+    pub fn is_of(&self, lease: &LeaseState) -> bool {
+        self.epoch == lease.epoch
+    }
+
+    /// Whether rows come to whoever has the lease.
+    pub fn streams_of(&self, lease: &LeaseState) -> bool {
+        self.phase == Phase::Streaming && self.is_of(lease)
     }
 
     /// The text to keep.

@@ -16,7 +16,7 @@ use crate::ig::error::cut;
 use crate::ig::markets::Instrument;
 use crate::stats::Stats;
 use crate::store::StreamBreak;
-use crate::tlcp::{Change, EndCause, Event, SubscriptionSpec, Transport, Verdict as Refusal, Version};
+use crate::tlcp::{Changes, EndCause, Event, SubscriptionSpec, Transport, Verdict as Refusal, Version};
 
 /// Pauses before a refused subscription is tried again; the last one repeats.
 const REFUSED_PAUSES_S: [u64; 4] = [5, 30, 120, 900];
@@ -369,12 +369,12 @@ impl Translation<'_> {
         }
     }
 
-    fn row(&mut self, feed: FeedIx, first: bool, changes: &[Change<'_>]) {
+    fn row(&mut self, feed: FeedIx, first: bool, changes: &Changes<'_>) {
         let item = &mut self.known.items[feed.ix()];
         self.stats.rows.add(1);
         self.known.moving_rows += u64::from(!first);
         match item.chart.apply(changes) {
-            Ok(Some(candle)) => {
+            Ok(Some(&candle)) => {
                 let first = item.first;
                 let calendar = &self.known.calendars[feed.ix()];
                 let check = |now| implausible(self.known.clock_kind, candle.start, first, now, calendar);
@@ -588,6 +588,7 @@ fn is_expected(calendar: &Calendar, time: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tlcp::update;
 
     #[test]
     fn clocks_more_than_an_hour_apart_are_noticed() {
@@ -614,8 +615,9 @@ mod tests {
         use super::super::silence::Market;
         // Open from 12:00 to 14:00 UTC on Wednesdays.
         let from = 3 * 24 * 60 + 12 * 60;
-        let short = Arc::new(Calendar::new(chrono_tz::UTC, from..from + 120, None));
-        let closed = Arc::new(Calendar::new(chrono_tz::UTC, 0..0, None));
+        let short =
+            Arc::new(Calendar::new(crate::domain::Zone::named("UTC").unwrap(), from..from + 120, None));
+        let closed = Arc::new(Calendar::new(crate::domain::Zone::named("UTC").unwrap(), 0..0, None));
         let forex = Arc::new(Calendar::forex());
         let market = |calendars: &[&Arc<Calendar>], hours: i64| {
             let calendars = calendars.iter().map(|calendar| (*calendar).clone()).collect();
@@ -681,8 +683,7 @@ mod tests {
                     translation.now = Some(now);
                     let (utm, closed) = (start.0 * 1000, u8::from(word.starts_with('c')));
                     let row = format!("{utm}|1|1|{closed}|{}", [price; 8].join("|"));
-                    let changes: Vec<Change<'_>> =
-                        row.split('|').map(|text| Change::Text(text.into())).collect();
+                    let changes = update::plain(&row, chart::FIELDS).unwrap();
                     translation.take(Event::Update { tag: 0, item: 1, first: false, changes: &changes });
                 }
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chart;
 use super::probes::Probes;
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::ClockKind;
@@ -10,7 +11,7 @@ use crate::domain::scale::{Scale, Verdict};
 use crate::domain::{Calendar, FeedIx, StreamEvent, Timestamp};
 use crate::ig::markets::Instrument;
 use crate::stats::Stats;
-use crate::tlcp::{Change, EndCause, Event, Lost, Transport, Verdict as Refusal, Version};
+use crate::tlcp::{Change, Changes, EndCause, Event, Lost, Transport, Verdict as Refusal, Version, update};
 
 /// What becomes of a row whose bucket is not known.
 const UNDATED: &str = "rejected 0, broken 0 decode_fault, subscribed 0, configured 0 false";
@@ -100,7 +101,8 @@ impl Stage {
     fn row(&mut self, tag: u16, first: bool, bucket_s: i64, end: &str) -> String {
         let utm = ((NOON + bucket_s) * 1000).to_string();
         let texts = [utm.as_str(), "1", "1", end].into_iter().chain(["1.1"; 8]);
-        let changes: Vec<Change<'_>> = texts.map(|text| Change::Text(text.into())).collect();
+        let row = texts.collect::<Vec<_>>().join("|");
+        let changes = update::plain(&row, chart::FIELDS).unwrap();
         self.take(Event::Update { tag, item: 1, first, changes: &changes })
     }
 
@@ -257,14 +259,14 @@ fn a_row_that_is_held_back_shows_which_bucket_had_prices() {
     stage.subscribe(0);
     let row = |stage: &mut Stage, utm: &str, bid_high: &str| {
         let texts = [utm, "1", "1", "0", "1.1", bid_high, "1.1"].into_iter().chain(["1.1"; 5]);
-        let changes: Vec<Change<'_>> =
-            texts.map(|text| if text == "#" { Change::Null } else { Change::Text(text.into()) }).collect();
+        let values = texts.map(|text| Some(text).filter(|text| *text != "#")).enumerate();
+        let changes: Vec<Change<'_>> = values.map(|(field, value)| Change { field, value }).collect();
         let (mut told, mut later) = (Vec::new(), Vec::new());
         stage.translation(&mut told, &mut later).take(Event::Update {
             tag: 0,
             item: 1,
             first: false,
-            changes: &changes,
+            changes: &Changes::from(changes.as_slice()),
         });
         match told[..] {
             [StreamEvent::Rejected { bucket, .. }, ..] => {
@@ -284,11 +286,10 @@ fn a_row_that_is_held_back_shows_which_bucket_had_prices() {
     assert_eq!(row(&mut stage, &ahead, "NaN"), (None, ""), "not one that is to come");
     stage.row(0, false, 1_200, "0");
     assert_eq!(row(&mut stage, &ahead, "NaN"), (Some(1_200), ""), "but one that a row has reached");
-    let nothing = ["#"; 8].map(|_| Change::Null);
-    let changes: Vec<Change<'_>> =
-        ["1", "1", "1", "0"].map(|text| Change::Text(text.into())).into_iter().chain(nothing).collect();
+    let values = ["1", "1", "1", "0"].map(Some).into_iter().chain([None; 8]).enumerate();
+    let changes: Vec<Change<'_>> = values.map(|(field, value)| Change { field, value }).collect();
     let (mut told, mut later) = (Vec::new(), Vec::new());
-    let update = Event::Update { tag: 0, item: 1, first: false, changes: &changes };
+    let update = Event::Update { tag: 0, item: 1, first: false, changes: &Changes::from(changes.as_slice()) };
     stage.translation(&mut told, &mut later).take(update);
     assert_eq!(told, [StreamEvent::Rejected { feed: FeedIx(0), bucket: None }]);
 }

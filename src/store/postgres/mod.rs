@@ -128,6 +128,17 @@ impl Server {
         Ok(())
     }
 
+    /// The connection for questions that go out together: each is sent once it is polled, whatever others wait for, and
+    /// the server answers them in that order. But a statement that is not prepared yet goes out only once it is.
+    pub(super) fn shared(&self) -> &AsyncPgConnection {
+        &self.wire
+    }
+
+    /// Blocks until what is asked through [`Server::shared`] is answered, all of it within the time of one answer.
+    pub(super) fn together<F: Future>(&self, asked: F) -> F::Output {
+        block_on(self.line.wait(asked))
+    }
+
     /// Says how long an answer may take from now on before the connection is given up; none: as long as it
     /// takes.
     pub(super) fn wait_for(&mut self, patience: Option<Duration>) {

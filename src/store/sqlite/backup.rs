@@ -12,7 +12,10 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::{establish, open_read_only, unopenable};
+use crate::store::backend::Connection;
 use crate::store::error::StoreError;
+use crate::store::sequence::COPIED;
+use crate::store::settings;
 
 /// How often it is looked whether the copying has begun.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -47,6 +50,9 @@ pub(in crate::store) fn copy(path: &Path, target: &Path) -> Result<Counts, Store
     if found != expected {
         return Err(unopenable(target, "the copy has not as many rows as the database"));
     }
+    drop(copy);
+    mark(target).map_err(|error| unopenable(target, error))?;
+    let mut copy = open_read_only(target)?;
     let verdict: String = diesel::select(sql::<Text>(
         "(SELECT group_concat(integrity_check) FROM (SELECT integrity_check FROM pragma_integrity_check LIMIT 5))",
     ))
@@ -65,6 +71,12 @@ fn vacuum(path: &Path, target: &Path) -> Result<(), StoreError> {
         .execute(&mut connection)
         .map(drop)
         .map_err(|error| unopenable(target, error))
+}
+
+/// Has a copy know that it is one.
+pub(super) fn mark(target: &Path) -> Result<(), StoreError> {
+    let mut connection = Connection::Sqlite(establish(target, "rw")?);
+    settings::set(&mut connection, COPIED, "1")
 }
 
 fn counts(connection: &mut SqliteConnection) -> Result<Counts, StoreError> {

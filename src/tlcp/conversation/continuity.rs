@@ -249,8 +249,8 @@ impl World {
     fn drive(&mut self, drive: impl FnOnce(&mut TlcpSession, Instant, &mut dyn FnMut(Event<'_>))) {
         let (received, ended, interruptions) = (&mut self.received, &mut self.ended, &mut self.interruptions);
         drive(&mut self.session, self.now, &mut |event| match event {
-            Event::Update { changes, .. } => match &changes[0] {
-                Change::Text(number) => received.push(number.to_string()),
+            Event::Update { changes, .. } => match changes.iter().next() {
+                Some(Change { field: 0, value: Some(number) }) => received.push(number.to_owned()),
                 other => panic!("every row has its number: {other:?}"),
             },
             Event::Interrupted { .. } => *interruptions += 1,

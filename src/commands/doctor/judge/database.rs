@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::listed;
 use crate::commands::doctor::check::Check;
 use crate::commands::status::no_sign_of_life;
-use crate::domain::Timestamp;
 use crate::exit::Exit;
 use crate::store::{LeaseState, ServerFacts, StoreError};
 use crate::supervisor::chronicle::LastRun;
@@ -146,16 +145,10 @@ pub fn spool(facts: Option<u64>, is_collecting: bool) -> Option<Check> {
 
 /// Whether a service runs and lives, or how its last run ended; `told` says so in words.
 /// `spooled`: facts that wait for the database.
-pub fn service(
-    lease: Option<&LeaseState>,
-    run: Option<&LastRun>,
-    told: String,
-    spooled: u64,
-    now: Timestamp,
-) -> Check {
+pub fn service(lease: Option<&LeaseState>, run: Option<&LastRun>, told: String, spooled: u64) -> Check {
     let warn = |mend: &str| Check::warn("service", told.clone(), mend);
     match (lease, run) {
-        (Some(lease), _) if lease.alive => match lease.silent_s(now) {
+        (Some(lease), _) if lease.alive => match lease.silent_s() {
             Some(silent_s) if spooled > 0 => Check::warn(
                 "service",
                 format!("{told}; {}", no_sign_of_life(silent_s)),

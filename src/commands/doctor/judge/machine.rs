@@ -318,8 +318,10 @@ impl Answerer {
 /// Who could have the address of the HTTP interface.
 #[derive(Clone, Copy, Debug)]
 pub struct Ours<'a> {
-    /// The processes that collect into this database, or stand by.
-    pub processes: &'a [i64],
+    /// The processes that collect into this database, or stand by; none where it did not tell.
+    pub processes: Option<&'a [i64]>,
+    /// Why it did not.
+    pub why_not: &'a str,
     /// One of them collects.
     pub is_collecting: bool,
     /// It shows no sign of life, or has said itself that it serves there.
@@ -328,7 +330,7 @@ pub struct Ours<'a> {
 
 /// Whether the HTTP interface has its address.
 pub fn http(address: SocketAddr, listening: Listening, ours: Ours<'_>) -> Check {
-    let Ours { processes, is_collecting, may_be_frozen } = ours;
+    let Ours { processes, why_not, is_collecting, may_be_frozen } = ours;
     let port = address.port();
     let taken = |who: String| {
         let mend = format!("`ss -ltnp sport = :{port}` shows it; http.listen names another address");
@@ -341,7 +343,14 @@ pub fn http(address: SocketAddr, listening: Listening, ours: Ours<'_>) -> Check 
             Check::ok("http", format!("{address} is free; the service does not listen there"))
         }
         Listening::Free => Check::ok("http", format!("{address} is free")),
-        Listening::InUse(Answerer::Service(Some(pid))) if processes.contains(&pid) => {
+        // Whose it is, the database alone knows.
+        Listening::InUse(Answerer::Service(pid)) if processes.is_none() => {
+            let who = pid.map_or("a service that wants its token".to_owned(), |pid| format!("pid {pid}"));
+            Check::ok("http", format!("not told ({why_not}): {who} listens on {address}"))
+        }
+        Listening::InUse(Answerer::Service(Some(pid)))
+            if processes.is_some_and(|ours| ours.contains(&pid)) =>
+        {
             Check::ok("http", format!("{address} is the service's, pid {pid}"))
         }
         Listening::InUse(Answerer::Service(None)) if is_collecting => {

@@ -243,10 +243,19 @@ fn facts_that_wait_descriptors_and_addresses() {
         (Listening::Forbidden, false, Level::Fix, "1024"),
         (Listening::Failed, false, Level::Fix, "http.listen"),
     ] {
-        let ours = Ours { processes: &[7], is_collecting, may_be_frozen: false };
+        let ours = Ours { processes: Some(&[7]), why_not: "", is_collecting, may_be_frozen: false };
         check(&http(address, listening, ours), level, &[words]);
     }
-    let frozen = Ours { processes: &[7], is_collecting: true, may_be_frozen: true };
+    let untold = Ours { processes: None, why_not: "--offline", is_collecting: false, may_be_frozen: false };
+    let told = "not told (--offline): pid 8 listens on 127.0.0.1:8017";
+    check(&http(address, other, untold), Level::Ok, &[told]);
+    check(
+        &http(address, silent, untold),
+        Level::Ok,
+        &["not told (--offline): a service that wants its token"],
+    );
+    check(&http(address, stranger, untold), Level::Fix, &["another program listens"]);
+    let frozen = Ours { processes: Some(&[7]), why_not: "", is_collecting: true, may_be_frozen: true };
     check(&http(address, mute, frozen), Level::Warn, &["it is the service's", "frozen"]);
     check(&http(address, stranger, frozen), Level::Warn, &["another program listens"]);
 }
@@ -355,15 +364,18 @@ fn what_a_service_says_of_itself() {
         renewed_at: NOW,
         released,
         alive,
+        read_at: NOW,
     };
     let service_at = |lease: Option<&LeaseState>, run: Option<&LastRun>, later| {
-        service(lease, run, "x".into(), 0, NOW.plus(later))
+        let lease = lease.map(|lease| LeaseState { read_at: NOW.plus(later), ..lease.clone() });
+        service(lease.as_ref(), run, "x".into(), 0)
     };
     check(&service_at(None, None, 0), Level::Ok, &["x"]);
     check(&service_at(Some(&lease(true, false)), None, SILENT_AFTER_S), Level::Ok, &["x"]);
     let frozen = service_at(Some(&lease(true, false)), None, SILENT_AFTER_S + 1);
     check(&frozen, Level::Warn, &["x; no sign of life for 21 s, 20 s are long", "kill -CONT 7", "restart"]);
-    let cannot_write = service(Some(&lease(true, false)), None, "x".into(), 9, NOW.plus(SILENT_AFTER_S + 1));
+    let silent = LeaseState { read_at: NOW.plus(SILENT_AFTER_S + 1), ..lease(true, false) };
+    let cannot_write = service(Some(&silent), None, "x".into(), 9);
     check(
         &cannot_write,
         Level::Warn,

@@ -25,7 +25,7 @@ impl Handler<Arrived> for StreamActor {
 
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
         failpoint::in_room("stream.arrived", ctx);
-        let mut told = Vec::new();
+        let mut told = Vec::with_capacity(self.told_last);
         if arrived.socket == self.socket {
             for piece in arrived.pieces {
                 self.stats.stream_bytes.add(piece.size() as u64);
@@ -39,6 +39,7 @@ impl Handler<Arrived> for StreamActor {
                 self.lose(&mut told, lost, ctx);
             }
         }
+        self.told_last = told.len();
         // Told before anything is sent: that the connection takes nothing any more is news that
         // belongs behind what it has still brought.
         let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));

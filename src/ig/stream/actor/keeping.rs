@@ -80,8 +80,11 @@ impl StreamActor {
         self.stats.stream_since.set(state.since.unsigned_abs());
         self.stats.stream_phase.set(state.phase as u64);
         self.kept_state = state.clone();
-        let (value, unkept) = (self.kept_state.write(), self.state_unkept.clone());
-        let noting = self.noting(move |store| store.set_setting(state::SETTING, &value));
+        let (mut kept, unkept) = (self.kept_state.clone(), self.state_unkept.clone());
+        let noting = self.noting(move |store| {
+            kept.epoch = store.lease_epoch();
+            store.set_setting(state::SETTING, &kept.write())
+        });
         actix_rt::spawn(async move { unkept.set(!noting.await) });
     }
 
@@ -123,6 +126,7 @@ mod tests {
     use crate::ig::session::tokens::{Pair, Tokens};
     use crate::ig::stream::actor::connections::{Connecting, Link};
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
+    use crate::ig::stream::chart;
     use crate::ig::stream::frames::Frames;
     use crate::ig::stream::state::{Phase, StreamState};
     use crate::ig::stream::translate::{Carried, Translation};
@@ -131,7 +135,7 @@ mod tests {
     use crate::stats::Stats;
     use crate::store::{DatabaseUrl, StoreHandle};
     use crate::supervisor::{Alarm, Alert, Lifeline, Line, Room};
-    use crate::tlcp::{Change, EndCause, Event, Lost, Options, TlcpSession, Transport, Version};
+    use crate::tlcp::{EndCause, Event, Lost, Options, TlcpSession, Transport, Version, update};
     use crate::transcript::Recorder;
 
     /// Wednesday 2020-01-15 12:00 UTC.
@@ -246,9 +250,12 @@ mod tests {
     #[actix::test]
     async fn a_note_of_the_state_that_the_database_did_not_take_is_written_again() {
         let (stage, mut stream) = Stage::new();
+        let lease = stage.store.run(|store| store.acquire_lease("run", NOON)).await.unwrap();
         let noted = async || {
             let text = stage.store.run(|store| store.setting(state::SETTING)).await.unwrap();
-            text.and_then(|text| StreamState::read(&text)).map(|state| (state.phase, state.since - NOON.0))
+            let state = text.and_then(|text| StreamState::read(&text));
+            assert!(state.iter().all(|state| state.epoch == lease.epoch()), "whose stream it is");
+            state.map(|state| (state.phase, state.since - NOON.0))
         };
         stream.begin_state();
         stream.known.state.enter(Phase::Interrupted, None);
@@ -293,7 +300,8 @@ mod tests {
         };
         let utm = (NOON.0 * 1000).to_string();
         let texts = [utm.as_str(), "1", "1", "0"].into_iter().chain(["1.1"; 8]);
-        let changes: Vec<Change<'_>> = texts.map(|text| Change::Text(text.into())).collect();
+        let values = texts.collect::<Vec<_>>().join("|");
+        let changes = update::plain(&values, chart::FIELDS).unwrap();
         for tag in [0, 1] {
             translation.take(Event::Update { tag, item: 1, first: true, changes: &changes });
         }

@@ -1,0 +1,420 @@
+//! Whether what a row costs, and the memory, grow: with the number of items, and with what is stored.
+//! `cargo bench --bench growth`; with `-- --test` it is only seen that it runs.
+//!
+//! *Items.* 28, 280 and 2,800 of them (most made up) stream the same number of rows in all through the rooms without
+//! I/O (a Lightstreamer session holds 1,000 subscriptions, so the last have three), and the store writes bars of theirs in
+//! as many transactions, next to a bare upsert.
+//!
+//! *Stored.* A week, a month and a year of 28 pairs are written into SQLite, with breaks of the stream, quiet buckets and
+//! weekends in the ledger, and what `run` writes and asks in its daily work is measured at each size, in a process of
+//! its own. On PostgreSQL, where it is installed, it is one connection from the empty tables on, by the clock: there the
+//! server makes its plans while it has seen nothing, and keeps them.
+//!
+//! Databases go where `TMPDIR` says; a year takes 0.7 GB there, and twice as much with PostgreSQL (`-- sqlite` leaves
+//! that out). Linux only: it reads `/proc`. Ends with 1 where something grows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Calendar, Fact, FactBatch, Mark, Pair, Reason, State, Timeframe};
+use candlekeep::healer::attempts::Attempts;
+use candlekeep::healer::book::{Watched, pages};
+use candlekeep::healer::plan::{Now, Purse, Terms, plan};
+use candlekeep::store::{Among, BarQuery, DatabaseUrl, ExpectedBars, Feed, Store};
+
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/postgres.rs"]
+mod postgres;
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/process.rs"]
+mod process;
+
+mod bars;
+mod rooms;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod sides;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod timing;
+
+use bars::{START, bar, bars_of, pairs, start_of};
+use sides::{Sides, total};
+use timing::{Cost, at, cost, cpu_time, now};
+
+/// How many items, and rows in all whatever their number.
+const ITEMS: [usize; 3] = [28, 280, 2_800];
+const ROWS_PER_BAR: usize = 5;
+const ROWS: usize = 2_800 * 3 * ROWS_PER_BAR;
+/// Passes over these rows.
+const PASSES: usize = 31;
+/// Buckets of one transaction, and transactions. As many for each number of items: each pair's ledger changes with each
+/// transaction, so bars of more pairs in one cost more than more bars of one.
+const BUCKETS_PER_COMMIT: i64 = 3;
+const COMMITS: usize = 40;
+
+/// Weeks stored.
+const WEEKS: [i64; 3] = [1, 4, 52];
+/// Buckets of a week, those in which the market trades first, and of a day.
+const WEEK: i64 = 7 * DAY;
+const TRADED: i64 = 5 * DAY;
+const DAY: i64 = 288;
+/// Transactions of one bucket, at each size, and fetched ones of one pair with so many bars.
+const LIVE: i64 = 200;
+const FETCHED: i64 = 300;
+/// Pairs that lack an hour when questions are asked.
+const HOLES: i64 = 3;
+/// How often each question is asked.
+const ASKED: usize = 25;
+
+/// How much more it may be than at the smallest size, as a factor and beside it. What it is on a busy machine differs by
+/// as much.
+const FACTOR_MAX: f64 = 1.5;
+const BESIDE_MAX_US: f64 = 100.0;
+/// The same for a server, whose answers wait for a processor that others have.
+const SERVER_BESIDE_MAX_US: f64 = 1_000.0;
+/// Memory that may come on top with a year, and an item's, KiB.
+const GROWN_MAX_KIB: f64 = 1_024.0;
+const ITEM_MAX_KIB: f64 = 8.0;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["items", count, commits] => told(&items(number(count), number(commits))),
+        ["fill", place, from, to] => {
+            fill(&mut open(place), number(from) as i64, number(to) as i64);
+            ExitCode::SUCCESS
+        }
+        ["ask", place, weeks] => {
+            let before = own_kib();
+            let mut known = ask(&mut open(place), number(weeks) as i64, |cost| cost.cpu, 0.5);
+            known.push((MEMORY.to_owned(), (own_kib() - before) as f64));
+            told(&known)
+        }
+        [] => all(&ITEMS, &WEEKS, COMMITS, true),
+        ["sqlite"] => all(&ITEMS, &WEEKS, COMMITS, false),
+        ["--test"] => {
+            all(&[28, 280], &[1], 2, false);
+            ExitCode::SUCCESS
+        }
+        _ => panic!("nothing, or sqlite"),
+    }
+}
+
+fn number(word: &str) -> usize {
+    word.parse().expect("a number")
+}
+
+fn open(place: &str) -> Store {
+    Store::open(&place.parse().expect("an address")).expect("a store")
+}
+
+/// What was measured, by name.
+type Figures = Vec<(String, f64)>;
+
+/// Of the rooms without I/O.
+const ITEM: &str = "own memory an item, KiB";
+/// A sum of the whole ledger, which `/metrics` asks for at most every ten seconds: known to grow.
+const BY_STATE: &str = "buckets by state (walks the ledger)";
+/// A process's own memory, beside figures in µs.
+const MEMORY: &str = "own memory, KiB";
+
+fn told(figures: &Figures) -> ExitCode {
+    figures.iter().for_each(|(name, value)| println!("{name}\t{value}"));
+    ExitCode::SUCCESS
+}
+
+/// The figures of a process of its own: what another has left of its memory is no matter there.
+fn child(words: &[&str]) -> Figures {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let output = command.args(words).stderr(Stdio::inherit()).output().expect("a process");
+    assert!(output.status.success(), "{words:?} failed");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let figure = |line: &str| {
+        let (name, value) = line.split_once('\t').expect("a name and a value");
+        (name.to_owned(), value.parse().expect("a number"))
+    };
+    text.lines().map(figure).collect()
+}
+
+fn own_kib() -> i64 {
+    process::Process(std::process::id()).status("RssAnon:") as i64
+}
+
+fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> ExitCode {
+    if cfg!(debug_assertions) {
+        println!("a debug build: what it costs says nothing");
+    }
+    let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
+    let each: Vec<Figures> = names.iter().map(|count| child(&["items", count, &commits])).collect();
+    println!("µs a row on a processor, by the number of items:");
+    let mut grows = table(&names, &each, |name, figures| {
+        let (first, last) = (figures[0], figures[figures.len() - 1]);
+        if name == ITEM { last <= ITEM_MAX_KIB } else { last <= first * FACTOR_MAX }
+    });
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let names: Vec<String> = weeks.iter().map(|weeks| format!("weeks: {weeks}")).collect();
+    let place = DatabaseUrl::sqlite(dir.path().join("grown.db")).to_string();
+    let mut stored = 0;
+    let each: Vec<Figures> = weeks
+        .iter()
+        .map(|weeks| {
+            child(&["fill", &place, &stored.to_string(), &weeks.to_string()]);
+            stored = *weeks;
+            child(&["ask", &place, &weeks.to_string()])
+        })
+        .collect();
+    println!("\nSQLite, 28 pairs, {}: µs on a processor", size_of(dir.path()));
+    grows.extend(table(&names, &each, |name, figures| {
+        name == BY_STATE || is_flat(figures, if name == MEMORY { GROWN_MAX_KIB } else { BESIDE_MAX_US })
+    }));
+    drop(dir);
+
+    let settings = ["shared_buffers = 128MB", "max_wal_size = 1GB"];
+    if let Some(server) = with_server.then(|| postgres::Server::start(&settings)).flatten() {
+        let mut store = Store::open(&server.url()).expect("a store");
+        // The plans of empty tables are made, and kept.
+        ask(&mut store, 0, |cost| cost.wall, 0.1);
+        let mut stored = 0;
+        let mut each = Vec::new();
+        for weeks in weeks {
+            fill(&mut store, stored, *weeks);
+            stored = *weeks;
+            each.push(ask(&mut store, *weeks, |cost| cost.wall, 0.1));
+        }
+        println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
+        grows.extend(table(&names, &each, |name, figures| {
+            name == BY_STATE || is_flat(figures, SERVER_BESIDE_MAX_US)
+        }));
+    }
+    if grows.is_empty() {
+        println!("\nflat");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nGROWS: {}", grows.join(", "));
+    ExitCode::FAILURE
+}
+
+fn is_flat(figures: &[f64], beside: f64) -> bool {
+    let (first, last) = (figures[0], figures[figures.len() - 1]);
+    last <= (first * FACTOR_MAX).max(first + beside)
+}
+
+/// Prints the figures side by side; answers the names of those that are not flat.
+fn table(heads: &[String], each: &[Figures], is_flat: impl Fn(&str, &[f64]) -> bool) -> Vec<String> {
+    let mut grows = Vec::new();
+    let mut line = format!("  {:<44}", "");
+    heads.iter().for_each(|head| write!(line, "{head:>12}").expect("a String takes any text"));
+    println!("{line}");
+    for (ix, (name, _)) in each[0].iter().enumerate() {
+        let figures: Vec<f64> = each.iter().map(|figures| figures[ix].1).collect();
+        let is_flat = is_flat(name, &figures);
+        let mut line = format!("  {name:<44}");
+        figures.iter().for_each(|figure| write!(line, "{figure:>12.2}").expect("a String takes any text"));
+        println!("{line}{}", if is_flat { "" } else { "  GROWS" });
+        grows.extend((!is_flat).then(|| name.clone()));
+    }
+    grows
+}
+
+fn size_of(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).expect("a folder").filter_map(|file| file.ok()?.metadata().ok());
+    format!("{} MiB", files.map(|file| file.len()).sum::<u64>() >> 20)
+}
+
+/// What a row costs with so many items.
+fn items(count: usize, commits: usize) -> Figures {
+    let pairs = pairs(count);
+    let bars = ROWS / (ROWS_PER_BAR * count);
+    let messages = rooms::messages(count, bars, ROWS_PER_BAR);
+    let before = own_kib();
+    let (mut decode, mut whole) = (Vec::new(), Vec::new());
+    for _ in 0..PASSES {
+        let now = now();
+        let mut sessions = rooms::sessions(count, now);
+        let number = sessions.len();
+        decode.push(cpu_time(|| {
+            for (ix, message) in messages.iter().enumerate() {
+                sessions[ix % number].handle_message(now, black_box(message), &mut |_| {});
+            }
+        }));
+        whole.push(rooms::service(&pairs, &messages).0);
+    }
+    let grown = own_kib() - before;
+    [&mut decode, &mut whole].into_iter().for_each(|times| times.sort());
+    let rows = bars * ROWS_PER_BAR * count;
+    let per_row = |times: &[Duration]| at(times, 0.5).as_secs_f64() * 1e6 / rows as f64;
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let batches: Vec<Arc<FactBatch>> =
+        (0..commits as i64).map(|ix| bars_of(&pairs, ix * BUCKETS_PER_COMMIT, BUCKETS_PER_COMMIT)).collect();
+    let turns = Sides::new(dir.path()).write(&batches, usize::MAX);
+    let written: usize = turns.iter().map(|turn| turn.rows).sum();
+    let [store, floor] = total(&turns, |cost| cost.cpu).map(|took| took.as_secs_f64() * 1e6 / written as f64);
+    [
+        ("decode", per_row(&decode)),
+        ("decode, merge, settle, fold", per_row(&whole)),
+        ("write, three buckets a transaction", store),
+        ("… a bare upsert of the same rows", floor),
+        (ITEM, grown as f64 / count as f64),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// Writes the weeks from the one to before the other, a day a transaction.
+fn fill(store: &mut Store, from: i64, to: i64) {
+    if from == 0 {
+        let feed = |pair: Pair| Feed {
+            pair,
+            epic: format!("CS.D.{}.CFD.IP", pair.letters()),
+            environment: "demo".to_owned(),
+            account_type: "CFD".to_owned(),
+            scale: "1".to_owned(),
+            calendar: "forex".to_owned(),
+        };
+        store.watch_feeds(&MAJOR_PAIRS.map(feed), START).expect("its feeds");
+    }
+    for day in (from * 7..to * 7).filter(|day| day % 7 < 5) {
+        let (first, evidence) = (day * DAY, format!("session {}", day * 7_919));
+        let mut facts = Vec::new();
+        for (pair, n) in MAJOR_PAIRS.into_iter().zip(0..) {
+            // Each day has buckets without a tick, elsewhere for each pair.
+            let quiet: Vec<i64> = (1..4).map(|time| first + (time * 83 + n * 7) % DAY).collect();
+            // The last hour of the week is lacking, of some: they get a hole there.
+            let end = if day % 7 == 4 && n < HOLES { first + DAY - 12 } else { first + DAY };
+            let traded = (first..end).filter(|bucket| !quiet.contains(bucket));
+            facts.extend(traded.map(|bucket| Fact::Settled(bar(pair, n, bucket))));
+            let quiet = quiet.iter().filter(|bucket| **bucket < end);
+            facts.extend(quiet.map(|bucket| mark(pair, *bucket, bucket + 1, State::Quiet, Reason::LaterRow)));
+            if day % 7 == 4 {
+                let (from, to) = (first + DAY, first + DAY * 3);
+                facts.push(mark(pair, from, to, State::Closed, Reason::Calendar));
+            }
+        }
+        let batch = Arc::new(FactBatch { evidence: evidence.into(), facts });
+        store.commit(&[batch], start_of(first + DAY)).expect("a day is stored");
+    }
+}
+
+fn mark(pair: Pair, from: i64, to: i64, state: State, reason: Reason) -> Fact {
+    let span = start_of(from)..start_of(to);
+    Fact::Marked(Mark { pair, timeframe: Timeframe::M5, span, state, reason })
+}
+
+/// What is asked, for the so-manieth time.
+type Question<'a> = &'a mut dyn FnMut(&mut Store, usize);
+
+/// What is written and asked in daily work when so many weeks are stored, µs each.
+fn ask(store: &mut Store, weeks: i64, of: impl Fn(&Cost) -> Duration, share: f64) -> Figures {
+    let mut figures = Figures::new();
+    let mut note = |name: &str, each: f64, mut costs: Vec<Duration>| {
+        costs.sort();
+        figures.push((name.to_owned(), at(&costs, share).as_secs_f64() * 1e6 / each));
+    };
+    // In the last weekend, which the next weeks lie behind: two markets trade on, one misses an hour of it.
+    let end = if weeks == 0 { 0 } else { (weeks - 1) * WEEK + TRADED };
+    let now = start_of(end + LIVE);
+    let calendar = Arc::new(Calendar::forex());
+    let hours = calendar.runs(start_of(end - WEEK)..start_of(end + 2 * WEEK)).into_iter();
+    let expected = ExpectedBars {
+        pairs: MAJOR_PAIRS.map(|pair| (pair, "forex".to_owned())).to_vec(),
+        timeframes: vec![Timeframe::M5, Timeframe::M15],
+        hours: BTreeMap::from([("forex".to_owned(), hours.map(|(span, _)| span).collect())]),
+        hours_to: start_of(end + 2 * WEEK),
+    };
+    store.expect_bars(&expected).expect("its hours");
+    let rows = 28.0 * 4.0 / 3.0;
+    let commits = (0..LIVE).map(|ix| {
+        let batch = [bars_of(&MAJOR_PAIRS, end + ix, 1)];
+        of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
+    });
+    note("write a bucket of 28 pairs, a row", rows, commits.collect());
+    // What REST brings comes pair by pair.
+    let fetched = MAJOR_PAIRS.iter().zip(0..).map(|(pair, n)| {
+        let from = end + LIVE;
+        let facts = (from..from + FETCHED).map(|bucket| Fact::Settled(bar(*pair, n, bucket))).collect();
+        let batch = [Arc::new(FactBatch { evidence: "allowance 1".into(), facts })];
+        of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
+    });
+    note("write what is fetched of a pair, a row", FETCHED as f64 * 4.0 / 3.0, fetched.collect());
+    let one = MAJOR_PAIRS.iter().zip(0..).map(|(pair, n)| {
+        let facts = vec![Fact::Settled(bar(*pair, n, end + LIVE + FETCHED))];
+        let batch = [Arc::new(FactBatch { evidence: "session 1".into(), facts })];
+        of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
+    });
+    note("write one bar", 1.0, one.collect());
+    let again = (0..ASKED as i64).map(|ix| {
+        let batch = [bars_of(&MAJOR_PAIRS, ix * 10, 10)];
+        of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
+    });
+    note("oldest bars come again, a row", 280.0, again.collect());
+    let hole = |pair, state, reason| mark(pair, end - 12, end, state, reason);
+    let holes = MAJOR_PAIRS[..HOLES as usize].iter();
+    let missing = holes.clone().map(|pair| hole(*pair, State::Missing, Reason::Offline)).collect();
+    let batch = Arc::new(FactBatch { evidence: "restart".into(), facts: missing });
+    store.commit(&[batch], now).expect("holes");
+
+    let feeds = MAJOR_PAIRS.map(|pair| Watched { pair, calendar: calendar.clone() });
+    let terms = Terms { reserve: 0, incident_cap: 2_500, bars_max: 400, quarters: true, reaching_now: 0 };
+    let purse = Purse { remaining: 10_000, ..Purse::default() };
+    let a_day = start_of(end - DAY)..start_of(end);
+    let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
+    let seq = store.last_seq().expect("a number");
+    let stretches = MAJOR_PAIRS.map(|pair| (pair, Timeframe::M5, a_day.clone()));
+    let questions: [(&str, Question<'_>); 14] = [
+        ("last 100 bars", &mut |store, ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            drop(store.bars(pair, Timeframe::M5, &last_hundred).expect("bars"));
+        }),
+        ("one bar", &mut |store, ix| {
+            let key = bar(MAJOR_PAIRS[ix % MAJOR_PAIRS.len()], 0, end - 20).key;
+            _ = store.bar(key).expect("a bar");
+        }),
+        ("last 100 values committed", &mut |store, _| {
+            drop(store.log_after(seq - 100, 100, Among::All).expect("values"));
+        }),
+        ("corrections of a day", &mut |store, ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            drop(store.revisions(pair, Timeframe::M5, a_day.clone()).expect("corrections"));
+        }),
+        ("the ledger of a pair, last day", &mut |store, ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            drop(store.coverage(pair, Timeframe::M5, a_day.clone()).expect("runs"));
+        }),
+        ("the ledger of all pairs, last day", &mut |store, _| {
+            drop(store.coverage_of_each(&stretches).expect("runs"));
+        }),
+        ("the ledger of a pair, an hour long ago", &mut |store, ix| {
+            let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
+            drop(store.coverage_of_each(&[(pair, Timeframe::M5, START..start_of(12))]).expect("runs"));
+        }),
+        ("where the ledger ends", &mut |store, _| drop(store.covered_to(Timeframe::M5).expect("ends"))),
+        ("what is missing", &mut |store, _| drop(store.missing(Timeframe::M5).expect("runs"))),
+        ("all since the oldest missing, and the plan", &mut |store, _| {
+            let pages = pages(store.since_oldest_missing().expect("runs"), &feeds);
+            let now = Now { event: now, wall: now };
+            let plan = plan(&pages, &Attempts::default(), &purse, &terms, now);
+            assert!(weeks == 0 || plan.points() > 0, "three pairs lack an hour");
+        }),
+        ("freshness", &mut |store, _| drop(store.freshness().expect("rows"))),
+        ("the newest bar of each", &mut |store, _| drop(store.last_bars().expect("starts"))),
+        (BY_STATE, &mut |store, _| drop(store.buckets_by_state(Timeframe::M5).expect("counts"))),
+        ("highest number", &mut |store, _| _ = store.last_seq().expect("a number")),
+    ];
+    for (name, question) in questions {
+        let costs = (0..ASKED).map(|ix| of(&cost(|| question(store, ix)))).collect();
+        note(name, 1.0, costs);
+    }
+    // The holes are healed before the next weeks.
+    let quiet = holes.map(|pair| hole(*pair, State::Quiet, Reason::LaterRow)).collect();
+    let batch = Arc::new(FactBatch { evidence: "session 2".into(), facts: quiet });
+    store.commit(&[batch], now).expect("no holes");
+    figures
+}

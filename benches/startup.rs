@@ -1,0 +1,203 @@
+//! How long `candlekeep run` takes from its start to ready, and what memory that takes, on a database of five million bars:
+//! `cargo bench --bench startup`; with `-- --test` it is only seen that it runs, on one of few.
+//!
+//! The simulator is in this process and never waits. Ready is what systemd is told (`READY=1`). The floor is the same
+//! start on a database of a day, by turns in the same run; and, for what the database alone may cost, a bare connection
+//! that opens the file and reads its newest bar. Goes where `TMPDIR` says and takes 1.2 GB there; `-- BARS` has it be
+//! others. Linux only: it reads `/proc`. Ends with 1 where five million bars cost more than they may.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::simulator::{Options, Speed};
+use candlekeep::store::{DatabaseUrl, Store};
+
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/postgres.rs"]
+mod postgres;
+#[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/process.rs"]
+mod process;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod timing;
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/world.rs"]
+mod world;
+
+use process::Process;
+use timing::{now, time};
+use world::{START, STEP, World, market};
+
+/// Bars, the derived ones among them, and of the smaller database.
+const BARS: i64 = 5_000_000;
+const BARS_OF_TEST: i64 = 50_000;
+const BARS_OF_FLOOR: i64 = 28 * 288 * 4 / 3;
+/// Starts of each, after one that does not count: it finds a database that nobody has collected into.
+const STARTS: usize = 9;
+const STARTS_OF_TEST: usize = 1;
+/// What five million bars may cost: a factor and time beside it, and memory: that of SQLite's cache, which a small
+/// database does not fill.
+const FACTOR_MAX: f64 = 1.25;
+const BESIDE_MAX: Duration = Duration::from_millis(50);
+const GROWN_MAX_KIB: u64 = 2_048;
+/// A start that takes longer has failed.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    if cfg!(debug_assertions) {
+        println!("a debug build: what it takes says nothing");
+    }
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let is_test = words.iter().any(|word| word == "--test");
+    let bars = match words.first().map(String::as_str) {
+        Some("--test") => BARS_OF_TEST,
+        Some(number) => number.parse().expect("a number of bars"),
+        None => BARS,
+    };
+    let (mut large, mut small) = (Side::new("large", bars), Side::new("small", BARS_OF_FLOOR));
+    for side in [&mut large, &mut small] {
+        side.start();
+        side.starts.clear();
+    }
+    for _ in 0..if is_test { STARTS_OF_TEST } else { STARTS } {
+        large.start();
+        small.start();
+    }
+    let [of_large, of_small] = [&large, &small].map(Side::told);
+    let bare = large.bare();
+    println!("  a bare connection opens the large one and reads its newest bar in {bare:.1?}");
+    let is_met = of_large.ready < of_small.ready.mul_f64(FACTOR_MAX).max(of_small.ready + BESIDE_MAX)
+        && of_large.own_kib < of_small.own_kib + GROWN_MAX_KIB;
+    println!(
+        "{}: {bars} bars cost {:+.1} ms and {:+} KiB; at most {:.0} ms or {FACTOR_MAX} times, and {GROWN_MAX_KIB} KiB",
+        if is_met { "met" } else { "MISSED" },
+        (of_large.ready.as_secs_f64() - of_small.ready.as_secs_f64()) * 1e3,
+        of_large.own_kib as i64 - of_small.own_kib as i64,
+        BESIDE_MAX.as_secs_f64() * 1e3
+    );
+    if is_met || is_test { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A market, and a database of what came before it.
+struct Side {
+    name: &'static str,
+    world: World,
+    manager: UnixDatagram,
+    socket: String,
+    starts: Vec<Start>,
+}
+
+#[derive(Clone, Copy)]
+struct Start {
+    ready: Duration,
+    peak_kib: u64,
+    own_kib: u64,
+}
+
+impl Side {
+    fn new(name: &'static str, bars: i64) -> Side {
+        // A bucket of all pairs a second.
+        let options = Options { speed: Speed::Times(STEP as f64), rows_per_bar: Some(20), ..market(240) };
+        let world = World::new(options);
+        let took = time(|| fill(&world.database(), bars / 28 * 3 / 4));
+        let size = std::fs::metadata(world.database()).map_or(0, |file| file.len() >> 20);
+        println!("{name}: {bars} bars, {size} MiB, made in {took:.1?}");
+        let socket = world.folder().join("notify");
+        let manager = UnixDatagram::bind(&socket).expect("a socket");
+        manager.set_read_timeout(Some(READY_WITHIN)).expect("a patience");
+        let socket = socket.to_str().expect("a path of text").to_owned();
+        Side { name, world, manager, socket, starts: Vec::new() }
+    }
+
+    /// Starts the program and stops it once it is ready.
+    fn start(&mut self) {
+        let variables = [("NOTIFY_SOCKET", self.socket.as_str()), ("CANDLEKEEP_HISTORY_DEPTH", "0")];
+        let began = now();
+        let service = self.world.start("run", &variables);
+        let mut buffer = [0; 4_096];
+        loop {
+            let length = self.manager.recv(&mut buffer).expect("it tells how it goes");
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
+                break;
+            }
+        }
+        let ready = now() - began;
+        let process = Process(service.pid());
+        let [peak_kib, own_kib] = ["VmHWM:", "RssAnon:"].map(|key| process.status(key));
+        self.starts.push(Start { ready, peak_kib, own_kib });
+        service.terminate().orderly();
+        // What its end has told is not the next one's.
+        self.manager.set_nonblocking(true).expect("a socket of ours");
+        while self.manager.recv(&mut buffer).is_ok() {}
+        self.manager.set_nonblocking(false).expect("a socket of ours");
+    }
+
+    /// The median of each figure.
+    fn told(&self) -> Start {
+        let middle = self.starts.len() / 2;
+        let median = |of: &dyn Fn(&Start) -> u64| {
+            let mut values: Vec<u64> = self.starts.iter().map(of).collect();
+            values.sort_unstable();
+            values[middle]
+        };
+        let start = Start {
+            ready: Duration::from_micros(median(&|start| start.ready.as_micros() as u64)),
+            peak_kib: median(&|start| start.peak_kib),
+            own_kib: median(&|start| start.own_kib),
+        };
+        let Start { ready, peak_kib, own_kib } = start;
+        println!(
+            "{}: ready after {ready:.1?}; peak resident {peak_kib} KiB, its own {own_kib} KiB",
+            self.name
+        );
+        start
+    }
+
+    fn bare(&self) -> Duration {
+        time(|| {
+            let file = rusqlite::Connection::open(self.world.database()).expect("a connection");
+            let newest = "SELECT close FROM candles WHERE seq = (SELECT max(seq) FROM candles)";
+            file.query_row(newest, [], |row| row.get::<_, f64>(0)).expect("a bar");
+        })
+    }
+}
+
+/// So many 5-minute buckets of all pairs up to the beginning of the market, the bars derived from them, and a ledger in
+/// which every day has another session.
+fn fill(path: &Path, buckets: i64) {
+    drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
+    let file = rusqlite::Connection::open(path).expect("a connection");
+    // Whoever is interrupted makes it again.
+    file.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; DROP INDEX candles_seq; BEGIN")
+        .expect("an empty table");
+    let mut pairs: Vec<String> = MAJOR_PAIRS.iter().map(ToString::to_string).collect();
+    // In the order of the key.
+    pairs.sort();
+    let first = START.plus(-buckets * STEP).floor(900).0;
+    for (pair, n) in pairs.iter().zip(0..) {
+        for (timeframe, step) in [("15", 3 * STEP), ("5", STEP)] {
+            let source = if timeframe == "5" { "websocket" } else { "derived" };
+            let seq = format!("(at - {first}) / {STEP} * 56 + {n} * 2 + {}", i64::from(timeframe == "15"));
+            let count = (START.0 - first) / step;
+            file.execute_batch(&format!(
+                "WITH RECURSIVE buckets (at, left) AS (SELECT {first}, {count} - 1 UNION ALL \
+                 SELECT at + {step}, left - 1 FROM buckets WHERE left > 0) \
+                 INSERT INTO candles SELECT '{pair}', '{timeframe}', at, 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 300, '{source}', at, \
+                 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 0, at, {seq} + 1, NULL FROM buckets"
+            ))
+            .expect("its bars");
+            let day = 86_400 / step * step;
+            file.execute_batch(&format!(
+                "WITH RECURSIVE days (at) AS (SELECT {first} UNION ALL SELECT at + {day} FROM days WHERE at + {day} < {end}) \
+                 INSERT INTO coverage SELECT '{pair}', '{timeframe}', at, min(at + {day}, {end}), 'stored', 'settled', \
+                 'session ' || at, at FROM days",
+                end = START.0
+            ))
+            .expect("its ledger");
+        }
+    }
+    file.execute_batch("COMMIT; CREATE UNIQUE INDEX candles_seq ON candles (seq)").expect("the index again");
+}
