@@ -349,7 +349,7 @@ fn status_names_the_address_of_a_demonstration_that_runs() {
     assert!(demo.interrupt().code.is_some());
 }
 
-/// The lines of a demonstration that is told to end as soon as it has said where its dashboard is.
+/// The lines of a demonstration that is told to end as soon as it has said where its dashboard is, and has a database.
 fn demonstrated(folder: &Path, variables: &[(&str, &str)]) -> Vec<String> {
     let mut command = command(folder, "demo", variables);
     let mut demo = Service::spawn(command.env("TMPDIR", folder).stdout(Stdio::piped()));
@@ -358,6 +358,8 @@ fn demonstrated(folder: &Path, variables: &[(&str, &str)]) -> Vec<String> {
     while !told.last().is_some_and(|line| line.starts_with("Dashboard")) {
         told.push(lines.next().unwrap_or_else(|| panic!("{told:?}")));
     }
+    let database = told.iter().find_map(|line| line.strip_prefix("Database  sqlite:///")).unwrap();
+    demo.wait("its database", || Path::new(database).exists());
     assert!(demo.interrupt().code.is_some());
     told.extend(lines);
     told
