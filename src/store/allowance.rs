@@ -167,7 +167,7 @@ pub(super) fn latest_key(
 /// The number of the spend booked last, 0 where there is none.
 pub(super) fn last(connection: &mut Connection) -> Result<i64, StoreError> {
     let last: Option<i64> = on_backend!(connection, connection => {
-        allowance::table.select(diesel::dsl::max(allowance::id)).first(connection)
+        allowance::table.select(diesel::dsl::max(allowance::id)).get_result(connection)
     })?;
     Ok(last.unwrap_or(0))
 }

@@ -114,7 +114,8 @@ pub(super) fn expected_by(
             .filter(freshness::timeframe.eq(timeframe.as_str()))
             .filter(freshness::last_timestamp.is_not_null())
             .select(freshness::expected_by)
-            .first(connection)
+            // Not `first`: SQLite prepares a statement whose limit is bound anew each time, and this view is dear to it.
+            .get_result(connection)
             .optional()
     })?;
     Ok(expected_by.map(Timestamp))

@@ -5,10 +5,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use diesel::backend::Backend;
 use diesel::dsl::{auto_type, sql};
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, HasSqlType, Nullable, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_async::AsyncPgConnection;
 use futures_util::future::try_join;
@@ -38,28 +42,55 @@ const KNOWN_PAIRS: &str = "WITH RECURSIVE known (pair) AS (SELECT min(pair) FROM
     SELECT (SELECT min(later.pair) FROM coverage AS later WHERE later.pair > known.pair) FROM known \
     WHERE known.pair IS NOT NULL)";
 
+/// By pair, the end of the last run of a timeframe. A file keeps it prepared, since it is found by its type; a server
+/// plans it anew: what it had planned while the ledger was empty would walk all of that.
+#[derive(QueryId)]
+struct Ends(&'static str);
+
+impl Ends {
+    fn write<'b, DB: Backend>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()>
+    where
+        DB: HasSqlType<Text>,
+        str: ToSql<Text, DB>,
+    {
+        out.push_sql(KNOWN_PAIRS);
+        out.push_sql(
+            " SELECT known.pair, (SELECT run.to_ts FROM coverage AS run WHERE run.pair = known.pair AND run.timeframe = ",
+        );
+        out.push_bind_param::<Text, _>(self.0)?;
+        out.push_sql(" ORDER BY run.from_ts DESC LIMIT 1) FROM known WHERE known.pair IS NOT NULL");
+        Ok(())
+    }
+}
+
+impl QueryFragment<Sqlite> for Ends {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        self.write(out)
+    }
+}
+
+impl QueryFragment<Pg> for Ends {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        self.write(out)
+    }
+}
+
+impl Query for Ends {
+    type SqlType = (Text, Nullable<BigInt>);
+}
+
+impl<C> RunQueryDsl<C> for Ends {}
+
 /// The end of the latest bucket that anything is known of, by pair.
 pub(super) fn ends(
     connection: &mut Connection,
     timeframe: Timeframe,
 ) -> Result<BTreeMap<Pair, Timestamp>, StoreError> {
-    #[derive(QueryableByName)]
-    struct End {
-        #[diesel(sql_type = Text)]
-        pair: String,
-        #[diesel(sql_type = Nullable<BigInt>)]
-        to_ts: Option<i64>,
-    }
-    let text = format!(
-        "{KNOWN_PAIRS} SELECT known.pair AS pair, (SELECT run.to_ts FROM coverage AS run WHERE run.pair = known.pair \
-         AND run.timeframe = '{timeframe}' ORDER BY run.from_ts DESC LIMIT 1) AS to_ts \
-         FROM known WHERE known.pair IS NOT NULL",
-        timeframe = timeframe.as_str()
-    );
-    let rows: Vec<End> =
-        on_backend!(connection, connection => diesel::sql_query(text).get_results(connection))?;
+    let rows: Vec<(String, Option<i64>)> =
+        on_backend!(connection, connection => Ends(timeframe.as_str()).get_results(connection))?;
     let mut ends = BTreeMap::new();
-    for End { pair, to_ts: end } in rows {
+    for (pair, end) in rows {
         let pair: Pair = pair.parse().map_err(StoreError::corrupt)?;
         ends.extend(end.map(|end| (pair, Timestamp(end))));
     }
