@@ -48,9 +48,9 @@ const KNOWN_PAIRS: &str = "WITH RECURSIVE known (pair) AS (SELECT min(pair) FROM
 struct Ends(&'static str);
 
 impl Ends {
-    fn write<'b, DB: Backend>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()>
+    fn write<'b, DB>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()>
     where
-        DB: HasSqlType<Text>,
+        DB: Backend + HasSqlType<Text>,
         str: ToSql<Text, DB>,
     {
         out.push_sql(KNOWN_PAIRS);

@@ -1759,6 +1759,8 @@ fn both_databases_have_the_same_tables_and_columns() {
 #[derive(Clone, Default)]
 struct Model {
     bars: BTreeMap<BarKey, (Bar, u32)>,
+    /// What each bar was before.
+    superseded: BTreeMap<BarKey, Vec<Bar>>,
     states: BTreeMap<BarKey, (State, Reason)>,
 }
 
@@ -1767,9 +1769,17 @@ const LONGER: [Timeframe; 2] = [Timeframe::M10, Timeframe::M15];
 
 impl Model {
     fn offer(&mut self, bar: &Bar) {
+        let known = self.superseded.entry(bar.key).or_default();
         let revision = match self.bars.get(&bar.key) {
             None => 0,
-            Some((stored, revision)) if judge(stored, bar) == Verdict::Supersede => revision + 1,
+            Some((stored, revision)) if judge(stored, bar) == Verdict::Supersede => {
+                // What was corrected comes again, and is no correction of its correction.
+                if bar.source == Source::Stream && bar.volume == stored.volume && known.contains(bar) {
+                    return;
+                }
+                known.push(*stored);
+                revision + 1
+            }
             Some(_) => return,
         };
         self.bars.insert(bar.key, (*bar, revision));
