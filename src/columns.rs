@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use crate::cli::PriceSide;
 use crate::store::StoredBar;
 
@@ -20,6 +22,28 @@ pub fn doubles(stored: &StoredBar, price: PriceSide) -> [f64; 4] {
         PriceSide::Mid => stored.bar.mid().map(|mid| mid.to_f64()),
         PriceSide::Bid => stored.bar.bid.prices().map(|price| price.to_f64()),
         PriceSide::Ask => stored.bar.ask.prices().map(|price| price.to_f64()),
+    }
+}
+
+/// Both sides of a bar as doubles, named as in the database.
+#[derive(Serialize)]
+pub struct Sides {
+    bid_open: f64,
+    bid_high: f64,
+    bid_low: f64,
+    bid_close: f64,
+    ask_open: f64,
+    ask_high: f64,
+    ask_low: f64,
+    ask_close: f64,
+}
+
+impl Sides {
+    /// Those of a bar.
+    pub fn of(stored: &StoredBar) -> Sides {
+        let [bid_open, bid_high, bid_low, bid_close] = doubles(stored, PriceSide::Bid);
+        let [ask_open, ask_high, ask_low, ask_close] = doubles(stored, PriceSide::Ask);
+        Sides { bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close }
     }
 }
 

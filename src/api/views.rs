@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::Wait;
 use super::asked::Prices;
 use super::health::HealthReport;
-use crate::cli::PriceSide;
-use crate::columns::doubles;
+use crate::columns::{Sides, doubles};
 use crate::completeness::Gap;
 use crate::domain::coverage::Run;
 use crate::healer::wishes::Progress;
@@ -85,20 +84,7 @@ pub struct BarView {
     revision: u32,
     seq: i64,
     #[serde(flatten)]
-    sides: Option<SidesView>,
-}
-
-/// Both sides of a bar, named as in the database.
-#[derive(Serialize)]
-struct SidesView {
-    bid_open: f64,
-    bid_high: f64,
-    bid_low: f64,
-    bid_close: f64,
-    ask_open: f64,
-    ask_high: f64,
-    ask_low: f64,
-    ask_close: f64,
+    sides: Option<Sides>,
 }
 
 impl BarView {
@@ -108,16 +94,8 @@ impl BarView {
         let [open, high, low, close] = doubles(stored, price.plain());
         let (volume, source) = (bar.volume, bar.source.as_str());
         let (revision, seq) = (stored.revision, stored.seq);
-        let sides = (price == Prices::All).then(|| SidesView::of(stored));
+        let sides = (price == Prices::All).then(|| Sides::of(stored));
         BarView { time: bar.key.start.0, open, high, low, close, volume, source, revision, seq, sides }
-    }
-}
-
-impl SidesView {
-    fn of(stored: &StoredBar) -> SidesView {
-        let [bid_open, bid_high, bid_low, bid_close] = doubles(stored, PriceSide::Bid);
-        let [ask_open, ask_high, ask_low, ask_close] = doubles(stored, PriceSide::Ask);
-        SidesView { bid_open, bid_high, bid_low, bid_close, ask_open, ask_high, ask_low, ask_close }
     }
 }
 

@@ -21,6 +21,22 @@ use super::rows::{self, CandleRow, PairText, ReadCandle, ReadRevision, Revision,
 use super::schema::{candle_revisions, candles};
 use crate::domain::{BarKey, Pair, Timeframe, Timestamp};
 
+/// The first rows that a query finds, as the head of this file says: these columns, read as this type.
+macro_rules! at_most {
+    ($connection:expr, $count_max:expr, $wanted:expr, $columns:expr => $row:ty) => {
+        match $connection {
+            Connection::Sqlite(file) => {
+                let rows = $wanted.select($columns).load_iter::<$row, _>(file)?;
+                rows.take($count_max).collect::<QueryResult<Vec<$row>>>()?
+            }
+            Connection::Postgres(server) => {
+                let limit = i64::try_from($count_max).unwrap_or(i64::MAX);
+                $wanted.select($columns).limit(limit).load(&mut server.wire)?
+            }
+        }
+    };
+}
+
 /// Inserts a bar into an SQLite file unless one is stored under its key; answers whether it was inserted.
 pub(super) fn insert_or_ignore(connection: &mut SqliteConnection, bar: &StoredBar) -> QueryResult<bool> {
     let pair = PairText::new(bar.bar.key.pair);
@@ -104,16 +120,7 @@ pub(super) fn newest(
         .filter(candles::timestamp.ge(span.start.0))
         .filter(candles::timestamp.lt(span.end.0))
         .order(candles::timestamp.desc());
-    let rows = match connection {
-        Connection::Sqlite(connection) => wanted
-            .select(ReadCandle::as_select())
-            .load_iter::<ReadCandle, _>(connection)?
-            .take(count_max)
-            .collect::<QueryResult<Vec<_>>>(),
-        Connection::Postgres(server) => {
-            wanted.select(ReadCandle::as_select()).limit(limit(count_max)).load(&mut server.wire)
-        }
-    }?;
+    let rows = at_most!(connection, count_max, wanted, ReadCandle::as_select() => ReadCandle);
     rows.iter().map(|row| row.stored_bar(pair, timeframe)).collect()
 }
 
@@ -166,17 +173,8 @@ pub(super) fn after(
     count_max: usize,
 ) -> Result<Vec<StoredBar>, StoreError> {
     let wanted = candles::table.filter(candles::seq.gt(seq)).order(candles::seq.asc());
-    let rows: Vec<(String, String, ReadCandle)> = match connection {
-        Connection::Sqlite(connection) => wanted
-            .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
-            .load_iter::<(String, String, ReadCandle), _>(connection)?
-            .take(count_max)
-            .collect::<QueryResult<Vec<_>>>(),
-        Connection::Postgres(server) => wanted
-            .select((candles::pair, candles::timeframe, ReadCandle::as_select()))
-            .limit(limit(count_max))
-            .load(&mut server.wire),
-    }?;
+    let rows = at_most!(connection, count_max, wanted,
+        (candles::pair, candles::timeframe, ReadCandle::as_select()) => (String, String, ReadCandle));
     rows.iter().map(|(pair, timeframe, row)| row.bar_of(pair, timeframe)).collect()
 }
 
@@ -189,22 +187,10 @@ pub(super) fn revisions_after(
 ) -> Result<Vec<Revision>, StoreError> {
     let wanted =
         candle_revisions::table.filter(candle_revisions::seq.gt(seq)).order(candle_revisions::seq.asc());
-    let rows: Vec<(String, String, ReadRevision)> = match connection {
-        Connection::Sqlite(connection) => wanted
-            .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
-            .load_iter::<(String, String, ReadRevision), _>(connection)?
-            .take(count_max)
-            .collect::<QueryResult<Vec<_>>>(),
-        Connection::Postgres(server) => wanted
-            .select((candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select()))
-            .limit(limit(count_max))
-            .load(&mut server.wire),
-    }?;
+    let rows = at_most!(connection, count_max, wanted,
+        (candle_revisions::pair, candle_revisions::timeframe, ReadRevision::as_select())
+            => (String, String, ReadRevision));
     rows.iter().map(|(pair, timeframe, row)| row.revision_of(pair, timeframe)).collect()
-}
-
-fn limit(count_max: usize) -> i64 {
-    i64::try_from(count_max).unwrap_or(i64::MAX)
 }
 
 /// Start of the newest bar.

@@ -114,7 +114,7 @@ pub(super) fn expected_by(
             .filter(freshness::timeframe.eq(timeframe.as_str()))
             .filter(freshness::last_timestamp.is_not_null())
             .select(freshness::expected_by)
-            // Not `first`: SQLite prepares a statement whose limit is bound anew each time, and this view is dear to it.
+            // Not `first`: the head of `bars.rs` says why.
             .get_result(connection)
             .optional()
     })?;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::{Format, PriceSide};
-use crate::columns::{csv, doubles, texts};
+use crate::columns::{Sides, csv, doubles, texts};
 use crate::commands::grid::{Grid, numbers, words};
 use crate::commands::paint::{BAD, FAINT, GOOD, WARN, paint};
 use crate::store::StoredBar;
@@ -109,21 +109,13 @@ struct Row {
     pair: String,
     timeframe: &'static str,
     price: &'static str,
-    bid_open: f64,
-    bid_high: f64,
-    bid_low: f64,
-    bid_close: f64,
-    ask_open: f64,
-    ask_high: f64,
-    ask_low: f64,
-    ask_close: f64,
+    #[serde(flatten)]
+    sides: Sides,
 }
 
 impl Row {
     fn new(stored: &StoredBar, price: PriceSide) -> Row {
         let [open, high, low, close] = doubles(stored, price);
-        let [bid_open, bid_high, bid_low, bid_close] = doubles(stored, PriceSide::Bid);
-        let [ask_open, ask_high, ask_low, ask_close] = doubles(stored, PriceSide::Ask);
         let bar = &stored.bar;
         Row {
             timestamp: bar.key.start.0,
@@ -141,14 +133,7 @@ impl Row {
             pair: bar.key.pair.to_string(),
             timeframe: bar.key.timeframe.as_str(),
             price: price.as_str(),
-            bid_open,
-            bid_high,
-            bid_low,
-            bid_close,
-            ask_open,
-            ask_high,
-            ask_low,
-            ask_close,
+            sides: Sides::of(stored),
         }
     }
 }
