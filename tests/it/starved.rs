@@ -289,6 +289,11 @@ fn starts() -> u32 {
     std::env::var("CANDLEKEEP_STARTS").map_or(16, |starts| starts.parse().unwrap())
 }
 
+/// A market that stands still however much is subscribed, so that the one after it begins where it did.
+fn held() -> World {
+    World::new(Options { wait_for_items: Some(usize::MAX), ..market(1) })
+}
+
 /// A second between logins.
 const SPACING: [(&str, &str); 1] = [("CANDLEKEEP_SESSION_LOGIN_SPACING_S", "1")];
 
@@ -320,7 +325,7 @@ fn expect_few(world: &mut World, logins: u64, took: Duration) {
 
 #[test]
 fn logins_become_rare_where_the_process_is_told_to_stop_after_each() {
-    let mut world = World::new(market(1));
+    let mut world = held();
     let clock = Clock::system();
     let began = clock.monotonic();
     for start in 0..starts() {
@@ -336,7 +341,7 @@ fn logins_become_rare_where_the_process_is_told_to_stop_after_each() {
 
 #[test]
 fn logins_that_fail_become_rare_however_often_it_starts() {
-    let mut world = World::new(market(1));
+    let mut world = held();
     let (code, path) = ("error.public-api.exceeded-api-key-allowance".to_owned(), "session".to_owned());
     world.simulator().control().apply(Fault::RefuseRest { times: u32::MAX, status: 403, code, path });
     let clock = Clock::system();
@@ -356,7 +361,7 @@ fn logins_that_fail_become_rare_however_often_it_starts() {
 
 #[test]
 fn logins_that_are_granted_become_rare_where_the_process_dies_after_each() {
-    let mut world = World::new(market(1));
+    let mut world = held();
     let clock = Clock::system();
     let began = clock.monotonic();
     for start in 0..starts() {
