@@ -36,6 +36,7 @@ mod postgres;
 mod process;
 
 mod bars;
+mod budget;
 mod rooms;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod sides;
@@ -43,6 +44,7 @@ mod sides;
 mod timing;
 
 use bars::{START, bar, bars_of, pairs, start_of};
+use budget::Budget;
 use sides::{Sides, total};
 use timing::{Cost, at, cost, cpu_time, now};
 
@@ -98,10 +100,7 @@ fn main() -> ExitCode {
         }
         [] => all(&ITEMS, &WEEKS, COMMITS, true),
         ["sqlite"] => all(&ITEMS, &WEEKS, COMMITS, false),
-        ["--test"] => {
-            all(&[28, 280], &[1], 2, false);
-            ExitCode::SUCCESS
-        }
+        ["--test"] => all(&[28, 280], &[1], 2, false),
         _ => panic!("nothing, or sqlite"),
     }
 }
@@ -147,9 +146,7 @@ fn own_kib() -> i64 {
 }
 
 fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> ExitCode {
-    if cfg!(debug_assertions) {
-        println!("a debug build: what it costs says nothing");
-    }
+    let mut budget = Budget::new();
     let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
     let each: Vec<Figures> = names.iter().map(|count| child(&["items", count, &commits])).collect();
     println!("µs a row on a processor, by the number of items:");
@@ -193,12 +190,11 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
             name == BY_STATE || is_flat(figures, SERVER_BESIDE_MAX_US)
         }));
     }
-    if grows.is_empty() {
-        println!("\nflat");
-        return ExitCode::SUCCESS;
-    }
-    println!("\nGROWS: {}", grows.join(", "));
-    ExitCode::FAILURE
+    println!("\ngrows: {}", if grows.is_empty() { "nothing".to_owned() } else { grows.join(", ") });
+    let most = items[items.len() - 1];
+    let what = format!("costs that grow up to {most} items and {} weeks stored", weeks[weeks.len() - 1]);
+    budget.at_most(&what, grows.len() as f64, 0.0, "of them");
+    budget.end()
 }
 
 fn is_flat(figures: &[f64], beside: f64) -> bool {

@@ -17,6 +17,7 @@ use candlekeep::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Pair, Price, Source
 use candlekeep::simulator::{Options, Speed};
 use candlekeep::store::{BarQuery, DatabaseUrl, Store};
 
+mod budget;
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
@@ -27,6 +28,7 @@ mod process;
 #[path = "../tests/it/world.rs"]
 mod world;
 
+use budget::Budget;
 use process::Process;
 use world::{START, STEP, World, market};
 
@@ -43,18 +45,22 @@ const ASKED_FOR_OF_TEST: Duration = Duration::from_secs(1);
 const P99_MAX: Duration = Duration::from_millis(5);
 /// By how much they may be above the floor where that alone is nearly as much.
 const FLOORS_MAX: u32 = 3;
+/// The budget for them in process, at the median.
+const IN_PROCESS_MAX: Duration = Duration::from_micros(100);
 /// Buckets that are stored in one transaction beforehand.
 const BUCKETS_AT_ONCE: i64 = 500;
 
 fn main() -> ExitCode {
-    let is_test = std::env::args().any(|arg| arg == "--test");
+    let mut budget = Budget::new();
+    let is_test = budget.is_test();
     let (bars, asked_for) = if is_test { (BARS_OF_TEST, ASKED_FOR_OF_TEST) } else { (BARS, ASKED_FOR) };
     // A bucket of all pairs a second.
     let world =
         World::new(Options { speed: Speed::Times(STEP as f64), rows_per_bar: Some(20), ..market(240) });
     let url = DatabaseUrl::sqlite(world.database());
     fill(&url, bars);
-    println!("last 100 bars in process, of {bars}: median {:?}", in_process(&url));
+    let what = format!("last 100 bars of a pair, of {bars}, in process, median");
+    budget.at_most(&what, micros(in_process(&url)), micros(IN_PROCESS_MAX), "µs");
     let mut service = world.start("run", &[("CANDLEKEEP_HTTP", "127.0.0.1:0")]);
     let address = service.http_address();
     let process = Process(service.pid());
@@ -76,15 +82,16 @@ fn main() -> ExitCode {
     let written = world.stored() - stored;
     println!("{written} bars of 5 minutes were written meanwhile; resident {} KiB", process.status("VmRSS:"));
     drop(service);
-    let within = measured < P99_MAX || measured < floor * FLOORS_MAX;
-    println!(
-        "{}: 99 of 100 within {:.2} ms, to reach {:.0} ms",
-        if measured < P99_MAX { "met" } else { "MISSED" },
-        measured.as_secs_f64() * 1e3,
-        P99_MAX.as_secs_f64() * 1e3
-    );
+    // Where `/healthz` alone takes as long, it is the machine.
+    let most = P99_MAX.max(floor * FLOORS_MAX);
+    let what = "… over HTTP, 500 requests a second, while bars are written, 99 of 100";
+    budget.at_most(what, micros(measured) / 1e3, micros(most) / 1e3, "ms");
     assert!(written > 0 || is_test, "nothing was written");
-    if within || is_test { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    budget.end()
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 /// Stores so many bars of all pairs, up to the beginning of the market.

@@ -2,8 +2,10 @@
 //! `cargo bench --bench postgres`. Needs PostgreSQL's binaries.
 //!
 //! The floor copies the same rows, binary, to a temporary table and inserts them from there where there is
-//! no conflict, in the same transactions and nothing else: no ledger, no derivation, no lease.
+//! no conflict, in the same transactions and nothing else: no ledger, no derivation, no lease. Ends with 1 where the
+//! budget is missed.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
@@ -20,9 +22,11 @@ mod postgres;
 
 #[expect(dead_code, reason = "other benches use the rest")]
 mod bars;
+mod budget;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
 use bars::{START, bars_of};
+use budget::Budget;
 use timing::{quantiles, time};
 
 /// Buckets of one transaction of the bulk load: some 1,000 bars of 28 pairs.
@@ -32,13 +36,17 @@ const BULK_COMMITS: i64 = 100;
 const LIVE_COMMITS: i64 = 600;
 /// Transactions on one side before it is the other's turn.
 const PER_TURN: usize = 20;
+/// The budget of the bulk load: rows a second as a share of the floor's.
+const SHARE_MIN: f64 = 80.0;
 
-fn main() {
+fn main() -> ExitCode {
+    let mut budget = Budget::new();
     if std::env::args().any(|arg| arg == "--test") {
-        return println!("not run: it takes a server");
+        println!("not run: it takes a server");
+        return budget.end();
     }
     let Some(server) = postgres::Server::start(&["shared_buffers = 256MB", "max_wal_size = 4GB"]) else {
-        return;
+        return budget.end();
     };
     let mut sides = Sides::new(&server);
     for (what, first, buckets, commits) in
@@ -74,6 +82,10 @@ fn main() {
             quantiles(&mut by_store),
             100.0 * store / floor
         );
+        if buckets == BULK {
+            let what = format!("bars into PostgreSQL, {} rows a transaction", rows / by_store.len());
+            budget.at_least(&what, 100.0 * store / floor, SHARE_MIN, "% of COPY and insert");
+        }
     }
     let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };
     let mut reads: Vec<Duration> = (0..1_000)
@@ -83,6 +95,7 @@ fn main() {
         })
         .collect();
     println!("last 100 bars of one pair:\n  store  {}", quantiles(&mut reads));
+    budget.end()
 }
 
 struct Sides {

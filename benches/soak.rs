@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use candlekeep::simulator::faults::Script;
 use candlekeep::simulator::{MarketOptions, Options, Unfiltered};
 
+mod budget;
 #[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/chaos.rs"]
 mod chaos;
@@ -32,6 +33,7 @@ mod process;
 #[path = "../tests/it/world.rs"]
 mod world;
 
+use budget::Budget;
 use process::{Process, Usage};
 use world::{Holes, START, STEP, Service, World, market};
 
@@ -74,9 +76,9 @@ struct Sample {
 
 fn main() -> ExitCode {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let is_test = std::env::args().any(|arg| arg == "--test");
-    let days =
-        number("CANDLEKEEP_SOAK_DAYS").map_or(if is_test { DAYS_OF_TEST } else { DAYS }, |days| days as i64);
+    let mut budget = Budget::new();
+    let of_itself = if budget.is_test() { DAYS_OF_TEST } else { DAYS };
+    let days = number("CANDLEKEEP_SOAK_DAYS").map_or(of_itself, |days| days as i64);
     let seed = number("CANDLEKEEP_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     let faults = days as u64 * number("CANDLEKEEP_SOAK_FAULTS").unwrap_or(FAULTS_A_DAY);
     let is_asked = number("CANDLEKEEP_SOAK_HTTP").is_some_and(|on| on > 0);
@@ -114,7 +116,8 @@ fn main() -> ExitCode {
         summary.bars("5", "ig_rest"),
         bytes as f64 / f64::from(1 << 20)
     );
-    verdict(&samples)
+    judge(&samples, &mut budget);
+    budget.end()
 }
 
 /// Who asks over HTTP, all the time.
@@ -252,11 +255,10 @@ fn lock(world: &World, service: &mut Service) {
 }
 
 /// Whether it stays as it was: the first third is for it to warm up, the others are compared.
-fn verdict(samples: &[Sample]) -> ExitCode {
+fn judge(samples: &[Sample], budget: &mut Budget) {
     let third = samples.len() / 3;
     if third < JUDGED_FROM {
-        println!("too short to say whether it grows");
-        return ExitCode::SUCCESS;
+        return println!("too short to say whether it grows");
     }
     let settled = &samples[samples.len() - 2 * third..];
     let (second, last) = settled.split_at(third);
@@ -265,13 +267,12 @@ fn verdict(samples: &[Sample]) -> ExitCode {
         let (least, most) = (settled.iter().map(of).min(), settled.iter().map(of).max());
         most.unwrap_or(0) - least.unwrap_or(0)
     };
-    let (descriptors, threads) = (range(|sample| sample.descriptors), range(|sample| sample.threads));
-    let is_flat = growth_kib <= GROWTH_MAX_KIB && descriptors <= STRAY_MAX && threads <= STRAY_MAX;
-    println!(
-        "{}: {growth_kib:+} KiB from the second third to the last (at most {GROWTH_MAX_KIB}); descriptors differ by {descriptors}, threads by {threads}",
-        if is_flat { "flat" } else { "NOT FLAT" }
-    );
-    if is_flat { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let what = format!("own memory of {} days with faults, the last third above the second", samples.len());
+    budget.at_most(&what, growth_kib as f64, GROWTH_MAX_KIB as f64, "KiB");
+    let strays = [range(|sample| sample.descriptors), range(|sample| sample.threads)];
+    for (what, differ) in ["descriptors", "threads"].into_iter().zip(strays) {
+        budget.at_most(&format!("… {what} differ by"), differ as f64, STRAY_MAX as f64, "of them");
+    }
 }
 
 /// Memory of its own over these days, at the median: a peak of one day is no level.

@@ -7,31 +7,53 @@
 //! hold one close of all bars.
 //!
 //! All figures are of `run` alone, from its first rows to the last bar stored. Nothing is
-//! backfilled: a first start's history is fetched at the pace that IG sets, for minutes.
+//! backfilled: a first start's history is fetched at the pace that IG sets, for minutes. Behind `replay`, the rows that it
+//! stored are written into a bare database, as a floor. Ends with 1 where the budget is missed.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candlekeep::domain::Timestamp;
-use candlekeep::store::{DatabaseUrl, Store};
+use candlekeep::store::{DatabaseUrl, Store, StoredBar};
+use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
 
 #[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
 
+#[expect(dead_code, reason = "other benches use the rest")]
+mod bars;
+mod budget;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod sides;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod timing;
+use budget::Budget;
+use sides::Floor;
+use timing::{now, time};
+
 const BINARY: &str = env!("CARGO_BIN_EXE_candlekeep");
+const DATABASE: &str = "bars.db";
 /// 2026-11-17 08:00 UTC, a Tuesday: a made-up market is open then, whatever today is.
 const LIVE_FROM: Timestamp = Timestamp(1_794_902_400);
 /// 2026-11-16 00:00 UTC, a Monday.
 const FAST_FROM: Timestamp = Timestamp(1_794_787_200);
 const DAY_S: i64 = 86_400;
+/// The budget at 300 rows a bar.
+const ROWS_PER_S_MIN: f64 = 1e6;
+const CPU_S_MAX: f64 = 1.5;
+/// The budget of recorded bars: those stored a second, as a share of the floor's.
+const RECORDED_SHARE_MIN: f64 = 60.0;
 /// The budget of the live load with HTTP off, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
 const SHARE_MAX: f64 = 0.1;
 const WAKEUPS_MAX: f64 = 12.0;
+/// The budget of its memory with HTTP off and on, MiB.
+const PEAK_MAX: f64 = 15.0;
+const PEAK_MAX_WITH_HTTP: f64 = 25.0;
 /// What a start brings is no part of the live load.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A run that used no processor for so long is done.
@@ -39,30 +61,63 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How often that is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-fn main() {
+fn main() -> ExitCode {
+    let mut budget = Budget::new();
     // What cargo passes to every bench.
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !["--bench", "--test"].contains(&word.as_str())).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let number = |word: &str| word.parse().expect("a number");
     match words[..] {
-        [] | ["fast"] => fast(3),
-        ["fast", days] => fast(number(days)),
-        ["replay", dir] => at_full_speed(&["--replay", dir]),
-        ["live"] => live(300),
-        ["live", seconds] => live(number(seconds) as u64),
+        [] | ["fast"] => fast(3, &mut budget),
+        ["fast", days] => fast(number(days), &mut budget),
+        ["replay", recorded] => replay(recorded, &mut budget),
+        ["live"] => live(300, &mut budget),
+        ["live", seconds] => live(number(seconds) as u64, &mut budget),
         _ => panic!("fast [DAYS], replay DIR or live [SECONDS]"),
     }
+    budget.end()
 }
 
-fn fast(days: i64) {
-    let (from, to) = (FAST_FROM.to_string(), FAST_FROM.plus(days * DAY_S).to_string());
-    at_full_speed(&["--rows-per-bar", "300", "--from", &from, "--to", &to]);
-}
-
-fn at_full_speed(market: &[&str]) {
+fn fast(days: i64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut pair = Pair::start(dir.path(), &[market, &["--speed", "max"]].concat());
+    let (from, to) = (FAST_FROM.to_string(), FAST_FROM.plus(days * DAY_S).to_string());
+    let run = at_full_speed(dir.path(), &["--rows-per-bar", "300", "--from", &from, "--to", &to]);
+    budget.at_least(
+        "through sockets, 300 rows a bar",
+        run.rows_per_s / 1e6,
+        ROWS_PER_S_MIN / 1e6,
+        "million rows/s",
+    );
+    budget.at_most("… on a processor", run.cpu_s_a_million, CPU_S_MAX, "s a million rows");
+}
+
+fn replay(recorded: &str, budget: &mut Budget) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let run = at_full_speed(dir.path(), &["--replay", recorded]);
+    // The rows that came of it, in the order written, are what the floor writes.
+    let url = DatabaseUrl::sqlite(dir.path().join(DATABASE));
+    let stored = Store::open_read_only(&url).and_then(|mut store| store.bars_after(0, usize::MAX));
+    let stored = stored.expect("its bars");
+    let floor = dir.path().join("floor.db");
+    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
+    let mut floor = Floor::open(&floor);
+    let took = time(|| stored.chunks(FACTS_PER_COMMIT_MAX).for_each(|rows: &[StoredBar]| floor.upsert(rows)));
+    let floor = stored.len() as f64 / took.as_secs_f64();
+    println!("  {floor:.0} bars/s by a bare upsert, {FACTS_PER_COMMIT_MAX} a transaction");
+    let what = "recorded weeks through sockets into SQLite, bars/s";
+    budget.at_least(what, 100.0 * run.bars_per_s / floor, RECORDED_SHARE_MIN, "% of a bare upsert");
+}
+
+/// What a run at full speed came to.
+struct FullSpeed {
+    rows_per_s: f64,
+    bars_per_s: f64,
+    cpu_s_a_million: f64,
+}
+
+fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
+    let mut pair = Pair::start(dir, &[market, &["--speed", "max"]].concat());
     let (begun, before) = (now(), pair.run.cost().usage());
     let (mut ended, mut after) = (begun, before);
     while now() - ended < IDLE {
@@ -78,22 +133,24 @@ fn at_full_speed(market: &[&str]) {
     let peak = pair.run.cost().status("VmHWM:");
     let rows = pair.simulate.wait_for_word("reached its end", "rows=");
     drop(pair);
-    let url = DatabaseUrl::sqlite(dir.path().join("bars.db"));
+    let url = DatabaseUrl::sqlite(dir.join(DATABASE));
     let counts = Store::open_read_only(&url).and_then(|mut store| store.counts()).expect("its bars");
     let bars: u64 = counts.iter().map(|(_, count)| count).sum();
     let per_second = |count: u64| count as f64 / wall.as_secs_f64();
     println!("{rows} rows, {bars} bars stored, in {:.2} s:", wall.as_secs_f64());
-    println!("  {:.0} rows/s, {:.0} bars/s", per_second(rows), per_second(bars));
+    let (rows_per_s, bars_per_s) = (per_second(rows), per_second(bars));
+    let cpu_s_a_million = used.cpu().as_secs_f64() / rows as f64 * 1e6;
+    println!("  {rows_per_s:.0} rows/s, {bars_per_s:.0} bars/s");
     println!(
-        "  {:.2} CPU-seconds a million rows ({:.2} s user, {:.2} s system)",
-        used.cpu().as_secs_f64() / rows as f64 * 1e6,
+        "  {cpu_s_a_million:.2} CPU-seconds a million rows ({:.2} s user, {:.2} s system)",
         used.user.as_secs_f64(),
         used.system.as_secs_f64()
     );
     println!("  peak resident {:.1} MiB", peak as f64 / 1024.0);
+    FullSpeed { rows_per_s, bars_per_s, cpu_s_a_million }
 }
 
-fn live(seconds: u64) {
+fn live(seconds: u64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let from = LIVE_FROM.to_string();
     let pair = Pair::start(dir.path(), &["--speed", "1", "--rows-per-bar", "300", "--from", &from]);
@@ -106,23 +163,18 @@ fn live(seconds: u64) {
     let wakeups = (cost.wakeups() - wakeups) as f64 / wall;
     let [peak, own] = ["VmHWM:", "RssAnon:"].map(|key| cost.status(key) as f64 / 1024.0);
     let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
-    let (share_max, peak_max) = if with_http { (None, 25.0) } else { (Some(SHARE_MAX), 15.0) };
     println!("{wall:.0} s of 28 pairs, a row a second each:");
-    println!("  {:.3} % of a core{}", 100.0 * share, verdict(100.0 * share, share_max));
-    println!("  {wakeups:.1} wake-ups a second{}", verdict(wakeups, (!with_http).then_some(WAKEUPS_MAX)));
     println!(
-        "  peak resident {peak:.1} MiB{}; its own at the end {own:.1} MiB",
-        verdict(peak, Some(peak_max))
+        "  {:.3} % of a core, {wakeups:.1} wake-ups a second, {} threads; peak resident {peak:.1} MiB, its own at the end {own:.1} MiB",
+        100.0 * share,
+        cost.status("Threads:")
     );
-    println!("  {} threads", cost.status("Threads:"));
-}
-
-/// Whether a figure is within its budget, if there is one.
-fn verdict(figure: f64, most: Option<f64>) -> String {
-    match most {
-        Some(most) if figure <= most => format!(" (met: at most {most})"),
-        Some(most) => format!(" (MISSED: at most {most})"),
-        None => String::new(),
+    if with_http {
+        budget.at_most("live, HTTP on, peak resident", peak, PEAK_MAX_WITH_HTTP, "MiB");
+    } else {
+        budget.at_most("live, HTTP off", 100.0 * share, SHARE_MAX, "% of a core");
+        budget.at_most("… wake-ups", wakeups, WAKEUPS_MAX, "a second");
+        budget.at_most("… peak resident", peak, PEAK_MAX, "MiB");
     }
 }
 
@@ -145,7 +197,7 @@ impl Pair {
         run.arg("run")
             .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
             .env("IG_API_URL", &address)
-            .env("DATABASE_URL", format!("sqlite://{}/bars.db", dir.display()))
+            .env("DATABASE_URL", format!("sqlite://{}/{DATABASE}", dir.display()))
             .env("CANDLEKEEP_CLOCK", "stream")
             .env("CANDLEKEEP_HISTORY_DEPTH", "0");
         let mut run = Process::start(dir, "run", &mut run);
@@ -195,9 +247,4 @@ impl Process {
     fn cost(&self) -> process::Process {
         process::Process(self.child.id())
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
-fn now() -> Instant {
-    Instant::now()
 }

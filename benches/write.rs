@@ -1,8 +1,9 @@
 //! What the store costs over the bare database, measured in one run: `cargo bench --bench write`.
 //!
 //! The floor is a prepared upsert over the same SQLite, the same table, the same rows in the same
-//! transactions, and nothing else: no ledger, no derivation, no reading back.
+//! transactions, and nothing else: no ledger, no derivation, no reading back. Ends with 1 where a bound is missed.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,13 @@ use candlekeep::store::BarQuery;
 
 #[expect(dead_code, reason = "other benches use the rest")]
 mod bars;
+mod budget;
 mod sides;
 mod timing;
 use bars::bars_of;
+use budget::Budget;
 use sides::{Sides, commit_each, total};
-use timing::{quantiles, time};
+use timing::{at, quantiles, time};
 
 /// 5-minute buckets of the bulk load: four trading weeks.
 const BUCKETS: i64 = 4 * 5 * 288;
@@ -24,8 +27,13 @@ const BUCKETS: i64 = 4 * 5 * 288;
 const BUCKETS_PER_COMMIT: i64 = 36;
 /// Commits of one bucket each, for latency.
 const LIVE_COMMITS: i64 = 600;
+/// The budget: rows a second as a share of the floor's, and how much longer a bucket takes at the median and for 99 of 100.
+const SHARE_MIN: f64 = 60.0;
+const MEDIAN_MAX: f64 = 2.0;
+const P99_MAX: f64 = 4.0;
 
-fn main() {
+fn main() -> ExitCode {
+    let mut budget = Budget::new();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let batches: Vec<Arc<FactBatch>> = (0..BUCKETS / BUCKETS_PER_COMMIT)
         .map(|ix| bars_of(&MAJOR_PAIRS, ix * BUCKETS_PER_COMMIT, BUCKETS_PER_COMMIT))
@@ -79,4 +87,12 @@ fn main() {
     for synchronous in ["FULL", "NORMAL", "OFF"] {
         println!("  {synchronous:<6} {}", quantiles(&mut sides.price_of(synchronous, LIVE_COMMITS as usize)));
     }
+    let share = 100.0 * floor_bulk.as_secs_f64() / store_bulk.as_secs_f64();
+    let what = format!("bars into SQLite, {rows_per_commit} rows a transaction");
+    budget.at_least(&what, share, SHARE_MIN, "% of a bare upsert");
+    for (which, share, most) in [("median", 0.5, MEDIAN_MAX), ("99 of 100", 0.99, P99_MAX)] {
+        let factor = at(&store_live, share).as_secs_f64() / at(&floor_live, share).as_secs_f64();
+        budget.at_most(&format!("… one bucket of 28 pairs, {which}"), factor, most, "bare commits");
+    }
+    budget.end()
 }
