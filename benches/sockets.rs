@@ -48,6 +48,9 @@ const ROWS_PER_S_MIN: f64 = 1e6;
 const CPU_S_MAX: f64 = 1.5;
 /// The budget of recorded bars: those stored a second, as a share of the floor's.
 const RECORDED_SHARE_MIN: f64 = 60.0;
+/// By how much its own memory may be more in the last third of that than in the second, each at the median: how much is
+/// under way at a time differs, and the length of the whole must not show.
+const GROWN_MAX_KIB: f64 = 2_048.0;
 /// The budget of the live load with HTTP off, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
 const SHARE_MAX: f64 = 0.1;
 const WAKEUPS_MAX: f64 = 12.0;
@@ -90,6 +93,7 @@ fn fast(days: i64, budget: &mut Budget) {
         "million rows/s",
     );
     budget.at_most("… on a processor", run.cpu_s_a_million, CPU_S_MAX, "s a million rows");
+    budget.at_most("… own memory, the last third above the second", run.grown_kib, GROWN_MAX_KIB, "KiB");
 }
 
 fn replay(recorded: &str, budget: &mut Budget) {
@@ -107,6 +111,7 @@ fn replay(recorded: &str, budget: &mut Budget) {
     println!("  {floor:.0} bars/s by a bare upsert, {FACTS_PER_COMMIT_MAX} a transaction");
     let what = "recorded weeks through sockets into SQLite, bars/s";
     budget.at_least(what, 100.0 * run.bars_per_s / floor, RECORDED_SHARE_MIN, "% of a bare upsert");
+    budget.at_most("… own memory, the last third above the second", run.grown_kib, GROWN_MAX_KIB, "KiB");
 }
 
 /// What a run at full speed came to.
@@ -114,23 +119,26 @@ struct FullSpeed {
     rows_per_s: f64,
     bars_per_s: f64,
     cpu_s_a_million: f64,
+    /// Its own memory in the last third of the time above that in the second.
+    grown_kib: f64,
 }
 
 fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
     let mut pair = Pair::start(dir, &[market, &["--speed", "max"]].concat());
     let (begun, before) = (now(), pair.run.cost().usage());
-    let (mut ended, mut after) = (begun, before);
+    let (mut ended, mut after, mut own_kib) = (begun, before, Vec::new());
     while now() - ended < IDLE {
         sleep(LOOK_EVERY);
         let usage = pair.run.cost().usage();
         // The run's own ticks are no work: less than a hundredth of a core.
         if usage.cpu() - after.cpu() > LOOK_EVERY / 100 {
             ended = now();
+            own_kib.push(pair.run.cost().status("RssAnon:"));
         }
         after = usage;
     }
+    let peak_kib = pair.run.cost().status("VmHWM:");
     let (wall, used) = (ended - begun, after.since(&before));
-    let peak = pair.run.cost().status("VmHWM:");
     let rows = pair.simulate.wait_for_word("reached its end", "rows=");
     drop(pair);
     let url = DatabaseUrl::sqlite(dir.join(DATABASE));
@@ -146,8 +154,20 @@ fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
         used.user.as_secs_f64(),
         used.system.as_secs_f64()
     );
-    println!("  peak resident {:.1} MiB", peak as f64 / 1024.0);
-    FullSpeed { rows_per_s, bars_per_s, cpu_s_a_million }
+    let third = own_kib.len() / 3;
+    let [warm, second, last] = [0, third, own_kib.len() - third].map(|from| {
+        let of_third = &mut own_kib[from..from + third];
+        of_third.sort_unstable();
+        of_third.get(third / 2).map_or(0.0, |kib| *kib as f64)
+    });
+    println!(
+        "  peak resident {:.1} MiB, its own {:.1}, {:.1} and {:.1} MiB at the median of each third",
+        peak_kib as f64 / 1024.0,
+        warm / 1024.0,
+        second / 1024.0,
+        last / 1024.0
+    );
+    FullSpeed { rows_per_s, bars_per_s, cpu_s_a_million, grown_kib: last - second }
 }
 
 fn live(seconds: u64, budget: &mut Budget) {
