@@ -1,10 +1,14 @@
 //! What the process tells systemd of itself: that it is ready, what it is at, that it lives.
 //!
 //! Ready is who streams, or knows what it waits for: the database, its turn, IG. The watchdog is fed only
-//! while every room makes progress ([`Roster::is_well`]), by a task on the rooms' own thread.
+//! while every room makes progress ([`Roster::is_well`]), by a task on the rooms' own thread. So nothing waits for
+//! systemd: where its queue is full, all is told with a later look.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fmt::Display;
+use std::io;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,19 +111,18 @@ impl Standing {
 /// Tells systemd from now on, if it listens: of `standing` when that changes, and that the process lives
 /// while all of `roster` do.
 pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
-    if env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
+    let Some(place) = env::var_os("NOTIFY_SOCKET") else { return };
     let watchdog = sd_notify::watchdog_enabled();
     actix_rt::spawn(async move {
         let mut told = Told::new(watchdog);
         loop {
-            let now = clock.monotonic();
-            let news = told.look(&standing, &roster, now);
-            let news: Vec<NotifyState<'_>> = news.iter().map(News::as_state).collect();
-            // Who does not listen has no use for a complaint.
-            if !news.is_empty() && sd_notify::notify(&news).is_err() {
-                log::debug!("systemd does not take what it is told");
+            let before = told.clone();
+            let news = told.look(&standing, &roster, clock.monotonic());
+            match send(&place, &news) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => told = before,
+                // Who does not listen has no use for a complaint.
+                Err(_) => log::debug!("systemd does not take what it is told"),
             }
             tokio::select! {
                 () = clock::beat(LOOK_EVERY) => {}
@@ -127,6 +130,27 @@ pub fn tell(standing: Standing, roster: Roster, clock: Clock) {
             }
         }
     });
+}
+
+/// Hands it to who listens at `place`, and never waits: systemd itself may hang, and sd-notify's own sending with it.
+fn send(place: &OsStr, news: &[News]) -> io::Result<()> {
+    if news.is_empty() {
+        return Ok(());
+    }
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(&address(place)?)?;
+    let text: String = news.iter().map(|news| format!("{}\n", news.as_state())).collect();
+    socket.send(text.as_bytes()).map(drop)
+}
+
+/// A path, or behind an `@` a name that is none.
+fn address(place: &OsStr) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = place.as_encoded_bytes().strip_prefix(b"@") {
+        return <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
+    }
+    SocketAddr::from_pathname(place)
 }
 
 /// Something to tell.
@@ -153,6 +177,7 @@ impl News {
 }
 
 /// What was told so far.
+#[derive(Clone)]
 struct Told {
     state: State,
     feeds_every: Option<Duration>,
@@ -227,6 +252,43 @@ mod tests {
         standing.ready();
         standing.stops();
         assert_eq!(look(&standing), [News::Status("stopping".to_owned()), News::Stopping]);
+    }
+
+    #[test]
+    fn what_is_told_arrives_and_a_full_queue_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let news = [News::Status("streaming".to_owned()), News::Ready];
+        let mut sent = 0;
+        let refused = loop {
+            match send(path.as_os_str(), &news) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        let mut buffer = [0; 100];
+        for _ in 0..sent {
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"STATUS=streaming\nREADY=1\n");
+        }
+        assert!(sent > 0 && send(path.as_os_str(), &[]).is_ok());
+        assert_eq!(
+            send(folder.path().as_os_str(), &news).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_socket_may_have_a_name_that_is_no_path() {
+        let name = format!("candlekeep-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&address(OsStr::new(&format!("@{name}"))).unwrap()).unwrap();
+        send(OsStr::new(&format!("@{name}")), &[News::Lives]).unwrap();
+        let mut buffer = [0; 100];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"WATCHDOG=1\n");
     }
 
     #[test]

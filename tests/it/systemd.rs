@@ -12,7 +12,7 @@ use candlekeep::clock::Clock;
 use candlekeep::simulator::{Credentials, Options, Speed};
 
 use super::postgres::Server;
-use super::world::{Ended, START, STEP, Service, World, market};
+use super::world::{Ended, Holes, START, STEP, Service, World, market};
 
 /// How the unit has it, but shorter.
 const WATCHDOG: Duration = Duration::from_secs(8);
@@ -50,6 +50,13 @@ impl Manager {
         let watchdog = WATCHDOG.as_micros().to_string();
         let own = [("NOTIFY_SOCKET", self.path.to_str().unwrap()), ("WATCHDOG_USEC", watchdog.as_str())];
         world.start(line, &[&own, variables].concat())
+    }
+
+    /// Has so much lie in its queue that nothing more fits.
+    fn fill(&self) {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        while sender.send_to(b"STATUS=of another service", &self.path).is_ok() {}
     }
 
     /// Takes what has come, for as long as the socket's patience.
@@ -177,6 +184,19 @@ fn a_room_that_hangs_for_good_is_not_said_to_live() {
     // As systemd does then.
     service.kill();
     world.finish(manager.start(&world, "run", &[]));
+}
+
+#[test]
+fn while_systemd_hears_nothing_it_collects_and_tells_all_later() {
+    let world = world();
+    let mut manager = Manager::new(&world);
+    manager.fill();
+    let mut service = manager.start(&world, "run", &[]);
+    world.wait_complete(&mut service);
+    assert!(manager.told.is_empty());
+    manager.wait(&mut service, "READY=1");
+    service.stop();
+    world.verify(Holes::None);
 }
 
 #[test]
