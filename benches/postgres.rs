@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         return budget.end();
     }
     let Some(server) = postgres::Server::start(&["shared_buffers = 256MB", "max_wal_size = 4GB"]) else {
+        budget.not_measured("bars into PostgreSQL", "there is no server");
         return budget.end();
     };
     let mut sides = Sides::new(&server);

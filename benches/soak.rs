@@ -9,16 +9,13 @@
 //! say how long and what; with `CANDLEKEEP_SOAK_HTTP=1` HTTP is on and asked all the time. Ends with 1 where
 //! something grows.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candlekeep::simulator::faults::Script;
 use candlekeep::simulator::{MarketOptions, Options, Unfiltered};
 
+mod asking;
 mod budget;
 #[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/chaos.rs"]
@@ -29,12 +26,16 @@ mod postgres;
 #[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
+#[expect(dead_code, reason = "other benches use the rest")]
+mod timing;
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/world.rs"]
 mod world;
 
+use asking::Asking;
 use budget::Budget;
 use process::{Process, Usage};
+use timing::now;
 use world::{Holes, START, STEP, Service, World, market};
 
 const DAY_S: i64 = 86_400;
@@ -57,8 +58,7 @@ const STRETCH_S: i64 = 4 * 3_600;
 /// It is at rest that used no more than this between two looks, for so long: what its timers and HTTP cost is less.
 const IDLE_CPU: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_millis(200);
-/// What HTTP is asked for, and how often in real time: a market second is shorter than a real one.
-const ASKED: [&str; 3] = ["/healthz", "/metrics", "/v1/status"];
+/// How often HTTP is asked in real time: a market second is shorter than a real one.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Descriptors and threads by which two readings may differ: of connections that are just being made.
 const STRAY_MAX: u64 = 8;
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         variables.push(("CANDLEKEEP_HTTP", "127.0.0.1:0"));
     }
     let mut service = world.start("run", &variables);
-    let asking = is_asked.then(|| Asking::start(service.http_address()));
+    let asking = is_asked.then(|| Asking::start(service.http_address(), ASK_EVERY));
     let began = now();
     let samples = soak(&world, &mut service, days, faults > 0);
     world.wait_complete(&mut service);
@@ -118,48 +118,6 @@ fn main() -> ExitCode {
     );
     judge(&samples, &mut budget);
     budget.end()
-}
-
-/// Who asks over HTTP, all the time.
-struct Asking {
-    is_over: Arc<AtomicBool>,
-    answers: Arc<AtomicU64>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Asking {
-    fn start(address: SocketAddr) -> Asking {
-        let (is_over, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (over, count) = (is_over.clone(), answers.clone());
-        let thread = std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                for path in ASKED {
-                    ask(address, path);
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                std::thread::sleep(ASK_EVERY);
-            }
-        });
-        Asking { is_over, answers, thread }
-    }
-
-    /// Stops; how many answers there were.
-    fn end(self) -> u64 {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("all was answered");
-        self.answers.load(Ordering::Relaxed)
-    }
-}
-
-fn ask(address: SocketAddr, path: &str) {
-    let mut socket = TcpStream::connect(address).expect("somebody listens");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).expect("it is read");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("an answer in UTF-8");
-    // Health is 503 while all is not well.
-    let is_fit = ["HTTP/1.1 200", "HTTP/1.1 503"].iter().any(|head| answer.starts_with(head));
-    assert!(is_fit, "{path}: {answer}");
 }
 
 /// A market with faults at instants that the seed decides.
@@ -280,9 +238,4 @@ fn level(samples: &[Sample]) -> i64 {
     let mut sizes: Vec<u64> = samples.iter().map(|sample| sample.own_kib).collect();
     sizes.sort_unstable();
     sizes[sizes.len() / 2] as i64
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's time")]
-fn now() -> Instant {
-    Instant::now()
 }

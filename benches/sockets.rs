@@ -4,12 +4,13 @@
 //! `fast [DAYS]` (also without words): 300 rows a bar, as fast as it takes them.
 //! `replay DIR`: recorded bars, 5 rows each, as fast as it takes them.
 //! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
-//! hold one close of all bars.
+//! hold one close of all bars. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second.
 //!
 //! All figures are of `run` alone, from its first rows to the last bar stored. Nothing is
 //! backfilled: a first start's history is fetched at the pace that IG sets, for minutes. Behind `replay`, the rows that it
 //! stored are written into a bare database, as a floor. Ends with 1 where the budget is missed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use candlekeep::domain::Timestamp;
+use candlekeep::domain::{Timeframe, Timestamp};
 use candlekeep::store::{DatabaseUrl, Store, StoredBar};
 use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
 
@@ -25,6 +26,7 @@ use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
 #[path = "../tests/it/process.rs"]
 mod process;
 
+mod asking;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod bars;
 mod budget;
@@ -32,6 +34,7 @@ mod budget;
 mod sides;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
+use asking::Asking;
 use budget::Budget;
 use sides::Floor;
 use timing::{now, time};
@@ -57,6 +60,8 @@ const WAKEUPS_MAX: f64 = 12.0;
 /// The budget of its memory with HTTP off and on, MiB.
 const PEAK_MAX: f64 = 15.0;
 const PEAK_MAX_WITH_HTTP: f64 = 25.0;
+/// How often HTTP is asked while it is on.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// What a start brings is no part of the live load.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A run that used no processor for so long is done.
@@ -85,7 +90,7 @@ fn main() -> ExitCode {
 fn fast(days: i64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (from, to) = (FAST_FROM.to_string(), FAST_FROM.plus(days * DAY_S).to_string());
-    let run = at_full_speed(dir.path(), &["--rows-per-bar", "300", "--from", &from, "--to", &to]);
+    let run = at_full_speed(dir.path(), &["--rows-per-bar", "300", "--from", &from, "--to", &to], 300);
     budget.at_least(
         "through sockets, 300 rows a bar",
         run.rows_per_s / 1e6,
@@ -98,7 +103,7 @@ fn fast(days: i64, budget: &mut Budget) {
 
 fn replay(recorded: &str, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let run = at_full_speed(dir.path(), &["--replay", recorded]);
+    let run = at_full_speed(dir.path(), &["--replay", recorded], 5);
     // The rows that came of it, in the order written, are what the floor writes.
     let url = DatabaseUrl::sqlite(dir.path().join(DATABASE));
     let stored = Store::open_read_only(&url).and_then(|mut store| store.bars_after(0, usize::MAX));
@@ -123,7 +128,7 @@ struct FullSpeed {
     grown_kib: f64,
 }
 
-fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
+fn at_full_speed(dir: &Path, market: &[&str], rows_per_bar: u64) -> FullSpeed {
     let mut pair = Pair::start(dir, &[market, &["--speed", "max"]].concat());
     let (begun, before) = (now(), pair.run.cost().usage());
     let (mut ended, mut after, mut own_kib) = (begun, before, Vec::new());
@@ -142,8 +147,13 @@ fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
     let rows = pair.simulate.wait_for_word("reached its end", "rows=");
     drop(pair);
     let url = DatabaseUrl::sqlite(dir.join(DATABASE));
-    let counts = Store::open_read_only(&url).and_then(|mut store| store.counts()).expect("its bars");
-    let bars: u64 = counts.iter().map(|(_, count)| count).sum();
+    let counts = counts(&url);
+    let bars: u64 = counts.values().sum();
+    let settled = counts.get(&Timeframe::M5).copied().unwrap_or(0);
+    // The last of each pair has not ended, and a longer one needs all its parts.
+    let due = rows / rows_per_bar;
+    assert!(settled <= due && settled + due / 100 + 28 >= due, "{settled} bars of {due}");
+    assert!(bars - settled >= settled * 3 / 10, "{} longer bars of {settled}", bars - settled);
     let per_second = |count: u64| count as f64 / wall.as_secs_f64();
     println!("{rows} rows, {bars} bars stored, in {:.2} s:", wall.as_secs_f64());
     let (rows_per_s, bars_per_s) = (per_second(rows), per_second(bars));
@@ -173,7 +183,9 @@ fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
 fn live(seconds: u64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let from = LIVE_FROM.to_string();
-    let pair = Pair::start(dir.path(), &["--speed", "1", "--rows-per-bar", "300", "--from", &from]);
+    let mut pair = Pair::start(dir.path(), &["--speed", "1", "--rows-per-bar", "300", "--from", &from]);
+    let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
+    let asking = with_http.then(|| Asking::start(pair.run.http_address(), ASK_EVERY));
     sleep(SETTLE);
     let (begun, on_cpu, wakeups) = (now(), pair.run.cost().on_cpu(), pair.run.cost().wakeups());
     sleep(Duration::from_secs(seconds));
@@ -182,13 +194,21 @@ fn live(seconds: u64, budget: &mut Budget) {
     let cost = pair.run.cost();
     let wakeups = (cost.wakeups() - wakeups) as f64 / wall;
     let [peak, own] = ["VmHWM:", "RssAnon:"].map(|key| cost.status(key) as f64 / 1024.0);
-    let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
+    let threads = cost.status("Threads:");
+    let answers = asking.map(Asking::end);
+    drop(pair);
+    let bars =
+        counts(&DatabaseUrl::sqlite(dir.path().join(DATABASE))).get(&Timeframe::M5).copied().unwrap_or(0);
+    // The candle that was under way at the start may lack its beginning.
+    assert!(bars >= 28 * (seconds / 300).saturating_sub(1), "{bars} bars in {seconds} s");
     println!("{wall:.0} s of 28 pairs, a row a second each:");
     println!(
-        "  {:.3} % of a core, {wakeups:.1} wake-ups a second, {} threads; peak resident {peak:.1} MiB, its own at the end {own:.1} MiB",
+        "  {:.3} % of a core, {wakeups:.1} wake-ups a second, {threads} threads; peak resident {peak:.1} MiB, its own at the end {own:.1} MiB; {bars} bars",
         100.0 * share,
-        cost.status("Threads:")
     );
+    if let Some(answers) = answers {
+        println!("  {answers} answers over HTTP meanwhile");
+    }
     if with_http {
         budget.at_most("live, HTTP on, peak resident", peak, PEAK_MAX_WITH_HTTP, "MiB");
     } else {
@@ -196,6 +216,12 @@ fn live(seconds: u64, budget: &mut Budget) {
         budget.at_most("… wake-ups", wakeups, WAKEUPS_MAX, "a second");
         budget.at_most("… peak resident", peak, PEAK_MAX, "MiB");
     }
+}
+
+/// Bars stored, by timeframe.
+fn counts(url: &DatabaseUrl) -> BTreeMap<Timeframe, u64> {
+    let counts = Store::open_read_only(url).and_then(|mut store| store.counts());
+    counts.expect("its bars").into_iter().collect()
 }
 
 /// Both processes. They end with it.
@@ -261,6 +287,12 @@ impl Process {
             assert!(self.child.try_wait().expect("a process of ours").is_none(), "it ended:\n{log}");
             sleep(LOOK_EVERY);
         }
+    }
+
+    /// Where it serves HTTP.
+    fn http_address(&mut self) -> std::net::SocketAddr {
+        let port = self.wait_for_word("serving HTTP", "address=127.0.0.1:");
+        ([127, 0, 0, 1], u16::try_from(port).expect("a port")).into()
     }
 
     /// What it costs.

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::domain::{Fact, Mark, Reason, Source, State};
 
 /// A count that only grows.
@@ -173,6 +175,8 @@ pub struct Stats {
     pub stream_phase: Gauge,
     /// Since when it does so, epoch seconds; not known before it does anything.
     pub stream_since: Known,
+    /// Wakes who tells of it when it has changed.
+    pub stream_news: Notify,
     /// Rows written or changed in the database.
     pub rows_stored: Counter,
     /// Facts that are durable in the spool and not in the database: while there are any, the ledger

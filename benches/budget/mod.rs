@@ -35,6 +35,14 @@ impl Budget {
         self.row(what, measured, &format!("at least {}", told(least)), unit, measured >= least);
     }
 
+    /// What there is no figure of. On a machine that is to have all of them (`CI`), that is a bound missed.
+    #[allow(dead_code, reason = "most need nothing that may be absent")]
+    pub fn not_measured(&mut self, what: &str, why: &str) {
+        let is_excused = std::env::var_os("CI").is_none();
+        println!("| {what} | not measured: {why} | | {} |", if is_excused { "" } else { "**MISSED**" });
+        self.is_met &= is_excused;
+    }
+
     fn row(&mut self, what: &str, measured: f64, bound: &str, unit: &str, is_met: bool) {
         let verdict = if is_met { "met" } else { "**MISSED**" };
         println!("| {what} | {} {unit} | {bound} {unit} | {verdict} |", told(measured));
@@ -43,7 +51,11 @@ impl Budget {
 
     /// How the bench ends: with 1 where a bound was missed.
     pub fn end(self) -> ExitCode {
-        if self.is_met || self.is_test { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.is_met || self.is_test || cfg!(debug_assertions) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -510,7 +510,10 @@ async fn show(stats: &Stats, pairs: usize, standing: &Standing, entrance: &Entra
         if phase == Phase::Streaming || stats.stream_attempts_failed.get() > 0 {
             standing.ready();
         }
-        clock::beat(SHOW_EVERY).await;
+        tokio::select! {
+            () = clock::beat(SHOW_EVERY) => {}
+            () = stats.stream_news.notified() => {}
+        }
     }
 }
 

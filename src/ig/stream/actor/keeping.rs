@@ -79,6 +79,7 @@ impl StreamActor {
         // The phase last: who looks in between is shown one that lasts for less than it does, and not for longer.
         self.stats.stream_since.set(state.since.unsigned_abs());
         self.stats.stream_phase.set(state.phase as u64);
+        self.stats.stream_news.notify_one();
         self.kept_state = state.clone();
         let (mut kept, unkept) = (self.kept_state.clone(), self.state_unkept.clone());
         let noting = self.noting(move |store| {

@@ -47,6 +47,7 @@ impl StreamActor {
                 // Also where the session has asked for the process to end: it ends anyway.
                 Err(error) => {
                     act.stats.stream_attempts_failed.add(1);
+                    act.stats.stream_news.notify_one();
                     let mut next = act.reconnect.after_no_tokens(act.clock.monotonic());
                     next.at = next.at.max(act.clock.monotonic() + error.pause());
                     log::warn!(error:% = error, pause_ms = act.pause_ms(next); "no tokens for the stream");
