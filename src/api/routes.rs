@@ -16,7 +16,7 @@ use super::asked::{self, Chosen, Known, Wrong};
 use super::bars::{self, Judge, Judged, Text};
 use super::cached::Cached;
 use super::fetch;
-use super::metrics::{self, Stored};
+use super::metrics::{self, Stored, Sums};
 use super::pool::{NoAnswer, Open, Pool};
 use super::push::{NoStream, Push};
 use super::server::Hand;
@@ -102,10 +102,10 @@ impl Answers {
     pub fn new(sources: Sources) -> Answers {
         let (read, clock) = (sources.status.clone(), sources.clock.clone());
         let status = Cached::new(STATUS_KEEP, clock.clone(), move || read());
-        let (config, wall) = (sources.config.clone(), clock.clone());
+        let (config, when, sums) = (sources.config.clone(), clock.clone(), Sums::default());
         let stored = Cached::new(METRICS_KEEP, clock, move || {
             let stored = Store::open_read_only(&config.database)
-                .and_then(|mut store| Stored::read(&mut store, &config, wall.wall()));
+                .and_then(|mut store| Stored::read(&mut store, &config, &when, &sums));
             stored.map_err(|error| error.to_string())
         });
         let (config, clock) = (sources.config.clone(), sources.clock.clone());
