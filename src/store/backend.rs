@@ -45,9 +45,25 @@ macro_rules! on_backend {
 }
 pub(super) use on_backend;
 
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// The disk: what was committed survives a power cut.
+    Disk,
+    /// Nothing: it survives the process, and goes to the disk with the next commit that waits. For signs of life, which
+    /// nobody misses after a power cut.
+    Process,
+}
+
 /// Begins a transaction on SQLite that may write: its write lock is taken now, so that a transaction once
-/// begun does not fail for another writer halfway.
-pub(super) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
+/// begun does not fail for another writer halfway. What its commit waits for is said each time: whatever became of the
+/// transaction before, none is hurried that ought to wait.
+pub(super) fn begin_write(lasting: Lasting) -> &'static str {
+    match lasting {
+        Lasting::Disk => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
+        Lasting::Process => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+    }
+}
 
 /// What begins a transaction on PostgreSQL that may write, on a connection that is not known to be lost.
 ///
@@ -55,16 +71,22 @@ pub(super) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
 /// cannot change hands halfway; but not for ever, should the other be stuck. A process that is paused
 /// in the middle loses its transaction, and with it the row. What it reads after that is read anew: under a
 /// stricter isolation, which a role may have by default, the lease would be read as before the wait. And a commit is on the disk when it
-/// returns, even where the server is set not to wait for that.
-pub(super) fn begin_write_on(server: &mut Server) -> Result<String, StoreError> {
+/// returns, even where the server is set not to wait for that, unless it is not to be `lasting`.
+pub(super) fn begin_write_on(server: &mut Server, lasting: Lasting) -> Result<String, StoreError> {
     if server.is_read_only {
         return Err(StoreError::Unwritable { why: "it was opened for reading only".to_owned() });
     }
     server.revive()?;
+    let waits = match lasting {
+        Lasting::Disk => {
+            "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+        }
+        Lasting::Process => "SET LOCAL synchronous_commit = off",
+    };
     let (lock_ms, idle_ms) = (server.lock_timeout.as_millis().max(1), IDLE_TIMEOUT.as_millis());
     Ok(format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {lock_ms}; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}; \
-         SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
+         {waits}; \
          INSERT INTO lease VALUES ('writers', '', '', '', 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING; \
          SELECT 1 FROM lease WHERE name = 'writers' FOR UPDATE"
     ))

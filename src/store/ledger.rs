@@ -450,11 +450,12 @@ pub(super) fn runs_in_state(
 pub(super) fn since_oldest_missing(
     connection: &mut Connection,
 ) -> Result<Vec<(Pair, Timeframe, Run)>, StoreError> {
-    let fetched = [Timeframe::M5.as_str(), Timeframe::M15.as_str()];
     let oldest: Vec<(String, Option<i64>)> = on_backend!(connection, connection => {
         coverage::table
             .filter(coverage::state.eq(State::Missing.as_str()))
-            .filter(coverage::timeframe.eq_any(fetched))
+            .filter(
+                coverage::timeframe.eq(Timeframe::M5.as_str()).or(coverage::timeframe.eq(Timeframe::M15.as_str())),
+            )
             .group_by(coverage::pair)
             .select((coverage::pair, diesel::dsl::min(coverage::from_ts)))
             .load(connection)

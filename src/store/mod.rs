@@ -297,13 +297,13 @@ impl Store {
         lease::standbys(&mut self.connection, now)
     }
 
-    /// Says that the holder lives at wall time `now`: the lease lasts [`LEASE_S`] seconds more.
+    /// Says that the holder lives at wall time `now`: the lease lasts [`LEASE_S`] seconds more. Waits for no disk.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
         self.within(
-            |connection| outset::begin(connection, None),
+            |connection| outset::begin_sign_of_life(connection),
             |store, ()| {
                 let now = lease_time(&mut store.connection, now)?;
                 lease::renew(&mut store.connection, lease, now)

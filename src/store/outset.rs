@@ -12,7 +12,7 @@ use diesel::connection::SimpleConnection;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::future::{try_join, try_join3};
 
-use super::backend::{BEGIN_WRITE, Connection, begin_write_on};
+use super::backend::{Connection, Lasting, begin_write, begin_write_on};
 use super::bars;
 use super::error::StoreError;
 use super::lease::{self, Fence};
@@ -108,10 +108,18 @@ impl Outset {
 pub(super) fn begin(connection: &mut Connection, fence: Option<&Fence>) -> Result<(), StoreError> {
     match connection {
         Connection::Sqlite(file) => {
-            file.batch_execute(BEGIN_WRITE)?;
+            file.batch_execute(begin_write(Lasting::Disk))?;
             fence.map_or(Ok(()), |fence| lease::check(file, fence))
         }
-        Connection::Postgres(server) => begin_on(server, fence, async |_| Ok(())),
+        Connection::Postgres(server) => begin_on(server, Lasting::Disk, fence, async |_| Ok(())),
+    }
+}
+
+/// Begins a transaction for a sign of life, whose commit waits for no disk.
+pub(super) fn begin_sign_of_life(connection: &mut Connection) -> Result<(), StoreError> {
+    match connection {
+        Connection::Sqlite(file) => Ok(file.batch_execute(begin_write(Lasting::Process))?),
+        Connection::Postgres(server) => begin_on(server, Lasting::Process, None, async |_| Ok(())),
     }
 }
 
@@ -127,7 +135,7 @@ pub(super) fn begin_reading(
             Outset::read(connection, reach)
         }
         Connection::Postgres(server) => {
-            begin_on(server, fence, async |server| Outset::read_on(server, reach).await)
+            begin_on(server, Lasting::Disk, fence, async |server| Outset::read_on(server, reach).await)
         }
     }
 }
@@ -136,10 +144,11 @@ pub(super) fn begin_reading(
 /// transaction that has failed.
 fn begin_on<R>(
     server: &mut Server,
+    lasting: Lasting,
     fence: Option<&Fence>,
     also: impl AsyncFnOnce(&AsyncPgConnection) -> Result<R, StoreError>,
 ) -> Result<R, StoreError> {
-    let begin = begin_write_on(server)?;
+    let begin = begin_write_on(server, lasting)?;
     let shared = server.shared();
     let begun = async {
         let mut server = shared;
@@ -171,4 +180,41 @@ pub(super) fn finish(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::dsl::sql;
+    use diesel::prelude::*;
+    use diesel::sql_types::Integer;
+
+    use super::*;
+    use crate::store::backend::Connection;
+    use crate::store::{DatabaseUrl, Store};
+
+    #[test]
+    fn only_signs_of_life_wait_for_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&DatabaseUrl::sqlite(folder.path().join("bars.db"))).unwrap();
+        let waits = |connection: &mut Connection| {
+            let Connection::Sqlite(file) = connection else { unreachable!("a file") };
+            let level = sql::<Integer>("(SELECT synchronous FROM pragma_synchronous)");
+            // FULL is 2.
+            diesel::select(level).get_result::<i32>(file).unwrap() == 2
+        };
+        for _ in 0..2 {
+            begin_sign_of_life(&mut store.connection).unwrap();
+            assert!(!waits(&mut store.connection));
+            store.connection.roll_back();
+            begin(&mut store.connection, None).unwrap();
+            assert!(waits(&mut store.connection));
+            store.connection.commit().unwrap();
+        }
+        // One that something was left open by is not made to wait for less, nor for more: it does not begin.
+        begin_sign_of_life(&mut store.connection).unwrap();
+        begin(&mut store.connection, None).unwrap_err();
+        store.connection.roll_back();
+        begin_reading(&mut store.connection, None, Reach::of(&[], &[])).unwrap();
+        assert!(waits(&mut store.connection));
+    }
 }

@@ -242,7 +242,8 @@ pub(super) fn of(
 pub(super) fn open(connection: &mut Connection) -> Result<Vec<FetchRequest>, StoreError> {
     let rows: Vec<ReadRequest> = on_backend!(connection, connection => {
         fetch_requests::table
-            .filter(fetch_requests::state.eq_any(OPEN))
+            // Of a list diesel makes a statement that is prepared anew each time, and this is asked all the time.
+            .filter(fetch_requests::state.eq(OPEN[0]).or(fetch_requests::state.eq(OPEN[1])))
             .order(fetch_requests::id.asc())
             .select(ReadRequest::as_select())
             .load(connection)
