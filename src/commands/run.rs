@@ -1,5 +1,6 @@
 //! `candlekeep run`: the service.
 
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,9 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         watchdog::watch(patience, signs.chronicle.clone())
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
         let chronicle = signs.chronicle.clone();
-        let outcome = collect(Arc::new(config), flags, signs, recorder, door).await;
+        // A task, since what is waited for outside of one is looked at whenever anything wakes the thread.
+        let collecting = actix_rt::spawn(collect(Arc::new(config), flags, signs, recorder, door));
+        let outcome = collecting.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()));
         chronicle.ends(outcome.as_ref().map(drop)).await;
         outcome
     });
