@@ -208,6 +208,10 @@ impl Finalizer {
         let clock = now.unwrap_or(start);
         let ahead_s = start.since(clock).max(0);
         let now = clock.plus(ahead_s);
+        if ahead_s == 0 && self.goes_on(candle) {
+            self.patience.row((start, candle.ticks, candle.closed), now, &self.calendar);
+            return;
+        }
         // A row after too long a silence ends it and proves nothing of it.
         let proof = if ahead_s > AHEAD_MAX_S {
             Err(Reason::Silent)
@@ -255,6 +259,26 @@ impl Finalizer {
             self.tainted = false;
             self.forming = Some(*candle);
         }
+    }
+
+    /// Whether a row only moves the candle under way, as nearly all do, and nothing else is to be said of it. The candle
+    /// is the row's then.
+    #[inline]
+    fn goes_on(&mut self, candle: &CandleUpdate) -> bool {
+        let Some(forming) = &mut self.forming else { return false };
+        let is_dated = !matches!(self.link, Link::Up { since: UNDATED, .. });
+        let goes_on = forming.start == candle.start
+            && self.frontier == Some(candle.start)
+            && forming.ticks <= candle.ticks
+            && !candle.closed
+            && is_dated
+            && self.silent.is_none()
+            && self.shown.is_empty();
+        if goes_on {
+            *forming = *candle;
+            self.tainted = false;
+        }
+        goes_on
     }
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the

@@ -33,7 +33,8 @@ pub struct Patience {
     moved_at: Option<Timestamp>,
     /// Since when nothing new was heard: the last move or the last subscription.
     silent_since: Option<Timestamp>,
-    hour: i64,
+    /// The hour under way.
+    hour: Timestamp,
     /// Longest silence that ended in this hour, and the average of earlier hours, seconds.
     longest_s: i64,
     usual_s: i64,
@@ -57,9 +58,8 @@ impl Patience {
         if self.told.replace(told) == Some(told) {
             return;
         }
-        let hour = now.0.div_euclid(HOUR_S);
-        if hour != self.hour {
-            self.hour = hour;
+        if !(0..HOUR_S).contains(&now.since(self.hour)) {
+            self.hour = now.floor(HOUR_S);
             if self.longest_s > 0 {
                 self.usual_s += (self.longest_s - self.usual_s) / HOURS_AVERAGED;
                 self.longest_s = 0;
