@@ -206,6 +206,17 @@ impl<'a> UpdateLine<'a> {
         UpdateLine::parse_any_args(args)
     }
 
+    /// Reads what comes before the values in the line that begins at `at`: subscription and item, and where the values
+    /// begin. `None` where that is not as simple as it nearly always is.
+    #[inline]
+    pub fn parse_head(lines: &str, at: usize) -> Option<(SubId, u16, usize)> {
+        let lines = lines.as_bytes();
+        let &[b'U', b',', ..] = lines.get(at..)? else { return None };
+        let (sub_id, at) = small_number(lines, at + 2)?;
+        let (item, at) = small_number(lines, at)?;
+        Some((SubId(sub_id), item as u16, at))
+    }
+
     #[cold]
     fn parse_any_args(args: &'a str) -> Result<UpdateLine<'a>, LineFault> {
         let mut args = Args(Some(args));
@@ -226,6 +237,22 @@ fn short_number(args: &str) -> Option<(u32, &str)> {
         match byte {
             b'0'..=b'9' => number = number * 10 + u32::from(byte - b'0'),
             b',' if at > 0 => return Some((number, &args[at + 1..])),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// As [`short_number`], of up to four digits from `at` on: the number, and where what follows begins.
+#[inline]
+fn small_number(text: &[u8], mut at: usize) -> Option<(u32, usize)> {
+    let mut number = 0;
+    for place in 0..5 {
+        let byte = *text.get(at)?;
+        at += 1;
+        match byte.wrapping_sub(b'0') {
+            digit @ ..10 => number = number * 10 + u32::from(digit),
+            _ if byte == b',' && place > 0 => return Some((number, at)),
             _ => return None,
         }
     }

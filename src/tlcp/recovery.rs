@@ -34,6 +34,12 @@ impl DataCount {
         new
     }
 
+    /// Takes the next data notification into account if it is new. Returns whether it was.
+    #[inline]
+    pub fn take_new(&mut self) -> bool {
+        self.delivered == self.processed && self.take()
+    }
+
     /// Returns the data notifications processed since the session began: the value for
     /// `LS_recovery_from`.
     pub fn processed(self) -> u64 {
