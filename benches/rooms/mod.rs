@@ -1,6 +1,5 @@
 //! What streams in benches of the rooms without I/O, and the way of a row through these rooms.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -139,13 +138,15 @@ impl Rooms {
 /// What these rooms make of all messages, and what that takes.
 pub fn service(pairs: &[Pair], messages: &[String]) -> (Duration, Vec<Bar>) {
     let mut rooms = Rooms::new(pairs);
-    let mut parts = Parts::new();
+    let mut parts = Parts::new(pairs);
     let mut bars = Vec::new();
     let took = cpu_time(|| {
         for message in messages {
             for fact in rooms.handle(black_box(message)) {
                 if let Fact::Settled(bar) = fact {
-                    settle(bar, &mut parts, &mut bars);
+                    let longer = parts.settle(&bar);
+                    bars.push(bar);
+                    bars.extend(longer);
                 }
             }
         }
@@ -153,19 +154,36 @@ pub fn service(pairs: &[Pair], messages: &[String]) -> (Duration, Vec<Bar>) {
     (took, bars)
 }
 
-/// Bars of each pair that are not folded yet.
-type Parts = BTreeMap<Pair, [Option<Bar>; 3]>;
+/// Bars that are not folded yet.
+struct Parts {
+    of: Vec<(Pair, [Option<Bar>; 3])>,
+    /// Whose bar is expected: pairs settle in the order in which they are watched.
+    next: usize,
+}
 
-/// Keeps a bar, and the longer one that it completes.
-fn settle(bar: Bar, parts: &mut Parts, bars: &mut Vec<Bar>) {
-    bars.push(bar);
-    let start = Timeframe::M15.bucket(bar.key.start);
-    let parts = parts.entry(bar.key.pair).or_default();
-    parts[(bar.key.start.since(start) / 300) as usize] = Some(bar);
-    let slots = parts.each_ref().map(|part| part.as_ref().map_or(Slot::Unknown, Slot::Bar));
-    if let Some(longer) = fold(Timeframe::M15, start, &slots) {
-        bars.push(longer);
+impl Parts {
+    fn new(pairs: &[Pair]) -> Parts {
+        Parts { of: pairs.iter().map(|pair| (*pair, [None; 3])).collect(), next: 0 }
+    }
+
+    fn of(&mut self, pair: Pair) -> &mut [Option<Bar>; 3] {
+        if self.of.get(self.next).is_none_or(|(expected, _)| *expected != pair) {
+            self.next =
+                self.of.iter().position(|(watched, _)| *watched == pair).expect("a pair that is watched");
+        }
+        self.next += 1;
+        &mut self.of[self.next - 1].1
+    }
+
+    /// Keeps a bar. Returns the longer one that it completes.
+    fn settle(&mut self, bar: &Bar) -> Option<Bar> {
+        let start = Timeframe::M15.bucket(bar.key.start);
+        let parts = self.of(bar.key.pair);
+        parts[(bar.key.start.since(start) / 300) as usize] = Some(*bar);
+        let slots = parts.each_ref().map(|part| part.as_ref().map_or(Slot::Unknown, Slot::Bar));
+        let longer = fold(Timeframe::M15, start, &slots)?;
         *parts = [None; 3];
+        Some(longer)
     }
 }
 
