@@ -120,8 +120,7 @@ impl Rooms {
             if let Event::Update { tag, changes, .. } = event
                 && let Some(candle) = items[first + usize::from(tag)].apply(changes).expect("good rows")
             {
-                let feed = FeedIx(first as u16 + tag);
-                told.push(StreamEvent::Candle { feed, candle: *candle });
+                StreamEvent::push_candle(&mut told, FeedIx(first as u16 + tag), candle);
             }
         });
         *told_last = told.len();
@@ -142,11 +141,10 @@ pub fn service(pairs: &[Pair], messages: &[String]) -> (Duration, Vec<Bar>) {
     let mut bars = Vec::new();
     let took = cpu_time(|| {
         for message in messages {
-            for fact in rooms.handle(black_box(message)) {
+            for fact in &rooms.handle(black_box(message)) {
                 if let Fact::Settled(bar) = fact {
-                    let longer = parts.settle(&bar);
-                    bars.push(bar);
-                    bars.extend(longer);
+                    bars.push(*bar);
+                    bars.extend(parts.settle(bar));
                 }
             }
         }

@@ -202,16 +202,35 @@ impl Finalizer {
         self.tainted = false;
     }
 
+    /// Takes a row that came at event time `now`, if it only moves the candle under way and nothing else is to be said
+    /// of it. Returns whether that is so; if not, nothing has happened: see [`Finalizer::row`].
+    #[inline]
+    pub fn goes_on(&mut self, candle: &CandleUpdate, now: Option<Timestamp>) -> bool {
+        let Some(forming) = &mut self.forming else { return false };
+        let now = now.unwrap_or(candle.start);
+        let is_dated = !matches!(self.link, Link::Up { since: UNDATED, .. });
+        let goes_on = forming.start == candle.start
+            && self.frontier == Some(candle.start)
+            && candle.start <= now
+            && forming.ticks <= candle.ticks
+            && !candle.closed
+            && is_dated
+            && self.silent.is_none()
+            && self.shown.is_empty();
+        if goes_on {
+            *forming = *candle;
+            self.tainted = false;
+            self.patience.row((candle.start, candle.ticks, false), now, &self.calendar);
+        }
+        goes_on
+    }
+
     /// A row came, at event time `now`.
     pub fn row(&mut self, candle: &CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         let start = candle.start;
         let clock = now.unwrap_or(start);
         let ahead_s = start.since(clock).max(0);
         let now = clock.plus(ahead_s);
-        if ahead_s == 0 && self.goes_on(candle) {
-            self.patience.row((start, candle.ticks, candle.closed), now, &self.calendar);
-            return;
-        }
         // A row after too long a silence ends it and proves nothing of it.
         let proof = if ahead_s > AHEAD_MAX_S {
             Err(Reason::Silent)
@@ -259,26 +278,6 @@ impl Finalizer {
             self.tainted = false;
             self.forming = Some(*candle);
         }
-    }
-
-    /// Whether a row only moves the candle under way, as nearly all do, and nothing else is to be said of it. The candle
-    /// is the row's then.
-    #[inline]
-    fn goes_on(&mut self, candle: &CandleUpdate) -> bool {
-        let Some(forming) = &mut self.forming else { return false };
-        let is_dated = !matches!(self.link, Link::Up { since: UNDATED, .. });
-        let goes_on = forming.start == candle.start
-            && self.frontier == Some(candle.start)
-            && forming.ticks <= candle.ticks
-            && !candle.closed
-            && is_dated
-            && self.silent.is_none()
-            && self.shown.is_empty();
-        if goes_on {
-            *forming = *candle;
-            self.tainted = false;
-        }
-        goes_on
     }
 
     /// A row of a bucket already accounted for: a repeated or late close is told again and the

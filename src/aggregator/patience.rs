@@ -54,10 +54,18 @@ impl Patience {
 
     /// A row came at `now`. A snapshot that shows the same candle as before ends no silence.
     #[inline]
-    pub fn row(&mut self, told: Told, now: Timestamp, calendar: &Calendar) {
-        if self.told.replace(told) == Some(told) {
-            return;
+    pub fn row(&mut self, (bucket, ticks, closed): Told, now: Timestamp, calendar: &Calendar) {
+        // Each by itself: what is written in small pieces cannot be read in one at once.
+        match &mut self.told {
+            Some(told) if (told.0, told.1, told.2) == (bucket, ticks, closed) => return,
+            Some(told) => (told.0, told.1, told.2) = (bucket, ticks, closed),
+            None => self.told = Some((bucket, ticks, closed)),
         }
+        self.moved(now, calendar);
+    }
+
+    #[inline]
+    fn moved(&mut self, now: Timestamp, calendar: &Calendar) {
         if !(0..HOUR_S).contains(&now.since(self.hour)) {
             self.hour = now.floor(HOUR_S);
             if self.longest_s > 0 {

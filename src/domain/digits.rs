@@ -30,36 +30,44 @@ impl Digits {
         Some(Digits((values(last) << 32) | (values(first) << (8 * unused))))
     }
 
+    /// The highest bit of each byte that is no digit, and no other bit.
+    #[inline]
+    fn others(self) -> u64 {
+        // By this sum a byte reaches its highest bit from ten on.
+        (((self.0 & LOW_BITS) + u64::from_ne_bytes([0x80 - 10; WORD_BYTES])) | self.0) & !LOW_BITS
+    }
+
+    /// What they spell where all are digits.
+    #[inline]
+    fn number(self) -> u64 {
+        // Neighbours become numbers of two digits, of four, of eight.
+        let word = (self.0.wrapping_mul(1 + (10 << 8)) >> 8) & 0x00ff_00ff_00ff_00ff;
+        let word = (word.wrapping_mul(1 + (100 << 16)) >> 16) & 0x0000_ffff_0000_ffff;
+        word.wrapping_mul(1 + (10_000 << 32)) >> 32
+    }
+
     /// The whole number that they spell; `None` where one is no digit.
     #[inline]
     pub fn whole(self) -> Option<u64> {
-        let Digits(word) = self;
-        // By this sum a byte reaches its highest bit from ten on.
-        if (((word & LOW_BITS) + u64::from_ne_bytes([0x80 - 10; WORD_BYTES])) | word) & !LOW_BITS != 0 {
-            return None;
-        }
-        // Neighbours become numbers of two digits, of four, of eight.
-        let word = (word.wrapping_mul(1 + (10 << 8)) >> 8) & 0x00ff_00ff_00ff_00ff;
-        let word = (word.wrapping_mul(1 + (100 << 16)) >> 16) & 0x0000_ffff_0000_ffff;
-        Some(word.wrapping_mul(1 + (10_000 << 32)) >> 32)
+        (self.others() == 0).then(|| self.number())
     }
 
     /// The number that they spell without their point, if they have one, and how many decimals it has. `None` where one
     /// is no digit, and where there is more than one point.
     #[inline]
     pub fn decimal(self) -> Option<(u64, u32)> {
-        let Digits(word) = self;
-        // The highest bit of each byte that is a point, and no other bit.
-        let differs = word ^ u64::from_ne_bytes([b'.' ^ b'0'; WORD_BYTES]);
-        let points = !(((differs & LOW_BITS) + LOW_BITS) | differs | LOW_BITS);
-        if points == 0 {
-            return Some((self.whole()?, 0));
+        let (Digits(word), point) = (self, self.others());
+        if point == 0 {
+            return Some((self.number(), 0));
         }
-        // The digits before the point move up by one, onto it. A second point is no digit.
-        let point = points & points.wrapping_neg();
-        let (before, through) = ((point >> 7) - 1, (point << 1).wrapping_sub(1));
+        let place = point.trailing_zeros() & !7;
+        if !point.is_power_of_two() || (word >> place) as u8 != b'.' ^ b'0' {
+            return None;
+        }
+        // The digits before the point move up by one, onto it.
+        let (before, through) = ((1 << place) - 1, u64::MAX >> (56 - place));
         let word = (word & !through) | ((word & before) << 8);
-        Some((Digits(word).whole()?, point.leading_zeros() / 8))
+        Some((Digits(word).number(), 7 - place / 8))
     }
 }
 

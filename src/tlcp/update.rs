@@ -288,14 +288,14 @@ impl Marks {
     }
 
     /// The separators of one block, and where in it the values end.
-    #[inline]
+    #[inline(always)]
     fn of_block(text: &[u8], at: usize) -> (u64, Option<usize>) {
         let mut separators = 0;
         for place in (0..BLOCK_BYTES).step_by(WORD_BYTES) {
-            let (marks, plain) = separators_and_plain(word_at(text, at + place));
+            let (marks, others) = separators_and_others(word_at(text, at + place));
             separators |= gathered(marks) << place;
-            if plain != HIGH_BITS {
-                let length = place + (plain ^ HIGH_BITS).trailing_zeros() as usize / 8;
+            if others != 0 {
+                let length = place + others.trailing_zeros() as usize / 8;
                 return (separators & ((1 << length) - 1), Some(length));
             }
         }
@@ -364,19 +364,19 @@ const WORD_BYTES: usize = size_of::<u64>();
 const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
 const LOW_BITS: u64 = !HIGH_BITS;
 
-/// Returns the highest bit of each byte that is a separator, and of each byte that is a separator or
-/// from `-` to `9`, and no other bit.
+/// Returns the highest bit of each byte that is a separator, and of each byte that is neither a separator nor from `-` to
+/// `9`. A byte that is not ASCII may be among the first, but is among the others too.
 #[inline]
-fn separators_and_plain(word: u64) -> (u64, u64) {
+fn separators_and_others(word: u64) -> (u64, u64) {
     // What makes a byte reach its highest bit from `least` on.
     const fn from(least: u8) -> u64 {
         u64::from_ne_bytes([0x80 - least; WORD_BYTES])
     }
     // No sum carries into a neighbour.
     let low = word & LOW_BITS;
-    let within = (low + from(b'-')) & !(low + from(b'9' + 1));
-    let separators = (low + from(b'|')) & !(low + from(b'|' + 1)) & !word & HIGH_BITS;
-    (separators, (within & !word & HIGH_BITS) | separators)
+    let outside = !(low + from(b'-')) | (low + from(b'9' + 1));
+    let differs = (low ^ u64::from_ne_bytes([b'|'; WORD_BYTES])) + LOW_BITS;
+    (!differs & HIGH_BITS, (outside & differs | word) & HIGH_BITS)
 }
 
 /// Gathers the highest bits of all bytes in the lowest byte.
