@@ -321,7 +321,7 @@ impl Careful {
     fn settle(&mut self, ix: usize, now: i64) {
         let item = &mut self.items[ix];
         let Item { start, ticks, closed, .. } = *item;
-        let limit_s = (item.usual_s * 3).min(3_600).max(STALE_S);
+        let limit_s = (item.usual_s * 3).clamp(STALE_S, 3_600);
         let is_overdue = item.moved_at != NONE
             && now - item.moved_at > limit_s
             && watched_s(&self.calendar, item.moved_at, now) > limit_s;

@@ -255,6 +255,13 @@ mod tests {
     }
 
     #[test]
+    fn a_line_ends_with_one_of_two_ends() {
+        let next = |lines: &str| line_end(lines, 2);
+        assert_eq!([next("ab\r\nc"), next("ab\nc"), next("ab\r\n")], [Some(4), Some(3), Some(4)]);
+        assert_eq!([next("ab"), next("abc\n"), next("ab\r"), next("ab\r\r\n"), next("a")], [None; 5]);
+    }
+
+    #[test]
     fn the_rest_of_a_line_begins_with_no_tag() {
         for (message, rest) in [
             ("2\r\nU,1,1,c|d\r\n", Some("2")),

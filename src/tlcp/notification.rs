@@ -584,6 +584,31 @@ mod tests {
     }
 
     #[test]
+    fn the_head_of_an_update_is_read_wherever_it_stands() {
+        for (line, is_short) in [
+            ("U,3,1,a|b", true),
+            ("U,1000,12,", true),
+            ("U,0012,1,x", true),
+            ("U,12345,1,x", false),
+            ("U,3,12345,x", false),
+            ("U,,1,x", false),
+            ("U,3,", false),
+            ("U,3x,1,x", false),
+            ("U", false),
+            ("UNSUB,3", false),
+            ("", false),
+        ] {
+            let lines = format!("U,9,9,9\r\n{line}");
+            let head = UpdateLine::parse_head(&lines, 9);
+            assert_eq!(head.is_some(), is_short, "{line}");
+            if let Some((sub_id, item, values_at)) = head {
+                let expected = UpdateLine { sub_id, item, values: &lines[values_at..] };
+                assert_eq!(UpdateLine::parse(line), Some(Ok(expected)), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn an_update_allocates_nothing() {
         let line = "U,12,1,1778847900000|17|17|0|13358.8";
         let Some(Ok(UpdateLine { values, .. })) = UpdateLine::parse(line) else { panic!("not an update") };

@@ -91,7 +91,8 @@ mod tests {
     fn repeats_after_a_recovery_are_not_new() {
         let mut count = after(4);
         count.recover_from(2).unwrap();
-        assert_eq!([count.take(), count.take(), count.take()], [false, false, true]);
+        assert!(!count.take_new(), "it is for another to take");
+        assert_eq!([count.take(), count.take(), count.take_new()], [false, false, true]);
         assert_eq!(count.processed(), 5);
     }
 
