@@ -2,24 +2,26 @@
 //! written by hand for exactly these lines: `cargo bench --bench settle`.
 //!
 //! The service's side is the way of a row through the pure rooms: `TlcpSession`, `ChartItem`,
-//! `Aggregation`, `fold`. The loop's side reads the same bytes in one pass, knows the schema
-//! by heart and holds its rows in an array; it too reads the start, the ticks, the end flag and
-//! eight exact prices, refuses what is no number, merges, settles at the end flag and folds three
-//! bars into one. It lacks what a service needs beside that: the protocol's other lines and its
-//! count of them, its other ways to say "unchanged", nulls, checks of order and scale, gaps and
-//! quiet buckets. Both must come to the same bars.
+//! `Aggregation`, `fold`. Two loops read the same bytes in one pass and know the schema by heart.
+//! The careful one ([`careful`]) does all that the rooms do with a row, and is checked to treat odd
+//! rows alike. The bare one reads the start, the ticks, the end flag and eight exact prices, refuses
+//! what is no number, merges, settles at the end flag and folds three bars into one; it lacks the
+//! protocol's other lines and its count of them, its other ways to say "unchanged", nulls, checks
+//! of order and scale, gaps and quiet buckets. All must come to the same bars.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
-use candlekeep::domain::{Bar, Price};
+use candlekeep::domain::{Bar, Fact, Price, State, Timeframe};
 
+mod careful;
 mod rooms;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
-use rooms::{FIELDS, messages, service};
-use timing::cpu_time;
+use careful::{Careful, Marked};
+use rooms::{FIELDS, Folds, Rooms, STALE_S, START, messages, service};
+use timing::{cpu_time, now};
 
 const ITEMS: usize = MAJOR_PAIRS.len();
 /// Rows of a pass, about: some two megabytes of text, more than a core's own caches hold.
@@ -28,32 +30,102 @@ const ROWS: usize = 50_000;
 const PASSES: usize = 101;
 
 fn main() {
+    odd_rows();
     for rows_per_bar in [300, 5] {
         // A multiple of three, so that nothing is left to fold.
         let bars = ROWS / (ITEMS * rows_per_bar * 3) * 3;
         let messages = messages(ITEMS, bars, rows_per_bar);
         let rows = bars * rows_per_bar * ITEMS;
-        let (mut by_service, mut by_hand) = (Vec::new(), Vec::new());
+        let (mut by_service, mut by_careful, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..PASSES {
             let (took, bars) = service(&MAJOR_PAIRS, &messages);
             by_service.push(took);
             let (took, raw) = hand(&messages);
             by_hand.push(took);
-            assert_eq!(bars.iter().map(RawBar::of).collect::<Vec<_>>(), raw, "both must come to the same");
+            let (took, careful) = by_careful_hand(&messages);
+            by_careful.push(took);
+            assert!(careful == raw && bars.iter().map(RawBar::of).eq(raw), "all must come to the same");
             assert_eq!(bars.len(), rows / rows_per_bar / 3 * 4);
         }
         let bytes: usize = messages.iter().map(String::len).sum();
         println!("{rows_per_bar} rows a bar, {rows} rows, {:.1} bytes a row:", bytes as f64 / rows as f64);
-        let (service, hand) = (median(by_service), median(by_hand));
+        let [service, careful, hand] = [by_service, by_careful, by_hand].map(median);
         let per_second = |took: Duration| rows as f64 / took.as_secs_f64() / 1e6;
-        println!("  loop     {:>6.2} million rows a CPU-second", per_second(hand));
+        println!("  bare loop    {:>6.2} million rows a CPU-second", per_second(hand));
+        println!("  careful loop {:>6.2} million rows a CPU-second", per_second(careful));
+        let share = |of: Duration| 100.0 * of.as_secs_f64() / service.as_secs_f64();
         println!(
-            "  service  {:>6.2} million rows a CPU-second, {:.0} % of the loop",
+            "  service      {:>6.2} million rows a CPU-second, {:.0} % of the careful loop, {:.0} % of the bare one",
             per_second(service),
-            100.0 * hand.as_secs_f64() / service.as_secs_f64()
+            share(careful),
+            share(hand)
         );
     }
     mids();
+}
+
+/// What the careful loop makes of all messages, and what that takes.
+fn by_careful_hand(messages: &[String]) -> (Duration, Vec<RawBar>) {
+    let now = now();
+    let mut careful = Careful::new(now);
+    let took = cpu_time(|| messages.iter().for_each(|message| careful.message(now, black_box(message))));
+    (took, careful.bars)
+}
+
+/// The rooms and the careful loop must treat odd rows alike: find the same bars, and the same of buckets without one.
+fn odd_rows() {
+    let first = |ix: usize, bucket: i64| {
+        let utm_ms = (START + bucket * 300) * 1_000;
+        format!("U,{ix},1,{utm_ms}|1|1|0|11000|11002.5|10999|11001|11001|11003|11000.25|11002\r\n")
+    };
+    let at = |bucket: i64| (START + bucket * 300) * 1_000;
+    let messages = [
+        (1..=4).map(|ix| first(ix, 0)).collect::<String>() + "PROBE\r\nCONF,1,unlimited,filtered\r\n",
+        // Unchanged fields in a run, nulls and what follows them, an end, lines of no use, codes, a falling count.
+        "U,1,1,|2|2|^4|11002|^4\r\nU,2,1,|||||#||||||\nU,2,1,||3|1||||||||\r\nHELLO\r\n".to_owned(),
+        "U,2,1,||4|||11004||||||\r\nU,2,1,||5|1||||||||\r\nU,3,1,||9|||||||||\r\nU,3,1,||8|||||||||\r\n"
+            .to_owned(),
+        "U,1,1,|3|3|1|%31%31000|11002.5|^6\r\nU,3,1,||7|1||||||||\r\nU,4,1,||2|1||||||||\r\n\r\n".to_owned(),
+        // What cannot be read, a jump, disorder, and a good row again.
+        format!("U,1,1,{}|1|1|0||||many||||\r\nU,1,1,|||||||11001||||\r\n", at(1)),
+        "U,1,1,|||||||1.1||||\r\nU,1,1,|||||||11005||||\r\nU,1,1,||6|1||||11002||||\r\nSYNC,5\r\n".to_owned(),
+        // A gap of two buckets, whose longer bar is complete by that, and buckets that are never closed.
+        format!("U,4,1,{}|1|1|0||||||||\r\nU,2,1,{}|1|1|0||||||||\r\n", at(3), at(1)),
+        format!("U,4,1,|2|2|1||||||||\r\nU,2,1,{}|1|1|1||||||||\r\n", at(2)),
+        // More digits than are kept, a late close, and a gap that lasts too long to be known as quiet.
+        format!("U,4,1,{}|1|1|1|||||||11000.3|11002.0000000004\r\nU,2,1,{}|1|1|1||||||||\r\n", at(4), at(1)),
+        format!("U,4,1,{}|1|1|1||||||||\r\n", at(8)),
+        // Over the weekend, and again what was before it.
+        format!("U,4,1,{}|1|1|1||||||||\r\nU,4,1,{}|1|1|0||||||||\r\n", at(1_700), at(5)),
+        format!("U,4,1,{}|2|2|1||||||||\nU,3,1,{}|1|1|1||||||||\r\n", at(1_701), at(1_701)),
+    ];
+    let (mut rooms, mut folds, mut bars) = (Rooms::new(&MAJOR_PAIRS), Folds::new(&MAJOR_PAIRS), Vec::new());
+    let (mut marks, mut careful) = (Vec::new(), Careful::new(now()));
+    for message in &messages {
+        for fact in rooms.handle(message) {
+            folds.take(&fact, &mut bars);
+            if let Fact::Marked(mark) = fact {
+                let ix =
+                    MAJOR_PAIRS.iter().position(|pair| *pair == mark.pair).expect("a pair that is watched");
+                marks.push((ix, mark.span.start.0..mark.span.end.0, mark.state, mark.reason));
+            }
+        }
+        careful.message(now(), message);
+        let by_bucket = |marks: &[Marked]| -> Vec<Marked> {
+            let each = marks.iter().flat_map(|(ix, span, state, reason)| {
+                let starts = span.clone().step_by(300);
+                starts.map(|start| (*ix, start..start + 300, *state, *reason))
+            });
+            each.collect()
+        };
+        assert_eq!(bars.iter().map(RawBar::of).collect::<Vec<_>>(), careful.bars, "after {message}");
+        assert_eq!(by_bucket(&marks), by_bucket(&careful.marks), "after {message}");
+    }
+    let has = |state| marks.iter().any(|mark: &Marked| mark.2 == state);
+    let longer = bars.iter().filter(|bar| bar.key.timeframe == Timeframe::M15).count();
+    assert!(
+        has(State::Quiet) && has(State::Closed) && has(State::Missing) && longer > 1 && careful.skipped == 1
+    );
 }
 
 /// The mids of all bars: [`Bar::mid`], exact, against an average of floating-point numbers, which is not.

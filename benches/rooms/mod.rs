@@ -1,6 +1,5 @@
 //! What streams in benches of the rooms without I/O, and the way of a row through these rooms.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,14 +9,16 @@ use candlekeep::aggregator::finalizer::Depth;
 use candlekeep::aggregator::rollup::{Slot, fold};
 use candlekeep::aggregator::{Aggregation, FeedStart};
 use candlekeep::clock::{Clock, ClockKind, EventClock};
-use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, StreamEvent, Timeframe};
-use candlekeep::ig::stream::chart::{self, ChartItem, Knowledge};
+use candlekeep::domain::{Bar, Calendar, Fact, FeedIx, Pair, State, StreamEvent, Timeframe, Timestamp};
+use candlekeep::ig::stream::chart::{self, ChartFault, ChartItem, Knowledge};
 use candlekeep::tlcp::{Event, Options, SubscriptionSpec, TlcpSession};
 
 use super::timing::{cpu_time, now};
 
 /// 2020-01-06 00:00:00 UTC, a Monday.
 pub const START: i64 = 1_578_268_800;
+/// The least silence of an item that is too long, seconds.
+pub const STALE_S: i64 = 600;
 pub const FIELDS: usize = chart::FIELDS as usize;
 /// Items of one Lightstreamer session, which holds no more subscriptions: more items have several.
 const ITEMS_MAX: usize = 1_000;
@@ -103,7 +104,7 @@ impl Rooms {
         let calendar = Arc::new(Calendar::forex());
         let feed = |pair: &Pair| FeedStart { pair: *pair, resume: None, calendar: calendar.clone() };
         let feeds: Vec<FeedStart> = pairs.iter().map(feed).collect();
-        let mut core = Aggregation::new(&feeds, Depth { m5: 0, m15: 0 }, 600, 0);
+        let mut core = Aggregation::new(&feeds, Depth { m5: 0, m15: 0 }, STALE_S, 0);
         for feed in (0..pairs.len() as u16).map(FeedIx) {
             core.handle(&StreamEvent::Subscribed { feed }, None, false);
         }
@@ -118,11 +119,15 @@ impl Rooms {
         *turn = (*turn + 1) % sessions.len();
         let mut told = Vec::with_capacity(*told_last);
         sessions[session].handle_message(*now, message, &mut |event| {
-            if let Event::Update { tag, changes, .. } = event
-                && let Some(candle) = items[first + usize::from(tag)].apply(changes).expect("good rows")
-            {
-                let feed = FeedIx(first as u16 + tag);
-                told.push(StreamEvent::Candle { feed, candle: *candle });
+            let Event::Update { tag, changes, .. } = event else { return };
+            let (feed, item) = (FeedIx(first as u16 + tag), &mut items[first + usize::from(tag)]);
+            match item.apply(changes) {
+                Ok(Some(candle)) => StreamEvent::push_candle(&mut told, feed, candle),
+                Err(ChartFault::ScaleInDoubt) => told.push(StreamEvent::Rejected { feed, bucket: None }),
+                Ok(None) | Err(ChartFault::Unreadable | ChartFault::Disordered) => {
+                    let bucket = item.start().filter(|_| item.has_price());
+                    told.push(StreamEvent::Rejected { feed, bucket });
+                }
             }
         });
         *told_last = told.len();
@@ -138,34 +143,81 @@ impl Rooms {
 
 /// What these rooms make of all messages, and what that takes.
 pub fn service(pairs: &[Pair], messages: &[String]) -> (Duration, Vec<Bar>) {
-    let mut rooms = Rooms::new(pairs);
-    let mut parts = Parts::new();
-    let mut bars = Vec::new();
+    let (mut rooms, mut folds, mut bars) = (Rooms::new(pairs), Folds::new(pairs), Vec::new());
     let took = cpu_time(|| {
         for message in messages {
-            for fact in rooms.handle(black_box(message)) {
-                if let Fact::Settled(bar) = fact {
-                    settle(bar, &mut parts, &mut bars);
-                }
-            }
+            rooms.handle(black_box(message)).iter().for_each(|fact| folds.take(fact, &mut bars));
         }
     });
     (took, bars)
 }
 
-/// Bars of each pair that are not folded yet.
-type Parts = BTreeMap<Pair, [Option<Bar>; 3]>;
+/// Folds three bars of each pair into one.
+pub struct Folds {
+    of: Vec<(Pair, Part)>,
+    /// Whose bar is expected: pairs settle in the order in which they are watched.
+    next: usize,
+}
 
-/// Keeps a bar, and the longer one that it completes.
-fn settle(bar: Bar, parts: &mut Parts, bars: &mut Vec<Bar>) {
-    bars.push(bar);
-    let start = Timeframe::M15.bucket(bar.key.start);
-    let parts = parts.entry(bar.key.pair).or_default();
-    parts[(bar.key.start.since(start) / 300) as usize] = Some(bar);
-    let slots = parts.each_ref().map(|part| part.as_ref().map_or(Slot::Unknown, Slot::Bar));
-    if let Some(longer) = fold(Timeframe::M15, start, &slots) {
-        bars.push(longer);
-        *parts = [None; 3];
+/// A longer bar in the making: of each slot `None` where nothing is known, and no bar where there is none to have.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    start: Timestamp,
+    slots: [Option<Option<Bar>>; 3],
+}
+
+impl Folds {
+    pub fn new(pairs: &[Pair]) -> Folds {
+        Folds { of: pairs.iter().map(|pair| (*pair, Part::default())).collect(), next: 0 }
+    }
+
+    /// Keeps the bar that a fact tells of, and longer ones that it completes.
+    pub fn take(&mut self, fact: &Fact, bars: &mut Vec<Bar>) {
+        match fact {
+            Fact::Settled(bar) => {
+                bars.push(*bar);
+                bars.extend(self.of(bar.key.pair).take(bar.key.start, Some(bar)));
+            }
+            Fact::Marked(mark) if mark.state == State::Missing => {}
+            Fact::Marked(mark) => {
+                let starts = (mark.span.start.0..mark.span.end.0).step_by(300).map(Timestamp);
+                let part = self.of(mark.pair);
+                bars.extend(starts.filter_map(|start| part.take(start, None)));
+            }
+        }
+    }
+
+    fn of(&mut self, pair: Pair) -> &mut Part {
+        if self.of.get(self.next).is_none_or(|(expected, _)| *expected != pair) {
+            self.next =
+                self.of.iter().position(|(watched, _)| *watched == pair).expect("a pair that is watched");
+        }
+        self.next += 1;
+        &mut self.of[self.next - 1].1
+    }
+}
+
+impl Part {
+    /// Takes what is known of a slot. Returns the longer bar that it completes.
+    fn take(&mut self, start: Timestamp, bar: Option<&Bar>) -> Option<Bar> {
+        let longer = Timeframe::M15.bucket(start);
+        if longer < self.start {
+            return None;
+        }
+        if longer > self.start {
+            *self = Part { start: longer, slots: [None; 3] };
+        }
+        self.slots[(start.since(longer) / 300) as usize] = Some(bar.copied());
+        let slots = self.slots.each_ref().map(|slot| match slot {
+            None => Slot::Unknown,
+            Some(None) => Slot::NoBar,
+            Some(Some(bar)) => Slot::Bar(bar),
+        });
+        let folded = fold(Timeframe::M15, longer, &slots);
+        if !slots.contains(&Slot::Unknown) {
+            self.slots = [None; 3];
+        }
+        folded
     }
 }
 

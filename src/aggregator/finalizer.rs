@@ -202,6 +202,29 @@ impl Finalizer {
         self.tainted = false;
     }
 
+    /// Takes a row that came at event time `now`, if it only moves the candle under way and nothing else is to be said
+    /// of it. Returns whether that is so; if not, nothing has happened: see [`Finalizer::row`].
+    #[inline]
+    pub fn goes_on(&mut self, candle: &CandleUpdate, now: Option<Timestamp>) -> bool {
+        let Some(forming) = &mut self.forming else { return false };
+        let now = now.unwrap_or(candle.start);
+        let is_dated = !matches!(self.link, Link::Up { since: UNDATED, .. });
+        let goes_on = forming.start == candle.start
+            && self.frontier == Some(candle.start)
+            && candle.start <= now
+            && forming.ticks <= candle.ticks
+            && !candle.closed
+            && is_dated
+            && self.silent.is_none()
+            && self.shown.is_empty();
+        if goes_on {
+            *forming = *candle;
+            self.tainted = false;
+            self.patience.row((candle.start, candle.ticks, false), now, &self.calendar);
+        }
+        goes_on
+    }
+
     /// A row came, at event time `now`.
     pub fn row(&mut self, candle: &CandleUpdate, now: Option<Timestamp>, around: &mut Surroundings<'_>) {
         let start = candle.start;

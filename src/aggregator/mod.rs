@@ -90,22 +90,19 @@ impl Aggregation {
     /// Takes one thing that the stream told at event time `now`. `steady` says whether that time
     /// goes on by itself, so that it can tell when a subscription began.
     pub fn handle(&mut self, event: &StreamEvent, now: Option<Timestamp>, steady: bool) {
-        if let (StreamEvent::Candle { candle, .. }, Some(now)) = (event, now)
-            && self.heard.is_none_or(|(bucket, _)| bucket <= candle.start)
-        {
-            self.heard = Some((candle.start, now));
+        if let StreamEvent::Candle { feed, candle } = event {
+            return self.candle(*feed, candle, now);
         }
         if let StreamEvent::Configured { feed, unfiltered } = *event {
             self.granted[feed.ix()] = Some(unfiltered);
         }
         let (feeds, mut around) = self.parts();
         match *event {
-            StreamEvent::SessionBegan { .. } => {}
+            StreamEvent::SessionBegan { .. } | StreamEvent::Candle { .. } => {}
             StreamEvent::Subscribed { feed } => {
                 feeds[feed.ix()].subscribed(now.filter(|_| steady), &mut around)
             }
             StreamEvent::Configured { feed, unfiltered } => feeds[feed.ix()].configured(unfiltered),
-            StreamEvent::Candle { feed, ref candle } => feeds[feed.ix()].row(candle, now, &mut around),
             StreamEvent::Rejected { feed, bucket } => feeds[feed.ix()].rejected(bucket),
             StreamEvent::Interrupted => feeds.iter_mut().for_each(Finalizer::link_in_doubt),
             StreamEvent::Broken { feed: Some(feed), reason } => feeds[feed.ix()].broken(reason, &mut around),
@@ -113,6 +110,21 @@ impl Aggregation {
                 feeds.iter_mut().for_each(|feed| feed.broken(reason, &mut around));
             }
         }
+    }
+
+    #[inline]
+    fn candle(&mut self, feed: FeedIx, candle: &CandleUpdate, now: Option<Timestamp>) {
+        if let Some(now) = now
+            && self.heard.is_none_or(|(bucket, _)| bucket <= candle.start)
+        {
+            self.heard = Some((candle.start, now));
+        }
+        // So does nearly every row.
+        if self.feeds[feed.ix()].goes_on(candle, now) {
+            return;
+        }
+        let (feeds, mut around) = self.parts();
+        feeds[feed.ix()].row(candle, now, &mut around);
     }
 
     /// Takes what REST told, to be stored in order with the rest.

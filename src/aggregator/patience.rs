@@ -33,7 +33,8 @@ pub struct Patience {
     moved_at: Option<Timestamp>,
     /// Since when nothing new was heard: the last move or the last subscription.
     silent_since: Option<Timestamp>,
-    hour: i64,
+    /// The hour under way.
+    hour: Timestamp,
     /// Longest silence that ended in this hour, and the average of earlier hours, seconds.
     longest_s: i64,
     usual_s: i64,
@@ -53,13 +54,20 @@ impl Patience {
 
     /// A row came at `now`. A snapshot that shows the same candle as before ends no silence.
     #[inline]
-    pub fn row(&mut self, told: Told, now: Timestamp, calendar: &Calendar) {
-        if self.told.replace(told) == Some(told) {
-            return;
+    pub fn row(&mut self, (bucket, ticks, closed): Told, now: Timestamp, calendar: &Calendar) {
+        // Each by itself: what is written in small pieces cannot be read in one at once.
+        match &mut self.told {
+            Some(told) if (told.0, told.1, told.2) == (bucket, ticks, closed) => return,
+            Some(told) => (told.0, told.1, told.2) = (bucket, ticks, closed),
+            None => self.told = Some((bucket, ticks, closed)),
         }
-        let hour = now.0.div_euclid(HOUR_S);
-        if hour != self.hour {
-            self.hour = hour;
+        self.moved(now, calendar);
+    }
+
+    #[inline]
+    fn moved(&mut self, now: Timestamp, calendar: &Calendar) {
+        if !(0..HOUR_S).contains(&now.since(self.hour)) {
+            self.hour = now.floor(HOUR_S);
             if self.longest_s > 0 {
                 self.usual_s += (self.longest_s - self.usual_s) / HOURS_AVERAGED;
                 self.longest_s = 0;

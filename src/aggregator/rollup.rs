@@ -31,17 +31,17 @@ pub fn fold(timeframe: Timeframe, start: Timestamp, slots: &[Slot<'_>]) -> Optio
             Slot::NoBar => continue,
             Slot::Unknown => return None,
         };
-        folded = Some(match folded {
+        match &mut folded {
             None => {
-                Bar { key: BarKey { pair: bar.key.pair, timeframe, start }, source: Source::Derived, ..**bar }
+                let key = BarKey { pair: bar.key.pair, timeframe, start };
+                folded = Some(Bar { key, source: Source::Derived, ..**bar });
             }
-            Some(so_far) => Bar {
-                bid: so_far.bid.then(&bar.bid),
-                ask: so_far.ask.then(&bar.ask),
-                volume: so_far.volume.saturating_add(bar.volume),
-                ..so_far
-            },
-        });
+            Some(so_far) => {
+                so_far.bid.extend(&bar.bid);
+                so_far.ask.extend(&bar.ask);
+                so_far.volume = so_far.volume.saturating_add(bar.volume);
+            }
+        }
     }
     folded
 }

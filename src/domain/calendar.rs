@@ -36,6 +36,8 @@ pub enum Expectation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Week {
     zone: Zone,
+    /// Whether the days go by this city's clock too: to compare zones is dear.
+    is_days: bool,
     /// Minutes since Sunday 00:00, local wall time.
     open: Range<u32>,
 }
@@ -69,8 +71,8 @@ impl Calendar {
         let friday = 5 * MINUTES_PER_DAY;
         Calendar {
             weeks: vec![
-                Week { zone: Zone::london(), open: 21 * 60..friday + 22 * 60 },
-                Week { zone: Zone::new_york(), open: FOREX_ROLLOVER..friday + FOREX_ROLLOVER },
+                Week { zone: Zone::london(), is_days: false, open: 21 * 60..friday + 22 * 60 },
+                Week { zone: Zone::new_york(), is_days: true, open: FOREX_ROLLOVER..friday + FOREX_ROLLOVER },
             ],
             zone: Zone::new_york(),
             begins_early: MINUTES_PER_DAY - FOREX_ROLLOVER,
@@ -84,7 +86,7 @@ impl Calendar {
     /// minutes since midnight, both half-open. Dates go from midnight to midnight there.
     pub fn new(zone: Zone, week: Range<u32>, daily_break: Option<Range<u32>>) -> Calendar {
         Calendar {
-            weeks: vec![Week { zone: zone.clone(), open: week }],
+            weeks: vec![Week { zone: zone.clone(), is_days: true, open: week }],
             zone,
             begins_early: 0,
             daily_break,
@@ -109,7 +111,7 @@ impl Calendar {
             .weeks
             .iter()
             .filter(|week| {
-                let wall = if week.zone == self.zone { wall } else { week.zone.wall_s(start) };
+                let wall = if week.is_days { wall } else { week.zone.wall_s(start) };
                 let minute = wall.div_euclid(60) + EPOCH_WEEK_MINUTE;
                 holds(&week.open, minute.rem_euclid(7 * i64::from(MINUTES_PER_DAY)))
             })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CandleUpdate, FeedIx, Reason, Timestamp};
+use super::{CandleUpdate, FeedIx, Ohlc, Price, Reason, Timestamp};
 
 /// What the stream told of one feed, in the order told.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,4 +48,22 @@ pub enum StreamEvent {
         /// Why.
         reason: Reason,
     },
+}
+
+impl StreamEvent {
+    /// Appends that a candle moved or closed. It is copied to where it stays: on its way through a value of its own the
+    /// processor would have to wait for it.
+    #[inline]
+    pub fn push_candle(told: &mut Vec<StreamEvent>, feed: FeedIx, candle: &CandleUpdate) {
+        const SIDE: Ohlc = Ohlc { open: Price::ONE, high: Price::ONE, low: Price::ONE, close: Price::ONE };
+        const ANY: StreamEvent = StreamEvent::Candle {
+            feed: FeedIx(0),
+            candle: CandleUpdate { start: Timestamp(0), bid: SIDE, ask: SIDE, ticks: 0, closed: false },
+        };
+        told.push(ANY);
+        if let Some(StreamEvent::Candle { feed: its_feed, candle: its_candle }) = told.last_mut() {
+            *its_feed = feed;
+            *its_candle = *candle;
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod bar;
 pub mod calendar;
 pub mod candle;
 pub mod coverage;
+pub mod digits;
 pub mod epic;
 pub mod event;
 pub mod fetched;

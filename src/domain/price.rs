@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroI64;
 
+use super::digits::Digits;
+
 /// Decimal places that a [`Price`] keeps: finer than any forex quote IG is known to send.
 pub const DECIMALS: u32 = 8;
 const UNITS_PER_ONE: i64 = 10_i64.pow(DECIMALS);
@@ -53,14 +55,42 @@ impl Price {
     /// [`PriceError::OutOfRange`] for zero, negative and absurd values.
     #[inline]
     pub fn parse(text: &str, points_shift: u32) -> Result<Price, PriceError> {
-        if let Some((number, decimals)) = short_decimal(text.as_bytes())
-            && let Some(missing) = DECIMALS.checked_sub(decimals + points_shift)
-        {
-            // Eight digits and as many zeros.
-            let units = number * POWERS_OF_TEN[missing as usize];
-            return i64::try_from(units).ok().and_then(Price::from_units).ok_or(PriceError::OutOfRange);
+        match Digits::of(text.as_bytes()).and_then(Digits::decimal) {
+            Some((number, decimals)) if decimals + points_shift <= DECIMALS => {
+                Price::of_short(number, decimals + points_shift)
+            }
+            _ => Price::parse_any(text, points_shift),
         }
-        Price::parse_any(text, points_shift)
+    }
+
+    /// As [`Price::parse`] for `text[start..end]`, which is read together with what comes before it.
+    ///
+    /// # Errors
+    /// As [`Price::parse`]; [`PriceError::NotANumber`] too where there is no such part.
+    #[inline]
+    pub fn parse_within(
+        text: &[u8],
+        (start, end): (usize, usize),
+        points_shift: u32,
+    ) -> Result<Price, PriceError> {
+        let length = end.wrapping_sub(start);
+        // One byte may be a point alone.
+        if length > 1
+            && let Some((number, decimals)) = Digits::before(text, end, length).and_then(Digits::decimal)
+            && decimals + points_shift <= DECIMALS
+        {
+            return Price::of_short(number, decimals + points_shift);
+        }
+        let text = text.get(start..end).and_then(|text| std::str::from_utf8(text).ok());
+        Price::parse_any(text.ok_or(PriceError::NotANumber)?, points_shift)
+    }
+
+    /// The price of a number of up to eight digits, of which so many are decimals.
+    #[inline]
+    fn of_short(number: u64, decimals: u32) -> Result<Price, PriceError> {
+        // Eight digits and as many zeros.
+        let units = number * POWERS_OF_TEN[(DECIMALS - decimals) as usize];
+        i64::try_from(units).ok().and_then(Price::from_units).ok_or(PriceError::OutOfRange)
     }
 
     /// As [`Price::parse`], for texts of any length.
@@ -141,40 +171,6 @@ impl Price {
     }
 }
 
-/// Reads what nearly every price is, four to eight bytes of digits with at most one point: the number
-/// without its point, and how many decimals it has. `None` where it is anything else.
-///
-/// All bytes are looked at together, in one word.
-#[inline]
-fn short_decimal(text: &[u8]) -> Option<(u64, u32)> {
-    const LOW_BITS: u64 = u64::from_ne_bytes([0x7f; 8]);
-    let missing = 8_usize.checked_sub(text.len())?;
-    let (first, last) = (text.first_chunk()?, text.last_chunk()?);
-    let values = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes) ^ u32::from_ne_bytes([b'0'; 4]));
-    // Each digit's value, the first one's lowest, behind as many zeros as bytes are missing. Where both
-    // halves overlap they are equal.
-    let mut word = (values(last) << 32) | (values(first) << (8 * missing));
-    // The highest bit of each byte that is a point, and no other bit.
-    let differs = word ^ u64::from_ne_bytes([b'.' ^ b'0'; 8]);
-    let points = !(((differs & LOW_BITS) + LOW_BITS) | differs | LOW_BITS);
-    let mut decimals = 0;
-    if points != 0 {
-        // The digits before the point move up by one, onto it. A second point is refused below.
-        let point = points & points.wrapping_neg();
-        let (before, through) = ((point >> 7) - 1, (point << 1).wrapping_sub(1));
-        word = (word & !through) | ((word & before) << 8);
-        decimals = point.leading_zeros() / 8;
-    }
-    // By this sum a byte reaches its highest bit from ten on.
-    if (((word & LOW_BITS) + u64::from_ne_bytes([0x80 - 10; 8])) | word) & !LOW_BITS != 0 {
-        return None;
-    }
-    // Neighbours become numbers of two digits, of four, of eight.
-    let word = (word.wrapping_mul(1 + (10 << 8)) >> 8) & 0x00ff_00ff_00ff_00ff;
-    let word = (word.wrapping_mul(1 + (100 << 16)) >> 16) & 0x0000_ffff_0000_ffff;
-    Some((word.wrapping_mul(1 + (10_000 << 32)) >> 32, decimals))
-}
-
 impl fmt::Display for Price {
     /// Plain decimal text without trailing zeros.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,13 +227,16 @@ impl Ohlc {
 
     /// The side's values over this bucket followed by `next`.
     #[must_use]
-    pub fn then(&self, next: &Ohlc) -> Ohlc {
-        Ohlc {
-            open: self.open,
-            high: self.high.max(next.high),
-            low: self.low.min(next.low),
-            close: next.close,
-        }
+    pub fn then(mut self, next: &Ohlc) -> Ohlc {
+        self.extend(next);
+        self
+    }
+
+    /// Goes on to the end of `next`, the side's values over the bucket that follows.
+    pub fn extend(&mut self, next: &Ohlc) {
+        self.high = self.high.max(next.high);
+        self.low = self.low.min(next.low);
+        self.close = next.close;
     }
 
     /// The four prices in the order open, high, low, close.
@@ -311,6 +310,11 @@ mod tests {
                         let text = String::from_utf8(text).unwrap();
                         let expected = Price::parse_any(&text, shift);
                         assert_eq!(Price::parse(&text, shift), expected, "{text} shifted by {shift}");
+                        for before in ["", "U,1,1,|", "17|1335.88|"] {
+                            let (line, start) = (format!("{before}{text}|1"), before.len());
+                            let price = Price::parse_within(line.as_bytes(), (start, start + length), shift);
+                            assert_eq!(price, expected, "{text} within {line} shifted by {shift}");
+                        }
                     }
                 }
             }

@@ -103,7 +103,7 @@ const JUMP_FACTOR: i64 = 5;
 #[inline]
 pub fn jumped(previous: Price, next: Price) -> bool {
     let (low, high) = (previous.min(next), previous.max(next));
-    high.units() / JUMP_FACTOR >= low.units()
+    high.units() >= low.units() * JUMP_FACTOR
 }
 
 #[cfg(test)]

@@ -94,10 +94,34 @@ pub fn rest_of_a_line(message: &str) -> Option<&str> {
     (!line.is_empty() && !notification::is_tag(tag.as_bytes())).then_some(line)
 }
 
+/// Where the next line begins, if the one before ends at `at`, with LF or CR-LF.
+#[inline]
+pub fn line_end(lines: &str, at: usize) -> Option<usize> {
+    match lines.as_bytes().get(at..)? {
+        [b'\r', b'\n', ..] => Some(at + 2),
+        [b'\n', ..] => Some(at + 1),
+        _ => None,
+    }
+}
+
 /// Iterator over the lines of one WebSocket message; see [`message_lines`].
 #[derive(Clone, Debug)]
 pub struct MessageLines<'a> {
     rest: &'a str,
+}
+
+impl<'a> MessageLines<'a> {
+    /// What is left of the message.
+    #[inline]
+    pub fn rest(&self) -> &'a str {
+        self.rest
+    }
+
+    /// Passes over so many bytes, which were whole lines.
+    #[inline]
+    pub fn advance(&mut self, bytes: usize) {
+        self.rest = &self.rest[bytes..];
+    }
 }
 
 impl<'a> Iterator for MessageLines<'a> {
@@ -228,6 +252,13 @@ mod tests {
         ] {
             assert_eq!(message(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_line_ends_with_one_of_two_ends() {
+        let next = |lines: &str| line_end(lines, 2);
+        assert_eq!([next("ab\r\nc"), next("ab\nc"), next("ab\r\n")], [Some(4), Some(3), Some(4)]);
+        assert_eq!([next("ab"), next("abc\n"), next("ab\r"), next("ab\r\r\n"), next("a")], [None; 5]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use code::{Policy, Step, Verdict};
 pub use event::{EndCause, Event, Lost, Options, SubId, SubscriptionSpec};
 pub use request::{Post, Transmit};
 pub use session::{TlcpSession, Wanted};
-pub use update::{Change, Changes};
+pub use update::{Change, Changes, Plain};
 pub use version::Version;
 
 /// What carries requests and lines.

@@ -206,6 +206,17 @@ impl<'a> UpdateLine<'a> {
         UpdateLine::parse_any_args(args)
     }
 
+    /// Reads what comes before the values in the line that begins at `at`: subscription and item, and where the values
+    /// begin. `None` where that is not as simple as it nearly always is.
+    #[inline]
+    pub fn parse_head(lines: &str, at: usize) -> Option<(SubId, u16, usize)> {
+        let lines = lines.as_bytes();
+        let &[b'U', b',', ..] = lines.get(at..)? else { return None };
+        let (sub_id, at) = small_number(lines, at + 2)?;
+        let (item, at) = small_number(lines, at)?;
+        Some((SubId(sub_id), item as u16, at))
+    }
+
     #[cold]
     fn parse_any_args(args: &'a str) -> Result<UpdateLine<'a>, LineFault> {
         let mut args = Args(Some(args));
@@ -226,6 +237,22 @@ fn short_number(args: &str) -> Option<(u32, &str)> {
         match byte {
             b'0'..=b'9' => number = number * 10 + u32::from(byte - b'0'),
             b',' if at > 0 => return Some((number, &args[at + 1..])),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// As [`short_number`], of up to four digits from `at` on: the number, and where what follows begins.
+#[inline]
+fn small_number(text: &[u8], mut at: usize) -> Option<(u32, usize)> {
+    let mut number = 0;
+    for place in 0..5 {
+        let byte = *text.get(at)?;
+        at += 1;
+        match byte.wrapping_sub(b'0') {
+            digit @ ..10 => number = number * 10 + u32::from(digit),
+            _ if byte == b',' && place > 0 => return Some((number, at)),
             _ => return None,
         }
     }
@@ -554,6 +581,31 @@ mod tests {
     fn an_error_prints_the_line_escaped() {
         let error = Notification::parse("HEL\u{7}LO").unwrap_err();
         assert_eq!(error.to_string(), "unknown tag: HEL\\u{7}LO");
+    }
+
+    #[test]
+    fn the_head_of_an_update_is_read_wherever_it_stands() {
+        for (line, is_short) in [
+            ("U,3,1,a|b", true),
+            ("U,1000,12,", true),
+            ("U,0012,1,x", true),
+            ("U,12345,1,x", false),
+            ("U,3,12345,x", false),
+            ("U,,1,x", false),
+            ("U,3,", false),
+            ("U,3x,1,x", false),
+            ("U", false),
+            ("UNSUB,3", false),
+            ("", false),
+        ] {
+            let lines = format!("U,9,9,9\r\n{line}");
+            let head = UpdateLine::parse_head(&lines, 9);
+            assert_eq!(head.is_some(), is_short, "{line}");
+            if let Some((sub_id, item, values_at)) = head {
+                let expected = UpdateLine { sub_id, item, values: &lines[values_at..] };
+                assert_eq!(UpdateLine::parse(line), Some(Ok(expected)), "{line}");
+            }
+        }
     }
 
     #[test]

@@ -403,12 +403,36 @@ impl TlcpSession {
     #[inline]
     fn handle_lines(&mut self, now: Instant, lines: &str, on_event: OnEvent<'_>) {
         let mut changes: Vec<Change<'_>> = std::mem::take(&mut self.changes);
-        for line in lines::message_lines(lines) {
+        let mut lines = lines::message_lines(lines);
+        loop {
+            lines.advance(self.handle_plain_updates(now, lines.rest(), on_event));
+            let Some(line) = lines.next() else { break };
             if !self.handle_any_line(now, line, &mut changes, on_event) {
                 break;
             }
         }
         self.changes = update::recycle(changes);
+    }
+
+    /// Takes the lines with which `lines` begins, as long as each is a new update of nothing but plain texts for an item
+    /// that had one before: so nearly all are. Tells how many bytes they are. What it does not take is as if never looked at.
+    #[inline]
+    fn handle_plain_updates(&mut self, now: Instant, lines: &str, on_event: OnEvent<'_>) -> usize {
+        let Phase::Bound { last_heard, .. } = &mut self.phase else { return 0 };
+        let mut taken = 0;
+        while let Some((sub_id, item, values_at)) = UpdateLine::parse_head(lines, taken)
+            && let Some(Sub { spec, life: Life::Active { seen }, .. }) =
+                find(&self.subs, sub_id).map(|at| &self.subs[at])
+            && seen.get(usize::from(item).wrapping_sub(1)) == Some(&true)
+            && let Some((changes, end)) = update::plain_at(lines, values_at, spec.fields)
+            && let Some(next) = lines::line_end(lines, end)
+            && self.count.take_new()
+        {
+            *last_heard = now;
+            on_event(Event::Update { tag: spec.tag, item, first: false, changes: &changes });
+            taken = next;
+        }
+        taken
     }
 
     #[cold]

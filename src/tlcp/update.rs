@@ -23,8 +23,8 @@ pub struct Changes<'a>(Told<'a>);
 
 #[derive(Clone, Copy, Debug)]
 enum Told<'a> {
-    /// Nothing but plain texts, which begin and end (the byte behind them) at these bits.
-    Plain { values: &'a str, starts: Places, ends: Places },
+    /// Nothing but plain texts.
+    Plain(Plain<'a>),
     /// Everything else.
     Listed(&'a [Change<'a>]),
 }
@@ -33,18 +33,87 @@ impl<'a> Changes<'a> {
     /// Each change.
     #[inline]
     pub fn iter(&self) -> Iter<'a> {
-        Iter { told: self.0, field: 0, at: 0 }
+        match self.0 {
+            Told::Plain(plain) => Iter::Plain(plain.text, plain.spans()),
+            Told::Listed(changes) => Iter::Listed(changes),
+        }
+    }
+
+    /// The same where it is nothing but plain texts, none of them empty.
+    #[inline]
+    pub fn plain(&self) -> Option<&Plain<'a>> {
+        match &self.0 {
+            Told::Plain(plain) => Some(plain),
+            Told::Listed(_) => None,
+        }
+    }
+}
+
+/// An update of nothing but plain texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a> {
+    text: &'a str,
+    /// Where in it the values begin.
+    values_at: usize,
+    /// Where, from there on, texts begin and end (the byte behind them).
+    starts: Places,
+    ends: Places,
+}
+
+impl<'a> Plain<'a> {
+    /// That in which the values stand, and what comes before them there.
+    #[inline]
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The fields that have a text, and where in [`Plain::text`].
+    #[inline]
+    pub fn spans(&self) -> Spans {
+        // One by one: what was just written word by word is not there yet to be read in larger pieces.
+        let (starts, ends) = (self.starts, self.ends);
+        Spans {
+            starts: Places { head: starts.head, tail: starts.tail },
+            ends: Places { head: ends.head, tail: ends.tail },
+            field: 0,
+            at: 0,
+            values_at: self.values_at,
+        }
+    }
+}
+
+/// Iterator over the texts of an update; see [`Plain::spans`].
+#[derive(Clone, Debug)]
+pub struct Spans {
+    /// Those that are left.
+    starts: Places,
+    ends: Places,
+    /// The field whose token begins at this byte of the values.
+    field: usize,
+    at: usize,
+    values_at: usize,
+}
+
+impl Iterator for Spans {
+    type Item = (usize, (usize, usize));
+
+    #[inline]
+    fn next(&mut self) -> Option<(usize, (usize, usize))> {
+        let (start, end) = (self.starts.take_first()?, self.ends.take_first()?);
+        // Between two texts there are separators only, each of which ends an empty token.
+        let field = self.field + (start - self.at);
+        (self.field, self.at) = (field + 1, end + 1);
+        Some((field, (self.values_at + start, self.values_at + end)))
     }
 }
 
 /// Iterator over the changes of one update; see [`Changes::iter`].
 #[derive(Clone, Debug)]
-pub struct Iter<'a> {
-    /// What is left.
-    told: Told<'a>,
-    /// The field whose token begins at this byte.
-    field: usize,
-    at: usize,
+pub enum Iter<'a> {
+    /// What is left of plain texts.
+    Plain(&'a str, Spans),
+    /// What is left of a list.
+    Listed(&'a [Change<'a>]),
 }
 
 impl<'a> Iterator for Iter<'a> {
@@ -52,15 +121,12 @@ impl<'a> Iterator for Iter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Change<'a>> {
-        match &mut self.told {
-            Told::Plain { values, starts, ends } => {
-                let (start, end) = (starts.take_first()?, ends.take_first()?);
-                // Between two texts there are separators only, each of which ends an empty token.
-                let field = self.field + (start - self.at);
-                (self.field, self.at) = (field + 1, end + 1);
-                Some(Change { field, value: Some(&values[start..end]) })
+        match self {
+            Iter::Plain(text, spans) => {
+                let (field, (start, end)) = spans.next()?;
+                Some(Change { field, value: Some(&text[start..end]) })
             }
-            Told::Listed(changes) => {
+            Iter::Listed(changes) => {
                 let (first, rest) = changes.split_first()?;
                 *changes = rest;
                 Some(*first)
@@ -109,20 +175,17 @@ pub enum UpdateFault {
 /// like, and separators between `fields` fields. `None` where there is more to it, see [`list`].
 #[inline]
 pub fn plain(values: &str, fields: u16) -> Option<Changes<'_>> {
-    if values.len() > PLAIN_BYTES_MAX {
-        return None;
-    }
-    let (head, tail) = values.as_bytes().split_at(values.len().min(BLOCK_BYTES));
-    let (head, tail) = (Marks::of(head), Marks::of(tail));
-    if !head.is_plain || !tail.is_plain {
-        return None;
-    }
-    let separators = u128::from(head.separators) | u128::from(tail.separators) << BLOCK_BYTES;
-    // Where tokens begin, and where they end. An empty one does both at once.
-    let (starts, ends) = (separators << 1 | 1, separators | 1 << values.len());
-    let (texts_start, texts_end) = (Places::of(starts & !ends), Places::of(ends & !starts));
-    let told = Told::Plain { values, starts: texts_start, ends: texts_end };
-    (ends.count_ones() == u32::from(fields)).then_some(Changes(told))
+    plain_at(values, 0, fields).filter(|(_, end)| *end == values.len()).map(|(changes, _)| changes)
+}
+
+/// As [`plain`], of values that begin at `at` and end before the first byte that is neither plain nor a separator.
+/// Tells where that is.
+#[inline(always)]
+pub fn plain_at(text: &str, at: usize, fields: u16) -> Option<(Changes<'_>, usize)> {
+    let Marks { separators, length } = Marks::of(text.as_bytes(), at)?;
+    let (starts, ends) = separators.texts(length);
+    let plain = Plain { text, values_at: at, starts, ends };
+    (separators.count() + 1 == u32::from(fields)).then_some((Changes(Told::Plain(plain)), at + length))
 }
 
 /// Reads `values` of `fields` fields into `changes`, texts as they are coded. `first` says that the
@@ -194,55 +257,90 @@ fn run(count: &[u8]) -> Result<usize, UpdateFault> {
     if count == 0 { Err(UpdateFault::BadCaret) } else { Ok(count) }
 }
 
-/// Bytes that are looked at together.
+/// Bytes whose marks one word has bits for.
 const BLOCK_BYTES: usize = 64;
-const WORD_BYTES: usize = size_of::<u64>();
 const _: () = assert!(BLOCK_BYTES == u64::BITS as usize);
 
 /// Two blocks hold any row of candles, and a bit for its end.
+#[cfg(test)]
 const PLAIN_BYTES_MAX: usize = 2 * BLOCK_BYTES - 1;
 
-/// What matters about a block of at most [`BLOCK_BYTES`]. Values are so short that a vectorised
-/// search for each one costs more than looking at eight bytes at a time, and a mask leaves the
-/// branch predictor little to guess.
+/// Where values end, and their separators. Values are so short that a vectorised search for each
+/// one costs more than looking at eight bytes at a time, and a mask leaves the branch predictor
+/// little to guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Marks {
-    /// Where the separators are, one bit each, the first byte's lowest.
-    separators: u64,
-    /// Whether all the rest are bytes from `-` to `9`, which always stand for themselves.
-    is_plain: bool,
+    separators: Places,
+    /// Bytes before the first that is no separator and not from `-` to `9`, which always stand for themselves.
+    length: usize,
 }
 
 impl Marks {
+    /// The marks of `text` from `at` on. `None` where more bytes are plain than there are bits for.
     #[inline]
-    fn of(block: &[u8]) -> Marks {
-        let Some(last) = block.last_chunk() else {
-            let separators = block.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(byte == b'|'));
-            let is_plain = block.iter().all(|byte| matches!(byte, b'|' | b'-'..=b'9'));
-            return Marks { separators, is_plain };
-        };
-        // The last word may overlap the one before, and then finds the same marks again.
-        let (marks, mut plain) = separators_and_plain(*last);
-        let mut separators = gathered(marks) << (block.len() - WORD_BYTES);
-        for (place, word) in block.as_chunks().0.iter().enumerate() {
-            let (marks, is_plain) = separators_and_plain(*word);
-            separators |= gathered(marks) << (place * WORD_BYTES);
-            plain &= is_plain;
+    fn of(text: &[u8], at: usize) -> Option<Marks> {
+        let (head, length) = Marks::of_block(text, at);
+        if let Some(length) = length {
+            return Some(Marks { separators: Places { head, tail: 0 }, length });
         }
-        Marks { separators, is_plain: plain == HIGH_BITS }
+        let (tail, length) = Marks::of_block(text, at + BLOCK_BYTES);
+        Some(Marks { separators: Places { head, tail }, length: BLOCK_BYTES + length? })
+    }
+
+    /// The separators of one block, and where in it the values end.
+    #[inline(always)]
+    fn of_block(text: &[u8], at: usize) -> (u64, Option<usize>) {
+        let mut separators = 0;
+        for place in (0..BLOCK_BYTES).step_by(WORD_BYTES) {
+            let (marks, others) = separators_and_others(word_at(text, at + place));
+            separators |= gathered(marks) << place;
+            if others != 0 {
+                let length = place + others.trailing_zeros() as usize / 8;
+                return (separators & ((1 << length) - 1), Some(length));
+            }
+        }
+        (separators, None)
+    }
+}
+
+/// The eight bytes from `at` on, with zeros in place of those beyond the end.
+#[inline]
+fn word_at(text: &[u8], at: usize) -> u64 {
+    let text = text.get(at..).unwrap_or_default();
+    match text.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => text.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 
 /// Some bytes of two blocks, as bits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     head: u64,
     tail: u64,
 }
 
 impl Places {
-    fn of(bits: u128) -> Places {
-        Places { head: bits as u64, tail: (bits >> BLOCK_BYTES) as u64 }
+    /// Where texts begin and end between these separators, and the end of all. An empty one does both at once.
+    #[inline]
+    fn texts(self, length: usize) -> (Places, Places) {
+        let Places { head, tail } = self;
+        let (starts, ends) = (head << 1 | 1, head | 1_u64.checked_shl(length as u32).unwrap_or(0));
+        if length < BLOCK_BYTES {
+            let (starts, ends) = (starts & !ends, ends & !starts);
+            return (Places { head: starts, tail: 0 }, Places { head: ends, tail: 0 });
+        }
+        let (starts_tail, ends_tail) = (tail << 1 | head >> 63, tail | 1 << (length - BLOCK_BYTES));
+        (
+            Places { head: starts & !ends, tail: starts_tail & !ends_tail },
+            Places { head: ends & !starts, tail: ends_tail & !starts_tail },
+        )
+    }
+
+    #[inline]
+    fn count(self) -> u32 {
+        let tail = if self.tail == 0 { 0 } else { self.tail.count_ones() };
+        self.head.count_ones() + tail
     }
 
     #[inline]
@@ -261,24 +359,24 @@ impl Places {
     }
 }
 
+const WORD_BYTES: usize = size_of::<u64>();
 /// Highest and other bits of each byte of a word.
 const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
 const LOW_BITS: u64 = !HIGH_BITS;
 
-/// Returns the highest bit of each byte that is a separator, and of each byte that is a separator or
-/// from `-` to `9`, and no other bit.
+/// Returns the highest bit of each byte that is a separator, and of each byte that is neither a separator nor from `-` to
+/// `9`. A byte that is not ASCII may be among the first, but is among the others too.
 #[inline]
-fn separators_and_plain(word: [u8; WORD_BYTES]) -> (u64, u64) {
+fn separators_and_others(word: u64) -> (u64, u64) {
     // What makes a byte reach its highest bit from `least` on.
     const fn from(least: u8) -> u64 {
         u64::from_ne_bytes([0x80 - least; WORD_BYTES])
     }
-    let word = u64::from_le_bytes(word);
     // No sum carries into a neighbour.
     let low = word & LOW_BITS;
-    let within = (low + from(b'-')) & !(low + from(b'9' + 1));
-    let separators = (low + from(b'|')) & !(low + from(b'|' + 1)) & !word & HIGH_BITS;
-    (separators, (within & !word & HIGH_BITS) | separators)
+    let outside = !(low + from(b'-')) | (low + from(b'9' + 1));
+    let differs = (low ^ u64::from_ne_bytes([b'|'; WORD_BYTES])) + LOW_BITS;
+    (!differs & HIGH_BITS, (outside & differs | word) & HIGH_BITS)
 }
 
 /// Gathers the highest bits of all bytes in the lowest byte.
@@ -408,9 +506,14 @@ mod tests {
     #[test]
     fn finds_every_mark_and_nothing_else() {
         let check = |block: &[u8]| {
-            let separators = block.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(byte == b'|'));
-            let is_plain = block.iter().all(|byte| b"|-./0123456789".contains(byte));
-            assert_eq!(Marks::of(block), Marks { separators, is_plain }, "{block:?}");
+            let is_plain = |byte: &u8| b"|-./0123456789".contains(byte);
+            let length = block.iter().position(|byte| !is_plain(byte)).unwrap_or(block.len());
+            let separators = block[..length.min(BLOCK_BYTES)].iter().rev();
+            let head = separators.fold(0, |mask, &byte| mask << 1 | u64::from(byte == b'|'));
+            let separators = Places { head, tail: 0 };
+            assert_eq!(Marks::of(block, 0), Some(Marks { separators, length }), "{block:?}");
+            let behind = [b"U,1,1,", block].concat();
+            assert_eq!(Marks::of(&behind, 6), Some(Marks { separators, length }), "{block:?}");
         };
         for byte in 0..=255 {
             // Neighbours that differ from a separator in one bit, and in the highest only.

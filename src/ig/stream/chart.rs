@@ -22,9 +22,10 @@
 
 use std::ops::Range;
 
+use crate::domain::digits;
 use crate::domain::scale::{self, Scale, Verdict};
 use crate::domain::{CandleUpdate, Epic, Ohlc, Pair, Price, Timeframe, Timestamp};
-use crate::tlcp::{Change, Changes};
+use crate::tlcp::{Change, Changes, Plain};
 
 /// The fields subscribed to, in this order: the smallest set that IG's demo is known to accept.
 pub const SCHEMA: &str = "UTM LTV CONS_TICK_COUNT CONS_END BID_OPEN BID_HIGH BID_LOW BID_CLOSE \
@@ -33,6 +34,7 @@ pub const SCHEMA: &str = "UTM LTV CONS_TICK_COUNT CONS_END BID_OPEN BID_HIGH BID
 pub const FIELDS: u16 = 12;
 
 const UTM: usize = 0;
+const LTV: usize = 1;
 const TICK_COUNT: usize = 2;
 const CONS_END: usize = 3;
 /// Open, high, low and close of the bid, then of the ask.
@@ -201,13 +203,10 @@ impl ChartItem {
     /// then on, until a good value comes.
     #[inline]
     pub fn apply(&mut self, changes: &Changes<'_>) -> Result<Option<&CandleUpdate>, ChartFault> {
-        let mut fault = None;
-        for Change { field, value } in changes.iter() {
-            // Null and empty both mean "no value" here (protocol note on CHART fields).
-            let text = value.filter(|text| !text.is_empty());
-            let set = if field < PRICES.start { self.set(field, text) } else { self.set_price(field, text) };
-            fault = set.err().or(fault);
-        }
+        let fault = match (changes.plain(), self.scale) {
+            (Some(plain), Some(scale)) => self.fold_plain(plain, scale.points_shift()),
+            _ => self.fold(changes),
+        };
         if let Some(fault) = fault {
             return Err(self.held_back(fault));
         }
@@ -218,6 +217,78 @@ impl ChartItem {
         Ok(Some(&self.row.candle))
     }
 
+    /// Sets what an update says. Tells the last fault.
+    #[cold]
+    fn fold(&mut self, changes: &Changes<'_>) -> Option<ChartFault> {
+        let mut fault = None;
+        for Change { field, value } in changes.iter() {
+            // Null and empty both mean "no value" here (protocol note on CHART fields).
+            let text = value.filter(|text| !text.is_empty());
+            let set = if field < PRICES.start { self.set(field, text) } else { self.set_price(field, text) };
+            fault = set.err().or(fault);
+        }
+        fault
+    }
+
+    /// As [`ChartItem::fold`], of nothing but texts, prices on a known scale.
+    #[inline]
+    fn fold_plain(&mut self, plain: &Plain<'_>, points_shift: u32) -> Option<ChartFault> {
+        let (mut fault, mut told) = (None, 0);
+        let text = plain.text();
+        let mut spans = plain.spans();
+        let mut next = spans.next();
+        while let Some((field, span)) = next.filter(|(field, _)| *field < PRICES.start) {
+            fault = self.set_plain(field, text, span).err().or(fault);
+            next = spans.next();
+        }
+        let Row { candle: CandleUpdate { bid, ask, .. }, missing } = &mut self.row;
+        // A table of places, for no branch can foretell which price is next.
+        let [bid, ask] =
+            [bid, ask].map(|side| [&mut side.open, &mut side.high, &mut side.low, &mut side.close]);
+        let mut places = [bid, ask];
+        while let Some((field, span)) = next {
+            let Some(place) = places.as_flattened_mut().get_mut(field - PRICES.start) else { break };
+            if let Ok(price) = Price::parse_within(text.as_bytes(), span, points_shift) {
+                **place = price;
+                told |= bit(field);
+            } else {
+                *missing |= bit(field);
+                fault = Some(ChartFault::Unreadable);
+            }
+            next = spans.next();
+        }
+        *missing &= !told;
+        fault
+    }
+
+    #[inline]
+    fn set_plain(
+        &mut self,
+        field: usize,
+        text: &str,
+        (start, end): (usize, usize),
+    ) -> Result<(), ChartFault> {
+        if field == LTV {
+            return Ok(());
+        }
+        let Row { candle, missing } = &mut self.row;
+        match (field, digits::whole_within(text.as_bytes(), start, end)) {
+            (TICK_COUNT, Some(ticks)) if ticks <= u64::from(u32::MAX) => {
+                candle.ticks = ticks as u32;
+                *missing &= !bit(TICK_COUNT);
+                self.needed |= bit(TICK_COUNT);
+            }
+            (CONS_END, Some(flag @ 0..=1)) if end - start == 1 => candle.closed = flag == 1,
+            // Sixteen digits.
+            (UTM, Some(utm_ms)) => {
+                candle.start = Timeframe::M5.bucket(Timestamp::from_millis(utm_ms as i64));
+                *missing &= !bit(UTM);
+            }
+            _ => return self.set(field, Some(&text[start..end])),
+        }
+        Ok(())
+    }
+
     #[cold]
     fn held_back(&mut self, fault: ChartFault) -> ChartFault {
         if fault == ChartFault::ScaleInDoubt && self.doubt == Doubt::None {
@@ -226,7 +297,7 @@ impl ChartItem {
         fault
     }
 
-    #[inline]
+    #[cold]
     fn set(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
         let row = &mut self.row;
         // Without value first: what cannot be read must not leave the old one standing.
@@ -262,7 +333,6 @@ impl ChartItem {
         Ok(())
     }
 
-    #[inline]
     fn set_price(&mut self, field: usize, text: Option<&str>) -> Result<(), ChartFault> {
         if !PRICES.contains(&field) {
             return Ok(());
@@ -279,7 +349,6 @@ impl ChartItem {
         price.map(drop)
     }
 
-    #[inline]
     fn price(&mut self, text: &str) -> Result<Price, ChartFault> {
         let scale = match self.scale {
             Some(scale) => scale,

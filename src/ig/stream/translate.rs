@@ -404,7 +404,7 @@ impl Translation<'_> {
                 if candle.closed && !is_snapshot {
                     self.saw_close(feed, candle.start, now);
                 }
-                self.told.push(StreamEvent::Candle { feed, candle });
+                StreamEvent::push_candle(self.told, feed, &candle);
             }
             // A price is missing: what is known of the candle is not its last state.
             Ok(None) => self.hold_back(feed),
