@@ -10,15 +10,18 @@
 //! of order and scale, gaps and quiet buckets. All must come to the same bars.
 
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Bar, Fact, Price, State, Timeframe};
 
+mod budget;
 mod careful;
 mod rooms;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
+use budget::Budget;
 use careful::{Careful, Marked};
 use rooms::{FIELDS, Folds, Rooms, STALE_S, START, messages, service};
 use timing::{cpu_time, now};
@@ -28,8 +31,14 @@ const ITEMS: usize = MAJOR_PAIRS.len();
 const ROWS: usize = 50_000;
 /// Passes of either side, in turns, so that a noisy neighbour disturbs both.
 const PASSES: usize = 101;
+const PASSES_OF_TEST: usize = 3;
+/// The budget: rows as a share of the careful loop's, and at 300 rows a bar, which is what streams, a CPU-second.
+const SHARE_MIN: f64 = 70.0;
+const MILLIONS_MIN: f64 = 8.0;
 
-fn main() {
+fn main() -> ExitCode {
+    let mut budget = Budget::new();
+    let passes = if budget.is_test() { PASSES_OF_TEST } else { PASSES };
     odd_rows();
     for rows_per_bar in [300, 5] {
         // A multiple of three, so that nothing is left to fold.
@@ -37,7 +46,7 @@ fn main() {
         let messages = messages(ITEMS, bars, rows_per_bar);
         let rows = bars * rows_per_bar * ITEMS;
         let (mut by_service, mut by_careful, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..PASSES {
+        for _ in 0..passes {
             let (took, bars) = service(&MAJOR_PAIRS, &messages);
             by_service.push(took);
             let (took, raw) = hand(&messages);
@@ -60,8 +69,14 @@ fn main() {
             share(careful),
             share(hand)
         );
+        let what = format!("decode, merge, settle, fold; {rows_per_bar} rows a bar");
+        budget.at_least(&what, share(careful), SHARE_MIN, "% of a careful loop");
+        if rows_per_bar == 300 {
+            budget.at_least("…", per_second(service), MILLIONS_MIN, "million rows/CPU-s");
+        }
     }
-    mids();
+    mids(passes);
+    budget.end()
 }
 
 /// What the careful loop makes of all messages, and what that takes.
@@ -129,12 +144,12 @@ fn odd_rows() {
 }
 
 /// The mids of all bars: [`Bar::mid`], exact, against an average of floating-point numbers, which is not.
-fn mids() {
+fn mids(passes: usize) {
     let bars = service(&MAJOR_PAIRS, &messages(ITEMS, 30, 5)).1;
     let floats: Vec<[[f64; 4]; 2]> =
         bars.iter().map(|bar| [bar.bid, bar.ask].map(|side| side.prices().map(Price::to_f64))).collect();
     let (mut exact, mut average) = (Vec::new(), Vec::new());
-    for _ in 0..PASSES {
+    for _ in 0..passes {
         exact.push(cpu_time(|| {
             bars.iter().for_each(|bar| _ = black_box(black_box(bar).mid().map(|mid| mid.to_f64())));
         }));

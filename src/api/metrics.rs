@@ -33,7 +33,7 @@ pub struct Stored {
     /// When the next one ought to be durable, and whether it is owed by now.
     pub freshness: Vec<(Freshness, bool)>,
     /// 5-minute buckets by state.
-    pub buckets: Vec<(State, u64)>,
+    pub buckets: ByState,
     /// What is missing, by reason.
     pub missing: BTreeMap<&'static str, Missing>,
     /// The market's time when this was read.
@@ -99,13 +99,16 @@ impl Stored {
     }
 }
 
+/// How many buckets are in each state.
+type ByState = Vec<(State, u64)>;
+
 /// For how long the sums of the ledger are good.
 const SUMS_KEEP: Duration = Duration::from_secs(60);
 
 /// The ledger summed by state. That walks all of it, some 40 ms on a processor with a year of bars, so it is kept for longer
 /// than what else is read. What is missing is known anyway, and told as of now.
 #[derive(Debug, Default)]
-pub struct Sums(Mutex<Option<(Instant, Vec<(State, u64)>)>>);
+pub struct Sums(Mutex<Option<(Instant, ByState)>>);
 
 impl Sums {
     fn read(
@@ -113,7 +116,7 @@ impl Sums {
         store: &mut Store,
         missing: &BTreeMap<&'static str, Missing>,
         now: Instant,
-    ) -> Result<Vec<(State, u64)>, StoreError> {
+    ) -> Result<ByState, StoreError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_good = |at: Instant| now.saturating_duration_since(at) < SUMS_KEEP;
         let sums = match kept.take().filter(|(at, _)| is_good(*at)) {

@@ -302,13 +302,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] where another has taken it; those of any write.
     pub fn renew_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
-        self.within(
-            |connection| outset::begin_sign_of_life(connection),
-            |store, ()| {
-                let now = lease_time(&mut store.connection, now)?;
-                lease::renew(&mut store.connection, lease, now)
-            },
-        )
+        self.within(outset::begin_sign_of_life, |store, ()| {
+            let now = lease_time(&mut store.connection, now)?;
+            lease::renew(&mut store.connection, lease, now)
+        })
     }
 
     /// Writes down that the holder has ended in good order at wall time `now`. Its lock, where
