@@ -45,7 +45,7 @@ const CONNECTIONS: u32 = 8;
 /// How long is asked, for the floor and for bars.
 const ASKED_FOR: Duration = Duration::from_secs(20);
 const ASKED_FOR_OF_TEST: Duration = Duration::from_secs(1);
-/// DESIGN's budget for 99 of 100 answers.
+/// The budget for 99 of 100 answers.
 const P99_MAX: Duration = Duration::from_millis(5);
 /// The budget for them in process, at the median.
 const IN_PROCESS_MAX: Duration = Duration::from_micros(100);

@@ -1280,3 +1280,49 @@ fn hostile_strays_and_faults_do_not_grow_what_is_held() {
     }
     assert!(format!("{:?}", stage.session).contains(&format!("leaving: {}", super::session::LEAVING_MAX)));
 }
+
+/// What matters of the events, with updates in full.
+fn updates_and_others(lines: &str) -> (Vec<String>, u64) {
+    let mut stage = Stage::new(&[]);
+    for line in ["subscribe 7 i7 A B", "subscribe 8 i8 A B C D", "open", "S: CONOK,S1,50000,5000,*"] {
+        stage.play(line);
+    }
+    let mut told = Vec::new();
+    let begin = "SUBOK,1,1,2\r\nSUBOK,2,2,4\r\nU,1,1,5|6\r\nU,2,1,1|2|3|4\r\n";
+    for message in [begin, lines] {
+        stage.session.handle_message(stage.now, message, &mut |event| {
+            told.push(match event {
+                Event::Update { tag, item, first, changes } => {
+                    format!("{tag} {item} {first} {:?}", changes.iter().collect::<Vec<_>>())
+                }
+                // Not the line, which is written otherwise.
+                Event::Fault { tag, reason, .. } => format!("{tag} {reason:?}"),
+                Event::Skipped { reason, .. } => format!("{reason:?}"),
+                other => format!("{other:?}"),
+            });
+        });
+    }
+    (told, stage.session.data_count())
+}
+
+proptest::proptest! {
+    /// Updates of plain texts go a way of their own, of which a subscription that is not written plainly keeps them off.
+    #[test]
+    fn plain_updates_are_taken_as_all_others_are(
+        lines in proptest::collection::vec(
+            "U,[1-3],[1-3],[0-9.]{0,8}[|][0-9.]{0,8}|U,2,[12],([0-9.-]{0,20}[|]){3}[0-9.]{0,20}|U,[12],1,[0-9#^|]{1,8}|PROBE|SYNC,3|\
+             EOS,2,1|CS,2,1|OV,1,1,4|UNSUB,1|U,1|SUBOK,1,1,2|x|END,31,x|LOOP,0",
+            0..20,
+        ),
+        ends in proptest::collection::vec("\r\n|\n", 20),
+    ) {
+        let joined = |text: fn(&str) -> String| -> String {
+            lines.iter().zip(&ends).map(|(line, end)| text(line) + end).collect()
+        };
+        let long = joined(|line| match line.strip_prefix("U,") {
+            Some(rest) => format!("U,00000{rest}"),
+            None => line.to_owned(),
+        });
+        proptest::prop_assert_eq!(updates_and_others(&joined(str::to_owned)), updates_and_others(&long));
+    }
+}

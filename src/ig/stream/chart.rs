@@ -405,7 +405,10 @@ fn number<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, ChartFa
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::tlcp::update;
 
     /// `|`-separated tokens: empty = unchanged, `#` = null, `$` = empty.
     fn row(text: &str) -> Changes<'_> {
@@ -432,6 +435,30 @@ mod tests {
         assert_eq!(candle.bid.prices().map(|p| p.to_string()), ["1.33588", "1.33591", "1.33573", "1.33574"]);
         assert_eq!(candle.ask.close.to_string(), "1.33589");
         assert_eq!((candle.ticks, candle.closed), (17, false));
+    }
+
+    proptest! {
+        /// Rows of nothing but plain texts have a way of their own.
+        #[test]
+        fn plain_rows_are_read_as_all_others_are(rows in proptest::collection::vec(plain_row(), 1..12)) {
+            let (mut plain, mut listed) = (item(), item());
+            for text in [FIRST.to_owned()].into_iter().chain(rows) {
+                let Some(changes) = update::plain(&text, FIELDS) else { continue };
+                prop_assert!(changes.plain().is_some());
+                let read = plain.apply(&changes).map(Option::<&CandleUpdate>::copied);
+                prop_assert_eq!(read, listed.apply(&row(&text)).map(Option::<&CandleUpdate>::copied), "{}", text);
+            }
+        }
+    }
+
+    fn plain_row() -> impl Strategy<Value = String> {
+        let start = "|||177884(79|82)00000|[0-9]{1,18}|-1";
+        let count = "||[0-9]{1,3}|[0-9]{1,12}|[0-9./-]{1,4}";
+        let end = "|||[01]|[0-9]{1,3}";
+        let price = "||1335[0-9]([.][0-9])?|1335[0-9][.][0-9]|[0-9./-]{1,10}";
+        let prices = proptest::collection::vec(price, 8).prop_map(|prices| prices.join("|"));
+        (start, count, count, end, prices)
+            .prop_map(|(start, volume, ticks, end, prices)| [start, volume, ticks, end, prices].join("|"))
     }
 
     #[test]
