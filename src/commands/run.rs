@@ -54,9 +54,7 @@ pub fn execute(args: &Run, config: Config) -> Result<Exit, Failure> {
         watchdog::watch(patience, signs.chronicle.clone())
             .map_err(|error| Failure::failed(format!("no thread for the watchdog: {error}")))?;
         let chronicle = signs.chronicle.clone();
-        // A task, since what is waited for outside of one is looked at whenever anything wakes the thread.
-        let collecting = actix_rt::spawn(collect(Arc::new(config), flags, signs, recorder, door));
-        let outcome = collecting.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()));
+        let outcome = collect(Arc::new(config), flags, signs, recorder, door).await;
         chronicle.ends(outcome.as_ref().map(drop)).await;
         outcome
     });
@@ -79,12 +77,19 @@ async fn collect(
         // Before all else: who waits for the database, its turn or IG tells so.
         actix_rt::spawn(api::serve(door, sources(config.clone(), signs.clone()), place));
     }
-    let Some(mut house) = House::start(&config, flags, signs, recorder, told_to_stop.clone()).await? else {
+    let Some(house) = House::start(&config, flags, signs, recorder, told_to_stop.clone()).await? else {
         log::info!("told to stop");
         return Ok(Exit::Done);
     };
     log::info!(pairs = house.instruments.len(), database:% = config.database; "collecting");
     actix_rt::spawn(keep_place(house.store().clone(), house.epoch(), placed));
+    // A task, since what is waited for outside of one is looked at whenever anything wakes the thread.
+    let collecting = actix_rt::spawn(until_it_ends(house, told_to_stop));
+    collecting.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))
+}
+
+/// Collects until told to stop, or until it cannot go on.
+async fn until_it_ends(mut house: House, told_to_stop: Stop) -> Result<Exit, Failure> {
     tokio::select! {
         failure = house.failed() => {
             house.abandon().await;
