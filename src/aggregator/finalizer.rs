@@ -78,6 +78,9 @@ pub struct Finalizer {
     silent: Option<Range<Timestamp>>,
     /// How long it may be silent.
     patience: Patience,
+    /// When the last silence ended of which no row proves anything, and why. The row that ended it may have been of a
+    /// bucket long past, and then another one tells of those in between.
+    unproved: Option<(Timestamp, Reason)>,
     first_tick: Option<Timestamp>,
     /// Where accounting began in this process: older rows are not its business.
     first: Option<Timestamp>,
@@ -121,6 +124,7 @@ impl Finalizer {
             shown: BTreeSet::new(),
             silent: None,
             patience: Patience::default(),
+            unproved: None,
             first_tick: None,
             first: resume,
         }
@@ -211,7 +215,7 @@ impl Finalizer {
         let is_dated = !matches!(self.link, Link::Up { since: UNDATED, .. });
         let goes_on = forming.start == candle.start
             && self.frontier == Some(candle.start)
-            && candle.start <= now
+            && (candle.start..candle.start.plus(STEP)).contains(&now)
             && forming.ticks <= candle.ticks
             && !candle.closed
             && is_dated
@@ -239,6 +243,7 @@ impl Finalizer {
         } else {
             Ok(())
         };
+        self.unproved = proof.err().map(|reason| (now, reason)).or(self.unproved);
         self.patience.row((start, candle.ticks, candle.closed), now, &self.calendar);
         let frontier = match self.frontier {
             Some(frontier) => frontier,
@@ -423,10 +428,19 @@ impl Finalizer {
     }
 
     fn quiet_if(&mut self, proof: Result<(), Reason>, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
-        match proof {
-            Ok(()) => self.quiet(span, around),
-            Err(reason) => self.mark_by_calendar(span, reason, around),
+        if let Err(reason) = proof {
+            return self.mark_by_calendar(span, reason, around);
         }
+        // What began before the last silence ended is not proved by what came after.
+        let from = match self.unproved {
+            Some((ended, reason)) => {
+                let from = ended.ceil(STEP).clamp(span.start, span.end.max(span.start));
+                self.mark_by_calendar(span.start..from, reason, around);
+                from
+            }
+            None => span.start,
+        };
+        self.quiet(from..span.end, around);
     }
 
     fn quiet(&mut self, span: Range<Timestamp>, around: &mut Surroundings<'_>) {
@@ -622,6 +636,11 @@ mod tests {
         // Half an hour is too long; no tick has looked at it.
         check("sub@0 c0 c6", "bar 0, quiet later_row 1..6, bar 6");
         check("sub@0 c0 c7 c9", "bar 0, missing stale 1..7, bar 7, quiet later_row 8..9, bar 9");
+        // The row that ends it is late itself: the next one proves no more.
+        check("sub@0 c0 r1 h12 c1 r12", "bar 0, bar 1, missing stale 2..12");
+        check("sub@0 c0 r1 h12 r1:2 r12", "bar 0, missing unconfirmed_close 1..2, missing stale 2..12");
+        check("sub@0 c0 r1 h12 c1 c13", "bar 0, bar 1, missing stale 2..12, quiet later_row 12..13, bar 13");
+        check("sub@0 c0 c1 h12 c1 c8", "bar 0, bar 1, bar 1, missing stale 2..8, bar 8");
         // Subscribed anew for its silence, and silent still: its first row proves nothing of that.
         check(
             "sub@0 c0 @30 sub@30 @41 c8",
