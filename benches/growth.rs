@@ -137,7 +137,7 @@ const ITEM: &str = "own memory an item, KiB";
 /// A sum of the whole ledger, which `/metrics` asks for at most every ten seconds: known to grow.
 const BY_STATE: &str = "buckets by state (walks the ledger)";
 /// The plan rests on all that is known since the oldest hole, and so does what it costs.
-const OLD_HOLE: &str = "the same, with a hole in the first week";
+const OLD_HOLE: &str = "the same, with a hole before the first week";
 /// A process's own memory, beside figures in µs.
 const MEMORY: &str = "own memory, KiB";
 
@@ -454,11 +454,14 @@ fn ask(store: &mut Store, weeks: i64, of: impl Fn(&Cost) -> Duration, share: f64
         let costs = (0..ASKED).map(|ix| of(&cost(|| question(store, ix)))).collect();
         note(name, 1.0, costs);
     }
+    // Before all that is known, where nothing better stands in its way.
     let old = |state, reason| {
-        let fact = mark(MAJOR_PAIRS[0], TRADED - 12, TRADED, state, reason);
+        let fact = mark(MAJOR_PAIRS[0], -24, -12, state, reason);
         [Arc::new(FactBatch { evidence: "restart".into(), facts: vec![fact] })]
     };
     store.commit(&old(State::Missing, Reason::Offline), now).expect("a hole");
+    let oldest = store.missing(Timeframe::M5).expect("runs").into_iter().map(|(_, run)| run.span.start).min();
+    assert_eq!(oldest, Some(start_of(-24)), "there is a hole that old");
     let costs = (0..ASKED).map(|_| {
         of(&cost(|| {
             let pages = pages(store.since_oldest_missing().expect("runs"), &feeds);

@@ -113,6 +113,9 @@ fn odd_rows() {
         // Over the weekend, and again what was before it.
         format!("U,4,1,{}|1|1|1||||||||\r\nU,4,1,{}|1|1|0||||||||\r\n", at(1_700), at(5)),
         format!("U,4,1,{}|2|2|1||||||||\nU,3,1,{}|1|1|1||||||||\r\n", at(1_701), at(1_701)),
+        // Too long a silence of one that is heard again with a late row: the next one does not prove it quiet.
+        format!("U,4,1,{}|1|1|1||||||||\r\nU,2,1,{}|1|1|1||||||||\r\n", at(2_100), at(2_114)),
+        format!("U,4,1,{}|2|2|1||||||||\r\nU,4,1,{}|1|1|1||||||||\r\n", at(2_100), at(2_114)),
     ];
     let (mut rooms, mut folds, mut bars) = (Rooms::new(&MAJOR_PAIRS), Folds::new(&MAJOR_PAIRS), Vec::new());
     let (mut marks, mut careful) = (Vec::new(), Careful::new(now()));

@@ -83,6 +83,8 @@ struct Item {
     lost_by: Reason,
     told: (i64, u32, bool),
     moved_at: i64,
+    /// When the last silence ended that was too long.
+    unproved_to: i64,
     hour: i64,
     longest_s: i64,
     usual_s: i64,
@@ -125,6 +127,7 @@ impl Careful {
             lost_by: Reason::Offline,
             told: (NONE, 0, false),
             moved_at: NONE,
+            unproved_to: NONE,
             hour: 0,
             longest_s: 0,
             usual_s: 0,
@@ -305,6 +308,7 @@ impl Careful {
         }
         if item.forming.0 == start
             && item.frontier == start
+            && (start..start + STEP).contains(&now)
             && item.forming.1 <= ticks
             && !closed
             && item.since != UNDATED
@@ -325,6 +329,9 @@ impl Careful {
         let is_overdue = item.moved_at != NONE
             && now - item.moved_at > limit_s
             && watched_s(&self.calendar, item.moved_at, now) > limit_s;
+        if is_overdue {
+            item.unproved_to = now;
+        }
         item.moved((start, ticks, closed), now, &self.calendar);
         if item.frontier == NONE {
             (item.frontier, item.first) = (start, start);
@@ -342,8 +349,16 @@ impl Careful {
         if item.frontier < start {
             let seen_from = item.since.clamp(item.frontier, start);
             let (frontier, lost_by) = (std::mem::replace(&mut item.frontier, start), item.lost_by);
+            let unproved_to = item.unproved_to;
             self.absent(ix, frontier..seen_from, Some(lost_by));
-            self.absent(ix, seen_from..start, is_overdue.then_some(Reason::Stale));
+            // What began before the last silence ended is proved by no later row.
+            let proved_from = match (is_overdue, unproved_to) {
+                (true, _) => start,
+                (false, NONE) => seen_from,
+                (false, ended) => ceil(ended).clamp(seen_from, start),
+            };
+            self.absent(ix, seen_from..proved_from, Some(Reason::Stale));
+            self.absent(ix, proved_from..start, None);
         }
         let item = &mut self.items[ix];
         if !item.shown.is_empty() {
@@ -563,7 +578,7 @@ impl Item {
                 self.longest_s = 0;
             }
         }
-        let silent_s = now - self.moved_at;
+        let silent_s = now.saturating_sub(self.moved_at);
         if self.moved_at != NONE
             && (self.longest_s + 1..=7_200).contains(&silent_s)
             && is_open(calendar, self.moved_at)
