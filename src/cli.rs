@@ -10,7 +10,7 @@ use clap::{Arg, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Par
 use crate::config::Flags;
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::one_line;
-use crate::simulator::{Speed, TlcpVersion};
+use crate::simulator::{Speed, TICKS_PER_BAR_MAX, TlcpVersion};
 
 const ABOUT: &str = "Collects IG's 5-minute forex candles, heals every hole, and keeps them in a database";
 
@@ -685,7 +685,7 @@ pub struct Simulate {
         long,
         value_name = "FILE",
         conflicts_with_all = [
-            "seed", "replay", "from", "to", "spread_pips", "rows_per_bar", "wait_for_items", "allowance",
+            "seed", "replay", "from", "to", "spread_pips", "rows_per_bar", "ticks_per_bar", "wait_for_items", "allowance",
             "requests_per_minute", "max_tlcp_version", "unfiltered", "timezone_offset", "faults",
             "second_listen",
         ]
@@ -703,6 +703,12 @@ pub struct Simulate {
     /// Stream rows for each 5-minute candle [default: 300 made up, one a second; 5 replayed]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=300), value_name = "ROWS")]
     pub rows_per_bar: Option<u32>,
+    /// Ticks of each 5-minute candle made up, spread evenly: 300 are one a second [default: as many as the time of the day has]
+    #[arg(
+        long, value_parser = clap::value_parser!(u32).range(1..=i64::from(TICKS_PER_BAR_MAX)), value_name = "TICKS",
+        conflicts_with = "replay"
+    )]
+    pub ticks_per_bar: Option<u32>,
     /// Hold the market still until this many items are subscribed [default: none at a fixed speed of a made-up market, else all]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=40), value_name = "ITEMS")]
     pub wait_for_items: Option<u32>,

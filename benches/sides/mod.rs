@@ -66,7 +66,7 @@ impl Sides {
     }
 
     /// Some transactions on the one side, then on the other: a noisy neighbour disturbs both.
-    /// Never are both open at once: they were seen to push each other's pages out of memory.
+    /// Never are both open at once: neither is to find the other's pages in the processor's memory.
     pub fn write(&mut self, batches: &[Arc<FactBatch>], rows_max: usize) -> Vec<Turn> {
         let mut turns = Vec::new();
         for batches in batches.chunks(COMMITS_PER_TURN) {
@@ -138,7 +138,7 @@ impl Floor {
                 let bid = bar.bid.prices().map(Price::to_f64);
                 let ask = bar.ask.prices().map(Price::to_f64);
                 let bind = |statement: &mut rusqlite::CachedStatement<'_>| -> rusqlite::Result<()> {
-                    statement.raw_bind_parameter(1, bar.key.pair.letters())?;
+                    statement.raw_bind_parameter(1, bar.key.pair.to_string())?;
                     statement.raw_bind_parameter(2, bar.key.timeframe.as_str())?;
                     statement.raw_bind_parameter(3, bar.key.start.0)?;
                     (0..4).try_for_each(|ix| statement.raw_bind_parameter(4 + ix, mid[ix]))?;

@@ -134,6 +134,7 @@ fn options(args: &Simulate) -> Options {
         market,
         speed: args.speed,
         rows_per_bar: args.rows_per_bar,
+        ticks_per_bar: args.ticks_per_bar,
         wait_for_items: args.wait_for_items.map(|items| items as usize),
         end: args.to,
         allowance: args.allowance,

@@ -212,7 +212,7 @@ const OCTAVES: [(i64, i64); 7] =
 /// A random walk inside a bucket strays this far from its straight line, in millionths.
 const STRAY_MILLIONTHS: i64 = 90;
 /// Most ticks of one bucket.
-const TICKS_MAX: u64 = 1_200;
+pub(super) const TICKS_MAX: u32 = 1_200;
 /// Share of a busy hour's ticks that come in each hour of the day, UTC, in percent.
 const HOUR_PERCENT: [u64; 24] =
     [45, 50, 50, 40, 35, 35, 50, 80, 100, 95, 85, 80, 90, 100, 100, 100, 90, 65, 45, 40, 30, 8, 12, 35];
@@ -237,12 +237,19 @@ fn currency(code: &str) -> (i64, u64) {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SeededMarket {
     seed: u64,
+    /// Ticks of every bucket in which it trades; else as many as there would be at that time of the day.
+    ticks_per_bar: Option<u32>,
 }
 
 impl SeededMarket {
     /// The market of a seed.
     pub fn new(seed: u64) -> SeededMarket {
-        SeededMarket { seed }
+        SeededMarket { seed, ticks_per_bar: None }
+    }
+
+    /// The same with so many ticks, spread evenly, in every bucket in which it trades.
+    pub fn with_ticks(self, ticks_per_bar: Option<u32>) -> SeededMarket {
+        SeededMarket { ticks_per_bar, ..self }
     }
 
     fn ticks(self, pair: Pair, bucket: Timestamp, ticks: &mut Vec<Tick>) {
@@ -250,7 +257,8 @@ impl SeededMarket {
             return;
         }
         let mut rng = Rng(mix(self.seed ^ mix(letters(pair.letters()) ^ mix(bucket.0 as u64))));
-        let count = tick_count(pair, bucket, &mut rng);
+        let usual = tick_count(pair, bucket, &mut rng);
+        let count = self.ticks_per_bar.map_or(usual, u64::from);
         if count == 0 {
             return;
         }
@@ -320,7 +328,7 @@ fn tick_count(pair: Pair, bucket: Timestamp, rng: &mut Rng) -> u64 {
     let traded = currency(pair.base()).1 * currency(pair.quote()).1;
     let hour = HOUR_PERCENT[bucket.utc().hour() as usize];
     let usual = traded * 8 * hour / 100;
-    let count = (usual * (20 + rng.below(160)) / 100).min(TICKS_MAX);
+    let count = (usual * (20 + rng.below(160)) / 100).min(TICKS_MAX.into());
     // Thin pairs in thin hours have buckets with one or two ticks, and some with none.
     if count < 4 && rng.below(8) == 0 { 0 } else { count.max(1) }
 }
@@ -429,6 +437,18 @@ pub(crate) mod tests {
         let ticks = ticks(7, pair("EURUSD"), at("2020-01-15T13:00:00Z"));
         assert!(ticks.len() > 100, "{}", ticks.len());
         assert!(ticks.len() <= TICKS_MAX as usize);
+    }
+
+    #[test]
+    fn where_so_many_ticks_are_wanted_each_second_has_as_many() {
+        let market = SeededMarket::new(7).with_ticks(Some(600));
+        let mut ticks = Vec::new();
+        market.ticks(pair("NZDCHF"), at("2020-01-15T21:00:00Z"), &mut ticks);
+        let seconds: Vec<u16> = ticks.iter().map(|tick| tick.offset_s).collect();
+        assert_eq!(seconds, (0..600).map(|place| place / 2).collect::<Vec<u16>>());
+        ticks.clear();
+        market.ticks(pair("NZDCHF"), at("2020-01-18T12:00:00Z"), &mut ticks);
+        assert_eq!(ticks.len(), 0, "on a Saturday there are none");
     }
 
     #[test]

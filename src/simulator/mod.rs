@@ -63,7 +63,7 @@ use driver::Gate;
 use faults::{Plan, Script};
 use feed::{Feed, FeedSettings};
 use listing::Listing;
-use market::{Market, SeededMarket};
+use market::{Market, SeededMarket, TICKS_MAX};
 use outbox::Severed;
 use prices::Zones;
 use replay::ReplayMarket;
@@ -72,6 +72,8 @@ use replay::ReplayMarket;
 const ROWS_PER_BAR_SEEDED: u32 = 300;
 /// The same for a replay, whose ticks are made up anyway.
 const ROWS_PER_BAR_REPLAY: u32 = 5;
+/// Most ticks of a bar that can be asked for.
+pub const TICKS_PER_BAR_MAX: u32 = TICKS_MAX;
 /// Where a seeded market begins unless it runs at real speed: Monday 2024-01-15 06:00 UTC.
 const SEEDED_START: Timestamp = Timestamp(1_705_298_400);
 /// Points (of the last decimal) in a pip.
@@ -116,6 +118,9 @@ pub struct Options {
     /// Rows of one streamed 5-minute bar, the closing one included, 1 to 300; fewer where fewer
     /// ticks come. Default: 300 seeded, 5 replayed.
     pub rows_per_bar: Option<u32>,
+    /// Ticks of every 5-minute bar of a seeded market, 1 to [`TICKS_PER_BAR_MAX`], spread evenly: with 300 each second has one.
+    /// Default: as many as there would be at that time of the day, in some seconds of a thin one none.
+    pub ticks_per_bar: Option<u32>,
     /// Subscribed items that virtual time waits for before it begins. Default: none for a seeded
     /// market at a fixed speed; else all served pairs, or what came within 3 real seconds.
     pub wait_for_items: Option<usize>,
@@ -163,6 +168,7 @@ impl Default for Options {
             market: MarketOptions::Seeded { seed: 1, start: None },
             speed: Speed::Times(1.0),
             rows_per_bar: None,
+            ticks_per_bar: None,
             wait_for_items: None,
             end: None,
             credentials: Credentials::default(),
@@ -415,6 +421,9 @@ pub fn start(options: Options) -> Result<Simulator, SimulatorError> {
     if options.rows_per_bar.is_some_and(|rows| !(1..=300).contains(&rows)) {
         return Err(SimulatorError::BadOption("rows per bar must be 1 to 300"));
     }
+    if options.ticks_per_bar.is_some_and(|ticks| !(1..=TICKS_PER_BAR_MAX).contains(&ticks)) {
+        return Err(SimulatorError::BadOption("ticks per bar must be 1 to 1200"));
+    }
     let built = build_market(&options)?;
     if let Some((entry, pair)) = options.faults.unknown_pair(built.market.pairs()) {
         return Err(SimulatorError::NoMarket { entry, pair });
@@ -462,7 +471,8 @@ fn build_market(options: &Options) -> Result<Built, SimulatorError> {
             };
             let start = start.unwrap_or(default);
             let rows_per_bar = options.rows_per_bar.unwrap_or(ROWS_PER_BAR_SEEDED);
-            Ok(Built { market: Market::Seeded(SeededMarket::new(*seed)), start, end: None, rows_per_bar })
+            let market = SeededMarket::new(*seed).with_ticks(options.ticks_per_bar);
+            Ok(Built { market: Market::Seeded(market), start, end: None, rows_per_bar })
         }
         MarketOptions::Replay { dir, from, to, spread_pips } => {
             if !(0.0..=SPREAD_PIPS_MAX).contains(spread_pips) {

@@ -21,7 +21,7 @@ use super::error::StoreError;
 use super::lease::LeaseRow;
 use super::many::CANDLE_COLUMNS;
 use super::postgres::Server;
-use super::rows::{CandleRow, SettingRow};
+use super::rows::{CandleRow, CoverageRow, SettingRow};
 use super::schema::{heal_attempts, lease, settings};
 use crate::domain::Timestamp;
 
@@ -200,6 +200,43 @@ pub(super) fn insert_candle_or_ignore(
     row: &CandleRow<'_>,
 ) -> QueryResult<usize> {
     InsertOrIgnore(row).execute(connection)
+}
+
+/// A run of the ledger that goes on in the state that it had. Spelled by hand, since diesel has every update prepared anew.
+struct KeepRun<'a>(&'a CoverageRow<'a>);
+
+impl QueryFragment<Sqlite> for KeepRun<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        let KeepRun(row) = self;
+        out.push_sql("UPDATE coverage SET to_ts = ");
+        out.push_bind_param::<BigInt, _>(&row.to_ts)?;
+        out.push_sql(", reason = ");
+        out.push_bind_param::<Text, _>(row.reason)?;
+        out.push_sql(", evidence = ");
+        out.push_bind_param::<Text, _>(row.evidence)?;
+        out.push_sql(", updated_at = ");
+        out.push_bind_param::<BigInt, _>(&row.updated_at)?;
+        out.push_sql(" WHERE pair = ");
+        out.push_bind_param::<Text, _>(row.pair)?;
+        out.push_sql(" AND timeframe = ");
+        out.push_bind_param::<Text, _>(row.timeframe)?;
+        out.push_sql(" AND from_ts = ");
+        out.push_bind_param::<BigInt, _>(&row.from_ts)
+    }
+}
+
+impl QueryId for KeepRun<'_> {
+    type QueryId = KeepRun<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl RunQueryDsl<SqliteConnection> for KeepRun<'_> {}
+
+/// Writes a run of the ledger in an SQLite file over the one of its key, which is of the same state. Most are this: a run
+/// goes on for another bucket. The index by state stays as it is, where to replace the row would be to take it out of all of them
+/// and to put it in again.
+pub(super) fn keep_run(connection: &mut SqliteConnection, row: &CoverageRow<'_>) -> QueryResult<usize> {
+    KeepRun(row).execute(connection)
 }
 
 /// Writes a setting over its old value.

@@ -200,14 +200,13 @@ pub(super) fn last_start(
     timeframe: Timeframe,
 ) -> QueryResult<Option<Timestamp>> {
     let pair = PairText::new(pair);
-    let last: Option<i64> = on_backend!(connection, connection => {
-        candles::table
-            .filter(candles::pair.eq(pair.as_str()))
-            .filter(candles::timeframe.eq(timeframe.as_str()))
-            .select(max(candles::timestamp))
-            .get_result(connection)
-    })?;
-    Ok(last.map(Timestamp))
+    // Not `max`: a server that plans it of an empty table, and keeps the plan, walks through all of the pair.
+    let wanted = candles::table
+        .filter(candles::pair.eq(pair.as_str()))
+        .filter(candles::timeframe.eq(timeframe.as_str()))
+        .order(candles::timestamp.desc());
+    let newest = at_most!(connection, 1, wanted, candles::timestamp => i64);
+    Ok(newest.first().map(|start| Timestamp(*start)))
 }
 
 /// The starts of all bars, ascending.

@@ -17,7 +17,7 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_async::AsyncPgConnection;
 use futures_util::future::try_join;
 
-use super::backend::{Connection, on_backend};
+use super::backend::{Connection, keep_run, on_backend};
 use super::error::StoreError;
 use super::many::{Wanted, put_runs, remove_runs, within_each};
 use super::rows::{CoverageRow, PairText, ReadCoverage};
@@ -129,6 +129,16 @@ pub(super) fn buckets_by_state(
 /// Pair, timeframe and start of a run.
 type RunKey<'a> = (&'a str, &'static str, i64);
 
+/// What a transaction makes of the runs that it touches.
+#[derive(Default)]
+struct Changes<'a> {
+    /// Runs that are new, or of another state than the one that began there.
+    put: Vec<CoverageRow<'a>>,
+    /// Runs that only end elsewhere, or for another reason, or are known from elsewhere.
+    kept: Vec<CoverageRow<'a>>,
+    gone: Vec<RunKey<'a>>,
+}
+
 /// The part of the ledger that a transaction touches.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -218,11 +228,17 @@ impl Ledger {
     }
 
     /// Writes what changed since the reading.
-    pub(super) fn save(&self, connection: &mut SqliteConnection, now: Timestamp) -> QueryResult<()> {
+    pub(super) fn save(&self, connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
         let texts = self.texts();
-        let (changed, gone) = self.changes(&texts, now);
-        for row in &changed {
+        let Changes { put, kept, gone } = self.changes(&texts, now);
+        for row in &put {
             diesel::replace_into(coverage::table).values(row).execute(connection)?;
+        }
+        for row in &kept {
+            if keep_run(connection, row)? != 1 {
+                let (pair, timeframe, start) = (row.pair, row.timeframe, row.from_ts);
+                return Err(StoreError::corrupt(format!("the run of {pair} {timeframe} at {start} is gone")));
+            }
         }
         for key in &gone {
             diesel::delete(coverage::table.find(*key)).execute(connection)?;
@@ -233,8 +249,9 @@ impl Ledger {
     /// The same on a server, together with what else is asked.
     pub(super) async fn save_on(&self, server: &AsyncPgConnection, now: Timestamp) -> QueryResult<()> {
         let texts = self.texts();
-        let (changed, gone) = self.changes(&texts, now);
-        try_join(put_runs(server, &changed), remove_runs(server, &gone)).await.map(drop)
+        let Changes { mut put, kept, gone } = self.changes(&texts, now);
+        put.extend(kept);
+        try_join(put_runs(server, &put), remove_runs(server, &gone)).await.map(drop)
     }
 
     /// The pair of each of `runs`, in their order.
@@ -242,30 +259,30 @@ impl Ledger {
         self.runs.keys().map(|(pair, _)| PairText::new(*pair)).collect()
     }
 
-    /// The runs that are new or other than read, and the keys of those that are gone.
-    fn changes<'a>(
-        &'a self,
-        texts: &'a [PairText],
-        now: Timestamp,
-    ) -> (Vec<CoverageRow<'a>>, Vec<RunKey<'a>>) {
-        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    /// What is other than read.
+    fn changes<'a>(&'a self, texts: &'a [PairText], now: Timestamp) -> Changes<'a> {
+        let mut changes = Changes::default();
         for (((_, timeframe), runs), text) in self.runs.iter().zip(texts) {
+            let row = |run| CoverageRow::new(text, *timeframe, run, now);
             let mut after = runs.after.iter().peekable();
             for old in &runs.before {
-                let mut kept = false;
+                let mut is_there = false;
                 while let Some(new) = after.next_if(|new| new.span.start <= old.span.start) {
-                    kept |= new.span.start == old.span.start;
-                    if new != old {
-                        changed.push(CoverageRow::new(text, *timeframe, new, now));
+                    let is_same = new.span.start == old.span.start;
+                    is_there |= is_same;
+                    if is_same && new.state == old.state {
+                        changes.kept.extend((new != old).then(|| row(new)));
+                    } else {
+                        changes.put.push(row(new));
                     }
                 }
-                if !kept {
-                    gone.push((text.as_str(), timeframe.as_str(), old.span.start.0));
+                if !is_there {
+                    changes.gone.push((text.as_str(), timeframe.as_str(), old.span.start.0));
                 }
             }
-            changed.extend(after.map(|new| CoverageRow::new(text, *timeframe, new, now)));
+            changes.put.extend(after.map(row));
         }
-        (changed, gone)
+        changes
     }
 }
 

@@ -414,7 +414,7 @@ mod tests {
         migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
         connection.batch_execute("SELECT * FROM later").unwrap();
 
-        let backup = beside(&path, ".schema-4.bak");
+        let backup = beside(&path, ".schema-5.bak");
         #[cfg(unix)]
         assert_eq!(
             std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&backup).unwrap().permissions()) & 0o137,
@@ -438,7 +438,7 @@ mod tests {
         for opened in [open(&path), open_read_only(&path)] {
             match opened.map(drop) {
                 Err(StoreError::NewerSchema { found, known, .. }) => {
-                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0004"));
+                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0005"));
                 }
                 other => panic!("{other:?}"),
             }
@@ -483,6 +483,27 @@ mod tests {
                 assert!(matches!(failed, Err(StoreError::NotOurs { .. })), "{failed:?}");
             }
             assert_eq!(fs::read(path).unwrap(), before);
+        }
+    }
+
+    /// `.cargo/config.toml` says so to the compiler of SQLite, and what it says can be passed over without a word.
+    #[test]
+    fn the_bundled_library_is_built_as_meant() {
+        let (_dir, path) = database();
+        let mut connection = open(&path).unwrap();
+        let options = "(SELECT group_concat(compile_options, ' ') FROM pragma_compile_options)";
+        let options: String = diesel::select(sql::<Text>(options)).get_result(&mut connection).unwrap();
+        let has = |option: &str| options.split(' ').any(|built| built.starts_with(option));
+        assert!(has("THREADSAFE=2") && has("DEFAULT_MEMSTATUS=0"), "{options}");
+        for gone in [
+            "ENABLE_MEMORY_MANAGEMENT",
+            "ENABLE_API_ARMOR",
+            "ENABLE_STAT4",
+            "ENABLE_FTS",
+            "ENABLE_RTREE",
+            "SOUNDEX",
+        ] {
+            assert!(!has(gone), "{gone} in {options}");
         }
     }
 
