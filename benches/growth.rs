@@ -10,7 +10,7 @@
 //! its own. On PostgreSQL, where it is installed, it is one connection from the empty tables on, by the clock: there the
 //! server makes its plans while it has seen nothing, and keeps them.
 //!
-//! Databases go where `TMPDIR` says; a year takes 0.7 GB there, and twice as much with PostgreSQL (`-- sqlite` leaves
+//! Databases go where `TMPDIR` says; a year takes 1.4 GB there, and as much again with PostgreSQL (`-- sqlite` leaves
 //! that out). Linux only: it reads `/proc`. Ends with 1 where something grows.
 
 use std::collections::BTreeMap;
@@ -72,6 +72,8 @@ const LIVE: i64 = 200;
 const FETCHED: i64 = 300;
 /// Pairs that lack an hour when questions are asked.
 const HOLES: i64 = 3;
+/// How often all of it is written and asked at each size of a file.
+const ROUNDS: usize = 3;
 /// How often each question is asked.
 const ASKED: usize = 25;
 
@@ -132,8 +134,11 @@ impl Figure {
 
 type Figures = Vec<Figure>;
 
-/// What writing is held against; that it grows is SQLite's matter.
+/// Writing, and what it is held against: with 2,800 items each row has a page of its own, and that the floor grows by that is
+/// SQLite's matter. What must not grow is how many times the floor it is.
+const WRITTEN: &str = "write, three buckets a transaction";
 const FLOOR: &str = "… a bare upsert of the same rows";
+const IN_FLOORS: &str = "… in bare upserts";
 /// Of the rooms without I/O.
 const ITEM: &str = "own memory an item, KiB";
 /// A sum of the whole ledger, which `/metrics` asks for at most every ten seconds: known to grow.
@@ -174,8 +179,9 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
     println!("µs a row on a processor, by the number of items:");
     let most = items[items.len() - 1];
     table(&names, &each);
-    let (memory, costs): (Vec<usize>, Vec<usize>) =
-        (0..each[0].len()).filter(|ix| each[0][*ix].name != FLOOR).partition(|ix| each[0][*ix].name == ITEM);
+    let (memory, costs): (Vec<usize>, Vec<usize>) = (0..each[0].len())
+        .filter(|ix| ![WRITTEN, FLOOR].contains(&each[0][*ix].name.as_str()))
+        .partition(|ix| each[0][*ix].name == ITEM);
     for ix in memory {
         let kib = each[each.len() - 1][ix].value;
         budget.at_most(
@@ -190,17 +196,38 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let names: Vec<String> = weeks.iter().map(|weeks| format!("weeks: {weeks}")).collect();
-    let place = DatabaseUrl::sqlite(dir.path().join("grown.db")).to_string();
+    let place = |name: &str| DatabaseUrl::sqlite(dir.path().join(name)).to_string();
     let mut stored = 0;
-    let each: Vec<Figures> = weeks
+    let filled: Vec<String> = weeks
         .iter()
         .map(|weeks| {
-            child(&["fill", &place, &stored.to_string(), &weeks.to_string()]);
+            child(&["fill", &place("grown.db"), &stored.to_string(), &weeks.to_string()]);
             stored = *weeks;
-            child(&["ask", &place, &weeks.to_string()])
+            let copy = format!("{weeks}.db");
+            copied(dir.path(), "grown.db", &copy);
+            copy
         })
         .collect();
-    println!("\nSQLite, 28 pairs, {}: µs on a processor", size_of(dir.path()));
+    // Each in turn, and the fastest of all rounds: a machine that is slower for a while is so for each.
+    let mut each: Vec<Figures> = Vec::new();
+    for round in 0..ROUNDS {
+        for (ix, (weeks, of)) in weeks.iter().zip(&filled).enumerate() {
+            copied(dir.path(), of, "asked.db");
+            let figures = child(&["ask", &place("asked.db"), &weeks.to_string()]);
+            if round == 0 {
+                each.push(figures);
+                continue;
+            }
+            each[ix]
+                .iter_mut()
+                .zip(figures)
+                .for_each(|(least, figure)| least.value = least.value.min(figure.value));
+        }
+    }
+    println!(
+        "\nSQLite, 28 pairs, {}: µs on a processor",
+        size_of(&dir.path().join(&filled[filled.len() - 1]))
+    );
     table(&names, &each);
     let what = format!("with {} weeks stored, above {}", weeks[weeks.len() - 1], weeks[0]);
     judge(&mut budget, &format!("SQLite {what}"), &each, &bounded(&each), BESIDE_MAX_US);
@@ -264,9 +291,20 @@ fn table(heads: &[String], each: &[Figures]) {
     }
 }
 
-fn size_of(folder: &Path) -> String {
-    let files = std::fs::read_dir(folder).expect("a folder").filter_map(|file| file.ok()?.metadata().ok());
-    format!("{} MiB", files.map(|file| file.len()).sum::<u64>() >> 20)
+fn size_of(file: &Path) -> String {
+    format!("{} MiB", std::fs::metadata(file).expect("a file").len() >> 20)
+}
+
+/// Puts a copy of a database that nobody has open in the place of another.
+fn copied(folder: &Path, from: &str, to: &str) {
+    for suffix in ["", "-wal", "-shm"] {
+        let (from, to) = (folder.join(format!("{from}{suffix}")), folder.join(format!("{to}{suffix}")));
+        // Where there was none, or is none to be copied.
+        let _ = std::fs::remove_file(&to);
+        if from.exists() && suffix != "-shm" {
+            std::fs::copy(&from, &to).expect("a copy");
+        }
+    }
 }
 
 /// What a row costs with so many items.
@@ -310,8 +348,9 @@ fn items(count: usize, commits: usize) -> Figures {
     [
         ("decode", per_row(&decode)),
         ("decode, merge, settle, fold", per_row(&whole)),
-        ("write, three buckets a transaction", store),
+        (WRITTEN, store),
         (FLOOR, floor),
+        (IN_FLOORS, store / floor),
         (ITEM, grown / count as f64),
     ]
     .map(|(name, value)| Figure::new(name, value, 1.0))
@@ -462,14 +501,15 @@ fn ask(store: &mut Store, weeks: i64, of: impl Fn(&Cost) -> Duration, share: f64
         let costs = (0..ASKED).map(|ix| of(&cost(|| question(store, ix)))).collect();
         note(name, 1.0, costs);
     }
-    // Before all that is known, where nothing better stands in its way.
+    // Before all that is known, where nothing better stands in its way: not where the last one was healed either.
+    let hour = -24 * (weeks + 1);
     let old = |state, reason| {
-        let fact = mark(MAJOR_PAIRS[0], -24, -12, state, reason);
+        let fact = mark(MAJOR_PAIRS[0], hour, hour + 12, state, reason);
         [Arc::new(FactBatch { evidence: "restart".into(), facts: vec![fact] })]
     };
     store.commit(&old(State::Missing, Reason::Offline), now).expect("a hole");
     let oldest = store.missing(Timeframe::M5).expect("runs").into_iter().map(|(_, run)| run.span.start).min();
-    assert_eq!(oldest, Some(start_of(-24)), "there is a hole that old");
+    assert_eq!(oldest, Some(start_of(hour)), "there is a hole that old");
     let costs = (0..ASKED).map(|_| {
         of(&cost(|| {
             let pages = pages(store.since_oldest_missing().expect("runs"), &feeds);

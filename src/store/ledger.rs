@@ -512,28 +512,37 @@ pub(super) fn keys(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>
     Ok(keys)
 }
 
-/// The same, looked up instead. What no program of ours has written is not found.
-pub(super) fn keys_looked_up(connection: &mut Connection) -> Result<Vec<(Pair, Timeframe)>, StoreError> {
+/// Start of the newest bar of each pair and timeframe that has one, looked up by the pairs of which anything is known: what no
+/// program of ours has written is not found.
+pub(super) fn newest_bars(
+    connection: &mut Connection,
+) -> Result<Vec<(Pair, Timeframe, Timestamp)>, StoreError> {
     #[derive(QueryableByName)]
-    struct Key {
+    struct Newest {
         #[diesel(sql_type = Text)]
         pair: String,
         #[diesel(sql_type = Text)]
         timeframe: String,
+        #[diesel(sql_type = Nullable<BigInt>)]
+        start: Option<i64>,
     }
     let timeframes = Timeframe::ALL.map(|timeframe| format!("SELECT '{}' AS timeframe", timeframe.as_str()));
+    // One journey to a server, which plans it anew each time. Not `max`, for which a plan of empty tables may walk all of a pair.
     let text = format!(
-        "{KNOWN_PAIRS} SELECT known.pair AS pair, lengths.timeframe AS timeframe \
-         FROM known CROSS JOIN ({}) AS lengths WHERE EXISTS (SELECT 1 FROM coverage AS run \
-         WHERE run.pair = known.pair AND run.timeframe = lengths.timeframe)",
+        "{KNOWN_PAIRS} SELECT known.pair AS pair, lengths.timeframe AS timeframe, \
+         (SELECT candle.timestamp FROM candles AS candle WHERE candle.pair = known.pair \
+         AND candle.timeframe = lengths.timeframe ORDER BY candle.timestamp DESC LIMIT 1) AS start \
+         FROM known CROSS JOIN ({}) AS lengths WHERE known.pair IS NOT NULL",
         timeframes.join(" UNION ALL ")
     );
-    let rows: Vec<Key> =
+    let rows: Vec<Newest> =
         on_backend!(connection, connection => diesel::sql_query(text).get_results(connection))?;
-    let mut keys = rows
-        .iter()
-        .map(|key| Ok((super::rows::pair(&key.pair)?, super::rows::timeframe(&key.timeframe)?)))
-        .collect::<Result<Vec<_>, StoreError>>()?;
-    keys.sort();
-    Ok(keys)
+    let mut newest = Vec::with_capacity(rows.len());
+    for Newest { pair, timeframe, start } in rows {
+        if let Some(start) = start {
+            newest.push((super::rows::pair(&pair)?, super::rows::timeframe(&timeframe)?, Timestamp(start)));
+        }
+    }
+    newest.sort();
+    Ok(newest)
 }

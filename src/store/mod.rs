@@ -816,13 +816,7 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub fn last_bars(&mut self) -> Result<Vec<(Pair, Timeframe, Timestamp)>, StoreError> {
-        let mut last_bars = Vec::new();
-        for (pair, timeframe) in ledger::keys_looked_up(&mut self.connection)? {
-            if let Some(start) = bars::last_start(&mut self.connection, pair, timeframe)? {
-                last_bars.push((pair, timeframe, start));
-            }
-        }
-        Ok(last_bars)
+        ledger::newest_bars(&mut self.connection)
     }
 
     /// Start of the newest bar of one pair and timeframe.
