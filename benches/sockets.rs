@@ -62,8 +62,6 @@ const PEAK_MAX: f64 = 15.0;
 const PEAK_MAX_WITH_HTTP: f64 = 25.0;
 /// A market that ticks each second in every pair, and so has 300 rows a bar.
 const EVERY_SECOND: [&str; 4] = ["--rows-per-bar", "300", "--ticks-per-bar", "300"];
-/// How often the simulator says how many rows it has streamed.
-const ROWS_TOLD_EVERY_S: f64 = 10.0;
 /// Looks at the memory of a run at full speed, of which each third has a median.
 const SAMPLES_MIN: usize = 30;
 /// How often HTTP is asked while it is on.
@@ -197,17 +195,14 @@ struct Stretch {
 
 impl Stretch {
     fn of(pair: &Pair, seconds: u64, what: &str) -> Stretch {
-        let before = (now(), pair.run.cost().on_cpu(), pair.run.cost().wakeups(), pair.rows());
+        let before = (now(), pair.run.cost().on_cpu(), pair.run.cost().wakeups());
         sleep(Duration::from_secs(seconds));
-        let (wall, rows) = ((now() - before.0).as_secs_f64(), pair.rows() - before.3);
+        let wall = (now() - before.0).as_secs_f64();
         let share = 100.0 * (pair.run.cost().on_cpu() - before.1).as_secs_f64() / wall;
         let wakeups_per_s = (pair.run.cost().wakeups() - before.2) as f64 / wall;
         let [resident, own] = ["VmRSS:", "RssAnon:"].map(|key| pair.run.cost().status(key) as f64 / 1024.0);
         let threads = pair.run.cost().status("Threads:");
-        // The simulator says it every ten seconds.
-        let due = 28.0 * (wall - 2.0 * ROWS_TOLD_EVERY_S);
-        assert!(rows as f64 > due, "{rows} rows of {due:.0}");
-        println!("{what}, {wall:.0} s of 28 pairs, {:.2} rows a second each:", rows as f64 / wall / 28.0);
+        println!("{what}, {wall:.0} s of 28 pairs, a row a second each:");
         println!(
             "  {share:.3} % of a core, {wakeups_per_s:.1} wake-ups a second, {threads} threads; resident {resident:.1} MiB, its own {own:.1} MiB"
         );
@@ -231,11 +226,19 @@ fn live(seconds: u64, budget: &mut Budget) {
         println!("  {} answers", asking.end());
     }
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
+    let rows = pair.rows_of_buckets();
     drop(pair);
     let bars =
         counts(&DatabaseUrl::sqlite(dir.path().join(DATABASE))).get(&Timeframe::M5).copied().unwrap_or(0);
     // The candle that was under way at the start lacks its beginning, and the last has not ended.
-    assert!(bars >= 28 * (seconds / 300).saturating_sub(1), "{bars} bars in {seconds} s");
+    let ended = seconds / 300;
+    assert!(bars >= 28 * ended.saturating_sub(1), "{bars} bars in {seconds} s");
+    // A row a second of each pair, but for those before it was subscribed to.
+    let due = 28 * (300 - SETTLE.as_secs());
+    assert!(
+        rows.len() as u64 >= ended && rows.iter().all(|rows| *rows >= due),
+        "{rows:?} rows a bucket, of {due}"
+    );
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
     budget.at_most("… peak resident", peak, most, "MiB");
 }
@@ -273,11 +276,12 @@ impl Pair {
         Pair { run, simulate }
     }
 
-    /// Rows that the simulator has streamed, as it said last.
-    fn rows(&self) -> u64 {
-        let log = fs::read_to_string(&self.simulate.log).expect("a log");
-        let told = log.rsplit_once(" rows=").map_or("", |(_, rest)| rest);
-        told.split_whitespace().next().and_then(|rows| rows.parse().ok()).unwrap_or(0)
+    /// Rows of each bucket that has ended, as `run` says it.
+    fn rows_of_buckets(&self) -> Vec<u64> {
+        let log = fs::read_to_string(&self.run.log).expect("a log");
+        let told = log.lines().filter(|line| line.contains(" collected "));
+        let rows = |line: &str| line.split_once(" rows=")?.1.split(' ').next()?.parse().ok();
+        told.map(|line| rows(line).unwrap_or_else(|| panic!("no rows in {line}"))).collect()
     }
 }
 
