@@ -7,8 +7,8 @@
 //!
 //! *Stored.* A week, a month and a year of 28 pairs are written into SQLite, with breaks of the stream, quiet buckets and
 //! weekends in the ledger, and what `run` writes and asks in its daily work is measured at each size, in a process of
-//! its own. On PostgreSQL, where it is installed, it is one connection from the empty tables on, by the clock: there the
-//! server makes its plans while it has seen nothing, and keeps them.
+//! its own. On PostgreSQL, where it is installed, it is one connection to each from the empty tables on, by the clock: there the
+//! server makes its plans while it has seen nothing, and keeps them. All sizes by turns, three times over.
 //!
 //! Databases go where `TMPDIR` says; a year takes 1.4 GB there, and as much again with PostgreSQL (`-- sqlite` leaves
 //! that out). Linux only: it reads `/proc`. Ends with 1 where something grows.
@@ -72,8 +72,9 @@ const LIVE: i64 = 200;
 const FETCHED: i64 = 300;
 /// Pairs that lack an hour when questions are asked.
 const HOLES: i64 = 3;
-/// How often all of it is written and asked at each size of a file.
-const ROUNDS: usize = 3;
+/// How often all of it is written and asked at each size, and how many buckets later each time.
+const ROUNDS: i64 = 3;
+const ROUND: i64 = 600;
 /// How often each question is asked.
 const ASKED: usize = 25;
 
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
         }
         ["ask", place, weeks] => {
             let before = own_kib();
-            let mut known = ask(&mut open(place), number(weeks) as i64, |cost| cost.cpu, 0.5);
+            let mut known = ask(&mut open(place), number(weeks) as i64, 0, |cost| cost.cpu, 0.5);
             known.push(Figure::new(MEMORY, (own_kib() - before) as f64, 1.0));
             told(&known)
         }
@@ -182,7 +183,7 @@ fn own_kib() -> i64 {
 fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> ExitCode {
     let mut budget = Budget::new();
     let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
-    let each: Vec<Figures> = names.iter().map(|count| child(&["items", count, &commits])).collect();
+    let each = by_turns(names.len(), |_, ix| child(&["items", &names[ix], &commits]));
     println!("µs a row on a processor, by the number of items:");
     let most = items[items.len() - 1];
     table(&names, &each);
@@ -215,22 +216,10 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
             copy
         })
         .collect();
-    // Each in turn, and the fastest of all rounds: a machine that is slower for a while is so for each.
-    let mut each: Vec<Figures> = Vec::new();
-    for round in 0..ROUNDS {
-        for (ix, (weeks, of)) in weeks.iter().zip(&filled).enumerate() {
-            copied(dir.path(), of, "asked.db");
-            let figures = child(&["ask", &place("asked.db"), &weeks.to_string()]);
-            if round == 0 {
-                each.push(figures);
-                continue;
-            }
-            each[ix]
-                .iter_mut()
-                .zip(figures)
-                .for_each(|(least, figure)| least.value = least.value.min(figure.value));
-        }
-    }
+    let each = by_turns(weeks.len(), |_, ix| {
+        copied(dir.path(), &filled[ix], "asked.db");
+        child(&["ask", &place("asked.db"), &weeks[ix].to_string()])
+    });
     println!(
         "\nSQLite, 28 pairs, {}: µs on a processor",
         size_of(&dir.path().join(&filled[filled.len() - 1]))
@@ -247,16 +236,18 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
 
     let settings = ["shared_buffers = 128MB", "max_wal_size = 1GB"];
     if let Some(server) = with_server.then(|| postgres::Server::start(&settings)).flatten() {
-        let mut store = Store::open(&server.url()).expect("a store");
-        // The plans of empty tables are made, and kept.
-        ask(&mut store, 0, |cost| cost.wall, 0.1);
-        let mut stored = 0;
-        let mut each = Vec::new();
-        for weeks in weeks {
-            fill(&mut store, stored, *weeks);
-            stored = *weeks;
-            each.push(ask(&mut store, *weeks, |cost| cost.wall, 0.1));
-        }
+        let mut stores: Vec<Store> = weeks
+            .iter()
+            .map(|weeks| {
+                let mut store = Store::open(&server.url()).expect("a store");
+                // The plans of empty tables are made, and kept.
+                ask(&mut store, 0, 0, |cost| cost.wall, 0.1);
+                fill(&mut store, 0, *weeks);
+                store
+            })
+            .collect();
+        let each =
+            by_turns(weeks.len(), |round, ix| ask(&mut stores[ix], weeks[ix], round, |cost| cost.wall, 0.1));
         println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
         table(&names, &each);
         judge(&mut budget, &format!("PostgreSQL {what}"), &each, &bounded(&each), |name| {
@@ -266,6 +257,25 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
         budget.not_measured(&format!("PostgreSQL {what}"), "there is no server");
     }
     budget.end()
+}
+
+/// Measures every size so many times, in turn, and keeps the least of each figure: a machine that is slower for a while is so for
+/// all of them.
+fn by_turns(sizes: usize, mut measure: impl FnMut(i64, usize) -> Figures) -> Vec<Figures> {
+    let mut each: Vec<Figures> = Vec::new();
+    for round in 0..ROUNDS {
+        for ix in 0..sizes {
+            let figures = measure(round, ix);
+            match each.get_mut(ix) {
+                None => each.push(figures),
+                Some(known) => known
+                    .iter_mut()
+                    .zip(figures)
+                    .for_each(|(least, figure)| least.value = least.value.min(figure.value)),
+            }
+        }
+    }
+    each
 }
 
 /// The places of what must not grow with what is stored; memory has a bound of its own.
@@ -424,14 +434,14 @@ fn mark(pair: Pair, from: i64, to: i64, state: State, reason: Reason) -> Fact {
 type Question<'a> = &'a mut dyn FnMut(&mut Store, usize);
 
 /// What is written and asked in daily work when so many weeks are stored, µs each.
-fn ask(store: &mut Store, weeks: i64, of: impl Fn(&Cost) -> Duration, share: f64) -> Figures {
+fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration, share: f64) -> Figures {
     let mut figures = Figures::new();
     let mut note = |name: &str, each: f64, mut costs: Vec<Duration>| {
         costs.sort();
         figures.push(Figure::new(name, at(&costs, share).as_secs_f64() * 1e6 / each, each));
     };
     // In the last weekend, which the next weeks lie behind: two markets trade on, one misses an hour of it.
-    let end = if weeks == 0 { 0 } else { (weeks - 1) * WEEK + TRADED };
+    let end = if weeks == 0 { 0 } else { (weeks - 1) * WEEK + TRADED } + round * ROUND;
     let now = start_of(end + LIVE);
     let calendar = Arc::new(Calendar::forex());
     let hours = calendar.runs(start_of(end - WEEK)..start_of(end + 2 * WEEK)).into_iter();
@@ -525,7 +535,7 @@ fn ask(store: &mut Store, weeks: i64, of: impl Fn(&Cost) -> Duration, share: f64
         note(name, 1.0, costs);
     }
     // Before all that is known, where nothing better stands in its way: not where the last one was healed either.
-    let hour = -24 * (weeks + 1);
+    let hour = -24 * (weeks + round + 1);
     let old = |state, reason| {
         let fact = mark(MAJOR_PAIRS[0], hour, hour + 12, state, reason);
         [Arc::new(FactBatch { evidence: "restart".into(), facts: vec![fact] })]

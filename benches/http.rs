@@ -107,11 +107,11 @@ fn fill(url: &DatabaseUrl, bars: i64) {
     }
 }
 
-/// How long it takes to read the last 100 bars of a pair, at the median of all pairs, ten times over.
+/// How long it takes to read the last 100 bars of a pair, at the median of all pairs, over and over for about a second.
 fn in_process(url: &DatabaseUrl) -> Duration {
     let mut store = Store::open_read_only(url).expect("a database");
     let query = BarQuery { count: Some(100), ..BarQuery::default() };
-    let mut times: Vec<Duration> = (0..10)
+    let mut times: Vec<Duration> = (0..400)
         .flat_map(|_| MAJOR_PAIRS)
         .map(|pair| time(|| assert_eq!(store.bars(pair, Timeframe::M5, &query).expect("bars").len(), 100)))
         .collect();
