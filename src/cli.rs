@@ -700,10 +700,10 @@ pub struct Simulate {
     /// Distance of ask from bid where the recording has bids only
     #[arg(long, default_value_t = 1.5, value_parser = parse_pips, value_name = "PIPS")]
     pub spread_pips: f64,
-    /// Stream rows for each 5-minute candle [default: 300 made up, one a second; 5 replayed]
+    /// Stream at most so many rows for each 5-minute candle, 1 to 300: one where ticks came since the last [default: 300 made up; 5 replayed]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=300), value_name = "ROWS")]
     pub rows_per_bar: Option<u32>,
-    /// Ticks of each 5-minute candle made up, spread evenly: 300 are one a second [default: as many as the time of the day has]
+    /// Ticks of each 5-minute candle made up, 1 to 1200, spread evenly: 300 are one a second [default: as many as the time of the day has]
     #[arg(
         long, value_parser = clap::value_parser!(u32).range(1..=i64::from(TICKS_PER_BAR_MAX)), value_name = "TICKS",
         conflicts_with = "replay"

@@ -256,7 +256,17 @@ fn migrate<M: MigrationSource<Sqlite>>(
         .map_err(|failed| match failed {
             Failed::Statement(error) => in_opening(path, error),
             Failed::Migration(why) => unopenable(path, format!("its migration failed: {why}")),
-        })
+        })?;
+    if let (Some(from), Some(to)) = (applied.last(), known.last()) {
+        let copy = backup_of(path, from);
+        log::info!(database:% = path.display(), from = number(from), to = number(to), copy:% = copy.display(); "schema migrated");
+    }
+    Ok(())
+}
+
+/// Where the copy of before a migration from this version lies.
+fn backup_of(path: &Path, version: &str) -> PathBuf {
+    beside(path, &format!(".schema-{}.bak", number(version)))
 }
 
 /// Why a migration's transaction was undone.
@@ -272,9 +282,8 @@ impl From<diesel::result::Error> for Failed {
 }
 
 fn back_up(connection: &mut SqliteConnection, path: &Path, version: &str) -> Result<(), StoreError> {
-    let number = number(version);
-    let backup = beside(path, &format!(".schema-{number}.bak"));
-    let half_done = beside(path, &format!(".schema-{number}.tmp"));
+    let backup = backup_of(path, version);
+    let half_done = beside(path, &format!(".schema-{}.tmp", number(version)));
     let failed = |why: &dyn std::fmt::Display| {
         unopenable(path, format!("its copy before the migration, {}, failed: {why}", backup.display()))
     };

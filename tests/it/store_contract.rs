@@ -488,6 +488,25 @@ fn runs_join_and_survive_a_restart() {
 }
 
 #[test]
+fn a_run_that_is_told_of_anew_is_what_was_told_last() {
+    on_each_database(|url| {
+        let mut store = Store::open(url).unwrap();
+        commit(&mut store, batch("session 1", [marked(0..3, State::Quiet, Reason::LaterRow)]), NOW);
+        let told = batch("allowance 9", [marked(0..4, State::Quiet, Reason::NotInRest)]);
+        commit(&mut store, told, NOW.plus(60));
+        let runs = store.coverage(eur(), Timeframe::M5, NOON..NOON.plus(12 * 300)).unwrap();
+        let run = Run {
+            span: NOON..NOON.plus(4 * 300),
+            state: State::Quiet,
+            reason: Reason::NotInRest,
+            evidence: "allowance 9".into(),
+        };
+        assert_eq!(runs, [run]);
+        assert_eq!(store.missing(Timeframe::M5).unwrap(), []);
+    });
+}
+
+#[test]
 fn runs_join_where_buckets_of_two_timeframes_do_not_nest() {
     on_each_database(|url| {
         let mut store = Store::open(url).unwrap();

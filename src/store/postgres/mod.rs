@@ -303,7 +303,11 @@ fn migrate<M: MigrationSource<Pg>>(
     outcome.map_err(|Undone(error)| match error {
         StoreError::Statement(error) => unopenable(place, error),
         error => error,
-    })
+    })?;
+    if let (Some(from), Some(to)) = (applied.last(), known.last()) {
+        log::info!(database = place, from = number(from), to = number(to); "schema migrated, with a copy of before in a schema of its own");
+    }
+    Ok(())
 }
 
 /// A source of migrations that is wanted again after it was used.
