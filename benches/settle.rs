@@ -96,11 +96,12 @@ fn odd_rows() {
     let at = |bucket: i64| (START + bucket * 300) * 1_000;
     let messages = [
         (1..=4).map(|ix| first(ix, 0)).collect::<String>() + "PROBE\r\nCONF,1,unlimited,filtered\r\n",
-        // Unchanged fields in a run, nulls and what follows them, an end, lines of no use, codes, a falling count.
+        // Unchanged fields in a run, nulls and what follows them, an end, lines of no use, codes, a falling count, one of zero.
         "U,1,1,|2|2|^4|11002|^4\r\nU,2,1,|||||#||||||\nU,2,1,||3|1||||||||\r\nHELLO\r\n".to_owned(),
         "U,2,1,||4|||11004||||||\r\nU,2,1,||5|1||||||||\r\nU,3,1,||9|||||||||\r\nU,3,1,||8|||||||||\r\n"
             .to_owned(),
-        "U,1,1,|3|3|1|%31%31000|11002.5|^6\r\nU,3,1,||7|1||||||||\r\nU,4,1,||2|1||||||||\r\n\r\n".to_owned(),
+        "U,1,1,|3|3|1|%31%31000|11002.5|^6\r\nU,3,1,||7|1||||||||\r\nU,4,1,||0|1||||||||\r\n".to_owned(),
+        "U,4,1,||2|1||||||||\r\n\r\n".to_owned(),
         // What cannot be read, a jump, disorder, and a good row again.
         format!("U,1,1,{}|1|1|0||||many||||\r\nU,1,1,|||||||11001||||\r\n", at(1)),
         "U,1,1,|||||||1.1||||\r\nU,1,1,|||||||11005||||\r\nU,1,1,||6|1||||11002||||\r\nSYNC,5\r\n".to_owned(),

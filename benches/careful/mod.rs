@@ -200,8 +200,12 @@ impl Careful {
                         let ticks;
                         (ticks, at) = number(bytes, at)?;
                         item.ticks = u32::try_from(ticks).ok()?;
-                        item.missing &= !TICKS;
-                        item.needed |= TICKS;
+                        if item.ticks == 0 {
+                            item.missing |= TICKS;
+                        } else {
+                            item.missing &= !TICKS;
+                            item.needed |= TICKS;
+                        }
                     }
                     3 => {
                         item.closed = match bytes[at] {
@@ -505,6 +509,9 @@ impl Item {
             1 => {}
             2 => {
                 self.ticks = text.parse().ok()?;
+                if self.ticks == 0 {
+                    return Some(());
+                }
                 self.needed |= TICKS;
             }
             3 => self.closed = text.parse::<u8>().ok().filter(|flag| *flag <= 1 && text.len() == 1)? == 1,

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | a price in points | divided exactly, by the scale that the item's first price shows |
 //! | null (`#`) or empty (`$`) | the field has no value: no candle until it has one again; a tick count only where the item never had one |
+//! | a tick count of 0 | as null: what has prices had a tick |
 //! | `NaN`, `inf`, `1e5`, words, two points, twenty digits | unreadable: held back, the field has no value |
 //! | zero, negative, above ten million | as unreadable: nothing trades there |
 //! | a time, count or flag that is none | as unreadable |
@@ -273,7 +274,7 @@ impl ChartItem {
         }
         let Row { candle, missing } = &mut self.row;
         match (field, digits::whole_within(text.as_bytes(), start, end)) {
-            (TICK_COUNT, Some(ticks)) if ticks <= u64::from(u32::MAX) => {
+            (TICK_COUNT, Some(ticks)) if (1..=u64::from(u32::MAX)).contains(&ticks) => {
                 candle.ticks = ticks as u32;
                 *missing &= !bit(TICK_COUNT);
                 self.needed |= bit(TICK_COUNT);
@@ -313,7 +314,8 @@ impl ChartItem {
             TICK_COUNT => {
                 row.candle.ticks = 0;
                 row.missing |= bit(TICK_COUNT);
-                if let Some(ticks) = number(text)? {
+                // A candle that has prices had a tick.
+                if let Some(ticks) = number(text)?.filter(|ticks| *ticks > 0) {
                     row.candle.ticks = ticks;
                     row.missing &= !bit(TICK_COUNT);
                     self.needed |= bit(TICK_COUNT);
@@ -479,9 +481,12 @@ mod tests {
         assert!(counts.apply(&row(FIRST)).unwrap().is_some());
         assert_eq!(counts.apply(&row("||#|1||||||||")).unwrap(), None);
         assert_eq!(counts.apply(&row("||18|||||||||")).unwrap().unwrap().ticks, 18);
-        let mut never = item();
-        let uncounted = FIRST.replacen("|17|17|", "|#|#|", 1);
-        assert_eq!(never.apply(&row(&uncounted)).unwrap().unwrap().ticks, 0);
+        assert_eq!(counts.apply(&row("||0|1||||||||")).unwrap(), None);
+        for none in ["#", "0"] {
+            let mut never = item();
+            let uncounted = FIRST.replacen("|17|17|", &format!("|{none}|{none}|"), 1);
+            assert_eq!(never.apply(&row(&uncounted)).unwrap().unwrap().ticks, 0);
+        }
     }
 
     #[test]

@@ -106,6 +106,8 @@ impl Plain {
             self.fields[field] = text.clone().filter(|text| self.can_read(field, text));
             is_readable &= self.fields[field] == text;
         }
+        // No tick is no count.
+        self.fields[2].take_if(|text| text.parse() == Ok(0_u32));
         self.counts |= self.fields[2].is_some();
         if !is_readable {
             return Err(ChartFault::Unreadable);
