@@ -82,10 +82,8 @@ const ASKED: usize = 25;
 /// transaction, since a short one differs by as much on a busy machine.
 const FACTOR_MAX: f64 = 1.5;
 const BESIDE_MAX_US: f64 = 40.0;
-/// The same for a server, whose answers wait for a processor that others have; and of each place in an index that a question
-/// looks up, since with a year the index is a level deeper and not all of it at hand.
+/// The same for a server, whose answers wait for a processor that others have.
 const SERVER_BESIDE_MAX_US: f64 = 300.0;
-const SERVER_LOOKUP_MAX_US: f64 = 25.0;
 /// Memory that may come on top with a year, and an item's, KiB.
 const GROWN_MAX_KIB: f64 = 1_024.0;
 const ITEM_MAX_KIB: f64 = 8.0;
@@ -137,10 +135,9 @@ impl Figure {
 
 type Figures = Vec<Figure>;
 
-/// Writing, and what it is held against: with 2,800 items each row has a page of its own, and that the floor grows by that is
-/// SQLite's matter. What must not grow is how many times the floor it is.
-const WRITTEN: &str = "write, three buckets a transaction";
+/// What writing is held against; that it grows is SQLite's matter.
 const FLOOR: &str = "… a bare upsert of the same rows";
+/// How many times the floor writing is: that must not grow either.
 const IN_FLOORS: &str = "… in bare upserts";
 /// Of the rooms without I/O.
 const ITEM: &str = "own memory an item, KiB";
@@ -148,11 +145,6 @@ const ITEM: &str = "own memory an item, KiB";
 const BY_STATE: &str = "buckets by state (walks the ledger)";
 /// The plan rests on all that is known since the oldest hole, and so does what it costs.
 const OLD_HOLE: &str = "the same, with a hole before the first week";
-/// Questions that look up many places.
-const ENDS: &str = "where the ledger ends";
-const ALL_PAIRS: &str = "the ledger of all pairs, last day";
-const NEWEST: &str = "the newest bar of each";
-const FRESHNESS: &str = "freshness";
 /// A process's own memory, beside figures in µs.
 const MEMORY: &str = "own memory, KiB";
 
@@ -187,9 +179,8 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
     println!("µs a row on a processor, by the number of items:");
     let most = items[items.len() - 1];
     table(&names, &each);
-    let (memory, costs): (Vec<usize>, Vec<usize>) = (0..each[0].len())
-        .filter(|ix| ![WRITTEN, FLOOR].contains(&each[0][*ix].name.as_str()))
-        .partition(|ix| each[0][*ix].name == ITEM);
+    let (memory, costs): (Vec<usize>, Vec<usize>) =
+        (0..each[0].len()).filter(|ix| each[0][*ix].name != FLOOR).partition(|ix| each[0][*ix].name == ITEM);
     for ix in memory {
         let kib = each[each.len() - 1][ix].value;
         budget.at_most(
@@ -200,7 +191,7 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
         );
     }
     let what = format!("a row of {most} items, above one of {}", items[0]);
-    judge(&mut budget, &what, &each, &costs, |_| 0.0);
+    judge(&mut budget, &what, &each, &costs, 0.0);
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let names: Vec<String> = weeks.iter().map(|weeks| format!("weeks: {weeks}")).collect();
@@ -226,7 +217,7 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
     );
     table(&names, &each);
     let what = format!("with {} weeks stored, above {}", weeks[weeks.len() - 1], weeks[0]);
-    judge(&mut budget, &format!("SQLite {what}"), &each, &bounded(&each), |_| BESIDE_MAX_US);
+    judge(&mut budget, &format!("SQLite {what}"), &each, &bounded(&each), BESIDE_MAX_US);
     let own = each
         .iter()
         .map(|figures| figures.iter().find(|figure| figure.name == MEMORY).map_or(0.0, |own| own.value));
@@ -250,9 +241,7 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
             by_turns(weeks.len(), |round, ix| ask(&mut stores[ix], weeks[ix], round, |cost| cost.wall, 0.1));
         println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
         table(&names, &each);
-        judge(&mut budget, &format!("PostgreSQL {what}"), &each, &bounded(&each), |name| {
-            SERVER_BESIDE_MAX_US + SERVER_LOOKUP_MAX_US * lookups(name)
-        });
+        judge(&mut budget, &format!("PostgreSQL {what}"), &each, &bounded(&each), SERVER_BESIDE_MAX_US);
     } else if with_server {
         budget.not_measured(&format!("PostgreSQL {what}"), "there is no server");
     }
@@ -284,25 +273,11 @@ fn bounded(each: &[Figures]) -> Vec<usize> {
     (0..each[0].len()).filter(bounded).collect()
 }
 
-/// How many places in an index a question looks up.
-fn lookups(question: &str) -> f64 {
-    let pairs = MAJOR_PAIRS.len() as f64;
-    match question {
-        // Of each pair the next one, and its end; or its span's run before, and the runs from there.
-        ENDS | ALL_PAIRS => 2.0 * pairs,
-        // The next pair, and each length.
-        NEWEST => (1 + Timeframe::ALL.len()) as f64 * pairs,
-        // Of both lengths: bar, run, missing runs, opening, end, what follows it.
-        FRESHNESS => 2.0 * 6.0 * pairs,
-        _ => 1.0,
-    }
-}
-
 /// Judges by what has grown most from the first size to the last. What it may come to `beside` the first counts as nothing.
-fn judge(budget: &mut Budget, what: &str, each: &[Figures], places: &[usize], beside: impl Fn(&str) -> f64) {
+fn judge(budget: &mut Budget, what: &str, each: &[Figures], places: &[usize], beside: f64) {
     let growth = |ix: usize| {
         let (first, last) = (&each[0][ix], &each[each.len() - 1][ix]);
-        let counts = last.value > first.value + beside(&last.name) / first.rows;
+        let counts = last.value > first.value + beside / first.rows;
         (if counts { last.value / first.value } else { 1.0 }, last.name.as_str())
     };
     let (factor, name) =
@@ -381,7 +356,7 @@ fn items(count: usize, commits: usize) -> Figures {
     [
         ("decode", per_row(&decode)),
         ("decode, merge, settle, fold", per_row(&whole)),
-        (WRITTEN, store),
+        ("write, three buckets a transaction", store),
         (FLOOR, floor),
         (IN_FLOORS, store / floor),
         (ITEM, grown / count as f64),
@@ -510,14 +485,14 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
             let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
             drop(store.coverage(pair, Timeframe::M5, a_day.clone()).expect("runs"));
         }),
-        (ALL_PAIRS, &mut |store, _| {
+        ("the ledger of all pairs, last day", &mut |store, _| {
             drop(store.coverage_of_each(&stretches).expect("runs"));
         }),
         ("the ledger of a pair, an hour long ago", &mut |store, ix| {
             let pair = MAJOR_PAIRS[ix % MAJOR_PAIRS.len()];
             drop(store.coverage_of_each(&[(pair, Timeframe::M5, START..start_of(12))]).expect("runs"));
         }),
-        (ENDS, &mut |store, _| drop(store.covered_to(Timeframe::M5).expect("ends"))),
+        ("where the ledger ends", &mut |store, _| drop(store.covered_to(Timeframe::M5).expect("ends"))),
         ("what is missing", &mut |store, _| drop(store.missing(Timeframe::M5).expect("runs"))),
         ("all since the oldest missing, and the plan", &mut |store, _| {
             let pages = pages(store.since_oldest_missing().expect("runs"), &feeds);
@@ -525,8 +500,8 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
             let plan = plan(&pages, &Attempts::default(), &purse, &terms, now);
             assert!(weeks == 0 || plan.points() > 0, "three pairs lack an hour");
         }),
-        (FRESHNESS, &mut |store, _| drop(store.freshness().expect("rows"))),
-        (NEWEST, &mut |store, _| drop(store.last_bars().expect("starts"))),
+        ("freshness", &mut |store, _| drop(store.freshness().expect("rows"))),
+        ("the newest bar of each", &mut |store, _| drop(store.last_bars().expect("starts"))),
         (BY_STATE, &mut |store, _| drop(store.buckets_by_state(Timeframe::M5).expect("counts"))),
         ("highest number", &mut |store, _| _ = store.last_seq().expect("a number")),
     ];
