@@ -11,7 +11,7 @@
 //! server makes its plans while it has seen nothing, and keeps them. All sizes by turns, three times over.
 //!
 //! Databases go where `TMPDIR` says; a year takes 1.4 GB there, and as much again with PostgreSQL (`-- sqlite` leaves
-//! that out). Linux only: it reads `/proc`. Ends with 1 where something grows.
+//! that out, `-- postgres` all else). Linux only: it reads `/proc`. Ends with 1 where something grows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -103,10 +103,11 @@ fn main() -> ExitCode {
             known.push(Figure::new(MEMORY, (own_kib() - before) as f64, 1.0));
             told(&known)
         }
-        [] => all(&ITEMS, &WEEKS, COMMITS, true),
-        ["sqlite"] => all(&ITEMS, &WEEKS, COMMITS, false),
-        ["--test"] => all(&[28, 280], &[1], 2, false),
-        _ => panic!("nothing, or sqlite"),
+        [] => judged(&[of_items, in_a_file, on_a_server], &SCALE),
+        ["sqlite"] => judged(&[of_items, in_a_file], &SCALE),
+        ["postgres"] => judged(&[on_a_server], &SCALE),
+        ["--test"] => judged(&[of_items, in_a_file], &Scale { items: &[28, 280], weeks: &[1], commits: 2 }),
+        _ => panic!("nothing, sqlite or postgres"),
     }
 }
 
@@ -172,8 +173,22 @@ fn own_kib() -> i64 {
     process::Process(std::process::id()).status("RssAnon:") as i64
 }
 
-fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> ExitCode {
+/// How far it goes.
+struct Scale {
+    items: &'static [usize],
+    weeks: &'static [i64],
+    commits: usize,
+}
+
+const SCALE: Scale = Scale { items: &ITEMS, weeks: &WEEKS, commits: COMMITS };
+
+fn judged(parts: &[fn(&Scale, &mut Budget)], scale: &Scale) -> ExitCode {
     let mut budget = Budget::new();
+    parts.iter().for_each(|part| part(scale, &mut budget));
+    budget.end()
+}
+
+fn of_items(&Scale { items, commits, .. }: &Scale, budget: &mut Budget) {
     let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
     let each = by_turns(names.len(), |_, ix| child(&["items", &names[ix], &commits]));
     println!("µs a row on a processor, by the number of items:");
@@ -191,10 +206,20 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
         );
     }
     let what = format!("a row of {most} items, above one of {}", items[0]);
-    judge(&mut budget, &what, &each, &costs, 0.0);
+    judge(budget, &what, &each, &costs, 0.0);
+}
 
+fn by_weeks(weeks: &[i64]) -> Vec<String> {
+    weeks.iter().map(|weeks| format!("weeks: {weeks}")).collect()
+}
+
+fn most_above_least(weeks: &[i64]) -> String {
+    format!("with {} weeks stored, above {}", weeks[weeks.len() - 1], weeks[0])
+}
+
+fn in_a_file(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let names: Vec<String> = weeks.iter().map(|weeks| format!("weeks: {weeks}")).collect();
+    let names = by_weeks(weeks);
     let place = |name: &str| DatabaseUrl::sqlite(dir.path().join(name)).to_string();
     let mut stored = 0;
     let filled: Vec<String> = weeks
@@ -216,17 +241,19 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
         size_of(&dir.path().join(&filled[filled.len() - 1]))
     );
     table(&names, &each);
-    let what = format!("with {} weeks stored, above {}", weeks[weeks.len() - 1], weeks[0]);
-    judge(&mut budget, &format!("SQLite {what}"), &each, &bounded(&each), BESIDE_MAX_US);
+    let what = most_above_least(weeks);
+    judge(budget, &format!("SQLite {what}"), &each, &bounded(&each), BESIDE_MAX_US);
     let own = each
         .iter()
         .map(|figures| figures.iter().find(|figure| figure.name == MEMORY).map_or(0.0, |own| own.value));
     let own: Vec<f64> = own.collect();
     budget.at_most(&format!("own memory {what}"), own[own.len() - 1] - own[0], GROWN_MAX_KIB, "KiB");
-    drop(dir);
+}
 
+fn on_a_server(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
+    let what = format!("PostgreSQL {}", most_above_least(weeks));
     let settings = ["shared_buffers = 128MB", "max_wal_size = 1GB"];
-    if let Some(server) = with_server.then(|| postgres::Server::start(&settings)).flatten() {
+    if let Some(server) = postgres::Server::start(&settings) {
         let mut stores: Vec<Store> = weeks
             .iter()
             .map(|weeks| {
@@ -240,12 +267,11 @@ fn all(items: &[usize], weeks: &[i64], commits: usize, with_server: bool) -> Exi
         let each =
             by_turns(weeks.len(), |round, ix| ask(&mut stores[ix], weeks[ix], round, |cost| cost.wall, 0.1));
         println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
-        table(&names, &each);
-        judge(&mut budget, &format!("PostgreSQL {what}"), &each, &bounded(&each), SERVER_BESIDE_MAX_US);
-    } else if with_server {
-        budget.not_measured(&format!("PostgreSQL {what}"), "there is no server");
+        table(&by_weeks(weeks), &each);
+        judge(budget, &what, &each, &bounded(&each), SERVER_BESIDE_MAX_US);
+    } else {
+        budget.not_measured(&what, "there is no server");
     }
-    budget.end()
 }
 
 /// Measures every size so many times, in turn, and keeps the least of each figure: a machine that is slower for a while is so for

@@ -42,37 +42,54 @@ const KNOWN_PAIRS: &str = "WITH RECURSIVE known (pair) AS (SELECT min(pair) FROM
     SELECT (SELECT min(later.pair) FROM coverage AS later WHERE later.pair > known.pair) FROM known \
     WHERE known.pair IS NOT NULL)";
 
+/// The same for a query of a server that looks for the newest run of each: whatever of a page of an index lies within the bounds of
+/// a search, the server takes down before it hands out the first. So it looks in the last week of all first, table `recent`.
+const RECENT: &str = ", recent (from_ts) AS MATERIALIZED \
+    (SELECT newest.to_ts - 604800 FROM coverage AS newest ORDER BY newest.to_ts DESC LIMIT 1)";
+
 /// By pair, the end of the last run of a timeframe. A file keeps it prepared, since it is found by its type; a server
 /// plans it anew: what it had planned while the ledger was empty would walk all of that.
 #[derive(QueryId)]
 struct Ends(&'static str);
 
 impl Ends {
-    fn write<'b, DB>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()>
+    /// The end of the last run, of those where `and` holds too.
+    fn last<'b, DB>(&'b self, and: &str, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<Text>,
         str: ToSql<Text, DB>,
     {
-        out.push_sql(KNOWN_PAIRS);
         out.push_sql(
-            " SELECT known.pair, (SELECT run.to_ts FROM coverage AS run WHERE run.pair = known.pair AND run.timeframe = ",
+            "(SELECT run.to_ts FROM coverage AS run WHERE run.pair = known.pair AND run.timeframe = ",
         );
         out.push_bind_param::<Text, _>(self.0)?;
-        out.push_sql(" ORDER BY run.from_ts DESC LIMIT 1) FROM known WHERE known.pair IS NOT NULL");
+        out.push_sql(and);
+        out.push_sql(" ORDER BY run.from_ts DESC LIMIT 1)");
         Ok(())
     }
 }
 
 impl QueryFragment<Sqlite> for Ends {
-    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        self.write(out)
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql(KNOWN_PAIRS);
+        out.push_sql(" SELECT known.pair, ");
+        self.last("", out.reborrow())?;
+        out.push_sql(" FROM known WHERE known.pair IS NOT NULL");
+        Ok(())
     }
 }
 
 impl QueryFragment<Pg> for Ends {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
-        self.write(out)
+        out.push_sql(KNOWN_PAIRS);
+        out.push_sql(RECENT);
+        out.push_sql(" SELECT known.pair, COALESCE(");
+        self.last(" AND run.from_ts >= (SELECT recent.from_ts FROM recent)", out.reborrow())?;
+        out.push_sql(", ");
+        self.last("", out.reborrow())?;
+        out.push_sql(") FROM known WHERE known.pair IS NOT NULL");
+        Ok(())
     }
 }
 

@@ -186,9 +186,13 @@ impl Wanted<BigInt> {
     pub(super) const FROM: Self = Wanted { name: "wanted.from_ts", kind: PhantomData };
     pub(super) const TO: Self = Wanted { name: "wanted.to_ts", kind: PhantomData };
     /// Where the last run of the ledger begins that begins before the span; runs are disjoint, so no earlier one
-    /// reaches it.
+    /// reaches it. Looked for in the week before it first: whatever of a page of the index lies within the bounds, the server takes
+    /// down before it hands out the first.
     pub(super) const RUN_BEFORE: Self = Wanted {
         name: "COALESCE((SELECT MAX(earlier.from_ts) FROM coverage AS earlier WHERE earlier.pair = wanted.pair \
+               AND earlier.timeframe = wanted.timeframe AND earlier.from_ts < wanted.from_ts \
+               AND earlier.from_ts >= GREATEST(wanted.from_ts, 0) - 604800), \
+               (SELECT MAX(earlier.from_ts) FROM coverage AS earlier WHERE earlier.pair = wanted.pair \
                AND earlier.timeframe = wanted.timeframe AND earlier.from_ts < wanted.from_ts), wanted.from_ts)",
         kind: PhantomData,
     };

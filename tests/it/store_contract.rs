@@ -655,6 +655,14 @@ fn what_is_known_of_a_stretch_is_found_however_long_ago_it_was() {
                 assert_eq!(store.coverage(*pair, Timeframe::M5, around.clone()).unwrap().len(), 1);
             }
         }
+
+        // Where one goes on and the others do not, they end where they did.
+        let later = 70 * DAY..70 * DAY + 9;
+        let facts = [mark(pairs[3], Timeframe::M5, later.clone(), State::Closed, Reason::Calendar)];
+        commit(&mut store, batch("later", facts), NOW);
+        let mut expected = ends;
+        expected.insert(pairs[3], at(later.end));
+        assert_eq!(store.covered_to(Timeframe::M5).unwrap(), expected);
     });
 }
 

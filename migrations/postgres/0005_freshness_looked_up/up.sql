@@ -26,18 +26,31 @@ CROSS JOIN LATERAL (
         newest.timestamp + CAST(watched.timeframe AS BIGINT) * 60 AS bucket_ts
     OFFSET 0
 ) AS next
--- The run that holds the next bucket, or ends at it, or the last before it: runs do not overlap.
-LEFT JOIN LATERAL (
-    SELECT run.from_ts FROM coverage AS run
-    WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts <= next.bucket_ts
-    ORDER BY run.from_ts DESC LIMIT 1
-) AS held ON TRUE
+-- The run that holds the next bucket, or ends at it, or the last before it: runs do not overlap. Looked for in the last week first, for
+-- what lies within the bounds of a search is taken down from a page of the index before any of it is handed out.
+CROSS JOIN LATERAL (
+    SELECT COALESCE(
+        (
+            SELECT run.from_ts FROM coverage AS run
+            WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts <= next.bucket_ts
+                AND run.from_ts > next.bucket_ts - 604800
+            ORDER BY run.from_ts DESC LIMIT 1
+        ),
+        (
+            SELECT run.from_ts FROM coverage AS run
+            WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts <= next.bucket_ts
+            ORDER BY run.from_ts DESC LIMIT 1
+        ),
+        0
+    ) AS from_ts
+    OFFSET 0
+) AS held
 CROSS JOIN LATERAL (
     SELECT MIN(due.due_ts) AS due_ts FROM (
         -- Known to be without its bar.
         SELECT GREATEST(run.from_ts, next.bucket_ts) AS due_ts
         FROM coverage AS run
-        WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= COALESCE(held.from_ts, 0)
+        WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= held.from_ts
             AND run.to_ts > next.bucket_ts AND run.state IN ('missing', 'lost')
         UNION ALL
         -- The market trades at once, or opens, in a bucket that the ledger does not reach.
@@ -49,7 +62,7 @@ CROSS JOIN LATERAL (
         ) AS opening
         WHERE NOT EXISTS (
             SELECT 1 FROM coverage AS run
-            WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= COALESCE(held.from_ts, 0)
+            WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= held.from_ts
                 AND run.from_ts <= opening.due_ts AND run.to_ts > opening.due_ts
             OFFSET 0
         )
@@ -59,7 +72,7 @@ CROSS JOIN LATERAL (
         FROM coverage AS run
         JOIN market_hours AS hours
             ON hours.calendar = watched.calendar AND hours.from_ts <= run.to_ts AND hours.to_ts > run.to_ts
-        WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= COALESCE(held.from_ts, 0)
+        WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts >= held.from_ts
             AND run.to_ts >= next.bucket_ts
             AND NOT EXISTS (
                 SELECT 1 FROM coverage AS beyond
