@@ -42,10 +42,9 @@ const KNOWN_PAIRS: &str = "WITH RECURSIVE known (pair) AS (SELECT min(pair) FROM
     SELECT (SELECT min(later.pair) FROM coverage AS later WHERE later.pair > known.pair) FROM known \
     WHERE known.pair IS NOT NULL)";
 
-/// The same for a query of a server that looks for the newest run of each: whatever of a page of an index lies within the bounds of
-/// a search, the server takes down before it hands out the first. So it looks in the last week of all first, table `recent`.
-const RECENT: &str = ", recent (from_ts) AS MATERIALIZED \
-    (SELECT newest.to_ts - 604800 FROM coverage AS newest ORDER BY newest.to_ts DESC LIMIT 1)";
+/// Of a run: it begins in the week before the ledger's end. See [`Wanted::RUN_BEFORE`].
+const IN_THE_LAST_WEEK: &str = " AND run.from_ts >= \
+    (SELECT GREATEST(newest.to_ts, 0) - 604800 FROM coverage AS newest ORDER BY newest.to_ts DESC LIMIT 1)";
 
 /// By pair, the end of the last run of a timeframe. A file keeps it prepared, since it is found by its type; a server
 /// plans it anew: what it had planned while the ledger was empty would walk all of that.
@@ -83,9 +82,8 @@ impl QueryFragment<Pg> for Ends {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         out.push_sql(KNOWN_PAIRS);
-        out.push_sql(RECENT);
         out.push_sql(" SELECT known.pair, COALESCE(");
-        self.last(" AND run.from_ts >= (SELECT recent.from_ts FROM recent)", out.reborrow())?;
+        self.last(IN_THE_LAST_WEEK, out.reborrow())?;
         out.push_sql(", ");
         self.last("", out.reborrow())?;
         out.push_sql(") FROM known WHERE known.pair IS NOT NULL");

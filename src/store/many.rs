@@ -186,8 +186,11 @@ impl Wanted<BigInt> {
     pub(super) const FROM: Self = Wanted { name: "wanted.from_ts", kind: PhantomData };
     pub(super) const TO: Self = Wanted { name: "wanted.to_ts", kind: PhantomData };
     /// Where the last run of the ledger begins that begins before the span; runs are disjoint, so no earlier one
-    /// reaches it. Looked for in the week before it first: whatever of a page of the index lies within the bounds, the server takes
-    /// down before it hands out the first.
+    /// reaches it.
+    ///
+    /// Whatever of the page of the index where a search begins lies within its bounds, the server takes down before it hands out
+    /// the first: of a ledger of a year that is a page of nothing else. So the week before is searched first, and all that is earlier only where it
+    /// has none. `GREATEST`, since a span may begin with the first of all numbers.
     pub(super) const RUN_BEFORE: Self = Wanted {
         name: "COALESCE((SELECT MAX(earlier.from_ts) FROM coverage AS earlier WHERE earlier.pair = wanted.pair \
                AND earlier.timeframe = wanted.timeframe AND earlier.from_ts < wanted.from_ts \

@@ -122,7 +122,6 @@ pub struct Store {
     /// Of an SQLite file that is written; dropped after the connection, which is what it is for.
     _anchor: Option<SqliteConnection>,
     log: Option<sqlite::Log>,
-    cache: sqlite::Cache,
     /// The file whose lock decides who collects; none where the lease's expiry does.
     lock_path: Option<PathBuf>,
     /// Timeframes derived from 5-minute bars, shortest first.
@@ -186,7 +185,6 @@ impl Store {
             connection,
             _anchor: None,
             log: None,
-            cache: sqlite::Cache::default(),
             lock_path,
             longer: vec![Timeframe::M15],
             feed_ids: HashMap::new(),
@@ -538,9 +536,6 @@ impl Store {
     /// If a bar or mark does not lie on the grid of its timeframe.
     pub fn commit(&mut self, batches: &[Arc<FactBatch>], now: Timestamp) -> Result<CommitReport, StoreError> {
         let (fence, reach) = (self.fence.clone(), Reach::of(batches, &self.longer));
-        if let Connection::Sqlite(connection) = &mut self.connection {
-            self.cache.make_room(connection, reach.pairs())?;
-        }
         let begin = |connection: &mut Connection| outset::begin_reading(connection, fence.as_ref(), reach);
         let report = self.within(begin, |store, outset| {
             failpoint::reach("commit.begun");

@@ -57,11 +57,6 @@ impl Reach {
         }
         reach
     }
-
-    /// How many pairs anything is said of.
-    pub(super) fn pairs(&self) -> usize {
-        self.ledger.len()
-    }
 }
 
 /// The longer buckets that meet a span, whole.

@@ -114,43 +114,6 @@ impl Log {
     }
 }
 
-/// What a connection keeps in memory of the file that it writes. SQLite's own measure is enough for what a bucket of a hundred
-/// pairs lies in. With more, each would find its pages thrown out by the others, and read and write them anew for every row.
-pub(super) struct Cache {
-    kib: usize,
-}
-
-/// SQLite's own measure, KiB.
-const CACHE_KIB: usize = 2_000;
-/// What a pair's bar, its longer bar and its two runs of the ledger lie in, and their share of what leads there, KiB.
-const CACHE_KIB_PER_PAIR: usize = 20;
-const CACHE_KIB_MAX: usize = 64_000;
-
-impl Default for Cache {
-    fn default() -> Cache {
-        Cache { kib: CACHE_KIB }
-    }
-}
-
-impl Cache {
-    /// Makes room for a transaction of so many pairs. What was once needed stays.
-    ///
-    /// # Errors
-    /// Those of any statement.
-    pub(super) fn make_room(
-        &mut self,
-        connection: &mut SqliteConnection,
-        pairs: usize,
-    ) -> Result<(), StoreError> {
-        let kib = (pairs * CACHE_KIB_PER_PAIR).min(CACHE_KIB_MAX);
-        if kib > self.kib {
-            connection.batch_execute(&format!("PRAGMA cache_size = -{kib}"))?;
-            self.kib = kib;
-        }
-        Ok(())
-    }
-}
-
 /// Folds the write-ahead log into the file and empties it. A reader in the way leaves a part of
 /// it for the next checkpoint, which is no error.
 pub(super) fn fold_log(connection: &mut SqliteConnection) -> Result<(), StoreError> {
@@ -391,14 +354,10 @@ fn in_opening(path: &Path, error: diesel::result::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use diesel::connection::BoxableConnection;
     use diesel::migration::{Migration, MigrationMetadata, MigrationName, Result as MigrationResult};
 
     use super::*;
-    use crate::domain::{Fact, FactBatch, Mark, Pair, Reason, State, Timeframe, Timestamp};
-    use crate::store::{DatabaseUrl, Store, backend};
 
     /// The real migrations and one more, as a later release would have.
     #[derive(Clone, Copy)]
@@ -555,28 +514,6 @@ mod tests {
         ] {
             assert!(!has(gone), "{gone} in {options}");
         }
-    }
-
-    /// What it costs otherwise shows in `cargo bench --bench growth` alone.
-    #[test]
-    fn a_transaction_of_many_pairs_has_its_pages_in_memory() {
-        let (_dir, path) = database();
-        let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
-        let mut cache_after = |pairs: u8| {
-            let facts = (0..pairs).map(|n| {
-                let letters = [b'A' + n / 26, b'A' + n % 26].map(char::from);
-                let pair: Pair = format!("{}{}X_YYY", letters[0], letters[1]).parse().unwrap();
-                let span = Timestamp(0)..Timestamp(300);
-                let (state, reason) = (State::Quiet, Reason::LaterRow);
-                Fact::Marked(Mark { pair, timeframe: Timeframe::M5, span, state, reason })
-            });
-            let batch = FactBatch { evidence: "session 1".into(), facts: facts.collect() };
-            store.commit(&[Arc::new(batch)], Timestamp(300)).unwrap();
-            let backend::Connection::Sqlite(connection) = &mut store.connection else { unreachable!() };
-            let kept = diesel::select(sql::<BigInt>("(SELECT cache_size FROM pragma_cache_size)"));
-            kept.get_result::<i64>(connection).unwrap()
-        };
-        assert_eq!([28, 150, 28].map(&mut cache_after), [-2_000, -3_000, -3_000]);
     }
 
     #[test]

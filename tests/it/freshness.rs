@@ -62,6 +62,13 @@ fn ledger(random: &mut fastrand::Rng, pair: Pair) -> (Vec<Fact>, BTreeMap<Timest
     let end = start.plus(STEP * random.i64(1..72));
     let (mut facts, mut states) = (Vec::new(), BTreeMap::new());
     let mut is = random.usize(..12);
+    if random.u8(..4) == 0 {
+        // The run that the first bar goes on with has lasted for weeks.
+        let span = start.plus(-DAY * random.i64(8..20))..start;
+        let (state, reason) = (State::Stored, Reason::Settled);
+        facts.push(Fact::Marked(Mark { pair, timeframe: Timeframe::M5, span, state, reason }));
+        is = 11;
+    }
     while start < end {
         if random.u8(..4) == 0 {
             is = random.usize(..12);

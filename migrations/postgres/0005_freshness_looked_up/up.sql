@@ -33,7 +33,7 @@ CROSS JOIN LATERAL (
         (
             SELECT run.from_ts FROM coverage AS run
             WHERE run.pair = watched.pair AND run.timeframe = '5' AND run.from_ts <= next.bucket_ts
-                AND run.from_ts > next.bucket_ts - 604800
+                AND run.from_ts >= GREATEST(next.bucket_ts, 0) - 604800
             ORDER BY run.from_ts DESC LIMIT 1
         ),
         (
