@@ -1,5 +1,5 @@
-//! Compresses the script that draws the dashboard's charts, so that the program carries it as it is sent; and has the
-//! program's table of addresses packed where it can be.
+//! Compresses the script that draws the dashboard's charts, so that the program carries it as it is sent; has glibc's
+//! allocator told how to give memory back; and has the program's table of addresses packed where it can be.
 
 use std::error::Error;
 use std::io::Write;
@@ -28,6 +28,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut file = GzEncoder::new(Vec::new(), Compression::best());
     file.write_all(script.as_bytes())?;
     std::fs::write(place.join("plotly.js.gz"), file.finish()?)?;
+    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "gnu") {
+        println!("cargo::rerun-if-changed=src/allocator.c");
+        for object in cc::Build::new().file("src/allocator.c").try_compile_intermediates()? {
+            println!("cargo::rustc-link-arg-bins={}", object.display());
+        }
+    }
     if loads_packed_relocations() {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }

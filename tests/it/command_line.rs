@@ -325,3 +325,12 @@ fn what_cannot_be_printed_whole_is_1() {
         assert!(text(&output.stderr).starts_with("candlekeep: cannot write to standard output: "), "{line}");
     }
 }
+
+/// Linked in by an object file of its own (`build.rs`), which nothing refers to.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn the_program_tells_its_allocator_how_to_give_memory_back() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_candlekeep")).unwrap();
+    let asked_of_libc = b"\0mallopt\0";
+    assert!(program.windows(asked_of_libc.len()).any(|bytes| bytes == asked_of_libc));
+}
