@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut file = GzEncoder::new(Vec::new(), Compression::best());
     file.write_all(script.as_bytes())?;
     std::fs::write(place.join("plotly.js.gz"), file.finish()?)?;
-    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "gnu") {
+    let is = |name, value| std::env::var(name).is_ok_and(|told| told == value);
+    if is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu") {
         println!("cargo::rerun-if-changed=src/allocator.c");
         for object in cc::Build::new().file("src/allocator.c").try_compile_intermediates()? {
             println!("cargo::rustc-link-arg-bins={}", object.display());

@@ -142,7 +142,7 @@ const FLOOR: &str = "… a bare upsert of the same rows";
 const IN_FLOORS: &str = "… in bare upserts";
 /// Of the rooms without I/O.
 const ITEM: &str = "own memory an item, KiB";
-/// A sum of the whole ledger, which `/metrics` asks for at most every ten seconds: known to grow.
+/// A sum of the whole ledger, which `/metrics` asks for at most every minute: known to grow.
 const BY_STATE: &str = "buckets by state (walks the ledger)";
 /// The plan rests on all that is known since the oldest hole, and so does what it costs.
 const OLD_HOLE: &str = "the same, with a hole before the first week";

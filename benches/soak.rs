@@ -50,8 +50,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(7);
 /// A third of fewer days than this is judged by nobody.
 const JUDGED_FROM: usize = 4;
 /// By how much its own memory may be more in the last third, at the median, than in the second, KiB. Of a month
-/// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make; measured are 0
-/// without faults, 84 with them, 232 with HTTP besides.
+/// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make.
 const GROWTH_MAX_KIB: i64 = 512;
 /// Market time that passes before the program is let come to rest.
 const STRETCH_S: i64 = 4 * 3_600;
@@ -153,6 +152,8 @@ fn soak(world: &World, service: &mut Service, days: i64, is_locked: bool) -> Vec
     for day in 1..=days {
         let end = START.plus(day * DAY_S);
         if is_locked && day % LOCKED_EVERY_DAYS == LOCKED_EVERY_DAYS / 2 {
+            // The market goes on meanwhile, or there is nothing that waits.
+            world.simulator().control().hold_at(Some(end.plus(STRETCH_S - DAY_S)));
             lock(world, service);
         }
         // A stretch at a time, or what is measured is how far the market is ahead of the disk. Each has the patience

@@ -29,8 +29,8 @@ const BUSY_TIMEOUT_MS: u32 = 5_000;
 const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// How long folding the log in waits for readers, in milliseconds: nothing is written meanwhile.
 const FOLD_TIMEOUT_MS: u32 = 200;
-/// Pages of a file that a connection keeps which only reads, KiB: those that 28 pairs' last bars lie in. What it reads
-/// besides, the system has in memory; of itself it would come to keep 2,000.
+/// Pages of a file that a connection keeps which only reads, KiB; of itself it would come to keep 2,000. The system
+/// has in memory what is read again and again, once for all connections.
 const READER_CACHE_KIB: u32 = 512;
 /// A reader that looks whether the lock is held holds it for an instant itself; whoever wants it
 /// tries so often, this long apart, before taking it for another's.
