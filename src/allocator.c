@@ -10,7 +10,7 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 
-/* glibc's own values at a start, in bytes. */
+/* Thresholds in bytes, those that glibc begins with. */
 enum { MAPPED_FROM = 128 * 1024, KEPT_AT_END = 128 * 1024, HEAPS = 1 };
 
 __attribute__((constructor)) static void keep_small(void) {

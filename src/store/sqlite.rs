@@ -423,6 +423,19 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_only_reads_keeps_few_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.db");
+        let kept = |connection: &mut SqliteConnection| {
+            let asked = diesel::select(sql::<BigInt>("(SELECT cache_size FROM pragma_cache_size)"));
+            asked.get_result::<i64>(connection).unwrap()
+        };
+        // Less than nothing is KiB.
+        assert_eq!(kept(&mut open(&path).unwrap()), -2_000);
+        assert_eq!(kept(&mut open_read_only(&path).unwrap()), -512);
+    }
+
+    #[test]
     fn a_migration_leaves_a_copy_of_what_was_before() {
         let (_dir, path) = database();
         let mut connection = establish(&path, "rw").unwrap();
