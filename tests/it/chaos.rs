@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use candlekeep::domain::Pair;
 use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Pair, Timestamp};
 use candlekeep::simulator::faults::{Closing, Fault, ScaledSide, Script, Withheld};
 use candlekeep::simulator::{
     Address, Cut, Field, MarketOptions, Options, Refusal, Rubbish, Speed, Unfiltered,
 };
 
-use super::world::{Holes, START, STEP, World, market};
+use super::world::{Holes, START, STEP, Service, World, market};
 
 /// Length of a round, hours of market time: a week, its weekend included.
 const HOURS: i64 = 7 * 24;
@@ -37,6 +37,10 @@ const TEXTS: [Option<&str>; 7] =
     [None, Some(""), Some("NaN"), Some("-1.1"), Some("1e300"), Some("0"), Some("99999999999999999999")];
 /// Values that no update has.
 const RAW: [&str; 6] = ["^99", "^0", "^x", "1|2|3", "%zz|^11", "^Tabc|^11"];
+
+/// The market is watched in stretches of so long, each of which has its own time: over a weekend no row shows that a session works,
+/// so that after twenty that ended the pauses between two are a minute, and stay so until the market opens.
+const STRETCH: i64 = 3_600;
 
 /// Timers that find trouble soon, and recover it in a time that a busy machine can keep.
 pub const QUICK: [(&str, &str); 6] = [
@@ -99,16 +103,15 @@ fn week(seed: u64) -> String {
     world.simulator().control().hold_at(None);
     for kill in &kills {
         let time = START.plus(*kill);
+        wait_until(&world, &mut service, time);
         // What was seen by a program that is killed before it has written anything is not known.
-        world.wait(&mut service, &format!("market time {time}, and a ledger"), |world| {
-            world.simulator().now() >= time && has_a_ledger(world)
-        });
+        world.wait(&mut service, "a ledger", has_a_ledger);
         service.kill();
         println!("killed at {}", world.simulator().now());
         service = world.start("run", &QUICK);
     }
-    // A week of many refusals is minutes of pauses, and so may be healing after it.
-    world.wait(&mut service, "the end of market time", |world| world.simulator().has_ended());
+    wait_until(&world, &mut service, START.plus(length_s));
+    // Healing may be minutes of pauses too.
     world.wait_complete(&mut service);
     service.stop();
     let summary = world.verify(Holes::None);
@@ -123,6 +126,15 @@ fn week(seed: u64) -> String {
         summary.bars("5", "ig_rest"),
         world.number("SELECT count(*) FROM stream_breaks"),
     )
+}
+
+/// Waits for an instant of market time, or its end: in vain only where the market does not go on.
+fn wait_until(world: &World, service: &mut Service, time: Timestamp) {
+    let is_over = |world: &World, time| world.simulator().now() >= time || world.simulator().has_ended();
+    while !is_over(world, time) {
+        let next = world.simulator().now().plus(STRETCH).min(time);
+        world.wait(service, &format!("market time {next}"), |world| is_over(world, next));
+    }
 }
 
 fn has_a_ledger(world: &World) -> bool {
