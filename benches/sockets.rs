@@ -3,25 +3,37 @@
 //!
 //! `fast [DAYS]` (also without words): 300 rows a bar, as fast as it takes them.
 //! `replay DIR`: recorded bars, 5 rows each, as fast as it takes them.
+//! `closes [BUCKETS]`: from the arrival of the rows that end 28 candles to bars that another connection sees, a bucket each second;
+//! beside it bare transactions of 28 rows in the same folder, as a floor.
 //! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
-//! hold one close of all bars. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again.
+//! hold one close of all bars. As in production: over TLS, by the system's clock while the market is open (else by the
+//! stream's, with a market of another day), into a database of a year, after an outage of hours that was healed
+//! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again.
 //!
-//! All figures are of `run` alone, from its first rows to the last bar stored. Nothing is
-//! backfilled: a first start's history is fetched at the pace that IG sets, for minutes. Behind `replay`, the rows that it
+//! All figures are of `run` alone; those of `fast` and `replay` from its first rows to the last bar stored, with nothing
+//! backfilled: history is fetched at the pace that IG sets, for minutes. Behind `replay`, the rows that it
 //! stored are written into a bare database, as a floor. Ends with 1 where the budget is missed.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use candlekeep::domain::{Timeframe, Timestamp};
+use candlekeep::clock::Clock;
+use candlekeep::domain::calendar::Expectation;
+use candlekeep::domain::pair::MAJOR_PAIRS;
+use candlekeep::domain::{Calendar, Timeframe, Timestamp};
 use candlekeep::store::{DatabaseUrl, Store, StoredBar};
 use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
 
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
+#[path = "../tests/it/front.rs"]
+mod front;
 #[expect(dead_code, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/process.rs"]
 mod process;
@@ -30,14 +42,16 @@ mod asking;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod bars;
 mod budget;
+mod filled;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod sides;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod timing;
 use asking::Asking;
 use budget::Budget;
-use sides::Floor;
-use timing::{now, time};
+use front::{Authority, Front, Valid};
+use sides::{Floor, stored};
+use timing::{at, now, time};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_candlekeep");
 const DATABASE: &str = "bars.db";
@@ -60,6 +74,19 @@ const WAKEUPS_MAX: f64 = 12.0;
 /// The budget of its memory with HTTP off and on, MiB.
 const PEAK_MAX: f64 = 15.0;
 const PEAK_MAX_WITH_HTTP: f64 = 25.0;
+/// What was stored before the live load, and how long nobody had collected since.
+const YEAR_S: i64 = 365 * DAY_S;
+const AWAY_S: i64 = 3 * 3_600;
+/// That is healed at the pace that IG sets, all pairs within this.
+const HEALED_WITHIN: Duration = Duration::from_secs(900);
+/// The budget of rows that end candles: so many times the bare transaction, at the median and for 99 of 100.
+const CLOSE_MEDIAN_MAX: f64 = 2.0;
+const CLOSE_P99_MAX: f64 = 4.0;
+/// Rows of all pairs are more bytes than this, and signs of life fewer.
+const ROWS_BYTES_MIN: usize = 400;
+/// Rows come within this, and where they end candles the bars are seen within that.
+const ROWS_WITHIN: Duration = Duration::from_secs(30);
+const VISIBLE_WITHIN: Duration = Duration::from_millis(50);
 /// A market that ticks each second in every pair, and so has 300 rows a bar.
 const EVERY_SECOND: [&str; 4] = ["--rows-per-bar", "300", "--ticks-per-bar", "300"];
 /// Looks at the memory of a run at full speed, of which each third has a median.
@@ -86,7 +113,9 @@ fn main() -> ExitCode {
         ["replay", recorded] => replay(recorded, &mut budget),
         ["live"] => live(300, &mut budget),
         ["live", seconds] => live(number(seconds) as u64, &mut budget),
-        _ => panic!("fast [DAYS], replay DIR or live [SECONDS]"),
+        ["closes"] => closes(300, &mut budget),
+        ["closes", buckets] => closes(number(buckets) as usize, &mut budget),
+        _ => panic!("fast [DAYS], replay DIR, closes [BUCKETS] or live [SECONDS]"),
     }
     budget.end()
 }
@@ -210,12 +239,35 @@ impl Stretch {
     }
 }
 
+/// Which clock `run` goes by, and the market's first second where it is not now.
+fn clock_for(seconds: u64) -> (&'static str, Timestamp) {
+    let (now, calendar) = (Clock::system().wall(), Calendar::forex());
+    let needed = now.plus(-AWAY_S)..now.plus(HEALED_WITHIN.as_secs() as i64 + 2 * seconds as i64);
+    match calendar.runs(needed)[..] {
+        [(_, Expectation::Expected)] => ("system", now),
+        _ => ("stream", LIVE_FROM),
+    }
+}
+
 fn live(seconds: u64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let from = LIVE_FROM.to_string();
-    let mut pair = Pair::start(dir.path(), &[&EVERY_SECOND[..], &["--speed", "1", "--from", &from]].concat());
+    let (clock, from) = clock_for(seconds);
+    let database = dir.path().join(DATABASE);
+    filled::fill(&database, from.plus(-AWAY_S).floor(900), YEAR_S / 300);
+    let size = fs::metadata(&database).map_or(0, |file| file.len() >> 20);
+    let mut pair = Pair::in_production(dir.path(), clock, from);
+    let began = now();
+    pair.heal(&database);
+    println!(
+        "by the {clock}'s clock over TLS, {size} MiB stored before; {:.1} hours healed in {:.0} s, {:.2} s of them on a processor; peak resident {:.1} MiB",
+        AWAY_S as f64 / 3_600.0,
+        (now() - began).as_secs_f64(),
+        pair.run.cost().on_cpu().as_secs_f64(),
+        pair.run.cost().status("VmHWM:") as f64 / 1024.0
+    );
     let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
     sleep(SETTLE);
+    let before = settled(&database);
     let what = if with_http { "live, HTTP on, not asked" } else { "live, HTTP off" };
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
@@ -228,19 +280,153 @@ fn live(seconds: u64, budget: &mut Budget) {
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
     let rows = pair.rows_of_buckets();
     drop(pair);
-    let bars =
-        counts(&DatabaseUrl::sqlite(dir.path().join(DATABASE))).get(&Timeframe::M5).copied().unwrap_or(0);
-    // The candle that was under way at the start lacks its beginning, and the last has not ended.
+    let bars = settled(&database) - before;
+    // The last has not ended.
     let ended = seconds / 300;
-    assert!(bars >= 28 * ended.saturating_sub(1), "{bars} bars in {seconds} s");
-    // A row a second of each pair, but for those before it was subscribed to.
-    let due = 28 * (300 - SETTLE.as_secs());
+    assert!(bars >= 28 * ended, "{bars} bars in {seconds} s");
+    // A row a second of each pair, but in the bucket in which it was subscribed to.
+    let whole = rows.get(1..).unwrap_or_default();
     assert!(
-        rows.len() as u64 >= ended && rows.iter().all(|rows| *rows >= due),
-        "{rows:?} rows a bucket, of {due}"
+        whole.len() as u64 >= ended && whole.iter().all(|rows| *rows >= 28 * 300),
+        "{rows:?} rows a bucket"
     );
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
     budget.at_most("… peak resident", peak, most, "MiB");
+}
+
+/// 5-minute bars of a file that somebody else may write.
+fn settled(database: &Path) -> u64 {
+    counts(&DatabaseUrl::sqlite(database)).get(&Timeframe::M5).copied().unwrap_or(0)
+}
+
+/// A bucket of market time each second, so that there is rest between the rows.
+fn closes(buckets: usize, budget: &mut Budget) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let from = FAST_FROM.to_string();
+    let market = ["--rows-per-bar", "5", "--ticks-per-bar", "5", "--speed", "300", "--from", &from];
+    let (simulate, address) = simulator(dir.path(), &market);
+    let relay = Relay::start(&address);
+    let run = run(dir.path(), &[("IG_API_URL", &relay.address), PLAIN[0], PLAIN[1]]);
+    let pair = Pair { run, simulate };
+    let floor = dir.path().join("floor.db");
+    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
+    let (mut floor, mut seq) = (Floor::open(&floor), 0);
+    // It has to see what is committed, and so reads anew each time.
+    let reader = rusqlite::Connection::open(dir.path().join(DATABASE)).expect("a connection");
+    let mut question = reader
+        .prepare("SELECT count(*), max(seq) FROM candles WHERE seq > ? AND timeframe = '5'")
+        .expect("a question");
+    // The number of the last bar, where there are bars of all pairs behind this one.
+    let mut newest_behind = |last: i64| -> Option<i64> {
+        let (count, newest): (i64, Option<i64>) =
+            question.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
+        newest.filter(|_| count >= 28)
+    };
+    let (mut last, mut before, [mut whole, mut bare]) = (0, now(), [const { Vec::new() }; 2]);
+    while whole.len() < buckets {
+        let mut arrived = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
+        if let Some(newest) = newest_behind(last) {
+            // What the rows before have brought was seen by nobody in time.
+            last = newest;
+            whole.push(arrived - before);
+        }
+        let given_up = now() + VISIBLE_WITHIN;
+        let visible = loop {
+            if let Some(newest) = newest_behind(last) {
+                last = newest;
+                break Some(now());
+            }
+            // All of the same moment, in more than one piece.
+            if let Ok(later) = relay.arrivals.try_recv() {
+                arrived = later;
+            }
+            if now() > given_up {
+                break None;
+            }
+        };
+        match visible {
+            Some(visible) => whole.push(visible - arrived),
+            // Rows between: a bare transaction after as much rest as those have.
+            None => {
+                seq += 28;
+                let pairs = MAJOR_PAIRS.into_iter().zip(0..);
+                let rows: Vec<StoredBar> =
+                    pairs.map(|(pair, n)| stored(bars::bar(pair, n, seq), seq + n)).collect();
+                bare.push(time(|| floor.upsert(&rows)));
+            }
+        }
+        before = arrived;
+    }
+    drop(pair);
+    for (name, times) in [("bare commit", &mut bare), ("rows to bars", &mut whole)] {
+        times.sort();
+        let told = [0.5, 0.9, 0.99, 1.0].map(|share| {
+            format!("{:.0} of 100 within {:.2} ms", share * 100.0, at(times, share).as_secs_f64() * 1e3)
+        });
+        println!("{name:<15} {} ({} of them)", told.join(", "), times.len());
+    }
+    for (which, share, most) in [("median", 0.5, CLOSE_MEDIAN_MAX), ("99 of 100", 0.99, CLOSE_P99_MAX)] {
+        let factor = at(&whole, share).as_secs_f64() / at(&bare, share).as_secs_f64();
+        let what = format!("… through sockets and mailboxes, {which}");
+        budget.at_most(&what, factor, most, "bare commits");
+    }
+}
+
+/// Stands between `run` and the simulator, and tells when rows went through.
+struct Relay {
+    address: String,
+    arrivals: Receiver<Instant>,
+}
+
+impl Relay {
+    fn start(simulator: &str) -> Relay {
+        let to = host(simulator).to_owned();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (told, arrivals) = mpsc::channel();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(&to).expect("the simulator");
+                for end in [&client, &server] {
+                    end.set_nodelay(true).expect("a connection");
+                }
+                let (up, down) = ((copy_of(&client), copy_of(&server)), (server, client, told.clone()));
+                std::thread::spawn(move || carry(up.0, up.1, |_| {}));
+                std::thread::spawn(move || {
+                    let (server, client, told) = down;
+                    carry(server, client, |bytes| {
+                        if bytes.len() >= ROWS_BYTES_MIN {
+                            // Nobody may be waiting any more.
+                            let _ = told.send(now());
+                        }
+                    });
+                });
+            }
+        });
+        Relay { address: simulator.replace(host(simulator), &format!("127.0.0.1:{port}")), arrivals }
+    }
+}
+
+fn copy_of(stream: &TcpStream) -> TcpStream {
+    stream.try_clone().expect("another handle")
+}
+
+/// Passes on what comes, told of just before, until one end is gone.
+fn carry(mut from: TcpStream, mut to: TcpStream, told: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        told(&buffer[..length]);
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    // It may be gone already.
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Host and port of an address.
+fn host(url: &str) -> &str {
+    url.split('/').nth(2).expect("a scheme and a host")
 }
 
 /// Bars stored, by timeframe.
@@ -258,22 +444,45 @@ struct Pair {
 impl Pair {
     /// Starts the simulator and then `run`, and waits until that streams.
     fn start(dir: &Path, market: &[&str]) -> Pair {
-        let mut simulate = Command::new(BINARY);
-        simulate.args(["simulate", "--listen", "127.0.0.1:0"]).args(market).stdout(Stdio::piped());
-        let mut simulate = Process::start(dir, "simulate", &mut simulate);
-        // Left open behind the first line: there is more that it wants to say.
-        let stdout = simulate.child.stdout.as_mut().expect("it is piped");
-        let address = BufReader::new(stdout).lines().next().expect("an address").expect("a readable one");
-        let mut run = Command::new(BINARY);
-        run.arg("run")
-            .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
-            .env("IG_API_URL", &address)
-            .env("DATABASE_URL", format!("sqlite://{}/{DATABASE}", dir.display()))
-            .env("CANDLEKEEP_CLOCK", "stream")
-            .env("CANDLEKEEP_HISTORY_DEPTH", "0");
-        let mut run = Process::start(dir, "run", &mut run);
-        run.wait_for_word("streaming session begun", "session=");
+        let (simulate, address) = simulator(dir, market);
+        let run = run(dir, &[("IG_API_URL", &address), PLAIN[0], PLAIN[1]]);
         Pair { run, simulate }
+    }
+
+    /// The same with TLS between them and a history to fetch.
+    fn in_production(dir: &Path, clock: &str, from: Timestamp) -> Pair {
+        let from = from.to_string();
+        let mut market = [&EVERY_SECOND[..], &["--speed", "1"]].concat();
+        if clock == "stream" {
+            market.extend(["--from", &from]);
+        }
+        let (simulate, address) = simulator(dir, &market);
+        let (authority, file) = (Authority::new("bench"), dir.join("ca.pem"));
+        authority.write(&file);
+        let tls = authority.certify("127.0.0.1", Valid::Now);
+        let front = Front::start(host(&address).parse().expect("an address"), Some(tls));
+        let file = file.display().to_string();
+        let variables = [
+            ("IG_API_URL", front.api_url()),
+            ("CANDLEKEEP_IG_CA_FILE", file),
+            ("CANDLEKEEP_CLOCK", clock.to_owned()),
+        ];
+        let run = run(dir, &variables.each_ref().map(|(name, value)| (*name, value.as_str())));
+        Pair { run, simulate }
+    }
+
+    /// Waits until nothing is missing that REST has.
+    fn heal(&mut self, database: &Path) {
+        let reader = rusqlite::Connection::open(database).expect("a connection");
+        reader.busy_timeout(LOOK_EVERY).expect("a time to wait");
+        let missing = "SELECT count(*) FROM coverage WHERE state = 'missing' AND reason <> 'silent'";
+        let healed = "SELECT count(DISTINCT pair) FROM candles WHERE source = 'ig_rest'";
+        let number = |query: &str| reader.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap_or(-1);
+        let until = now() + HEALED_WITHIN;
+        while number(missing) != 0 || number(healed) != 28 {
+            assert!(now() < until, "not healed: {} stretches missing", number(missing));
+            sleep(SETTLE / 5);
+        }
     }
 
     /// Rows of each bucket that has ended, as `run` says it.
@@ -283,6 +492,32 @@ impl Pair {
         let rows = |line: &str| line.split_once(" rows=")?.1.split(' ').next()?.parse().ok();
         told.map(|line| rows(line).unwrap_or_else(|| panic!("no rows in {line}"))).collect()
     }
+}
+
+/// Without TLS, by the stream's clock, and without a history.
+const PLAIN: [(&str, &str); 2] = [("CANDLEKEEP_CLOCK", "stream"), ("CANDLEKEEP_HISTORY_DEPTH", "0")];
+
+/// Starts the simulator; answers its address too.
+fn simulator(dir: &Path, market: &[&str]) -> (Process, String) {
+    let mut simulate = Command::new(BINARY);
+    simulate.args(["simulate", "--listen", "127.0.0.1:0"]).args(market).stdout(Stdio::piped());
+    let mut simulate = Process::start(dir, "simulate", &mut simulate);
+    // Left open behind the first line: there is more that it wants to say.
+    let stdout = simulate.child.stdout.as_mut().expect("it is piped");
+    let address = BufReader::new(stdout).lines().next().expect("an address").expect("a readable one");
+    (simulate, address)
+}
+
+/// Starts `run`, and waits until it streams.
+fn run(dir: &Path, variables: &[(&str, &str)]) -> Process {
+    let mut run = Command::new(BINARY);
+    run.arg("run")
+        .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
+        .env("DATABASE_URL", format!("sqlite://{}/{DATABASE}", dir.display()))
+        .envs(variables.iter().copied());
+    let mut run = Process::start(dir, "run", &mut run);
+    run.wait_for_word("streaming session begun", "session=");
+    run
 }
 
 struct Process {

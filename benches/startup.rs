@@ -7,15 +7,13 @@
 //! others. Linux only: it reads `/proc`. Ends with 1 where five million bars cost more than they may.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::simulator::{Options, Speed};
-use candlekeep::store::{DatabaseUrl, Store};
 
 mod budget;
+mod filled;
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/postgres.rs"]
 mod postgres;
@@ -99,7 +97,7 @@ impl Side {
         // A bucket of all pairs a second.
         let options = Options { speed: Speed::Times(STEP as f64), rows_per_bar: Some(20), ..market(240) };
         let world = World::new(options);
-        let took = time(|| fill(&world.database(), bars / 28 * 3 / 4));
+        let took = time(|| filled::fill(&world.database(), START, bars / 28 * 3 / 4));
         let size = std::fs::metadata(world.database()).map_or(0, |file| file.len() >> 20);
         println!("{name}: {bars} bars, {size} MiB, made in {took:.1?}");
         let socket = world.folder().join("notify");
@@ -160,41 +158,4 @@ impl Side {
             file.query_row(newest, [], |row| row.get::<_, f64>(0)).expect("a bar");
         })
     }
-}
-
-/// So many 5-minute buckets of all pairs up to the beginning of the market, the bars derived from them, and a ledger in
-/// which every day has another session.
-fn fill(path: &Path, buckets: i64) {
-    drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
-    let file = rusqlite::Connection::open(path).expect("a connection");
-    // Whoever is interrupted makes it again.
-    file.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; DROP INDEX candles_seq; BEGIN")
-        .expect("an empty table");
-    let mut pairs: Vec<String> = MAJOR_PAIRS.iter().map(ToString::to_string).collect();
-    // In the order of the key.
-    pairs.sort();
-    let first = START.plus(-buckets * STEP).floor(900).0;
-    for (pair, n) in pairs.iter().zip(0..) {
-        for (timeframe, step) in [("15", 3 * STEP), ("5", STEP)] {
-            let source = if timeframe == "5" { "websocket" } else { "derived" };
-            let seq = format!("(at - {first}) / {STEP} * 56 + {n} * 2 + {}", i64::from(timeframe == "15"));
-            let count = (START.0 - first) / step;
-            file.execute_batch(&format!(
-                "WITH RECURSIVE buckets (at, left) AS (SELECT {first}, {count} - 1 UNION ALL \
-                 SELECT at + {step}, left - 1 FROM buckets WHERE left > 0) \
-                 INSERT INTO candles SELECT '{pair}', '{timeframe}', at, 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 300, '{source}', at, \
-                 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 1.1 + at % 977 / 1e4, 1.3, 1.0, 1.2, 0, at, {seq} + 1, NULL FROM buckets"
-            ))
-            .expect("its bars");
-            let day = 86_400 / step * step;
-            file.execute_batch(&format!(
-                "WITH RECURSIVE days (at) AS (SELECT {first} UNION ALL SELECT at + {day} FROM days WHERE at + {day} < {end}) \
-                 INSERT INTO coverage SELECT '{pair}', '{timeframe}', at, min(at + {day}, {end}), 'stored', 'settled', \
-                 'session ' || at, at FROM days",
-                end = START.0
-            ))
-            .expect("its ledger");
-        }
-    }
-    file.execute_batch("COMMIT; CREATE UNIQUE INDEX candles_seq ON candles (seq)").expect("the index again");
 }

@@ -180,6 +180,15 @@ enum Inner {
     Stream(Arc<AtomicI64>),
 }
 
+/// What an [`EventClock`] says at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// [`EventClock::now`].
+    pub now: Option<Timestamp>,
+    /// [`EventClock::is_steady`].
+    pub is_steady: bool,
+}
+
 impl EventClock {
     /// The event clock of this kind; `clock` is what [`ClockKind::System`] reads.
     pub fn new(kind: ClockKind, clock: Clock) -> EventClock {
@@ -194,13 +203,39 @@ impl EventClock {
     /// it can tell that the machine has slept, or that the clock is slow. The caller has checked
     /// that `start` is plausible: a clock that follows the stream never goes back.
     pub fn observe(&self, start: Timestamp, closed: bool) {
-        let reached = if closed { start.plus(Timeframe::M5.seconds()) } else { start };
+        let reached = reached(start, closed);
         match &self.0 {
             // Hardly any row is later than all others, and to read is cheaper than to write.
             Inner::Stream(latest) if latest.load(Ordering::Relaxed) >= reached.0 => {}
             Inner::Stream(latest) => drop(latest.fetch_max(reached.0, Ordering::Relaxed)),
             Inner::Wall(clock, skew) => {
                 report(locked(skew).row(reached.0.saturating_mul(1000), clock.reading()));
+            }
+        }
+    }
+
+    /// What this clock says at this moment.
+    pub fn moment(&self) -> Moment {
+        match &self.0 {
+            Inner::Wall(clock, skew) => Moment::of(&mut locked(skew), clock.reading()),
+            Inner::Stream(_) => Moment { now: self.now(), is_steady: false },
+        }
+    }
+
+    /// [`EventClock::observe`], and what this clock says then, where it said `before` a short while ago. A row that shows no later
+    /// time than that tells a wall nothing, so neither is looked at: rows come in thousands.
+    pub fn observe_after(&self, before: Moment, start: Timestamp, closed: bool) -> Moment {
+        let reached = reached(start, closed);
+        match &self.0 {
+            Inner::Wall(..) if before.now.is_some_and(|now| reached <= now) => before,
+            Inner::Wall(clock, skew) => {
+                let (mut skew, reading) = (locked(skew), clock.reading());
+                report(skew.row(reached.0.saturating_mul(1000), reading));
+                Moment::of(&mut skew, reading)
+            }
+            Inner::Stream(_) => {
+                self.observe(start, closed);
+                self.moment()
             }
         }
     }
@@ -271,6 +306,18 @@ impl EventClock {
     }
 }
 
+impl Moment {
+    fn of(skew: &mut Skew, reading: Reading) -> Moment {
+        let now = Some(Timestamp::from_millis(skew.now_ms(reading)));
+        Moment { now, is_steady: skew.is_certain() }
+    }
+}
+
+/// The time that has come where a row says this.
+fn reached(start: Timestamp, closed: bool) -> Timestamp {
+    if closed { start.plus(Timeframe::M5.seconds()) } else { start }
+}
+
 fn locked(skew: &Mutex<Skew>) -> MutexGuard<'_, Skew> {
     skew.lock().expect("nothing panics while holding this")
 }
@@ -326,6 +373,31 @@ mod tests {
         let error_s = clock.now().unwrap().since(NOON.plus(61 - 120));
         assert!((0..=1).contains(&error_s), "{error_s}");
         assert_eq!(clock.uncorrected(), Some((NOON.plus(61), NOON.plus(61))));
+    }
+
+    #[test]
+    fn rows_of_a_moment_that_has_come_tell_a_wall_nothing() {
+        let wall = Clock::simulated(NOON, 0);
+        let clock = EventClock::new(ClockKind::System, wall.clone());
+        let before = clock.moment();
+        assert_eq!(before, Moment { now: Some(NOON), is_steady: true });
+        wall.advance(Duration::from_secs(5));
+        wall.set_forward(600);
+        assert_eq!(clock.observe_after(before, NOON, false), before);
+        assert_eq!(clock.observe_after(before, NOON.plus(-300), true), before);
+        // A later one has it looked at: it was set, or the machine has slept.
+        let late = Moment { now: Some(NOON.plus(5)), is_steady: false };
+        assert_eq!(clock.observe_after(before, NOON.plus(1), false), late);
+        // And one that only the later of both times explains tells which it was.
+        let slept = Moment { now: Some(NOON.plus(605)), is_steady: true };
+        assert_eq!(clock.observe_after(late, NOON.plus(600), false), slept);
+        // The stream's clock knows by nothing else.
+        let stream = EventClock::new(ClockKind::Stream, wall);
+        let none = stream.moment();
+        let closed = Moment { now: Some(NOON.plus(300)), is_steady: false };
+        assert_eq!(none, Moment { now: None, is_steady: false });
+        assert_eq!(stream.observe_after(none, NOON, true), closed);
+        assert_eq!(stream.observe_after(closed, NOON, false), closed);
     }
 
     #[test]

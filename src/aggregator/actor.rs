@@ -191,7 +191,8 @@ impl Handler<StreamTold> for AggregatorActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, StreamTold(events): StreamTold, ctx: &mut Self::Context) -> Self::Result {
-        if let Some(now) = self.event_clock.now() {
+        let mut moment = self.event_clock.moment();
+        if let Some(now) = moment.now {
             self.notice_parting(now);
         }
         for event in &events {
@@ -202,14 +203,14 @@ impl Handler<StreamTold> for AggregatorActor {
                     self.evidence = evidence.clone();
                 }
                 StreamEvent::Candle { candle, .. } => {
-                    self.event_clock.observe(candle.start, candle.closed);
-                    if let Some(now) = self.event_clock.now().filter(|_| self.uncertain) {
+                    moment = self.event_clock.observe_after(moment, candle.start, candle.closed);
+                    if let Some(now) = moment.now.filter(|_| self.uncertain) {
                         self.notice_parting(now);
                     }
                 }
                 _ => {}
             }
-            self.core.handle(event, self.event_clock.now(), self.event_clock.is_steady());
+            self.core.handle(event, moment.now, moment.is_steady);
         }
         // Where most is lost: taken in and not handed out.
         failpoint::in_room("aggregator.told", ctx);

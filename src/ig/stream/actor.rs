@@ -204,12 +204,13 @@ impl StreamActor {
         let Some(link) = &mut self.link else { return };
         let now = self.clock.monotonic();
         let moved = self.known.moving_rows;
+        let moment = self.event_clock.moment();
         let mut later = Vec::new();
         let mut translation = Translation {
             known: &mut self.known,
-            now: self.event_clock.now(),
+            now: moment.now,
             system_now: self.event_clock.uncorrected(),
-            steady: self.event_clock.is_steady(),
+            steady: moment.is_steady,
             carried: Carried { version: link.version, transport: link.session.transport() },
             stats: &self.stats,
             told,
