@@ -284,10 +284,10 @@ fn live(seconds: u64, budget: &mut Budget) {
     // The last has not ended.
     let ended = seconds / 300;
     assert!(bars >= 28 * ended, "{bars} bars in {seconds} s");
-    // A row a second of each pair, but in the bucket in which it was subscribed to.
+    // A row a second of each pair, but in the bucket in which it was subscribed to; the last has not ended.
     let whole = rows.get(1..).unwrap_or_default();
     assert!(
-        whole.len() as u64 >= ended && whole.iter().all(|rows| *rows >= 28 * 300),
+        whole.len() as u64 + 1 >= ended && whole.iter().all(|rows| *rows >= 28 * 300),
         "{rows:?} rows a bucket"
     );
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
@@ -299,20 +299,22 @@ fn settled(database: &Path) -> u64 {
     counts(&DatabaseUrl::sqlite(database)).get(&Timeframe::M5).copied().unwrap_or(0)
 }
 
-/// A bucket of market time each second, so that there is rest between the rows.
+/// A bucket of market time each second, so that there is rest between the rows, behind a year that is stored.
 fn closes(buckets: usize, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
+    let [database, floor] = [DATABASE, "floor.db"].map(|name| dir.path().join(name));
+    filled::fill(&database, FAST_FROM, YEAR_S / 300);
+    fs::copy(&database, &floor).expect("a copy");
+    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("one that writes ahead"));
+    let mut floor = Floor::open(&floor);
     let from = FAST_FROM.to_string();
     let market = ["--rows-per-bar", "5", "--ticks-per-bar", "5", "--speed", "300", "--from", &from];
     let (simulate, address) = simulator(dir.path(), &market);
     let relay = Relay::start(&address);
     let run = run(dir.path(), &[("IG_API_URL", &relay.address), PLAIN[0], PLAIN[1]]);
     let pair = Pair { run, simulate };
-    let floor = dir.path().join("floor.db");
-    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("its tables"));
-    let (mut floor, mut seq) = (Floor::open(&floor), 0);
     // It has to see what is committed, and so reads anew each time.
-    let reader = rusqlite::Connection::open(dir.path().join(DATABASE)).expect("a connection");
+    let reader = rusqlite::Connection::open(&database).expect("a connection");
     let mut question = reader
         .prepare("SELECT count(*), max(seq) FROM candles WHERE seq > ? AND timeframe = '5'")
         .expect("a question");
@@ -322,7 +324,10 @@ fn closes(buckets: usize, budget: &mut Budget) {
             question.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
         newest.filter(|_| count >= 28)
     };
-    let (mut last, mut before, [mut whole, mut bare]) = (0, now(), [const { Vec::new() }; 2]);
+    let mut last = floor.last_seq();
+    // The floor goes on where what is stored ends, in both.
+    let (mut seq, mut bucket) = (last, FAST_FROM.since(bars::START) / 300);
+    let (mut before, [mut whole, mut bare]) = (now(), [const { Vec::new() }; 2]);
     while whole.len() < buckets {
         let mut arrived = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
         if let Some(newest) = newest_behind(last) {
@@ -348,10 +353,10 @@ fn closes(buckets: usize, budget: &mut Budget) {
             Some(visible) => whole.push(visible - arrived),
             // Rows between: a bare transaction after as much rest as those have.
             None => {
-                seq += 28;
-                let pairs = MAJOR_PAIRS.into_iter().zip(0..);
+                let pairs = MAJOR_PAIRS.into_iter().zip(1..);
                 let rows: Vec<StoredBar> =
-                    pairs.map(|(pair, n)| stored(bars::bar(pair, n, seq), seq + n)).collect();
+                    pairs.map(|(pair, n)| stored(bars::bar(pair, n, bucket), seq + n)).collect();
+                (seq, bucket) = (seq + 28, bucket + 1);
                 bare.push(time(|| floor.upsert(&rows)));
             }
         }

@@ -36,15 +36,18 @@ pub fn fill(path: &Path, end: Timestamp, buckets: i64) {
                  0, at, {seq} + 1, NULL FROM buckets"
             ))
             .expect("its bars");
-            let day = 86_400 / step * step;
-            file.execute_batch(&format!(
-                "WITH RECURSIVE days (at) AS (SELECT {first} UNION ALL SELECT at + {day} FROM days WHERE at + {day} < {end}) \
-                 INSERT INTO coverage SELECT '{pair}', '{timeframe}', at, min(at + {day}, {end}), 'stored', 'settled', \
-                 'session ' || at, at FROM days",
-                end = end.0
-            ))
-            .expect("its ledger");
         }
     }
+    // As it came about: a day after the other.
+    let lengths = "SELECT '5' AS timeframe UNION ALL SELECT '15'";
+    let pairs =
+        pairs.iter().map(|pair| format!("SELECT '{pair}' AS pair")).collect::<Vec<_>>().join(" UNION ALL ");
+    file.execute_batch(&format!(
+        "WITH RECURSIVE days (at) AS (SELECT {first} UNION ALL SELECT at + 86400 FROM days WHERE at + 86400 < {end}) \
+         INSERT INTO coverage SELECT pair, timeframe, at, min(at + 86400, {end}), 'stored', 'settled', 'session ' || at, at \
+         FROM days CROSS JOIN ({lengths}) CROSS JOIN ({pairs}) ORDER BY at",
+        end = end.0
+    ))
+    .expect("its ledger");
     file.execute_batch("COMMIT; CREATE UNIQUE INDEX candles_seq ON candles (seq)").expect("the index again");
 }

@@ -121,6 +121,11 @@ impl Floor {
         Floor(connection)
     }
 
+    #[allow(dead_code, reason = "most begin with an empty table")]
+    pub fn last_seq(&self) -> i64 {
+        self.0.query_row("SELECT max(seq) FROM candles", [], |row| row.get(0)).expect("a bar")
+    }
+
     pub fn upsert(&mut self, rows: &[StoredBar]) {
         let transaction = self.0.transaction().expect("a transaction");
         {

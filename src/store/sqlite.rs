@@ -360,10 +360,15 @@ fn in_opening(path: &Path, error: diesel::result::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use diesel::connection::BoxableConnection;
     use diesel::migration::{Migration, MigrationMetadata, MigrationName, Result as MigrationResult};
 
     use super::*;
+    use crate::domain::pair::MAJOR_PAIRS;
+    use crate::domain::{Bar, BarKey, Fact, FactBatch, Ohlc, Price, Source, Timeframe, Timestamp};
+    use crate::store::{DatabaseUrl, Store};
 
     /// The real migrations and one more, as a later release would have.
     #[derive(Clone, Copy)]
@@ -435,6 +440,84 @@ mod tests {
         assert_eq!(kept(&mut open_read_only(&path).unwrap()), -512);
     }
 
+    /// A bar of each pair in the n-th bucket.
+    fn bucket(n: i64) -> Arc<FactBatch> {
+        let bar = |pair| {
+            let price = Price::from_units(100_000_000).unwrap();
+            let ohlc = Ohlc { open: price, high: price, low: price, close: price };
+            // A Tuesday.
+            let start = Timestamp(1_705_968_000 + n * 300);
+            let key = BarKey { pair, timeframe: Timeframe::M5, start };
+            Fact::Settled(Bar { key, bid: ohlc, ask: ohlc, volume: 9, source: Source::Stream })
+        };
+        Arc::new(FactBatch { evidence: format!("session {n}").into(), facts: MAJOR_PAIRS.map(bar).into() })
+    }
+
+    #[test]
+    fn a_bucket_of_all_pairs_is_written_with_few_pages_beside_those_of_its_bars() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.db");
+        let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
+        // Bars and runs of each pair, a run a bucket, are more than a page has room for.
+        for n in 0..90 {
+            store.commit(&[bucket(n)], Timestamp(0)).unwrap();
+        }
+        let log = beside(&path, "-wal");
+        let pages = || (fs::metadata(&log).unwrap().len() / (24 + 4_096)) as usize;
+        let mut written = Vec::new();
+        for n in 90..99 {
+            let emptied = "PRAGMA wal_checkpoint(TRUNCATE)";
+            establish(&path, "rw").unwrap().batch_execute(emptied).unwrap();
+            assert_eq!(pages(), 0);
+            // No news: the last run of each pair goes on.
+            let facts = bucket(n).facts.clone();
+            store
+                .commit(&[Arc::new(FactBatch { evidence: "session 89".into(), facts })], Timestamp(0))
+                .unwrap();
+            written.push(pages());
+        }
+        written.sort_unstable();
+        // At the median no longer bar is made.
+        let of_bars = MAJOR_PAIRS.len();
+        assert!((of_bars..of_bars + 14).contains(&written[4]), "{written:?} pages");
+    }
+
+    #[test]
+    fn the_ledger_is_the_same_behind_its_move_into_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.db");
+        let mut store = Store::open(&DatabaseUrl::sqlite(&path)).unwrap();
+        for n in [0, 1, 2, 5] {
+            store.commit(&[bucket(n)], Timestamp(0)).unwrap();
+        }
+        drop(store);
+        let mut connection = establish(&path, "rw").unwrap();
+        let told = |connection: &mut SqliteConnection| {
+            let rows = "(SELECT count(*) || ' ' || group_concat(row, char(10)) FROM (SELECT pair || timeframe || ' ' || from_ts \
+                        || ' ' || to_ts || state || reason || evidence || updated_at AS row FROM coverage \
+                        ORDER BY pair, timeframe, from_ts))";
+            diesel::select(sql::<Text>(rows)).get_result::<String>(connection).unwrap()
+        };
+        let before = told(&mut connection);
+        assert!(before.starts_with("140 "), "{before}");
+        let indexes = "(SELECT group_concat(name) FROM (SELECT name FROM sqlite_master WHERE tbl_name = 'coverage' \
+                       AND type = 'index' ORDER BY name))";
+        let found = |connection: &mut SqliteConnection| {
+            diesel::select(sql::<Text>(indexes)).get_result::<String>(connection).unwrap()
+        };
+        let known = found(&mut connection);
+        // As an older program left it, which a newer one finds.
+        let down = include_str!("../../migrations/sqlite/0006_ledger_in_rows/down.sql");
+        connection.batch_execute(down).unwrap();
+        connection.batch_execute("DELETE FROM __diesel_schema_migrations WHERE version = '0006'").unwrap();
+        assert_eq!(told(&mut connection), before);
+        drop(connection);
+        let mut connection = open(&path).unwrap();
+        assert_eq!((told(&mut connection), found(&mut connection)), (before, known));
+        let fresh = diesel::select(sql::<BigInt>("(SELECT count(*) FROM freshness)"));
+        fresh.get_result::<i64>(&mut connection).unwrap();
+    }
+
     #[test]
     fn a_migration_leaves_a_copy_of_what_was_before() {
         let (_dir, path) = database();
@@ -442,7 +525,7 @@ mod tests {
         migrate(&mut connection, &path, Next("CREATE TABLE later (id INTEGER)")).unwrap();
         connection.batch_execute("SELECT * FROM later").unwrap();
 
-        let backup = beside(&path, ".schema-5.bak");
+        let backup = beside(&path, ".schema-6.bak");
         #[cfg(unix)]
         assert_eq!(
             std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&backup).unwrap().permissions()) & 0o137,
@@ -466,7 +549,7 @@ mod tests {
         for opened in [open(&path), open_read_only(&path)] {
             match opened.map(drop) {
                 Err(StoreError::NewerSchema { found, known, .. }) => {
-                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0005"));
+                    assert_eq!((found.as_str(), known.as_str()), ("9999", "0006"));
                 }
                 other => panic!("{other:?}"),
             }

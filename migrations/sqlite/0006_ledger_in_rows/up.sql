@@ -1,0 +1,19 @@
+-- The ledger's rows lie as they were made, and not by pair. Each bucket moves the end of one run of every pair: by pair
+-- each of these lies on a page of its own, as they were made side by side. An index finds them as before.
+CREATE TABLE coverage_before AS SELECT * FROM coverage;
+DROP TABLE coverage;
+CREATE TABLE coverage (
+    pair       TEXT    NOT NULL,
+    timeframe  TEXT    NOT NULL,
+    from_ts    BIGINT  NOT NULL, -- half-open, epoch seconds, UTC
+    to_ts      BIGINT  NOT NULL,
+    state      TEXT    NOT NULL, -- 'stored', 'quiet', 'closed', 'missing', 'lost'
+    reason     TEXT    NOT NULL,
+    evidence   TEXT    NOT NULL,
+    updated_at BIGINT  NOT NULL,
+    PRIMARY KEY (pair, timeframe, from_ts)
+);
+INSERT INTO coverage SELECT * FROM coverage_before ORDER BY from_ts, pair, timeframe;
+DROP TABLE coverage_before;
+CREATE INDEX coverage_to_ts ON coverage (to_ts);
+CREATE INDEX coverage_state ON coverage (state, timeframe, pair, from_ts);
