@@ -51,6 +51,8 @@ impl Budget {
 
     /// How the bench ends: with 1 where a bound was missed.
     pub fn end(self) -> ExitCode {
+        // Who panics does not come here, whatever rows it has told of.
+        println!("\nall is told");
         if self.is_met || self.is_test || cfg!(debug_assertions) {
             ExitCode::SUCCESS
         } else {

@@ -8,9 +8,11 @@ use candlekeep::store::{DatabaseUrl, Store};
 
 /// Seconds of a bucket.
 const STEP: i64 = 300;
+/// And of a session.
+const SESSION: i64 = 4 * 3_600;
 
-/// So many 5-minute buckets of all pairs up to a time, the bars derived from them, and a ledger in which every day has another
-/// session.
+/// So many 5-minute buckets of all pairs up to a time, the bars derived from them, and a ledger in which each four hours
+/// have another session.
 pub fn fill(path: &Path, end: Timestamp, buckets: i64) {
     drop(Store::open(&DatabaseUrl::sqlite(path)).expect("its tables"));
     let file = rusqlite::Connection::open(path).expect("a connection");
@@ -38,14 +40,14 @@ pub fn fill(path: &Path, end: Timestamp, buckets: i64) {
             .expect("its bars");
         }
     }
-    // As it came about: a day after the other.
+    // As it came about: one after the other.
     let lengths = "SELECT '5' AS timeframe UNION ALL SELECT '15'";
     let pairs =
         pairs.iter().map(|pair| format!("SELECT '{pair}' AS pair")).collect::<Vec<_>>().join(" UNION ALL ");
     file.execute_batch(&format!(
-        "WITH RECURSIVE days (at) AS (SELECT {first} UNION ALL SELECT at + 86400 FROM days WHERE at + 86400 < {end}) \
-         INSERT INTO coverage SELECT pair, timeframe, at, min(at + 86400, {end}), 'stored', 'settled', 'session ' || at, at \
-         FROM days CROSS JOIN ({lengths}) CROSS JOIN ({pairs}) ORDER BY at",
+        "WITH RECURSIVE sessions (at) AS (SELECT {first} UNION ALL SELECT at + {SESSION} FROM sessions WHERE at + {SESSION} < {end}) \
+         INSERT INTO coverage SELECT pair, timeframe, at, min(at + {SESSION}, {end}), 'stored', 'settled', 'session ' || at, at \
+         FROM sessions CROSS JOIN ({lengths}) CROSS JOIN ({pairs}) ORDER BY at",
         end = end.0
     ))
     .expect("its ledger");

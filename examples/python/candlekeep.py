@@ -559,8 +559,11 @@ def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
         end = until = min(until, _up(asked.end, step))
     runs = rows(
         "SELECT from_ts, to_ts, state, reason FROM coverage"
-        " WHERE pair=? AND timeframe='5' AND to_ts > ? AND from_ts < ? ORDER BY from_ts",
-        *(pair, start, until),
+        " WHERE pair=? AND timeframe='5' AND to_ts > ? AND from_ts < ?"
+        # From the run on that holds the start: runs do not overlap, which no database knows.
+        " AND from_ts >= COALESCE((SELECT MAX(from_ts) FROM coverage WHERE pair=? AND timeframe='5'"
+        " AND from_ts <= ?), 0) ORDER BY from_ts",
+        *(pair, start, until, pair, start),
     )
     runs = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in runs if start < until]
     # Time between the bars of which the ledger says nothing.

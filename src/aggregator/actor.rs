@@ -204,8 +204,10 @@ impl Handler<StreamTold> for AggregatorActor {
                 }
                 StreamEvent::Candle { candle, .. } => {
                     moment = self.event_clock.observe_after(moment, candle.start, candle.closed);
-                    if let Some(now) = moment.now.filter(|_| self.uncertain) {
-                        self.notice_parting(now);
+                    if self.uncertain {
+                        // Somebody else may have found out what time it is.
+                        moment = self.event_clock.moment();
+                        moment.now.into_iter().for_each(|now| self.notice_parting(now));
                     }
                 }
                 _ => {}

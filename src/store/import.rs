@@ -55,8 +55,10 @@ fn end_of(connection: &mut Connection, pair: Pair) -> QueryResult<Option<Timesta
         coverage::table
             .filter(coverage::pair.eq(pair.as_str()))
             .filter(coverage::timeframe.eq(Timeframe::M5.as_str()))
-            .select(diesel::dsl::max(coverage::to_ts))
-            .get_result(connection)
+            .order(coverage::from_ts.desc())
+            .select(coverage::to_ts)
+            .first(connection)
+            .optional()
     })?;
     Ok(end.map(Timestamp))
 }

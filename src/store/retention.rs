@@ -7,7 +7,8 @@ use diesel::result::QueryResult;
 use super::backend::{Connection, on_backend};
 use super::bars;
 use super::error::StoreError;
-use super::rows::{self, PairText, RevisionKind};
+use super::ledger;
+use super::rows::{PairText, RevisionKind};
 use super::schema::{candle_revisions, candles, coverage};
 use super::sequence;
 use super::settings;
@@ -107,22 +108,19 @@ fn ledgers(
     connection: &mut Connection,
     timeframe: Timeframe,
 ) -> Result<Vec<(crate::domain::Pair, std::ops::Range<Timestamp>)>, StoreError> {
-    let found: Vec<(String, Option<i64>, Option<i64>)> = on_backend!(connection, connection => {
-        coverage::table
-            .filter(coverage::timeframe.eq(timeframe.as_str()))
-            .group_by(coverage::pair)
-            .select((
-                coverage::pair,
-                diesel::dsl::min(coverage::from_ts),
-                diesel::dsl::max(coverage::to_ts),
-            ))
-            .load(connection)
-    })?;
-    let mut ledgers = Vec::with_capacity(found.len());
-    for (pair, from, to) in found {
-        if let (Some(from), Some(to)) = (from, to) {
-            ledgers.push((rows::pair(&pair)?, Timestamp(from)..Timestamp(to)));
-        }
+    let ends = ledger::ends(connection, timeframe)?;
+    let mut ledgers = Vec::with_capacity(ends.len());
+    for (pair, to) in ends {
+        let text = PairText::new(pair);
+        // Of one pair, so that the index has it at once.
+        let from: Option<i64> = on_backend!(connection, connection => {
+            coverage::table
+                .filter(coverage::pair.eq(text.as_str()))
+                .filter(coverage::timeframe.eq(timeframe.as_str()))
+                .select(diesel::dsl::min(coverage::from_ts))
+                .get_result(connection)
+        })?;
+        ledgers.extend(from.map(|from| (pair, Timestamp(from)..to)));
     }
     Ok(ledgers)
 }
@@ -216,6 +214,8 @@ impl Old {
                 coverage::table
                     .filter(coverage::pair.eq(pair))
                     .filter(coverage::timeframe.eq(timeframe))
+                    // All of these are such, and only so does the index know where to end.
+                    .filter(coverage::from_ts.lt(cut.0))
                     .filter(coverage::to_ts.le(cut.0)),
             )
             .execute(connection)

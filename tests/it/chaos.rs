@@ -6,7 +6,9 @@
 //! again, and `CANDLEKEEP_CHAOS_ROUNDS` says how many weeks (one, unless told).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use candlekeep::clock::Clock;
 use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Pair, Timestamp};
 use candlekeep::simulator::faults::{Closing, Fault, ScaledSide, Script, Withheld};
@@ -41,6 +43,8 @@ const RAW: [&str; 6] = ["^99", "^0", "^x", "1|2|3", "%zz|^11", "^Tabc|^11"];
 /// The market is watched in stretches of so long, each of which has its own time: over a weekend no row shows that a session works,
 /// so that after twenty that ended the pauses between two are a minute, and stay so until the market opens.
 const STRETCH: i64 = 3_600;
+/// And all of it together this.
+const WEEK_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// Timers that find trouble soon, and recover it in a time that a busy machine can keep.
 pub const QUICK: [(&str, &str); 6] = [
@@ -130,10 +134,12 @@ fn week(seed: u64) -> String {
 
 /// Waits for an instant of market time, or its end: in vain only where the market does not go on.
 fn wait_until(world: &World, service: &mut Service, time: Timestamp) {
+    let given_up = Clock::system().monotonic() + WEEK_WITHIN;
     let is_over = |world: &World, time| world.simulator().now() >= time || world.simulator().has_ended();
     while !is_over(world, time) {
         let next = world.simulator().now().plus(STRETCH).min(time);
         world.wait(service, &format!("market time {next}"), |world| is_over(world, next));
+        assert!(Clock::system().monotonic() < given_up, "at {next} it has taken {WEEK_WITHIN:?}");
     }
 }
 
