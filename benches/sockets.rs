@@ -87,8 +87,6 @@ const ROWS_BYTES_MIN: usize = 400;
 /// Rows come within this, and where they end candles the bars are seen within that.
 const ROWS_WITHIN: Duration = Duration::from_secs(30);
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
-/// Those that have not come within this, of rows of which it is not known what they end, do not come.
-const NOT_YET: Duration = Duration::from_millis(100);
 /// Rows of a candle, 200 ms from each other; pieces nearer than this came at one moment.
 const ROWS_OF_BAR: usize = 5;
 const ONE_MOMENT: Duration = Duration::from_millis(20);
@@ -339,38 +337,37 @@ fn closes(buckets: usize, budget: &mut Budget) {
     // The floor goes on where what is stored ends, in both.
     let (mut seq, mut bucket) = (last, FAST_FROM.since(bars::START) / 300);
     let [mut whole, mut bare] = [const { Vec::new() }; 2];
-    // Which of its rows end a candle shows with the first that are seen; from there on it is every so many.
-    let mut left: Option<usize> = None;
-    while whole.len() < buckets {
-        let arrived = relay.moment();
-        let ends = left.is_none_or(|left| left == 0);
-        let given_up = now() + if left.is_some() { SEEN_WITHIN } else { NOT_YET };
-        let mut visible = None;
-        while ends && visible.is_none() && now() < given_up {
-            visible = newest_behind(last).map(|newest| (newest, now()));
-            // Two processors may be one that is shared: to ask without a pause would slow down what is measured.
-            sleep(ASK_AGAIN);
-        }
-        match visible {
-            Some((newest, at)) => {
-                (last, left) = (newest, Some(ROWS_OF_BAR - 1));
-                whole.push(at - arrived);
-            }
-            None => {
-                assert!(!ends || left.is_none(), "no bars within {SEEN_WITHIN:?}");
-                left = left.map(|left| left - 1);
-                // After as much rest as those have that end candles.
+    let mut between = 0;
+    while whole.len() <= buckets {
+        let Rows { at, end } = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
+        if end {
+            let given_up = now() + SEEN_WITHIN;
+            let newest = loop {
+                if let Some(newest) = newest_behind(last) {
+                    break newest;
+                }
+                assert!(now() < given_up, "no bars within {SEEN_WITHIN:?}");
+                // Two processors may be one that is shared: to ask without a pause would slow down what is measured.
+                sleep(ASK_AGAIN);
+            };
+            (last, between) = (newest, 0);
+            whole.push(now() - at);
+        } else {
+            between += 1;
+            // Once a bucket, after as much rest as the rows have that end candles.
+            if between == ROWS_OF_BAR / 2 {
                 let pairs = MAJOR_PAIRS.into_iter().zip(1..);
                 let rows: Vec<StoredBar> =
                     pairs.map(|(pair, n)| stored(bars::bar(pair, n, bucket), seq + n)).collect();
                 (seq, bucket) = (seq + 28, bucket + 1);
                 bare.push(time(|| floor.upsert(&rows)));
-                assert!(newest_behind(last).is_none(), "bars of rows that end nothing");
             }
         }
     }
-    // The first was waited for in vain before, beside the floor.
-    whole.remove(0);
+    // Each has a first time.
+    for times in [&mut whole, &mut bare] {
+        times.remove(0);
+    }
     drop(pair);
     for (name, times) in [("bare commit", &mut bare), ("rows to bars", &mut whole)] {
         times.sort();
@@ -391,7 +388,14 @@ fn closes(buckets: usize, budget: &mut Budget) {
 /// Stands between `run` and the simulator, and tells when rows went through.
 struct Relay {
     address: String,
-    arrivals: Receiver<Instant>,
+    arrivals: Receiver<Rows>,
+}
+
+/// Rows of all pairs, when they went through, and whether they end candles.
+#[derive(Clone, Copy)]
+struct Rows {
+    at: Instant,
+    end: bool,
 }
 
 impl Relay {
@@ -410,15 +414,19 @@ impl Relay {
                 std::thread::spawn(move || carry(up.0, up.1, |_| {}));
                 std::thread::spawn(move || {
                     let (server, client, told) = down;
-                    let mut last: Option<Instant> = None;
+                    let mut last: Option<Rows> = None;
                     carry(server, client, |bytes| {
+                        // As many ticks as rows, and the sign that the candle is over.
+                        let sign = format!("|{ROWS_OF_BAR}|{ROWS_OF_BAR}|1|");
+                        let has = |text: &[u8]| memchr::memmem::find(bytes, text).is_some();
+                        let rows = Rows { at: now(), end: has(sign.as_bytes()) };
                         // An answer of REST has no such lines, and what follows at once is of the same moment.
-                        let is_rows =
-                            bytes.len() >= ROWS_BYTES_MIN && memchr::memmem::find(bytes, b"U,").is_some();
-                        if is_rows && last.is_none_or(|last| now() - last >= ONE_MOMENT) {
-                            last = Some(now());
+                        let is_rows = bytes.len() >= ROWS_BYTES_MIN && has(b"U,");
+                        let is_same = |last: Rows| rows.at - last.at < ONE_MOMENT && (last.end || !rows.end);
+                        if is_rows && !last.is_some_and(is_same) {
+                            last = Some(rows);
                             // Nobody may be waiting any more.
-                            let _ = told.send(now());
+                            let _ = told.send(rows);
                         }
                     });
                 });
@@ -426,11 +434,6 @@ impl Relay {
         });
         let address = simulator.replace(host(simulator), &format!("127.0.0.1:{port}"));
         Relay { address, arrivals }
-    }
-
-    /// When the next rows went through.
-    fn moment(&self) -> Instant {
-        self.arrivals.recv_timeout(ROWS_WITHIN).expect("rows")
     }
 }
 

@@ -520,6 +520,13 @@ def _read_http(service: _Service, asked: _Asked) -> _Found:
     return _Found(bars, holes, told["expected_by"], now)
 
 
+# From the run on that holds the start: runs do not overlap, which no database knows.
+FROM_THE_RUN_AT = (
+    " AND from_ts >= COALESCE((SELECT MAX(from_ts) FROM coverage"
+    " WHERE pair=? AND timeframe=? AND from_ts <= ?), ?)"
+)
+
+
 def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
     """Reads by the statements that `rows` executes, in its transaction."""
     pair, timeframe, step = asked[:3]
@@ -560,10 +567,8 @@ def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
     runs = rows(
         "SELECT from_ts, to_ts, state, reason FROM coverage"
         " WHERE pair=? AND timeframe='5' AND to_ts > ? AND from_ts < ?"
-        # From the run on that holds the start: runs do not overlap, which no database knows.
-        " AND from_ts >= COALESCE((SELECT MAX(from_ts) FROM coverage WHERE pair=? AND timeframe='5'"
-        " AND from_ts <= ?), 0) ORDER BY from_ts",
-        *(pair, start, until, pair, start),
+        f"{FROM_THE_RUN_AT} ORDER BY from_ts",
+        *(pair, start, until, pair, "5", start, start),
     )
     runs = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in runs if start < until]
     # Time between the bars of which the ledger says nothing.
@@ -583,8 +588,9 @@ def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
     if step > 300:
         own = rows(
             "SELECT from_ts, to_ts, state, reason FROM coverage"
-            " WHERE pair=? AND timeframe=? AND to_ts > ? AND from_ts < ? ORDER BY from_ts",
-            *(*key, start, until),
+            " WHERE pair=? AND timeframe=? AND to_ts > ? AND from_ts < ?"
+            f"{FROM_THE_RUN_AT} ORDER BY from_ts",
+            *(*key, start, until, *key, start, start),
         )
     own = [Hole(max(a, start), min(b, until), state, reason) for a, b, state, reason in own]
     holes = _holes(runs, own, {bar.time for bar in bars}, step)

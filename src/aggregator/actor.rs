@@ -109,8 +109,8 @@ impl AggregatorActor {
     }
 
     /// The clock was set or the machine has slept: nothing is known to follow what was before.
-    fn notice_parting(&mut self, now: Timestamp) {
-        let (partings, steady) = (self.event_clock.partings(), self.event_clock.is_steady());
+    fn notice_parting(&mut self, now: Timestamp, steady: bool) {
+        let partings = self.event_clock.partings();
         if std::mem::replace(&mut self.partings, partings) != partings {
             log::warn!(event_time:% = now; "the system's clock was set, or the machine has slept");
             self.uncertain = !steady;
@@ -176,9 +176,10 @@ impl Actor for AggregatorActor {
         let ticks = clock::beats(TICK).into_actor(self).map(|(), act, _| {
             act.lifeline.pulse().step(TICKS_WITHIN);
             act.outbound.tick(act.stats.writer_holds.get() == 0);
-            if let Some(now) = act.event_clock.now() {
-                act.notice_parting(now);
-                act.core.tick(now, act.event_clock.is_steady());
+            let moment = act.event_clock.moment();
+            if let Some(now) = moment.now {
+                act.notice_parting(now, moment.is_steady);
+                act.core.tick(now, moment.is_steady);
                 act.forward(act.evidence.clone());
             }
             act.live.show_forming(|| act.core.forming());
@@ -193,7 +194,7 @@ impl Handler<StreamTold> for AggregatorActor {
     fn handle(&mut self, StreamTold(events): StreamTold, ctx: &mut Self::Context) -> Self::Result {
         let mut moment = self.event_clock.moment();
         if let Some(now) = moment.now {
-            self.notice_parting(now);
+            self.notice_parting(now, moment.is_steady);
         }
         for event in &events {
             match event {
@@ -207,7 +208,7 @@ impl Handler<StreamTold> for AggregatorActor {
                     if self.uncertain {
                         // Somebody else may have found out what time it is.
                         moment = self.event_clock.moment();
-                        moment.now.into_iter().for_each(|now| self.notice_parting(now));
+                        moment.now.into_iter().for_each(|now| self.notice_parting(now, moment.is_steady));
                     }
                 }
                 _ => {}

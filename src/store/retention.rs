@@ -8,7 +8,7 @@ use super::backend::{Connection, on_backend};
 use super::bars;
 use super::error::StoreError;
 use super::ledger;
-use super::rows::{PairText, RevisionKind};
+use super::rows::{self, PairText, RevisionKind};
 use super::schema::{candle_revisions, candles, coverage};
 use super::sequence;
 use super::settings;
@@ -108,21 +108,36 @@ fn ledgers(
     connection: &mut Connection,
     timeframe: Timeframe,
 ) -> Result<Vec<(crate::domain::Pair, std::ops::Range<Timestamp>)>, StoreError> {
-    let ends = ledger::ends(connection, timeframe)?;
-    let mut ledgers = Vec::with_capacity(ends.len());
-    for (pair, to) in ends {
-        let text = PairText::new(pair);
-        // Of one pair, so that the index has it at once.
-        let from: Option<i64> = on_backend!(connection, connection => {
-            coverage::table
-                .filter(coverage::pair.eq(text.as_str()))
-                .filter(coverage::timeframe.eq(timeframe.as_str()))
-                .select(diesel::dsl::min(coverage::from_ts))
-                .get_result(connection)
-        })?;
-        ledgers.extend(from.map(|from| (pair, Timestamp(from)..to)));
+    let of_timeframe = coverage::table.filter(coverage::timeframe.eq(timeframe.as_str()));
+    match connection {
+        // Pair by pair, so that an index has it at once: of all together each run would be looked up.
+        Connection::Sqlite(_) => {
+            let mut ledgers = Vec::new();
+            for (pair, to) in ledger::ends(connection, timeframe)? {
+                let Connection::Sqlite(file) = connection else { break };
+                let text = PairText::new(pair);
+                let first = of_timeframe.filter(coverage::pair.eq(text.as_str()));
+                let from: Option<i64> = first.select(diesel::dsl::min(coverage::from_ts)).get_result(file)?;
+                ledgers.extend(from.map(|from| (pair, Timestamp(from)..to)));
+            }
+            Ok(ledgers)
+        }
+        // One journey.
+        Connection::Postgres(server) => {
+            let bounds = (diesel::dsl::min(coverage::from_ts), diesel::dsl::max(coverage::to_ts));
+            let found: Vec<(String, (Option<i64>, Option<i64>))> = of_timeframe
+                .group_by(coverage::pair)
+                .select((coverage::pair, bounds))
+                .load(&mut server.wire)?;
+            let mut ledgers = Vec::with_capacity(found.len());
+            for (pair, bounds) in found {
+                if let (Some(from), Some(to)) = bounds {
+                    ledgers.push((rows::pair(&pair)?, Timestamp(from)..Timestamp(to)));
+                }
+            }
+            Ok(ledgers)
+        }
     }
-    Ok(ledgers)
 }
 
 /// What is old of one pair and timeframe.

@@ -6,7 +6,7 @@
 //! again, and `CANDLEKEEP_CHAOS_ROUNDS` says how many weeks (one, unless told).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candlekeep::clock::Clock;
 use candlekeep::domain::pair::MAJOR_PAIRS;
@@ -102,19 +102,20 @@ fn week(seed: u64) -> String {
     };
     let world = World::new(options);
     world.simulator().control().hold_at(Some(START.plus(CALM_S)));
+    let given_up = Clock::system().monotonic() + WEEK_WITHIN;
     let mut service = world.start("run", &QUICK);
     world.wait(&mut service, "the first bars", has_a_ledger);
     world.simulator().control().hold_at(None);
     for kill in &kills {
         let time = START.plus(*kill);
-        wait_until(&world, &mut service, time);
+        wait_until(&world, &mut service, time, given_up);
         // What was seen by a program that is killed before it has written anything is not known.
         world.wait(&mut service, "a ledger", has_a_ledger);
         service.kill();
         println!("killed at {}", world.simulator().now());
         service = world.start("run", &QUICK);
     }
-    wait_until(&world, &mut service, START.plus(length_s));
+    wait_until(&world, &mut service, START.plus(length_s), given_up);
     // Healing may be minutes of pauses too.
     world.wait_complete(&mut service);
     service.stop();
@@ -133,8 +134,7 @@ fn week(seed: u64) -> String {
 }
 
 /// Waits for an instant of market time, or its end: in vain only where the market does not go on.
-fn wait_until(world: &World, service: &mut Service, time: Timestamp) {
-    let given_up = Clock::system().monotonic() + WEEK_WITHIN;
+fn wait_until(world: &World, service: &mut Service, time: Timestamp, given_up: Instant) {
     let is_over = |world: &World, time| world.simulator().now() >= time || world.simulator().has_ended();
     while !is_over(world, time) {
         let next = world.simulator().now().plus(STRETCH).min(time);

@@ -1,7 +1,7 @@
 //! What the store promises, case by case, on each database.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -1764,29 +1764,35 @@ fn a_killed_process_loses_nothing_it_has_acknowledged() {
 
 #[test]
 fn both_databases_have_the_same_tables_and_columns() {
-    let columns = |folder: &str| -> Vec<String> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
-        let mut steps: Vec<_> = fs::read_dir(path).unwrap().map(|step| step.unwrap().path()).collect();
-        steps.sort();
-        let text: String =
-            steps.iter().map(|step| fs::read_to_string(step.join("up.sql")).unwrap()).collect();
-        // A view that is written anew is no other, and each database says so in its way.
-        let text = text.replace("CREATE OR REPLACE VIEW", "CREATE VIEW");
-        let mut views = BTreeSet::new();
-        let names = text.lines().filter_map(|line| {
-            let mut words = line.split("--").next()?.split_whitespace();
-            let first = words.next()?;
-            if first != "CREATE" {
-                return Some(first.to_owned());
-            }
-            let (kind, name) = (words.next()?, words.next()?);
-            (kind != "VIEW" || views.insert(name.to_owned())).then(|| name.to_owned())
-        });
-        names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+    // As all migrations have left them: tables, views and indexes, each with its columns in their order.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("candles.db");
+    drop(Store::open(&DatabaseUrl::sqlite(&path)).unwrap());
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let columns = "SELECT made.name || ' ' || part.name FROM sqlite_master AS made, pragma_table_info(made.name) AS part \
+                   WHERE made.type IN ('table', 'view') AND made.name NOT LIKE 'sqlite%' AND made.name NOT LIKE '\\_\\_%' ESCAPE '\\' \
+                   UNION ALL SELECT made.name || ' ' || part.name FROM sqlite_master AS made, pragma_index_info(made.name) AS part \
+                   WHERE made.type = 'index' AND made.sql IS NOT NULL";
+    let mut statement = file.prepare(columns).unwrap();
+    let of_file: Vec<String> =
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(of_file.len() > 100, "{of_file:?}");
+    let Some(server) = postgres::shared() else { return };
+    let address = server.place();
+    drop(Store::open(&address.parse().unwrap()).unwrap());
+    let columns = "SELECT class.relname || ' ' || part.attname FROM pg_class AS class \
+                   JOIN pg_attribute AS part ON part.attrelid = class.oid \
+                   WHERE class.relnamespace = current_schema()::regnamespace AND class.relkind IN ('r', 'v', 'i') \
+                   AND part.attnum > 0 AND NOT part.attisdropped \
+                   AND class.relname NOT LIKE '%\\_pkey' AND class.relname NOT LIKE '\\_\\_%' \
+                   ORDER BY class.relname, part.attnum";
+    let of_server: Vec<String> = postgres::query(&address, columns).unwrap().into_iter().flatten().collect();
+    // By what they belong to, in which their order stays.
+    let sorted = |mut rows: Vec<String>| {
+        rows.sort_by(|one, other| one.split(' ').next().cmp(&other.split(' ').next()));
+        rows
     };
-    let sqlite = columns("sqlite");
-    assert!(sqlite.len() > 70, "{sqlite:?}");
-    assert_eq!(sqlite, columns("postgres"));
+    assert_eq!(sorted(of_file), sorted(of_server));
 }
 
 /// What the tables must hold, kept the simplest way.
