@@ -16,17 +16,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candlekeep::clock::Clock;
 use candlekeep::domain::calendar::Expectation;
-use candlekeep::domain::pair::MAJOR_PAIRS;
 use candlekeep::domain::{Calendar, Timeframe, Timestamp};
 use candlekeep::store::{DatabaseUrl, Store, StoredBar};
 use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
@@ -42,6 +39,7 @@ mod asking;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod bars;
 mod budget;
+mod closes;
 mod filled;
 #[expect(dead_code, reason = "other benches use the rest")]
 mod sides;
@@ -49,9 +47,10 @@ mod sides;
 mod timing;
 use asking::Asking;
 use budget::Budget;
+use closes::closes;
 use front::{Authority, Front, Valid};
-use sides::{Floor, stored};
-use timing::{at, now, time};
+use sides::Floor;
+use timing::{now, time};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_candlekeep");
 const DATABASE: &str = "bars.db";
@@ -79,19 +78,6 @@ const YEAR_S: i64 = 365 * DAY_S;
 const AWAY_S: i64 = 3 * 3_600;
 /// That is healed at the pace that IG sets, all pairs within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(900);
-/// The budget of rows that end candles: so many times the bare transaction, at the median and for 99 of 100.
-const CLOSE_MEDIAN_MAX: f64 = 2.0;
-const CLOSE_P99_MAX: f64 = 4.0;
-/// Rows of all pairs are more bytes than this, and signs of life fewer.
-const ROWS_BYTES_MIN: usize = 400;
-/// Rows come within this, and where they end candles the bars are seen within that.
-const ROWS_WITHIN: Duration = Duration::from_secs(30);
-const SEEN_WITHIN: Duration = Duration::from_secs(30);
-/// Rows of a candle, 200 ms from each other; pieces nearer than this came at one moment.
-const ROWS_OF_BAR: usize = 5;
-const ONE_MOMENT: Duration = Duration::from_millis(20);
-/// How long it takes from one look whether bars are there to the next, besides what the system makes of it: some 0.06 ms.
-const ASK_AGAIN: Duration = Duration::from_micros(10);
 /// A market that ticks each second in every pair, and so has 300 rows a bar.
 const EVERY_SECOND: [&str; 4] = ["--rows-per-bar", "300", "--ticks-per-bar", "300"];
 /// Looks at the memory of a run at full speed, of which each third has a median.
@@ -305,153 +291,6 @@ fn streamed(database: &Path) -> i64 {
     let bars = "SELECT count(*) FROM candles WHERE source = 'websocket' AND timeframe = '5' AND seq > ?";
     let filled = YEAR_S / 300 * 56 + 56;
     reader.query_row(bars, [filled], |row| row.get(0)).expect("a number")
-}
-
-/// A bucket of market time each second, so that there is rest between the rows, behind a year that is stored.
-fn closes(buckets: usize, budget: &mut Budget) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let [database, floor] = [DATABASE, "floor.db"].map(|name| dir.path().join(name));
-    filled::fill(&database, FAST_FROM, YEAR_S / 300);
-    fs::copy(&database, &floor).expect("a copy");
-    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("one that writes ahead"));
-    let mut floor = Floor::open(&floor);
-    let from = FAST_FROM.to_string();
-    let rows = ROWS_OF_BAR.to_string();
-    let market = ["--rows-per-bar", &rows, "--ticks-per-bar", &rows, "--speed", "300", "--from", &from];
-    let (simulate, address) = simulator(dir.path(), &market);
-    let relay = Relay::start(&address);
-    let run = run(dir.path(), &[("IG_API_URL", &relay.address), PLAIN[0], PLAIN[1]]);
-    let pair = Pair { run, simulate };
-    // It has to see what is committed, and so reads anew each time.
-    let reader = rusqlite::Connection::open(&database).expect("a connection");
-    let mut question = reader
-        .prepare("SELECT count(*), max(seq) FROM candles WHERE seq > ? AND timeframe = '5'")
-        .expect("a question");
-    // The number of the last bar, where there are bars of all pairs behind this one.
-    let mut newest_behind = |last: i64| -> Option<i64> {
-        let (count, newest): (i64, Option<i64>) =
-            question.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
-        newest.filter(|_| count >= 28)
-    };
-    let mut last = floor.last_seq();
-    // The floor goes on where what is stored ends, in both.
-    let (mut seq, mut bucket) = (last, FAST_FROM.since(bars::START) / 300);
-    let [mut whole, mut bare] = [const { Vec::new() }; 2];
-    let mut between = 0;
-    while whole.len() <= buckets {
-        let Rows { at, end } = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
-        if end {
-            let given_up = now() + SEEN_WITHIN;
-            let newest = loop {
-                if let Some(newest) = newest_behind(last) {
-                    break newest;
-                }
-                assert!(now() < given_up, "no bars within {SEEN_WITHIN:?}");
-                // Two processors may be one that is shared: to ask without a pause would slow down what is measured.
-                sleep(ASK_AGAIN);
-            };
-            (last, between) = (newest, 0);
-            whole.push(now() - at);
-        } else {
-            between += 1;
-            // Once a bucket, after as much rest as the rows have that end candles.
-            if between == ROWS_OF_BAR / 2 {
-                let pairs = MAJOR_PAIRS.into_iter().zip(1..);
-                let rows: Vec<StoredBar> =
-                    pairs.map(|(pair, n)| stored(bars::bar(pair, n, bucket), seq + n)).collect();
-                (seq, bucket) = (seq + 28, bucket + 1);
-                bare.push(time(|| floor.upsert(&rows)));
-            }
-        }
-    }
-    // Each has a first time.
-    for times in [&mut whole, &mut bare] {
-        times.remove(0);
-    }
-    drop(pair);
-    for (name, times) in [("bare commit", &mut bare), ("rows to bars", &mut whole)] {
-        times.sort();
-        let told = [0.5, 0.9, 0.99, 1.0].map(|share| {
-            format!("{:.0} of 100 within {:.2} ms", share * 100.0, at(times, share).as_secs_f64() * 1e3)
-        });
-        println!("{name:<15} {} ({} of them)", told.join(", "), times.len());
-    }
-    for (which, share, most) in [("median", 0.5, CLOSE_MEDIAN_MAX), ("99 of 100", 0.99, CLOSE_P99_MAX)] {
-        let factor = at(&whole, share).as_secs_f64() / at(&bare, share).as_secs_f64();
-        let what = format!(
-            "rows that end 28 candles, through sockets, to bars that another connection sees, {which}"
-        );
-        budget.at_most(&what, factor, most, "bare commits");
-    }
-}
-
-/// Stands between `run` and the simulator, and tells when rows went through.
-struct Relay {
-    address: String,
-    arrivals: Receiver<Rows>,
-}
-
-/// Rows of all pairs, when they went through, and whether they end candles.
-#[derive(Clone, Copy)]
-struct Rows {
-    at: Instant,
-    end: bool,
-}
-
-impl Relay {
-    fn start(simulator: &str) -> Relay {
-        let to = host(simulator).to_owned();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let (told, arrivals) = mpsc::channel();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = TcpStream::connect(&to).expect("the simulator");
-                for end in [&client, &server] {
-                    end.set_nodelay(true).expect("a connection");
-                }
-                let (up, down) = ((copy_of(&client), copy_of(&server)), (server, client, told.clone()));
-                std::thread::spawn(move || carry(up.0, up.1, |_| {}));
-                std::thread::spawn(move || {
-                    let (server, client, told) = down;
-                    let mut last: Option<Rows> = None;
-                    carry(server, client, |bytes| {
-                        // As many ticks as rows, and the sign that the candle is over.
-                        let sign = format!("|{ROWS_OF_BAR}|{ROWS_OF_BAR}|1|");
-                        let has = |text: &[u8]| memchr::memmem::find(bytes, text).is_some();
-                        let rows = Rows { at: now(), end: has(sign.as_bytes()) };
-                        // An answer of REST has no such lines, and what follows at once is of the same moment.
-                        let is_rows = bytes.len() >= ROWS_BYTES_MIN && has(b"U,");
-                        let is_same = |last: Rows| rows.at - last.at < ONE_MOMENT && (last.end || !rows.end);
-                        if is_rows && !last.is_some_and(is_same) {
-                            last = Some(rows);
-                            // Nobody may be waiting any more.
-                            let _ = told.send(rows);
-                        }
-                    });
-                });
-            }
-        });
-        let address = simulator.replace(host(simulator), &format!("127.0.0.1:{port}"));
-        Relay { address, arrivals }
-    }
-}
-
-fn copy_of(stream: &TcpStream) -> TcpStream {
-    stream.try_clone().expect("another handle")
-}
-
-/// Passes on what comes, told of just before, until one end is gone.
-fn carry(mut from: TcpStream, mut to: TcpStream, mut told: impl FnMut(&[u8])) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        told(&buffer[..length]);
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    // It may be gone already.
-    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// Host and port of an address.
