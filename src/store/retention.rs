@@ -124,14 +124,14 @@ fn ledgers(
         }
         // One journey.
         Connection::Postgres(server) => {
-            let bounds = (diesel::dsl::min(coverage::from_ts), diesel::dsl::max(coverage::to_ts));
-            let found: Vec<(String, (Option<i64>, Option<i64>))> = of_timeframe
+            let (first, last) = (diesel::dsl::min(coverage::from_ts), diesel::dsl::max(coverage::to_ts));
+            let found: Vec<(String, Option<i64>, Option<i64>)> = of_timeframe
                 .group_by(coverage::pair)
-                .select((coverage::pair, bounds))
+                .select((coverage::pair, first, last))
                 .load(&mut server.wire)?;
             let mut ledgers = Vec::with_capacity(found.len());
-            for (pair, bounds) in found {
-                if let (Some(from), Some(to)) = bounds {
+            for (pair, from, to) in found {
+                if let (Some(from), Some(to)) = (from, to) {
                     ledgers.push((rows::pair(&pair)?, Timestamp(from)..Timestamp(to)));
                 }
             }
