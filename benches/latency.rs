@@ -30,7 +30,7 @@ use bars::bar;
 use budget::Budget;
 use rooms::{Rooms, messages};
 use sides::{Floor, stored};
-use timing::{at, time};
+use timing::{at, shares, time};
 
 /// Candles that end, and of those how many on one side before it is the next one's turn.
 const BUCKETS: usize = 600;
@@ -94,10 +94,7 @@ fn main() -> ExitCode {
         [("bare fdatasync", &mut synced), ("bare commit", &mut bare), ("row to bar", &mut whole)]
     {
         times.sort();
-        println!(
-            "{name:<15} {}",
-            [0.5, 0.9, 0.99, 1.0].map(|share| told(share, at(times, share))).join(", ")
-        );
+        println!("{name:<15} {}", shares(times));
         histogram(times);
     }
     for (which, share, most) in [("median", 0.5, MEDIAN_MAX), ("99 of 100", 0.99, P99_MAX)] {
@@ -106,10 +103,6 @@ fn main() -> ExitCode {
         budget.at_most(&what, factor, most, "bare commits");
     }
     budget.end()
-}
-
-fn told(share: f64, within: Duration) -> String {
-    format!("{:.0} of 100 within {:.2} ms", share * 100.0, within.as_secs_f64() * 1e3)
 }
 
 /// How many took how long, in steps of a doubling.

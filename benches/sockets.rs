@@ -258,7 +258,7 @@ fn live(seconds: u64, budget: &mut Budget) {
     );
     let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
     sleep(SETTLE);
-    let (before, watched) = (streamed(&database), now());
+    let (before, watched) = (newest(&database), now());
     let what = if with_http { "live, HTTP on" } else { "live, HTTP off" };
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
@@ -271,7 +271,7 @@ fn live(seconds: u64, budget: &mut Budget) {
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
     let rows = pair.rows_of_buckets();
     drop(pair);
-    let (bars, watched) = (streamed(&database) - before, now() - watched);
+    let (bars, watched) = (streamed_since(&database, before), now() - watched);
     // Each whole 300 seconds hold one close of all bars.
     let ended = watched.as_secs() / 300;
     assert!(bars >= 28 * ended as i64, "{bars} bars in {watched:.0?}");
@@ -285,12 +285,20 @@ fn live(seconds: u64, budget: &mut Budget) {
     budget.at_most(&format!("{what}: peak resident"), peak, most, "MiB");
 }
 
-/// 5-minute bars in a file that were settled from the stream since it was filled.
-fn streamed(database: &Path) -> i64 {
-    let reader = rusqlite::Connection::open(database).expect("a connection");
+/// The highest number of a bar in a file.
+fn newest(database: &Path) -> i64 {
+    asked(database, "SELECT max(seq) FROM candles WHERE seq > ?", 0)
+}
+
+/// 5-minute bars in a file that were settled from the stream since that number.
+fn streamed_since(database: &Path, seq: i64) -> i64 {
     let bars = "SELECT count(*) FROM candles WHERE source = 'websocket' AND timeframe = '5' AND seq > ?";
-    let filled = YEAR_S / 300 * 56 + 56;
-    reader.query_row(bars, [filled], |row| row.get(0)).expect("a number")
+    asked(database, bars, seq)
+}
+
+fn asked(database: &Path, question: &str, seq: i64) -> i64 {
+    let reader = rusqlite::Connection::open(database).expect("a connection");
+    reader.query_row(question, [seq], |row| row.get(0)).expect("a number")
 }
 
 /// Host and port of an address.

@@ -12,7 +12,7 @@ use candlekeep::store::{DatabaseUrl, Store, StoredBar};
 
 use super::budget::Budget;
 use super::sides::{Floor, stored};
-use super::timing::{at, now, time};
+use super::timing::{at, now, shares, time};
 use super::{DATABASE, FAST_FROM, PLAIN, Pair, YEAR_S, bars, filled, host, run, simulator};
 
 /// The budget of rows that end candles: so many times the bare transaction, at the median and for 99 of 100.
@@ -93,10 +93,7 @@ pub fn closes(buckets: usize, budget: &mut Budget) {
     drop(pair);
     for (name, times) in [("bare commit", &mut bare), ("rows to bars", &mut whole)] {
         times.sort();
-        let told = [0.5, 0.9, 0.99, 1.0].map(|share| {
-            format!("{:.0} of 100 within {:.2} ms", share * 100.0, at(times, share).as_secs_f64() * 1e3)
-        });
-        println!("{name:<15} {} ({} of them)", told.join(", "), times.len());
+        println!("{name:<15} {} ({} of them)", shares(times), times.len());
     }
     for (which, share, most) in [("median", 0.5, CLOSE_MEDIAN_MAX), ("99 of 100", 0.99, CLOSE_P99_MAX)] {
         let factor = at(&whole, share).as_secs_f64() / at(&bare, share).as_secs_f64();

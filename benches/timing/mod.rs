@@ -45,6 +45,15 @@ pub fn at(times: &[Duration], share: f64) -> Duration {
     times[((times.len() - 1) as f64 * share) as usize]
 }
 
+/// Within what half, 90 and 99 of 100 and all of the sorted times lie, in words.
+#[allow(dead_code, reason = "most tell of two of these")]
+pub fn shares(times: &[Duration]) -> String {
+    let told = |share: f64| {
+        format!("{:.0} of 100 within {:.2} ms", share * 100.0, at(times, share).as_secs_f64() * 1e3)
+    };
+    [0.5, 0.9, 0.99, 1.0].map(told).join(", ")
+}
+
 /// Median and 99th percentile.
 pub fn quantiles(times: &mut [Duration]) -> String {
     times.sort();

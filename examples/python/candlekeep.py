@@ -61,6 +61,11 @@ SETTLING_S = 60
 #: A bar that ends so much after our clock is none of a market that goes by it.
 AHEAD_MAX_S = 3_600
 AHEAD = "a simulated market goes by its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong"
+#: From the run on that holds the start: runs do not overlap, which no database knows.
+FROM_THE_RUN_AT = (
+    " AND from_ts >= COALESCE((SELECT MAX(from_ts) FROM coverage"
+    " WHERE pair=? AND timeframe=? AND from_ts <= ?), ?)"
+)
 #: A lease that was not renewed for longer is nobody's: who collects does so every three seconds.
 SILENT_AFTER_S = 20
 
@@ -518,13 +523,6 @@ def _read_http(service: _Service, asked: _Asked) -> _Found:
     reach = bars[-1].time + asked.step if bars and asked.end is None else math.inf
     holes = [run for run in runs if run.start < run.end and (run.reason != "not_reached" or run.start < reach)]
     return _Found(bars, holes, told["expected_by"], now)
-
-
-# From the run on that holds the start: runs do not overlap, which no database knows.
-FROM_THE_RUN_AT = (
-    " AND from_ts >= COALESCE((SELECT MAX(from_ts) FROM coverage"
-    " WHERE pair=? AND timeframe=? AND from_ts <= ?), ?)"
-)
 
 
 def _read_sql(rows: Callable[..., list[Any]], asked: _Asked) -> _Found:
