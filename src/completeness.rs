@@ -1,11 +1,12 @@
 //! Which bars a stretch lacks, and why: what `gaps` and HTTP tell.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::clock::ClockKind;
 use crate::config::{self, Config};
 use crate::domain::coverage::Run;
-use crate::domain::{Calendar, Expectation, Pair, Reason, State, Timeframe, Timestamp};
+use crate::domain::{BarKey, Calendar, Expectation, Pair, Reason, Source, State, Timeframe, Timestamp};
 use crate::store::{Store, StoreError, WatchedFeed};
 
 /// After its end a bucket is given so long to be settled before it counts as not accounted for.
@@ -81,17 +82,44 @@ pub fn in_the_future(from: Timestamp, now: Timestamp, clock: ClockKind) -> Optio
 /// A bar may end so much later than it is by this machine's clock, seconds: the service runs no further apart.
 const AHEAD_MAX_S: i64 = 3_600;
 
-/// By how many seconds the newest bar that is stored ends after wall time `wall`, where that can be no bar of a market
-/// that goes by it; none otherwise.
+/// A bar of the stream's may be stored so long after its end, seconds: the spool keeps it while a database is away.
+const STORED_WITHIN_S: i64 = 7 * 86_400;
+
+/// What about the newest bar that is stored can be of no market that goes by this machine's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherClock {
+    /// It ends so many seconds after it.
+    Ahead(i64),
+    /// It came of the stream, and was first stored so many seconds after its end.
+    Late(i64),
+}
+
+/// What about the newest bar tells at wall time `wall` of a market that goes by another clock; nothing where that is
+/// known, or it fits.
 ///
 /// # Errors
 /// Those of any read.
-pub fn ahead_s(store: &mut Store, clock: ClockKind, wall: Timestamp) -> Result<Option<i64>, StoreError> {
+pub fn other_clock(
+    store: &mut Store,
+    clock: ClockKind,
+    wall: Timestamp,
+) -> Result<Option<OtherClock>, StoreError> {
     if clock == ClockKind::Stream {
         return Ok(None);
     }
-    let ends = store.last_bars()?.into_iter().map(|(_, timeframe, start)| start.plus(timeframe.seconds()));
-    Ok(ends.max().map(|end| end.since(wall)).filter(|ahead_s| *ahead_s > AHEAD_MAX_S))
+    let bars = store.last_bars()?.into_iter();
+    let newest =
+        bars.max_by_key(|(_, timeframe, start)| (start.plus(timeframe.seconds()), Reverse(*timeframe)));
+    let Some((pair, timeframe, start)) = newest else { return Ok(None) };
+    let end = start.plus(timeframe.seconds());
+    if end.since(wall) > AHEAD_MAX_S {
+        return Ok(Some(OtherClock::Ahead(end.since(wall))));
+    }
+    let stored = store.bar(BarKey { pair, timeframe, start })?;
+    let late_s = stored
+        .filter(|stored| stored.bar.source == Source::Stream)
+        .map(|stored| stored.created_at.since(end));
+    Ok(late_s.filter(|late_s| *late_s > STORED_WITHIN_S).map(OtherClock::Late))
 }
 
 /// The words.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::margin::{self, hang};
 use super::outlook::words::counted;
 use super::paint::{BAD, NAME, WARN, paint};
-use super::{calendar_of, check_pair, say, tell_ahead};
+use super::{calendar_of, check_pair, say, tell_other_clock};
 use crate::cli::{Explain, Report};
 use crate::clock::Clock;
 use crate::completeness::{in_the_future, market_now};
@@ -48,7 +48,7 @@ struct Findings {
 /// When there is no database, or it cannot be read.
 pub fn execute(args: &Explain, config: &Config) -> Result<Exit, Failure> {
     let mut store = Store::open_read_only(&config.database)?;
-    tell_ahead(&mut store, config)?;
+    tell_other_clock(&mut store, config)?;
     check_pair(&mut store, config, args.pair)?;
     let timeframe = args.length.unwrap_or(args.timeframe);
     let start = timeframe.bucket(args.time);

@@ -32,7 +32,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
 use crate::clock::{Clock, ClockKind};
-use crate::completeness::{ahead_s, calendar_of};
+use crate::completeness::{OtherClock, calendar_of, other_clock};
 use crate::config::{self, Config, Flags};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -157,21 +157,28 @@ fn check_pair(store: &mut Store, config: &Config, pair: Pair) -> Result<(), Fail
     if is_known { Ok(()) } else { Err(Failure::usage(candles::unknown_pair(pair, config))) }
 }
 
-/// Says on stderr that the newest bar is of a time to come, where it is: what else is told then of ages, and of what is
-/// missing, is by a clock that is not the market's.
-fn tell_ahead(store: &mut Store, config: &Config) -> Result<(), Failure> {
-    let ahead_s = ahead_s(store, config.clock, Clock::system().wall())?;
-    ahead_s.into_iter().for_each(|ahead_s| remark(format_args!("candlekeep: {}", ahead(ahead_s))));
+/// Says on stderr that the newest bar is of a market that goes by another clock, where it is: what else is told then of
+/// ages, and of what is missing, is by one that is not the market's.
+fn tell_other_clock(store: &mut Store, config: &Config) -> Result<(), Failure> {
+    let other = other_clock(store, config.clock, Clock::system().wall())?;
+    other.into_iter().for_each(|other| remark(format_args!("candlekeep: {}", of_other_clock(other))));
     Ok(())
 }
 
-/// That the newest bar ends so many seconds after this machine's clock.
-fn ahead(ahead_s: i64) -> String {
-    format!(
-        "the newest bar ends {} after this machine's clock: a simulated market goes by its own with \
-         CANDLEKEEP_CLOCK=stream; else the clock is wrong",
-        margin::lasting(ahead_s)
-    )
+/// What tells of another clock, and what to do.
+fn of_other_clock(other: OtherClock) -> String {
+    match other {
+        OtherClock::Ahead(by_s) => format!(
+            "the newest bar ends {} after this machine's clock: a simulated market goes by its own with \
+             CANDLEKEEP_CLOCK=stream; else the clock is wrong",
+            margin::lasting(by_s)
+        ),
+        OtherClock::Late(by_s) => format!(
+            "the newest bar was first stored {} after its end: a simulated market goes by its own clock, with \
+             CANDLEKEEP_CLOCK=stream",
+            margin::lasting(by_s)
+        ),
+    }
 }
 
 /// The span that `--from` and `--to` name.

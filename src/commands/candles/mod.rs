@@ -119,7 +119,7 @@ fn print(
         return Err(Failure::usage(format_args!("--from {from} is not before --to {to}")));
     }
     let mut store = Store::open_read_only(&config.database)?;
-    super::tell_ahead(&mut store, config)?;
+    super::tell_other_clock(&mut store, config)?;
     let mut count = usize::try_from(args.count_max()).unwrap_or(usize::MAX);
     let is_asked_for = args.count.is_some() || from.is_some();
     let canvas = canvas.map(|canvas| (canvas, canvas.room(pair, is_asked_for)));

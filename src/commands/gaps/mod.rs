@@ -12,7 +12,7 @@ use super::grid::{Grid, numbers, words as column};
 use super::margin::{self, hang};
 use super::outlook::{self, Wish, words};
 use super::paint::{BAD, GOOD, NAME, WARN, paint};
-use super::{check_pair, say, tell_ahead};
+use super::{check_pair, say, tell_other_clock};
 use crate::cli::{self, Gaps, Report};
 use crate::clock::{Clock, ClockKind};
 use crate::completeness::{Gap, calendar_of, incomplete, not_reached};
@@ -31,7 +31,7 @@ pub fn execute(args: &Gaps, config: &Config) -> Result<Exit, Failure> {
     if args.verify {
         return verified(&verify::verify(&mut store)?, args.format);
     }
-    tell_ahead(&mut store, config)?;
+    tell_other_clock(&mut store, config)?;
     let now = (config.clock == ClockKind::System).then(|| Clock::system().wall());
     if let Some(words) = &args.complete {
         let (pair, timeframe, span) = asked(words)?;

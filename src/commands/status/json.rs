@@ -6,6 +6,7 @@ use super::Findings;
 use super::text::logins_next;
 use crate::aggregator::inference::MATCHES_TO_EARN;
 use crate::commands::outlook::words;
+use crate::completeness::OtherClock;
 use crate::domain::Timeframe;
 use crate::store::LeaseState;
 
@@ -53,9 +54,15 @@ pub fn json(findings: &Findings) -> String {
             "silent_s": lease.silent_s(),
         })
     };
+    let (ahead_s, stored_late_s) = match findings.other_clock {
+        Some(OtherClock::Ahead(by_s)) => (Some(by_s), None),
+        Some(OtherClock::Late(by_s)) => (None, Some(by_s)),
+        None => (None, None),
+    };
     json!({
         "now": findings.now.0,
-        "ahead_s": findings.ahead_s,
+        "ahead_s": ahead_s,
+        "stored_late_s": stored_late_s,
         "database": findings.database,
         "spool": { "facts": findings.spooled },
         "lease": findings.lease.as_ref().map(process),

@@ -21,7 +21,7 @@ use crate::aggregator::inference::{self, Record};
 use crate::api::{Place, place};
 use crate::cli::{Report, Status};
 use crate::clock::{Clock, ClockKind};
-use crate::completeness::{ahead_s, market_now};
+use crate::completeness::{OtherClock, market_now, other_clock};
 use crate::config::{Config, FOREX_CALENDAR};
 use crate::domain::{Pair, Timeframe, Timestamp};
 use crate::exit::{Exit, Failure};
@@ -48,8 +48,8 @@ struct Findings {
     now: Timestamp,
     /// The machine's.
     wall: Timestamp,
-    /// By how many seconds the newest bar ends after it, where the market cannot go by it.
-    ahead_s: Option<i64>,
+    /// What tells that the market does not go by it.
+    other_clock: Option<OtherClock>,
     database: String,
     /// Facts that wait for the database; none where there is no spool, or it cannot be read.
     spooled: Option<u64>,
@@ -207,7 +207,7 @@ fn find(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     Ok(Findings {
         now,
         wall,
-        ahead_s: ahead_s(&mut store, config.clock, wall)?,
+        other_clock: other_clock(&mut store, config.clock, wall)?,
         database: config.database.to_string(),
         spooled,
         lease,

@@ -216,7 +216,7 @@ fn findings() -> Findings {
     Findings {
         now: Timestamp(1_705_489_200),
         wall: Timestamp(1_705_489_200),
-        ahead_s: None,
+        other_clock: None,
         last_run: None,
         database: "sqlite://c.db".to_owned(),
         spooled: Some(56),
@@ -354,12 +354,17 @@ fn what_programs_read_is_as_the_document_says() {
 #[test]
 fn bars_of_a_time_to_come_are_told_of_first() {
     assert!(!text(&findings(), None).contains("this machine's clock"));
-    let ahead = Findings { ahead_s: Some(3 * 86_400), ..findings() };
+    let ahead = Findings { other_clock: Some(OtherClock::Ahead(3 * 86_400)), ..findings() };
     let told = text(&ahead, None);
     let expected = "          WARN: the newest bar ends 3 days after this machine's clock: a simulated market goes by \
          its own with CANDLEKEEP_CLOCK=stream; else the clock is wrong";
     assert_eq!(told.lines().nth(1), Some(expected), "{told}");
     assert!(json(&ahead).contains(r#""ahead_s":259200"#), "{}", json(&ahead));
+    let late = Findings { other_clock: Some(OtherClock::Late(700 * 86_400)), ..findings() };
+    let expected = "          WARN: the newest bar was first stored 700 days after its end: a simulated market goes by its own \
+         clock, with CANDLEKEEP_CLOCK=stream";
+    assert_eq!(text(&late, None).lines().nth(1), Some(expected));
+    assert!(json(&late).contains(r#""stored_late_s":60480000"#), "{}", json(&late));
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::Findings;
 use crate::aggregator::inference::MATCHES_TO_EARN;
-use crate::commands::ahead;
 use crate::commands::grid::{Grid, numbers, words as column};
 use crate::commands::margin::{hang, lasting};
+use crate::commands::of_other_clock;
 use crate::commands::outlook::{Outlook, words};
 use crate::commands::paint::{BAD, FAINT, GOOD, NAME, PLAIN, WARN, paint, paint_start};
 use crate::domain::{Timeframe, Timestamp};
@@ -51,8 +51,8 @@ pub fn text(findings: &Findings, columns: Option<usize>) -> String {
         folded(format!("{}{rest}", paint(NAME, name)), TEXT_AT);
     };
     line(format!("database  {}", findings.database));
-    if let Some(ahead_s) = findings.ahead_s {
-        line(format!("          {}: {}", paint(WARN, "WARN"), ahead(ahead_s)));
+    if let Some(other) = findings.other_clock {
+        line(format!("          {}: {}", paint(WARN, "WARN"), of_other_clock(other)));
     }
     if let Some(facts) = findings.spooled.filter(|facts| *facts > 0) {
         line(format!(
