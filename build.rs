@@ -1,9 +1,11 @@
 //! Compresses the script that draws the dashboard's charts, so that the program carries it as it is sent; has glibc's
-//! allocator told how to give memory back; and has the program's table of addresses packed where it can be.
+//! allocator told how to give memory back; has the program's table of addresses packed where it can be; and has the functions that
+//! `run` calls put next to each other.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flate2::Compression;
@@ -38,7 +40,51 @@ fn main() -> Result<(), Box<dyn Error>> {
     if loads_packed_relocations() {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+    lay_out(&place)?;
     Ok(())
+}
+
+/// Which functions lie next to each other.
+const LAYOUT: &str = "src/layout.ld";
+
+/// Has the linker read that script in a build that is optimised, where it is one that can: GNU's and LLVM's can, gold and mold cannot.
+/// What each of the two has for lists of names, the other does not read, and none of it takes names without their hashes.
+/// `NO_LAYOUT=1` leaves it out.
+fn lay_out(place: &Path) -> Result<(), Box<dyn Error>> {
+    let of = |name| std::env::var(name).unwrap_or_default();
+    println!("cargo::rerun-if-changed={LAYOUT}");
+    println!("cargo::rerun-if-env-changed=NO_LAYOUT");
+    // Of another one named in a configuration file a build finds out only when it begins anew.
+    let target = of("TARGET").to_uppercase().replace(['-', '.'], "_");
+    println!("cargo::rerun-if-env-changed=CARGO_TARGET_{target}_LINKER");
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo names no folder")?;
+    let Some(layout) = Path::new(&root).join(LAYOUT).to_str().map(str::to_owned) else { return Ok(()) };
+    let is_of_use =
+        of("CARGO_CFG_TARGET_OS") == "linux" && of("OPT_LEVEL") != "0" && of("NO_LAYOUT").is_empty();
+    if !is_of_use || !links(place, &layout)? {
+        return Ok(());
+    }
+    // Two words: a comma in a path would part what stands behind `-Wl`.
+    println!("cargo::rustc-link-arg-bins=-T");
+    println!("cargo::rustc-link-arg-bins={layout}");
+    Ok(())
+}
+
+/// Whether a program of nothing can be linked by that script.
+fn links(place: &Path, layout: &str) -> Result<bool, Box<dyn Error>> {
+    let of = |name| std::env::var(name).unwrap_or_default();
+    let nothing = place.join("nothing.rs");
+    std::fs::write(&nothing, "fn main() {}\n")?;
+    let mut trial = Command::new(std::env::var_os("RUSTC").ok_or("cargo names no compiler")?);
+    trial.arg(nothing).arg("-o").arg(place.join("nothing")).args(["--target", &of("TARGET")]);
+    trial.args(of("CARGO_ENCODED_RUSTFLAGS").split('\u{1f}').filter(|flag| !flag.is_empty()));
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        let mut chosen = OsString::from("linker=");
+        chosen.push(linker);
+        trial.arg("-C").arg(chosen);
+    }
+    trial.args(["-Clink-arg=-T", &format!("-Clink-arg={layout}")]);
+    Ok(trial.output().is_ok_and(|told| told.status.success()))
 }
 
 /// glibc's loader reads packed relative relocations from this version on.

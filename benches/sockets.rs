@@ -10,6 +10,9 @@
 //! stream's, with a market of another day), into a database of a year, after an outage of hours that was healed
 //! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again.
 //!
+//! `RUN_UNDER` is a command, with its words, that becomes `run`; `benches/layout` names one. Under `live`, which has it end in order,
+//! it can tell what it found.
+//!
 //! All figures are of `run` alone; those of `fast` and `replay` from its first rows to the last bar stored, with nothing
 //! backfilled: history is fetched at the pace that IG sets, for minutes. Behind `replay`, the rows that it
 //! stored are written into a bare database, as a floor. Ends with 1 where the budget is missed.
@@ -27,6 +30,7 @@ use candlekeep::domain::calendar::Expectation;
 use candlekeep::domain::{Calendar, Timeframe, Timestamp};
 use candlekeep::store::{DatabaseUrl, Store, StoredBar};
 use candlekeep::writer::batch::FACTS_PER_COMMIT_MAX;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a part of the tests, which use the rest")]
 #[path = "../tests/it/front.rs"]
@@ -270,8 +274,9 @@ fn live(seconds: u64, budget: &mut Budget) {
     }
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
     let rows = pair.rows_of_buckets();
-    drop(pair);
     let (bars, watched) = (streamed_since(&database, before), now() - watched);
+    pair.run.stop();
+    drop(pair);
     // Each whole 300 seconds hold one close of all bars.
     let ended = watched.as_secs() / 300;
     assert!(bars >= 28 * ended as i64, "{bars} bars in {watched:.0?}");
@@ -387,7 +392,15 @@ fn simulator(dir: &Path, market: &[&str]) -> (Process, String) {
 
 /// Starts `run`, and waits until it streams.
 fn run(dir: &Path, variables: &[(&str, &str)]) -> Process {
-    let mut run = Command::new(BINARY);
+    let mut run = match std::env::var("RUN_UNDER") {
+        Ok(under) => {
+            let mut words = under.split_whitespace();
+            let mut run = Command::new(words.next().expect("a program"));
+            run.args(words).arg(BINARY);
+            run
+        }
+        Err(_) => Command::new(BINARY),
+    };
     run.arg("run")
         .envs([("IG_API_KEY", "key"), ("IG_USERNAME", "user"), ("IG_PASSWORD", "password")])
         .env("DATABASE_URL", format!("sqlite://{}/{DATABASE}", dir.display()))
@@ -438,6 +451,14 @@ impl Process {
     fn http_address(&mut self) -> std::net::SocketAddr {
         let port = self.wait_for_word("serving HTTP", "address=127.0.0.1:");
         ([127, 0, 0, 1], u16::try_from(port).expect("a port")).into()
+    }
+
+    /// Has it end in order, by which what it runs under can tell what it found.
+    fn stop(&mut self) {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::TERM).expect("it runs");
+        let end = self.child.wait().expect("its end");
+        assert!(end.success(), "{end}");
     }
 
     /// What it costs.
