@@ -61,8 +61,17 @@ fn lay_out(place: &Path) -> Result<(), Box<dyn Error>> {
     let Some(layout) = Path::new(&root).join(LAYOUT).to_str().map(str::to_owned) else { return Ok(()) };
     let is_of_use =
         of("CARGO_CFG_TARGET_OS") == "linux" && of("OPT_LEVEL") != "0" && of("NO_LAYOUT").is_empty();
-    if !is_of_use || !links(place, &layout)? {
+    if !is_of_use {
         return Ok(());
+    }
+    if let Err(why) = links(place, &layout) {
+        println!("cargo::warning=without {LAYOUT}, 2 to 5 MiB more stay resident: {why}");
+        return Ok(());
+    }
+    if !names_are_v0() {
+        println!(
+            "cargo::warning={LAYOUT} knows functions by names of -Csymbol-mangling-version=v0, which RUSTFLAGS lack"
+        );
     }
     // Two words: a comma in a path would part what stands behind `-Wl`.
     println!("cargo::rustc-link-arg-bins=-T");
@@ -70,8 +79,23 @@ fn lay_out(place: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether a program of nothing can be linked by that script.
-fn links(place: &Path, layout: &str) -> Result<bool, Box<dyn Error>> {
+/// Whether functions are named as that script names them.
+fn names_are_v0() -> bool {
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    // rustc's own choice from 1.97 on.
+    let told = std::env::var_os("RUSTC").and_then(|rustc| Command::new(rustc).arg("--version").output().ok());
+    let minor = told.and_then(|told| {
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        told.strip_prefix("rustc 1.")?.split('.').next()?.parse::<u32>().ok()
+    });
+    flags.contains("symbol-mangling-version=v0") || minor.is_none_or(|minor| minor >= 97)
+}
+
+/// Links a program of nothing by that script.
+///
+/// # Errors
+/// What the linker has against it, in one line.
+fn links(place: &Path, layout: &str) -> Result<(), Box<dyn Error>> {
     let of = |name| std::env::var(name).unwrap_or_default();
     let nothing = place.join("nothing.rs");
     std::fs::write(&nothing, "fn main() {}\n")?;
@@ -84,7 +108,13 @@ fn links(place: &Path, layout: &str) -> Result<bool, Box<dyn Error>> {
         trial.arg("-C").arg(chosen);
     }
     trial.args(["-Clink-arg=-T", &format!("-Clink-arg={layout}")]);
-    Ok(trial.output().is_ok_and(|told| told.status.success()))
+    let told = trial.output()?;
+    if told.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&told.stderr);
+    let why = said.lines().rfind(|line| line.contains("error:") || line.contains(layout));
+    Err(why.unwrap_or("the linker does not read it").trim().into())
 }
 
 /// glibc's loader reads packed relative relocations from this version on.

@@ -90,6 +90,8 @@ const SAMPLES_MIN: usize = 30;
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// What a start brings is no part of the live load.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Told to, it ends within this.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
 /// A run that used no processor for so long is done.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often that is looked for.
@@ -457,7 +459,14 @@ impl Process {
     fn stop(&mut self) {
         let id = Pid::from_child(&self.child);
         kill_process(id, Signal::TERM).expect("it runs");
-        let end = self.child.wait().expect("its end");
+        let until = now() + ENDED_WITHIN;
+        let end = loop {
+            match self.child.try_wait().expect("its state") {
+                Some(end) => break end,
+                None => assert!(now() < until, "it does not end"),
+            }
+            sleep(LOOK_EVERY);
+        };
         assert!(end.success(), "{end}");
     }
 

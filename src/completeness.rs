@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::clock::ClockKind;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Environment};
 use crate::domain::coverage::Run;
 use crate::domain::{BarKey, Calendar, Expectation, Pair, Reason, Source, State, Timeframe, Timestamp};
 use crate::store::{Store, StoreError, WatchedFeed};
@@ -90,7 +90,7 @@ const STORED_WITHIN_S: i64 = 7 * 86_400;
 pub enum OtherClock {
     /// It ends so many seconds after it.
     Ahead(i64),
-    /// It came of the stream, and was first stored so many seconds after its end.
+    /// It came of a stream that is not IG's, and was first stored so many seconds after its end.
     Late(i64),
 }
 
@@ -107,19 +107,26 @@ pub fn other_clock(
     if clock == ClockKind::Stream {
         return Ok(None);
     }
-    let bars = store.last_bars()?.into_iter();
-    let newest =
-        bars.max_by_key(|(_, timeframe, start)| (start.plus(timeframe.seconds()), Reverse(*timeframe)));
-    let Some((pair, timeframe, start)) = newest else { return Ok(None) };
-    let end = start.plus(timeframe.seconds());
-    if end.since(wall) > AHEAD_MAX_S {
-        return Ok(Some(OtherClock::Ahead(end.since(wall))));
+    let mut last = store.last_bars()?;
+    let ends = last.iter().map(|(_, timeframe, start)| start.plus(timeframe.seconds()));
+    let ahead_s = ends.max().map(|end| end.since(wall)).filter(|ahead_s| *ahead_s > AHEAD_MAX_S);
+    if let Some(ahead_s) = ahead_s {
+        return Ok(Some(OtherClock::Ahead(ahead_s)));
     }
-    let stored = store.bar(BarKey { pair, timeframe, start })?;
-    let late_s = stored
-        .filter(|stored| stored.bar.source == Source::Stream)
-        .map(|stored| stored.created_at.since(end));
-    Ok(late_s.filter(|late_s| *late_s > STORED_WITHIN_S).map(OtherClock::Late))
+    if store.environment()?.as_deref() != Some(Environment::Custom.as_str()) {
+        return Ok(None);
+    }
+    // What was fetched or imported is stored late by nature.
+    last.retain(|(_, timeframe, _)| *timeframe == Timeframe::M5);
+    last.sort_by_key(|(_, _, start)| Reverse(*start));
+    for (pair, timeframe, start) in last {
+        let stored = store.bar(BarKey { pair, timeframe, start })?;
+        if let Some(stored) = stored.filter(|stored| stored.bar.source == Source::Stream) {
+            let late_s = stored.created_at.since(start.plus(timeframe.seconds()));
+            return Ok((late_s > STORED_WITHIN_S).then_some(OtherClock::Late(late_s)));
+        }
+    }
+    Ok(None)
 }
 
 /// The words.

@@ -175,7 +175,7 @@ fn of_other_clock(other: OtherClock) -> String {
         ),
         OtherClock::Late(by_s) => format!(
             "the newest bar was first stored {} after its end: a simulated market goes by its own clock, with \
-             CANDLEKEEP_CLOCK=stream",
+             CANDLEKEEP_CLOCK=stream; else the clock was wrong then",
             margin::lasting(by_s)
         ),
     }

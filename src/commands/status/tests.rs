@@ -362,7 +362,7 @@ fn bars_of_a_time_to_come_are_told_of_first() {
     assert!(json(&ahead).contains(r#""ahead_s":259200"#), "{}", json(&ahead));
     let late = Findings { other_clock: Some(OtherClock::Late(700 * 86_400)), ..findings() };
     let expected = "          WARN: the newest bar was first stored 700 days after its end: a simulated market goes by its own \
-         clock, with CANDLEKEEP_CLOCK=stream";
+         clock, with CANDLEKEEP_CLOCK=stream; else the clock was wrong then";
     assert_eq!(text(&late, None).lines().nth(1), Some(expected));
     assert!(json(&late).contains(r#""stored_late_s":60480000"#), "{}", json(&late));
 }
