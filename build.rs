@@ -113,8 +113,10 @@ fn links(place: &Path, layout: &str) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&told.stderr);
-    let why = said.lines().rfind(|line| line.contains("error:") || line.contains(layout));
-    Err(why.unwrap_or("the linker does not read it").trim().into())
+    // The linker's own word of the script, not the command that is told with it.
+    let why = said.lines().find(|line| line.contains(layout) && !line.contains("\"-T\""));
+    let why = why.unwrap_or("a program of nothing does not link with it").trim();
+    Err(why.trim_start_matches("= note: ").into())
 }
 
 /// glibc's loader reads packed relative relocations from this version on.
