@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -261,8 +262,9 @@ impl Control {
             Fault::RefuseHttp { with, times } => shared.http_streams.set(Some((with, times))),
             Fault::Shut { address } => self.set_open(address, false),
             Fault::Open { address } => self.set_open(address, true),
-            Fault::Framing { fragment_bytes, single_lines } => {
-                let framing = Framing { fragment_bytes: fragment_bytes as usize, single_lines };
+            Fault::Framing { fragment_bytes, single_lines, apart_ms } => {
+                let apart = Duration::from_millis(apart_ms.into());
+                let framing = Framing { fragment_bytes: fragment_bytes as usize, single_lines, apart };
                 shared.feed().set_framing(framing);
             }
             Fault::Garbage { what } => self.send_rubbish(what),

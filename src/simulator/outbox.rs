@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use actix_web::web::Bytes;
 use tokio::sync::Notify;
@@ -30,6 +31,8 @@ pub(crate) struct Framing {
     pub fragment_bytes: usize,
     /// Whether each line is a message by itself.
     pub single_lines: bool,
+    /// How long each of these waits for the one before it, in real time.
+    pub apart: Duration,
 }
 
 /// How a socket ends without what waits for it.

@@ -255,6 +255,10 @@ impl Writer {
     /// times. `None` once the outbox is closed and empty, an error where it was severed.
     async fn next(&mut self) -> Option<Result<Bytes, CutOff>> {
         loop {
+            let apart = self.outbox.framing().apart;
+            if !self.rest.is_empty() && !apart.is_zero() {
+                actix_web::rt::time::sleep(apart).await;
+            }
             if let Some(how) = self.outbox.severed() {
                 if how == Severed::Reset
                     && let Some(wire) = &self.wire
@@ -304,7 +308,7 @@ impl Writer {
 
     /// Whole lines as one message of bounded size.
     fn message(&mut self, mut lines: Vec<u8>) -> Bytes {
-        let Framing { fragment_bytes, single_lines } = self.outbox.framing();
+        let Framing { fragment_bytes, single_lines, .. } = self.outbox.framing();
         let first_line = single_lines.then(|| memchr::memchr(b'\n', &lines)).flatten();
         let end = first_line.map_or_else(|| message_end(&lines), |end| end + 1);
         match (self.transport, fragment_bytes) {
@@ -422,6 +426,8 @@ fn message_end(lines: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -432,14 +438,27 @@ mod tests {
         assert_eq!(message_end(&[line(40_000), line(100)].concat()), 40_000);
     }
 
+    /// With two lines that wait.
+    fn writer(framing: Framing) -> Writer {
+        let outbox = Arc::new(Outbox::default());
+        outbox.set_framing(framing);
+        let (wire, timers, rest) = (None, None, b"PROBE\r\nSYNC,1\r\n".to_vec());
+        Writer { transport: Transport::Http, outbox, wire, timers, rest, ended: false, _plug: None }
+    }
+
+    #[actix_web::test]
+    async fn lines_apart_wait_for_each_other() {
+        let mut at_once = writer(Framing { single_lines: true, ..Framing::default() });
+        assert!(at_once.next().now_or_never().is_some());
+        let apart = Duration::from_secs(60);
+        let mut waiting = writer(Framing { single_lines: true, apart, ..Framing::default() });
+        assert!(waiting.next().now_or_never().is_none());
+    }
+
     #[test]
     fn over_http_pieces_are_lines_or_of_so_many_bytes_or_both() {
         let check = |fragment_bytes, single_lines, expected: &[&str]| {
-            let outbox = Arc::new(Outbox::default());
-            outbox.set_framing(Framing { fragment_bytes, single_lines });
-            let (wire, timers, rest) = (None, None, b"PROBE\r\nSYNC,1\r\n".to_vec());
-            let mut writer =
-                Writer { transport: Transport::Http, outbox, wire, timers, rest, ended: false, _plug: None };
+            let mut writer = writer(Framing { fragment_bytes, single_lines, ..Framing::default() });
             let mut pieces = Vec::new();
             while !writer.rest.is_empty() {
                 let lines = std::mem::take(&mut writer.rest);

@@ -183,8 +183,8 @@ pub fn fault(random: &mut fastrand::Rng, unfiltered: Unfiltered) -> Vec<(i64, Fa
         }
         13 => {
             let fragment_bytes = [1, 7, 100, 5_000][random.usize(..4)];
-            let framing = Fault::Framing { fragment_bytes, single_lines: random.bool() };
-            let whole = Fault::Framing { fragment_bytes: 0, single_lines: false };
+            let framing = Fault::Framing { fragment_bytes, single_lines: random.bool(), apart_ms: 0 };
+            let whole = Fault::Framing { fragment_bytes: 0, single_lines: false, apart_ms: 0 };
             vec![(0, framing), (ends_s.min(1_800), whole)]
         }
         14 => {

@@ -85,6 +85,9 @@ pub enum Fault {
         /// Whether each line is a message by itself.
         #[serde(default)]
         single_lines: bool,
+        /// How long each of these waits for the one before it, milliseconds.
+        #[serde(default)]
+        apart_ms: u16,
     },
     /// Something on every stream that no client can use.
     Garbage {
