@@ -136,12 +136,13 @@ pub fn beats(every: Duration) -> impl Stream<Item = ()> {
     })
 }
 
-/// How long it is until the next [`beat`].
+/// How long it is until [`next_beat`].
 pub fn until_beat(every: Duration) -> Duration {
     next_beat(every).saturating_duration_since(monotonic_now())
 }
 
-fn next_beat(every: Duration) -> Instant {
+/// When the next [`beat`] is.
+pub fn next_beat(every: Duration) -> Instant {
     let now = monotonic_now();
     next_after(*FIRST_BEAT.get_or_init(|| now), now, every)
 }

@@ -4,6 +4,7 @@
 //! types but for tokens and errors, which belong to the rooms that give them. Messages that an actor sends itself stay in its own file.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::prelude::*;
 
@@ -40,7 +41,12 @@ pub struct HistoryTold(pub FactBatch);
 /// AggregatorActor → WriterActor: make these durable. Answered when they are.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Arc<StoreError>>")]
-pub struct StoreFacts(pub Arc<FactBatch>);
+pub struct StoreFacts {
+    /// What was found.
+    pub batch: Arc<FactBatch>,
+    /// When, however often it has been offered since.
+    pub found: Instant,
+}
 
 /// AggregatorActor → HealerActor: the ledger has new holes that REST may fill.
 #[derive(Debug, Message)]

@@ -190,8 +190,10 @@ pub struct Stats {
     pub database_commit: Lags,
     /// IG has granted a session and has not complained about it, as of the last look: 0 or 1.
     pub logged_in: Gauge,
-    /// How long streamed bars took from the end of their candle to the disk, of the database or of the spool.
+    /// How long streamed bars took from when their candle was found to be over to the disk, of the database or of the spool.
     pub close_to_durable: Lags,
+    /// Clients of `/v1/stream` that are told of candles under way.
+    pub forming_followers: Gauge,
     /// Clients of `/v1/stream` that were ended since bars for them alone could not be read.
     pub followers_unread: Counter,
     /// Data points of IG's weekly allowance that are left, as far as they are known.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::outbox::{Offer, Outbox};
+use crate::clock::Clock;
 use crate::domain::{FactBatch, Timestamp};
 use crate::messages::{HolesRecorded, StoreFacts};
 use crate::supervisor::{Alarm, Line};
@@ -28,6 +29,7 @@ pub struct Outbound(Rc<Inner>);
 struct Inner {
     writer: Line<StoreFacts>,
     healer: Line<HolesRecorded>,
+    clock: Clock,
     alarm: Alarm,
     state: RefCell<State>,
 }
@@ -50,12 +52,12 @@ impl Outbound {
     /// closes have earned.
     pub fn new(
         (writer, healer): (Line<StoreFacts>, Line<HolesRecorded>),
-        alarm: Alarm,
+        (clock, alarm): (Clock, Alarm),
         frontiers: Vec<Option<Timestamp>>,
         matched: u32,
     ) -> Outbound {
         let state = RefCell::new(State { frontiers, matched, ..State::default() });
-        Outbound(Rc::new(Inner { writer, healer, alarm, state }))
+        Outbound(Rc::new(Inner { writer, healer, clock, alarm, state }))
     }
 
     /// Up to where each feed is accounted for, by what has been handed out.
@@ -82,7 +84,7 @@ impl Outbound {
         let (durable, waiting) = oneshot::channel();
         {
             let mut state = self.0.state.borrow_mut();
-            let id = state.outbox.push(batch);
+            let id = state.outbox.push(batch, self.0.clock.monotonic());
             state.told.push((id, holes, durable));
         }
         self.pump();
@@ -126,9 +128,9 @@ impl Outbound {
     fn pump(&self) {
         loop {
             let Some(offer) = self.0.state.borrow_mut().outbox.next_offer() else { return };
-            let Offer { id, round, batch } = offer;
+            let Offer { id, round, batch, found } = offer;
             let facts = batch.facts.len();
-            let (sent, outbound) = (self.0.writer.send(StoreFacts(batch)), self.clone());
+            let (sent, outbound) = (self.0.writer.send(StoreFacts { batch, found }), self.clone());
             let awaiting = async move {
                 match sent.await {
                     Ok(Ok(())) => outbound.durable(id),

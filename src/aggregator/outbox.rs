@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::domain::FactBatch;
 
@@ -18,12 +19,21 @@ pub struct Offer {
     pub round: u64,
     /// What it holds.
     pub batch: Arc<FactBatch>,
+    /// When that was found, whatever the round.
+    pub found: Instant,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: u64,
+    batch: Arc<FactBatch>,
+    found: Instant,
 }
 
 /// What waits to become durable.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    batches: VecDeque<(u64, Arc<FactBatch>)>,
+    batches: VecDeque<Held>,
     /// So many of the oldest are offered in this round.
     offered: usize,
     next_id: u64,
@@ -34,27 +44,27 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Takes a batch in; answers its id.
-    pub fn push(&mut self, batch: Arc<FactBatch>) -> u64 {
+    /// Takes a batch in that was found at this moment; answers its id.
+    pub fn push(&mut self, batch: Arc<FactBatch>, found: Instant) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.facts += batch.facts.len();
-        self.batches.push_back((id, batch));
+        self.batches.push_back(Held { id, batch, found });
         id
     }
 
     /// The next batch to offer now, if there is one.
     pub fn next_offer(&mut self) -> Option<Offer> {
-        let (id, batch) = self.batches.get(self.offered).filter(|_| !self.rests)?;
+        let Held { id, batch, found } = self.batches.get(self.offered).filter(|_| !self.rests)?;
         self.offered += 1;
-        Some(Offer { id: *id, round: self.round, batch: batch.clone() })
+        Some(Offer { id: *id, round: self.round, batch: batch.clone(), found: *found })
     }
 
     /// The batch is durable.
     pub fn durable(&mut self, id: u64) {
-        let Some(ix) = self.batches.iter().position(|(known, _)| *known == id) else { return };
-        if let Some((_, batch)) = self.batches.remove(ix) {
-            self.facts -= batch.facts.len();
+        let Some(ix) = self.batches.iter().position(|held| held.id == id) else { return };
+        if let Some(held) = self.batches.remove(ix) {
+            self.facts -= held.batch.facts.len();
         }
         self.offered -= usize::from(ix < self.offered);
     }
@@ -88,9 +98,12 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Clock;
 
     fn batch(facts: usize) -> Arc<FactBatch> {
         use crate::domain::{Fact, Mark, Reason, State, Timeframe, Timestamp};
@@ -110,15 +123,15 @@ mod tests {
 
     #[test]
     fn each_is_offered_once_in_order_and_goes_when_it_is_durable() {
-        let mut outbox = Outbox::default();
+        let (mut outbox, found) = (Outbox::default(), Clock::system().monotonic());
         for facts in [1, 2, 3] {
-            outbox.push(batch(facts));
+            outbox.push(batch(facts), found);
         }
         assert_eq!((offers(&mut outbox), outbox.facts()), (vec![0, 1, 2], 6));
         assert!(offers(&mut outbox).is_empty());
         outbox.durable(0);
         outbox.durable(0);
-        assert_eq!((outbox.facts(), outbox.push(batch(1))), (5, 3));
+        assert_eq!((outbox.facts(), outbox.push(batch(1), found)), (5, 3));
         assert_eq!(offers(&mut outbox), [3]);
         [1, 2, 3].into_iter().for_each(|id| outbox.durable(id));
         assert!(outbox.is_empty() && outbox.facts() == 0);
@@ -126,22 +139,25 @@ mod tests {
 
     #[test]
     fn after_a_failure_what_is_not_durable_comes_before_what_is_new() {
-        let mut outbox = Outbox::default();
-        for _ in 0..3 {
-            outbox.push(batch(1));
+        let (mut outbox, found) = (Outbox::default(), Clock::system().monotonic());
+        let later = |seconds| found + Duration::from_secs(seconds);
+        for seconds in 0..3 {
+            outbox.push(batch(1), later(seconds));
         }
         offers(&mut outbox);
         outbox.durable(0);
         assert!(outbox.failed(0));
         assert!(!outbox.failed(0), "the others of the round fail with it");
-        outbox.push(batch(1));
+        outbox.push(batch(1), later(3));
         assert!(offers(&mut outbox).is_empty(), "nothing overtakes them");
         outbox.begin_again();
         assert!(!outbox.failed(0), "of a round that is over");
-        assert_eq!(offers(&mut outbox), [1, 2, 3]);
+        let again: Vec<_> =
+            std::iter::from_fn(|| outbox.next_offer()).map(|offer| (offer.id, offer.found)).collect();
+        assert_eq!(again, [(1, later(1)), (2, later(2)), (3, later(3))], "found when they were, not offered");
         // What the old writer had done after all.
         outbox.durable(2);
-        outbox.push(batch(1));
+        outbox.push(batch(1), found);
         assert_eq!(offers(&mut outbox), [4]);
     }
 
@@ -152,12 +168,12 @@ mod tests {
         fn nothing_is_lost_and_nothing_overtakes(
             events in prop::collection::vec(0u8..4, 0..200)
         ) {
-            let mut outbox = Outbox::default();
+            let (mut outbox, found) = (Outbox::default(), Clock::system().monotonic());
             let (mut stored, mut mailbox) = (Vec::new(), VecDeque::new());
             let mut events = events.into_iter();
             loop {
                 match events.next() {
-                    Some(0) => _ = outbox.push(batch(1)),
+                    Some(0) => _ = outbox.push(batch(1), found),
                     Some(1) => mailbox.extend(std::iter::from_fn(|| outbox.next_offer())),
                     // It dies, what it had not stored is lost with it, and another comes.
                     Some(2) => {

@@ -308,7 +308,7 @@ impl Families {
         );
         self.histogram(
             "candlekeep_close_to_durable_seconds",
-            "From the end of a streamed candle to its bar's being durable.",
+            "From when a streamed candle was found to be over to its bar's being durable.",
             &stats.close_to_durable.counts(),
         );
         self.histogram(

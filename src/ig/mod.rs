@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod history;
+pub mod lull;
 pub mod markets;
 pub mod models;
 mod names;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_service::ServiceExt;
 use actix_tls::connect::{Connector as TcpConnector, Resolver};
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{AGE, DATE, HeaderMap, LOCATION};
@@ -21,6 +22,7 @@ use serde_json::error::Category;
 use serde_json::json;
 
 use super::error::{IgError, begins_like_json, cut};
+use super::lull::{Lull, Lulled};
 use super::models::{Accounts, Application, LoginV2, LoginV3, Markets, OauthToken, Prices, SessionInfo};
 use super::names::Names;
 use super::session::tokens::{Bearer, Pair, Tokens};
@@ -50,7 +52,7 @@ const BODY_MAX: usize = 16 * 1024 * 1024;
 
 /// The HTTP client that both REST and the WebSocket upgrade use. It believes the authorities of the web.
 pub fn http_client() -> Client {
-    client(tls::web_roots())
+    client(tls::web_roots(), Lull::default())
 }
 
 /// The same, which believes those of a PEM file besides (`ig.ca_file`).
@@ -58,20 +60,29 @@ pub fn http_client() -> Client {
 /// # Errors
 /// In words for people, where the file is of no use.
 pub fn http_client_for(ca_file: Option<&Path>) -> Result<Client, String> {
+    lulled_client_for(ca_file, Lull::default())
+}
+
+/// The same, whose sockets keep these lulls.
+///
+/// # Errors
+/// In words for people, where the file is of no use.
+pub fn lulled_client_for(ca_file: Option<&Path>, lull: Lull) -> Result<Client, String> {
     let mut roots = tls::web_roots();
     if let Some(file) = ca_file {
         tls::add_roots(&mut roots, "ig.ca_file", file)?;
     }
-    Ok(client(roots))
+    Ok(client(roots, lull))
 }
 
-fn client(roots: RootCertStore) -> Client {
+fn client(roots: RootCertStore, lull: Lull) -> Client {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().expect("ring knows both versions of TLS");
     let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     // No `max_http_version`: it would put awc's own TLS, with its own authorities, in the place of this.
     let tcp = TcpConnector::new(Resolver::custom(Names::default())).service();
+    let tcp = tcp.map(move |connection| Lulled::around(connection, lull.clone()));
     let connector = Connector::new().connector(tcp).conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT);
     Client::builder()
         .connector(connector.handshake_timeout(CONNECT_TIMEOUT).rustls_0_23(Arc::new(tls)))

@@ -30,8 +30,9 @@ use crate::healer::actor::{HealerSettings, StopHealing};
 use crate::healer::book::{Scope, Watched};
 use crate::ig::IgError;
 use crate::ig::history::actor::HistorySettings;
+use crate::ig::lull::Lull;
 use crate::ig::markets::Instrument;
-use crate::ig::rest::{RestClient, http_client_for};
+use crate::ig::rest::{RestClient, http_client_for, lulled_client_for};
 use crate::ig::session::actor::Desk;
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
@@ -212,8 +213,10 @@ impl House {
     ) -> Result<Option<House>, Failure> {
         let Ground { clock, store, standing, stats, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
-        let client = http_client_for(config.ig.ca_file.as_deref()).map_err(Failure::configuration)?;
-        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
+        let (ca_file, lull) = (config.ig.ca_file.as_deref(), Lull::default());
+        let client = http_client_for(ca_file).map_err(Failure::configuration)?;
+        let of_stream = lulled_client_for(ca_file, lull.clone()).map_err(Failure::configuration)?;
+        let rest = RestClient::new(client, &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
             .with_clock(event_clock.clone());
         let entrance = Entrance {
@@ -250,7 +253,7 @@ impl House {
         let matched = read_matched(shelf, &record).await?;
         let frontiers = feeds.iter().map(|feed| feed.resume).collect();
         let ways = (lines.facts.clone(), lines.holes.clone());
-        let outbound = Outbound::new(ways, ground.alarm.clone(), frontiers, matched);
+        let outbound = Outbound::new(ways, (clock.clone(), ground.alarm.clone()), frontiers, matched);
         let stream = match flags.purpose {
             Purpose::Backfill { .. } => None,
             Purpose::Collect => Some(StreamSettings {
@@ -295,7 +298,7 @@ impl House {
             (stream.is_some() && config.retention != Retention::default()).then(|| config.retention.clone());
         let blueprint = Rc::new(Blueprint {
             entrance,
-            client,
+            client: (of_stream, lull),
             event_clock,
             stats: stats.clone(),
             flush: config.store.flush,

@@ -23,6 +23,7 @@ use crate::domain::{FactBatch, Pair, Reason, StreamEvent, Timestamp};
 use crate::exit::Failure;
 use crate::healer::actor::{HealerActor, HealerSettings, StopHealing};
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
+use crate::ig::lull::Lull;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
 use crate::ig::stream::actor::{StopStreaming, StreamActor, StreamSettings};
@@ -122,7 +123,8 @@ pub(super) struct AggregationPlan {
 /// From what each room is built, again and again.
 pub(super) struct Blueprint {
     pub(super) entrance: Entrance,
-    pub(super) client: awc::Client,
+    /// For the stream alone, and when its sockets need not be read.
+    pub(super) client: (awc::Client, Lull),
     pub(super) event_clock: EventClock,
     pub(super) stats: Arc<Stats>,
     pub(super) flush: Duration,

@@ -212,6 +212,11 @@ fn create(path: &Path) -> Result<File, RecordError> {
 }
 
 impl Recorder {
+    /// Whether anything is written down, so that when it came matters.
+    pub fn is_recording(&self) -> bool {
+        self.tape().is_some()
+    }
+
     /// A REST request goes out; `path` is below the base address, with its query. The answer is
     /// told to what this returns.
     pub fn asked(&self, method: &str, path: &str, version: u8, body: Option<&str>) -> Option<Asked<'_>> {

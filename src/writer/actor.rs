@@ -27,10 +27,10 @@ use crate::supervisor::{Lifeline, watched_over};
 /// The timer goes off within this time of when it is due.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 
-/// Who waits for a batch, since when, and how many streamed bars it has.
+/// Who waits for a batch, when it was found, and how many streamed bars it has.
 struct Waiting {
     answer: oneshot::Sender<Result<(), Arc<StoreError>>>,
-    since: Instant,
+    found: Instant,
     bars: u64,
 }
 
@@ -215,9 +215,9 @@ impl WriterActor {
         self.stats.facts_spooled.set(self.core.spooled());
         let durable = self.core.take_durable();
         let now = self.clock.monotonic();
-        for Waiting { answer, since, bars } in self.waiting.drain(..durable) {
+        for Waiting { answer, found, bars } in self.waiting.drain(..durable) {
             if bars > 0 {
-                self.stats.close_to_durable.add(now.saturating_duration_since(since), bars);
+                self.stats.close_to_durable.add(now.saturating_duration_since(found), bars);
             }
             let _ = answer.send(Ok(()));
         }
@@ -312,12 +312,11 @@ watched_over!(WriterActor);
 impl Handler<StoreFacts> for WriterActor {
     type Result = ResponseFuture<Result<(), Arc<StoreError>>>;
 
-    fn handle(&mut self, StoreFacts(facts): StoreFacts, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, StoreFacts { batch, found }: StoreFacts, ctx: &mut Self::Context) -> Self::Result {
         failpoint::in_room("writer.facts", ctx);
         let (answer, waiting) = oneshot::channel();
-        let bars = facts.facts.iter().filter(|fact| is_streamed(fact)).count() as u64;
-        let since = self.clock.monotonic();
-        self.overflow.push_back((facts, Waiting { answer, since, bars }));
+        let bars = batch.facts.iter().filter(|fact| is_streamed(fact)).count() as u64;
+        self.overflow.push_back((batch, Waiting { answer, found, bars }));
         self.refill();
         self.drive(ctx);
         Box::pin(async move { waiting.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed))) })

@@ -198,10 +198,11 @@ fn child_that_writes_until_killed() {
         let modes = Modes::new(Batch::new(Duration::ZERO), true, pace.flush_patience);
         let shown = (Arc::new(Stats::default()), Live::default());
         let lifeline = Lifeline::alone(Room::Writer, &alarm);
-        let writer = WriterActor::new(modes, store, Some(journal), Clock::system(), shown, lifeline).start();
+        let clock = Clock::system();
+        let writer = WriterActor::new(modes, store, Some(journal), clock.clone(), shown, lifeline).start();
         let mut waiting = FuturesOrdered::new();
         for number in first..first + pace.messages {
-            let answer = writer.send(StoreFacts(message(number)));
+            let answer = writer.send(StoreFacts { batch: message(number), found: clock.monotonic() });
             waiting.push_back(async move { (number, answer.await.unwrap()) });
             if number % MESSAGES_AT_ONCE == 0 {
                 actix_rt::time::sleep(PAUSE).await;

@@ -103,6 +103,7 @@ impl Drop for Seat {
         let mut followers = self.push.followers();
         followers.all -= 1;
         followers.forming -= usize::from(self.forming);
+        self.push.stats.forming_followers.set(followers.forming as u64);
     }
 }
 
@@ -177,6 +178,7 @@ impl Push {
         }
         followers.all += 1;
         followers.forming += usize::from(forming);
+        self.stats.forming_followers.set(followers.forming as u64);
         Ok(Seat { push: self.clone(), forming })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Asks the SessionActor for tokens, feeds the AggregatorActor. One message a batch of frames,
 //! not one an update; the connection is read on only when the aggregator has taken the last
-//! batch, while timers and outgoing requests go on. What happens is decided elsewhere: in the
+//! batch, and in the middle of a candle once a second ([`calm`](super::calm)), while timers and outgoing requests go on. What happens is decided elsewhere: in the
 //! session, in [`Reconnect`] between sessions, in [`Silence`] when nothing comes, and
 //! [`translate`](super::translate) turns what is told into the house's words. Holds each item's
 //! folded row. A restart of this actor is a break of continuity.
@@ -29,6 +29,7 @@ use crate::clock::{Clock, ClockKind, EventClock};
 use crate::config;
 use crate::domain::{Calendar, FeedIx, StreamEvent};
 use crate::exit::Exit;
+use crate::ig::lull::Lull;
 use crate::ig::markets::Instrument;
 use crate::ig::rest::RestClient;
 use crate::messages::{SessionLines, StreamTold};
@@ -88,6 +89,8 @@ pub struct Memory {
 /// Streams.
 pub struct StreamActor {
     client: awc::Client,
+    /// When its sockets need not be read.
+    lull: Lull,
     rest: RestClient,
     session: SessionLines,
     aggregator: Line<StreamTold>,
@@ -106,6 +109,8 @@ pub struct StreamActor {
     silence: Option<Silence>,
     silent_items: SilentItems,
     recorder: Recorder,
+    /// Whether rows may ever wait to be read: not where a market goes by its own clock, which may be faster than time.
+    rows_may_wait: bool,
     faulty: Faulty,
     /// The login of which it is noted that it has led to a good while of streaming.
     lasting: Option<u64>,
@@ -137,7 +142,7 @@ impl StreamActor {
     /// A stream that connects when it starts.
     #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
-        client: awc::Client,
+        (client, lull): (awc::Client, Lull),
         session: SessionLines,
         aggregator: Line<StreamTold>,
         store: StoreHandle,
@@ -159,6 +164,7 @@ impl StreamActor {
         let now = clock.monotonic();
         StreamActor {
             client,
+            lull,
             rest,
             session,
             aggregator,
@@ -168,6 +174,7 @@ impl StreamActor {
             stats,
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
+            rows_may_wait: clock_kind == ClockKind::System && !recorder.is_recording(),
             recorder,
             silent_items: SilentItems::default(),
             options,

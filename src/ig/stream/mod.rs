@@ -1,6 +1,7 @@
 //! IG's Lightstreamer stream: frames to candle updates.
 
 pub mod actor;
+pub mod calm;
 pub mod chart;
 pub mod faulty;
 pub mod frames;

@@ -8,11 +8,14 @@ use awc::ws::Frame;
 
 use super::StreamActor;
 use super::connections::{Connecting, Link};
+use crate::clock;
 use crate::domain::StreamEvent;
 use crate::failpoint;
 use crate::ig::error::cut;
+use crate::ig::stream::calm::{self, READ_EVERY};
 use crate::ig::stream::frames::Framed;
 use crate::ig::stream::socket::{Arrived, Piece};
+use crate::ig::stream::state::Phase;
 use crate::messages::StreamTold;
 use crate::tlcp::session::Purpose;
 use crate::tlcp::{Lost, Transport};
@@ -26,9 +29,10 @@ impl Handler<Arrived> for StreamActor {
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
         failpoint::in_room("stream.arrived", ctx);
         let mut told = Vec::with_capacity(self.told_last);
+        let bytes: usize = arrived.pieces.iter().map(Piece::size).sum();
         if arrived.socket == self.socket {
+            self.stats.stream_bytes.add(bytes as u64);
             for piece in arrived.pieces {
-                self.stats.stream_bytes.add(piece.size() as u64);
                 self.piece(piece, &mut told, ctx);
             }
             if let Some((lost, why)) = arrived.lost.filter(|_| arrived.socket == self.socket) {
@@ -49,6 +53,9 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
+        if self.may_wait(bytes) {
+            self.lull.until(clock::next_beat(READ_EVERY));
+        }
         // A dead aggregator takes this room along; nothing to do about that here.
         Box::pin(sending.into_actor(self).map(|_, act, _| {
             act.excuse_unread();
@@ -58,6 +65,17 @@ impl Handler<Arrived> for StreamActor {
 }
 
 impl StreamActor {
+    /// Whether rows behind a batch of so many bytes may wait to be read.
+    fn may_wait(&self, batch_bytes: usize) -> bool {
+        let (moment, state) = (self.event_clock.moment(), &self.known.state);
+        let streaming_s = self.clock.wall().0 - state.since;
+        self.rows_may_wait
+            && moment.is_steady
+            && state.phase == Phase::Streaming
+            && self.stats.forming_followers.get() == 0
+            && moment.now.is_some_and(|now| calm::may_wait(now, streaming_s, batch_bytes))
+    }
+
     /// Whether the connection has not been read for a while, because what was read last has not been
     /// taken.
     pub(super) fn is_unread(&self) -> bool {

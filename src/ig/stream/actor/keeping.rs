@@ -120,6 +120,7 @@ mod tests {
     use crate::config::{self, Login};
     use crate::domain::scale::{Scale, Verdict};
     use crate::domain::{Calendar, FeedIx, Timestamp};
+    use crate::ig::lull::Lull;
     use crate::ig::markets::Instrument;
     use crate::ig::rest::{RestClient, http_client};
     use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
@@ -221,7 +222,7 @@ mod tests {
                 recorder: Recorder::default(),
             };
             let stream = StreamActor::new(
-                http_client(),
+                (http_client(), Lull::default()),
                 SessionLines {
                     tokens: Line::to(session.clone().recipient()),
                     refused: Line::to(session.recipient()),

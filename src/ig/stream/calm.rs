@@ -1,0 +1,55 @@
+//! When rows may wait to be read. Pure.
+//!
+//! IG sends a row a second of each pair, at moments of its own choice. A frame that comes by itself wakes the process up, and a processor
+//! that has slept has none of what a row passes through in its memory: that takes ten times what the row does. In the
+//! middle of a candle nobody waits for it, so what has come is read once a second, at the beat at which all else is
+//! looked at. Around a candle's end, and where somebody watches candles under way, rows are read as they come.
+
+use std::time::Duration;
+
+use crate::domain::{Timeframe, Timestamp};
+
+/// How long rows wait at most.
+pub const READ_EVERY: Duration = Duration::from_secs(1);
+/// Around the end of a candle none wait, seconds before and after it: they must have been read by then, and IG's last row of a
+/// candle comes within a few seconds.
+const BEFORE_END_S: i64 = 3;
+const AFTER_END_S: i64 = 10;
+/// Nor at the beginning of a session, in which much else is said, seconds.
+const BEGINNING_S: i64 = 10;
+/// Of so many bytes read at once more is behind them.
+const BURST_BYTES: usize = 16 * 1024;
+
+/// Whether what comes after a batch of so many bytes may wait for [`READ_EVERY`], at this time of the market, when there have been
+/// rows for so many seconds.
+pub fn may_wait(now: Timestamp, streaming_s: i64, batch_bytes: usize) -> bool {
+    let candle = Timeframe::M5;
+    let passed_s = now.since(candle.bucket(now));
+    streaming_s >= BEGINNING_S
+        && batch_bytes < BURST_BYTES
+        && (AFTER_END_S..candle.seconds() - BEFORE_END_S).contains(&passed_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn around_the_end_of_a_candle_in_a_burst_and_at_the_beginning_nothing_waits() {
+        // 12:00:00 UTC.
+        let end = Timestamp(1_579_089_600);
+        let waits = |seconds: i64| may_wait(end.plus(seconds), 10, 2_000);
+        assert_eq!([-4, -3, 0, 9, 10, 296, 297].map(waits), [true, false, false, false, true, true, false]);
+        assert!(!may_wait(end.plus(100), 10, BURST_BYTES));
+        assert!(!may_wait(end.plus(100), 9, 2_000), "a session has just begun");
+    }
+
+    #[test]
+    fn who_waits_at_the_latest_moment_has_read_before_the_candle_ends() {
+        let second = READ_EVERY.as_secs() as i64;
+        // Times are in whole seconds, so it may be nearly one more.
+        for now in (0..600).map(Timestamp).filter(|now| may_wait(*now, 10, 0)) {
+            assert_eq!(Timeframe::M5.bucket(now), Timeframe::M5.bucket(now.plus(second + 1)), "{now}");
+        }
+    }
+}
