@@ -28,7 +28,7 @@ use timing::{cpu_time, now};
 
 const ITEMS: usize = MAJOR_PAIRS.len();
 /// Rows of a pass, about: some two megabytes of text, more than a core's own caches hold.
-const ROWS: usize = 50_000;
+const ROWS: usize = 55_000;
 /// Passes of either side, in turns, so that a noisy neighbour disturbs both.
 const PASSES: usize = 101;
 const PASSES_OF_TEST: usize = 3;

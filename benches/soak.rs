@@ -52,6 +52,8 @@ const JUDGED_FROM: usize = 4;
 /// By how much its own memory may be more in the last third, at the median, than in the second, KiB. Of a month
 /// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make.
 const GROWTH_MAX_KIB: i64 = 512;
+/// What README says of the worst moment, a frame of 8 MiB.
+const PEAK_MAX_MIB: f64 = 25.0;
 /// Market time that passes before the program is let come to rest.
 const STRETCH_S: i64 = 4 * 3_600;
 /// It is at rest that used no more than this between two looks, for so long: what its timers and HTTP cost is less.
@@ -228,6 +230,8 @@ fn judge(samples: &[Sample], budget: &mut Budget) {
     };
     let what = format!("own memory of {} days with faults, the last third above the second", samples.len());
     budget.at_most(&what, growth_kib as f64, GROWTH_MAX_KIB as f64, "KiB");
+    let peak_kib = samples.iter().map(|sample| sample.peak_kib).max().unwrap_or(0);
+    budget.at_most("… peak resident", peak_kib as f64 / 1024.0, PEAK_MAX_MIB, "MiB");
     let strays = [range(|sample| sample.descriptors), range(|sample| sample.threads)];
     for (what, differ) in ["descriptors", "threads"].into_iter().zip(strays) {
         budget.at_most(&format!("… {what} differ by"), differ as f64, STRAY_MAX as f64, "of them");

@@ -5,10 +5,11 @@
 //! `replay DIR`: recorded bars, 5 rows each, as fast as it takes them.
 //! `closes [BUCKETS]`: from the arrival of the rows that end 28 candles to bars that another connection sees, a bucket each second;
 //! beside it bare transactions of 28 rows in the same folder, as a floor.
-//! `live [SECONDS]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
+//! `live [SECONDS] [apart]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
 //! hold one close of all bars. As in production: over TLS, by the system's clock while the market is open (else by the
 //! stream's, with a market of another day), into a database of a year, after an outage of hours that was healed
-//! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again.
+//! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again. All rows of a second come
+//! just behind it, as seen of IG, or with `apart` each in a frame of its own, all over the second: the worst there can be.
 //!
 //! `RUN_UNDER` is a command, with its words, that becomes `run`; `benches/layout` names one. Under `live`, which has it end in order,
 //! it can tell what it found.
@@ -74,6 +75,8 @@ const GROWN_MAX_KIB: f64 = 2_048.0;
 /// The budget of the live load, HTTP off or not asked, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
 const SHARE_MAX: f64 = 0.1;
 const WAKEUPS_MAX: f64 = 12.0;
+/// Rows apart by so many milliseconds: of 28, the last comes before the second is over, whatever the pauses are longer by.
+const APART: &str = r#"[{"do": "framing", "single_lines": true, "apart_ms": 30}]"#;
 /// The budget of its memory with HTTP off and on, MiB.
 const PEAK_MAX: f64 = 15.0;
 const PEAK_MAX_WITH_HTTP: f64 = 25.0;
@@ -108,11 +111,12 @@ fn main() -> ExitCode {
         [] | ["fast"] => fast(3, &mut budget),
         ["fast", days] => fast(number(days), &mut budget),
         ["replay", recorded] => replay(recorded, &mut budget),
-        ["live"] => live(300, &mut budget),
-        ["live", seconds] => live(number(seconds) as u64, &mut budget),
+        ["live"] => live(300, false, &mut budget),
+        ["live", seconds] => live(number(seconds) as u64, false, &mut budget),
+        ["live", seconds, "apart"] => live(number(seconds) as u64, true, &mut budget),
         ["closes"] => closes(300, &mut budget),
         ["closes", buckets] => closes(number(buckets) as usize, &mut budget),
-        _ => panic!("fast [DAYS], replay DIR, closes [BUCKETS] or live [SECONDS]"),
+        _ => panic!("fast [DAYS], replay DIR, closes [BUCKETS] or live [SECONDS] [apart]"),
     }
     budget.end()
 }
@@ -246,13 +250,18 @@ fn clock_for(seconds: u64) -> (&'static str, Timestamp) {
     }
 }
 
-fn live(seconds: u64, budget: &mut Budget) {
+fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (clock, from) = clock_for(seconds);
+    if apart && clock != "system" {
+        return println!(
+            "not measured: the market is closed, and by its own clock each row is read as it comes"
+        );
+    }
     let database = dir.path().join(DATABASE);
     filled::fill(&database, from.plus(-AWAY_S).floor(900), YEAR_S / 300);
     let size = fs::metadata(&database).map_or(0, |file| file.len() >> 20);
-    let mut pair = Pair::in_production(dir.path(), clock, from);
+    let mut pair = Pair::in_production(dir.path(), clock, from, apart);
     let began = now();
     pair.heal(&database);
     println!(
@@ -266,6 +275,7 @@ fn live(seconds: u64, budget: &mut Budget) {
     sleep(SETTLE);
     let (before, watched) = (newest(&database), now());
     let what = if with_http { "live, HTTP on" } else { "live, HTTP off" };
+    let what = if apart { &format!("{what}, rows apart") } else { what };
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
     budget.at_most(&format!("{what}: wake-ups"), cost.wakeups_per_s, WAKEUPS_MAX, "a second");
@@ -334,9 +344,11 @@ impl Pair {
     }
 
     /// The same with TLS between them and a history to fetch.
-    fn in_production(dir: &Path, clock: &str, from: Timestamp) -> Pair {
-        let from = from.to_string();
-        let mut market = [&EVERY_SECOND[..], &["--speed", "1"]].concat();
+    fn in_production(dir: &Path, clock: &str, from: Timestamp, apart: bool) -> Pair {
+        let (from, script) = (from.to_string(), dir.join("faults.json"));
+        fs::write(&script, if apart { APART } else { "[]" }).expect("a file");
+        let script = script.display().to_string();
+        let mut market = [&EVERY_SECOND[..], &["--speed", "1", "--faults", &script]].concat();
         if clock == "stream" {
             market.extend(["--from", &from]);
         }

@@ -346,7 +346,7 @@ impl Progress {
 fn pandas_line(config: &Config) -> String {
     let path = config.database.sqlite_path().map(|path| path.display().to_string()).unwrap_or_default();
     format!(
-        "Look at it:\n  python3 -c \"import sqlite3, pandas; print(pandas.read_sql(\\\"SELECT timestamp, open, high, low, close, volume \
+        "Look at it, where pandas is installed (pip install pandas):\n  python3 -c \"import sqlite3, pandas; print(pandas.read_sql(\\\"SELECT timestamp, open, high, low, close, volume \
          FROM candles WHERE pair='EUR_USD' AND timeframe='5' ORDER BY timestamp DESC LIMIT 5\\\", sqlite3.connect('{path}')))\""
     )
 }
