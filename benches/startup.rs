@@ -3,7 +3,7 @@
 //!
 //! The simulator is in this process and answers at once. Ready is what systemd is told (`READY=1`). The floor is the same
 //! start on a database of a day, by turns in the same run; and, for what the database alone may cost, a bare connection
-//! that opens the file and reads its newest bar. Goes where `TMPDIR` says and takes 1.2 GB there; `-- BARS` has it be
+//! that opens the file and reads its newest bar. Goes where `TMPDIR` says and takes 0.9 GB there; `-- BARS` has it be
 //! others. Linux only: it reads `/proc`. Ends with 1 where five million bars cost more than they may.
 
 use std::os::unix::net::UnixDatagram;

@@ -24,6 +24,11 @@ impl Lull {
     pub fn until(&self, time: Instant) {
         self.0.set(Some(time));
     }
+
+    /// Sockets that have not begun to keep it do not.
+    pub fn end(&self) {
+        self.0.set(None);
+    }
 }
 
 /// Such a socket.
@@ -191,6 +196,11 @@ mod tests {
         far.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"four");
         assert!(read(&mut near).now_or_never().is_none(), "the lull goes on");
+        // It is no matter of a connection that is made then.
+        lull.end();
+        let (mut near, mut far) = ends(&lull).await;
+        far.write_all(b"five").unwrap();
+        assert_eq!(read(&mut near).await, "five");
     }
 
     #[actix::test]

@@ -103,8 +103,10 @@ pub struct StreamActor {
     known: Translator,
     kept_probes: Probes,
     kept_state: StreamState,
-    /// The database did not take the last note of it.
-    state_unkept: Rc<Cell<bool>>,
+    /// The number of the last note of it that the database has answered, and whether it did not take that one. The answers may be
+    /// heard in another order.
+    state_unkept: Rc<Cell<(u64, bool)>>,
+    notes_of_state: u64,
     reconnect: Reconnect,
     silence: Option<Silence>,
     silent_items: SilentItems,
@@ -182,6 +184,7 @@ impl StreamActor {
             kept_probes: memory.probes,
             kept_state: StreamState::default(),
             state_unkept: Rc::default(),
+            notes_of_state: 0,
             reconnect: Reconnect::new(plan, fastrand::u64(..)),
             faulty: Faulty::default(),
             lasting: None,

@@ -81,6 +81,7 @@ impl StreamActor {
         let kind = if transport == Transport::Http { SocketKind::Http } else { SocketKind::Ws };
         self.recorder.stream_opened(socket, kind, &base);
         self.reconnect.begun(now);
+        self.lull.end();
         link.connecting = Connecting::Now;
         link.session.handle_connecting(now);
         match transport {

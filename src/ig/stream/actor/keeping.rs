@@ -68,7 +68,8 @@ impl StreamActor {
     /// Keeps how the stream stands once more, where the database did not take the last note of it. Not with the next
     /// frame, which would have a database that is away asked all the time.
     pub(super) fn keep_state_again(&mut self) {
-        if self.state_unkept.take() {
+        if self.state_unkept.get().1 {
+            self.state_unkept.set((self.notes_of_state, false));
             self.write_state();
         }
     }
@@ -81,12 +82,19 @@ impl StreamActor {
         self.stats.stream_phase.set(state.phase as u64);
         self.stats.stream_news.notify_one();
         self.kept_state = state.clone();
-        let (mut kept, unkept) = (self.kept_state.clone(), self.state_unkept.clone());
+        self.notes_of_state += 1;
+        let (number, mut kept, unkept) =
+            (self.notes_of_state, self.kept_state.clone(), self.state_unkept.clone());
         let noting = self.noting(move |store| {
             kept.epoch = store.lease_epoch();
             store.set_setting(state::SETTING, &kept.write())
         });
-        actix_rt::spawn(async move { unkept.set(!noting.await) });
+        actix_rt::spawn(async move {
+            let is_kept = noting.await;
+            if number > unkept.get().0 {
+                unkept.set((number, !is_kept));
+            }
+        });
     }
 
     pub(super) fn keep_probes(&mut self) {
@@ -269,7 +277,7 @@ mod tests {
         stream.known.state.enter(Phase::Streaming, None);
         stream.keep_state();
         let refused = async {
-            while !stream.state_unkept.get() {
+            while !stream.state_unkept.get().1 {
                 tokio::task::yield_now().await;
             }
         };
