@@ -254,9 +254,8 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (clock, from) = clock_for(seconds);
     if apart && clock != "system" {
-        return println!(
-            "not measured: the market is closed, and by its own clock each row is read as it comes"
-        );
+        let why = "the market is closed, and by its own clock each row is read as it comes";
+        return budget.not_measured("live, rows apart", why);
     }
     let database = dir.path().join(DATABASE);
     filled::fill(&database, from.plus(-AWAY_S).floor(900), YEAR_S / 300);

@@ -39,6 +39,8 @@ pub struct Lulled {
     /// The last one that it has kept.
     kept: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Somebody waits for room to write, and is told of it by the runtime alone.
+    write_waits: bool,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ enum Socket {
 impl Lulled {
     /// A connection whose socket keeps these lulls.
     pub fn around<R>(connection: Connection<R, TcpStream>, lull: Lull) -> Connection<R, Lulled> {
-        let nothing = Lulled { socket: Socket::Gone, lull, kept: None, sleep: None };
+        let nothing = Lulled { socket: Socket::Gone, lull, kept: None, sleep: None, write_waits: false };
         let (socket, mut connection) = connection.replace_io(nothing);
         connection.io_mut().socket = Socket::Watched(socket);
         connection
@@ -90,7 +92,9 @@ impl AsyncRead for Lulled {
         let wanted = this.lull.0.get();
         if let Some(until) = wanted.filter(|_| wanted != this.kept) {
             this.kept = wanted;
-            this.unwatch()?;
+            if !this.write_waits {
+                this.unwatch()?;
+            }
             this.sleep = Some(Box::pin(tokio::time::sleep_until(until.into())));
         }
         if let Some(sleep) = &mut this.sleep {
@@ -103,7 +107,10 @@ impl AsyncRead for Lulled {
 
 impl AsyncWrite for Lulled {
     fn poll_write(self: Pin<&mut Self>, ctx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().watched()?.poll_write(ctx, bytes)
+        let this = self.get_mut();
+        let written = this.watched()?.poll_write(ctx, bytes);
+        this.write_waits = written.is_pending();
+        written
     }
 
     fn poll_write_vectored(
@@ -111,7 +118,10 @@ impl AsyncWrite for Lulled {
         ctx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().watched()?.poll_write_vectored(ctx, bytes)
+        let this = self.get_mut();
+        let written = this.watched()?.poll_write_vectored(ctx, bytes);
+        this.write_waits = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -163,7 +173,13 @@ mod tests {
     async fn ends(lull: &Lull) -> (Lulled, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let near = Lulled { socket: Socket::Watched(socket), lull: lull.clone(), kept: None, sleep: None };
+        let near = Lulled {
+            socket: Socket::Watched(socket),
+            lull: lull.clone(),
+            kept: None,
+            sleep: None,
+            write_waits: false,
+        };
         (near, listener.accept().unwrap().0)
     }
 
@@ -201,6 +217,18 @@ mod tests {
         let (mut near, mut far) = ends(&lull).await;
         far.write_all(b"five").unwrap();
         assert_eq!(read(&mut near).await, "five");
+    }
+
+    #[actix::test]
+    async fn who_waits_for_room_to_write_goes_on_to_be_watched() {
+        let lull = Lull::default();
+        let (mut near, _far) = ends(&lull).await;
+        let much = vec![b'x'; 1 << 20];
+        // The far end takes nothing.
+        while near.write(&much).now_or_never().is_some() {}
+        lull.until(Clock::system().monotonic() + Duration::from_secs(3_600));
+        assert!(read(&mut near).now_or_never().is_none());
+        assert!(matches!(near.socket, Socket::Watched(_)));
     }
 
     #[actix::test]

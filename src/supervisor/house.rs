@@ -36,6 +36,7 @@ use crate::ig::rest::{RestClient, http_client_for, lulled_client_for};
 use crate::ig::session::actor::Desk;
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
+use crate::ig::stream::socket::Clients;
 use crate::ig::stream::state::Phase;
 use crate::live::Live;
 use crate::messages::{HistoryError, HolesRecorded, LearnTime, LogOut};
@@ -215,8 +216,8 @@ impl House {
         let event_clock = EventClock::new(config.clock, clock.clone());
         let (ca_file, lull) = (config.ig.ca_file.as_deref(), Lull::default());
         let client = http_client_for(ca_file).map_err(Failure::configuration)?;
-        let of_stream = lulled_client_for(ca_file, lull.clone()).map_err(Failure::configuration)?;
-        let rest = RestClient::new(client, &config.ig.api_url, login.api_key.clone())
+        let streaming = lulled_client_for(ca_file, lull.clone()).map_err(Failure::configuration)?;
+        let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
             .with_clock(event_clock.clone());
         let entrance = Entrance {
@@ -298,7 +299,7 @@ impl House {
             (stream.is_some() && config.retention != Retention::default()).then(|| config.retention.clone());
         let blueprint = Rc::new(Blueprint {
             entrance,
-            client: (of_stream, lull),
+            clients: Clients { asking: client, streaming, lull },
             event_clock,
             stats: stats.clone(),
             flush: config.store.flush,

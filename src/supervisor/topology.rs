@@ -23,10 +23,10 @@ use crate::domain::{FactBatch, Pair, Reason, StreamEvent, Timestamp};
 use crate::exit::Failure;
 use crate::healer::actor::{HealerActor, HealerSettings, StopHealing};
 use crate::ig::history::actor::{HistoryActor, HistorySettings};
-use crate::ig::lull::Lull;
 use crate::ig::rest::RestClient;
 use crate::ig::session::actor::{Desk, SessionActor, SessionSettings};
 use crate::ig::stream::actor::{StopStreaming, StreamActor, StreamSettings};
+use crate::ig::stream::socket::Clients;
 use crate::live::Live;
 use crate::messages::{
     FetchBars, HistoryTold, HolesRecorded, LearnTime, LogOut, Resubscribe, SessionLines, StoreFacts,
@@ -123,8 +123,7 @@ pub(super) struct AggregationPlan {
 /// From what each room is built, again and again.
 pub(super) struct Blueprint {
     pub(super) entrance: Entrance,
-    /// For the stream alone, and when its sockets need not be read.
-    pub(super) client: (awc::Client, Lull),
+    pub(super) clients: Clients,
     pub(super) event_clock: EventClock,
     pub(super) stats: Arc<Stats>,
     pub(super) flush: Duration,
@@ -206,7 +205,7 @@ impl Blueprint {
     pub(super) fn stream(&self, settings: StreamSettings) -> Handles {
         let lines = &self.entrance.lines;
         let stream = StreamActor::new(
-            self.client.clone(),
+            self.clients.clone(),
             lines.session.clone(),
             lines.told.clone(),
             self.entrance.ground.store.clone(),

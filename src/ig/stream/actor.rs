@@ -20,16 +20,17 @@ use actix::prelude::*;
 
 use self::connections::Link;
 use self::keeping::KEEP_PROBES_EVERY;
+use super::calm::READ_EVERY;
 use super::faulty::Faulty;
 use super::probes::Probes;
 use super::silence::{Silence, SilentItems};
+use super::socket::Clients;
 use super::state::{Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
 use crate::clock::{Clock, ClockKind, EventClock};
 use crate::config;
 use crate::domain::{Calendar, FeedIx, StreamEvent};
 use crate::exit::Exit;
-use crate::ig::lull::Lull;
 use crate::ig::markets::Instrument;
 use crate::ig::rest::RestClient;
 use crate::messages::{SessionLines, StreamTold};
@@ -88,9 +89,7 @@ pub struct Memory {
 
 /// Streams.
 pub struct StreamActor {
-    client: awc::Client,
-    /// When its sockets need not be read.
-    lull: Lull,
+    clients: Clients,
     rest: RestClient,
     session: SessionLines,
     aggregator: Line<StreamTold>,
@@ -111,7 +110,8 @@ pub struct StreamActor {
     silence: Option<Silence>,
     silent_items: SilentItems,
     recorder: Recorder,
-    /// Whether rows may ever wait to be read: not where a market goes by its own clock, which may be faster than time.
+    /// Whether rows may ever wait to be read: not where a market goes by its own clock, which may be faster than time, nor where
+    /// they would be missed meanwhile.
     rows_may_wait: bool,
     faulty: Faulty,
     /// The login of which it is noted that it has led to a good while of streaming.
@@ -144,7 +144,7 @@ impl StreamActor {
     /// A stream that connects when it starts.
     #[expect(clippy::too_many_arguments, reason = "one argument a neighbour")]
     pub fn new(
-        (client, lull): (awc::Client, Lull),
+        clients: Clients,
         session: SessionLines,
         aggregator: Line<StreamTold>,
         store: StoreHandle,
@@ -165,8 +165,7 @@ impl StreamActor {
         };
         let now = clock.monotonic();
         StreamActor {
-            client,
-            lull,
+            clients,
             rest,
             session,
             aggregator,
@@ -176,7 +175,9 @@ impl StreamActor {
             stats,
             version_wanted: version,
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
-            rows_may_wait: clock_kind == ClockKind::System && !recorder.is_recording(),
+            rows_may_wait: clock_kind == ClockKind::System
+                && !recorder.is_recording()
+                && options.stalled + options.reconnect > READ_EVERY,
             recorder,
             silent_items: SilentItems::default(),
             options,

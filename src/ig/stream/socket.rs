@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::actor::StreamActor;
 use super::frames::Bounded;
 use crate::ig::error::cut;
+use crate::ig::lull::Lull;
 use crate::ig::rest::mistrust;
 use crate::tlcp::{Lost, Post, Transmit, Version};
 use crate::tls;
@@ -29,7 +30,7 @@ use crate::tls;
 /// Largest WebSocket message taken, whole or in parts.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 /// Frames or chunks handed over in one message, where that many are ready.
-const PIECES_PER_BATCH: usize = 64;
+pub(super) const PIECES_PER_BATCH: usize = 64;
 /// Messages on their way out; more waiting means that the socket is stuck.
 const OUTGOING_MAX: usize = 64;
 /// A connection that is of no use any more has so long to take what is on its way, and to be closed in good form.
@@ -38,6 +39,17 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest such answer, in bytes: a line a request.
 const ANSWER_MAX: usize = 1024 * 1024;
+
+/// Who connects.
+#[derive(Clone)]
+pub struct Clients {
+    /// For what is asked beside the stream.
+    pub asking: Client,
+    /// For the stream, whose sockets keep these lulls.
+    pub streaming: Client,
+    /// When they are not read.
+    pub lull: Lull,
+}
 
 /// What a connection brought.
 #[derive(Debug)]
@@ -133,7 +145,7 @@ impl Connection {
         &mut self,
         transmit: Transmit,
         socket: u64,
-        client: &Client,
+        clients: &Clients,
         actor: &Addr<StreamActor>,
     ) -> Result<(), Stuck> {
         match (self, transmit) {
@@ -141,11 +153,12 @@ impl Connection {
                 outgoing.try_send(WsMessage::Text(text.into())).map_err(|_| Stuck)
             }
             (Connection::Http { base, reader }, Transmit::Post(post)) => {
-                let (client, actor, url) = (client.clone(), actor.clone(), format!("{base}{}", post.path));
+                let (clients, actor, url) = (clients.clone(), actor.clone(), format!("{base}{}", post.path));
                 if post.opens_stream {
-                    *reader = Some(actix_rt::spawn(stream(client, url, post.body, socket, actor)));
+                    let streaming = stream(clients.streaming, url, post.body, socket, actor);
+                    *reader = Some(actix_rt::spawn(streaming));
                 } else {
-                    actix_rt::spawn(ask(client, url, post, socket, actor));
+                    actix_rt::spawn(ask(clients.asking, url, post, socket, actor));
                 }
                 Ok(())
             }

@@ -14,7 +14,7 @@ use crate::failpoint;
 use crate::ig::error::cut;
 use crate::ig::stream::calm::{self, READ_EVERY};
 use crate::ig::stream::frames::Framed;
-use crate::ig::stream::socket::{Arrived, Piece};
+use crate::ig::stream::socket::{Arrived, PIECES_PER_BATCH, Piece};
 use crate::ig::stream::state::Phase;
 use crate::messages::StreamTold;
 use crate::tlcp::session::Purpose;
@@ -30,6 +30,7 @@ impl Handler<Arrived> for StreamActor {
         failpoint::in_room("stream.arrived", ctx);
         let mut told = Vec::with_capacity(self.told_last);
         let bytes: usize = arrived.pieces.iter().map(Piece::size).sum();
+        let is_all = arrived.pieces.len() < PIECES_PER_BATCH;
         if arrived.socket == self.socket {
             self.stats.stream_bytes.add(bytes as u64);
             for piece in arrived.pieces {
@@ -53,8 +54,8 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
-        if self.may_wait(bytes) {
-            self.lull.until(clock::next_beat(READ_EVERY));
+        if is_all && self.may_wait(bytes) {
+            self.clients.lull.until(clock::next_beat(READ_EVERY));
         }
         // A dead aggregator takes this room along; nothing to do about that here.
         Box::pin(sending.into_actor(self).map(|_, act, _| {
@@ -66,7 +67,7 @@ impl Handler<Arrived> for StreamActor {
 
 impl StreamActor {
     /// Whether rows behind a batch of so many bytes may wait to be read.
-    fn may_wait(&self, batch_bytes: usize) -> bool {
+    pub(super) fn may_wait(&self, batch_bytes: usize) -> bool {
         let (moment, state) = (self.event_clock.moment(), &self.known.state);
         let streaming_s = self.clock.wall().0 - state.since;
         self.rows_may_wait

@@ -9,7 +9,7 @@ use super::StreamActor;
 use crate::ig::error::cut;
 use crate::ig::session::tokens::Tokens;
 use crate::ig::stream::frames::Frames;
-use crate::ig::stream::socket::{self, Arrived, Connection};
+use crate::ig::stream::socket::{self, Arrived, Clients, Connection};
 use crate::tlcp::{Lost, Post, TlcpSession, Transmit, Transport, Version, address};
 use crate::transcript::{Recorder, SocketKind};
 
@@ -81,13 +81,13 @@ impl StreamActor {
         let kind = if transport == Transport::Http { SocketKind::Http } else { SocketKind::Ws };
         self.recorder.stream_opened(socket, kind, &base);
         self.reconnect.begun(now);
-        self.lull.end();
+        self.clients.lull.end();
         link.connecting = Connecting::Now;
         link.session.handle_connecting(now);
         match transport {
             Transport::Http => self.opened(socket, Connection::Http { base, reader: None }, ctx),
             Transport::WebSocket => {
-                let (client, version, actor) = (self.client.clone(), link.version, ctx.address());
+                let (client, version, actor) = (self.clients.streaming.clone(), link.version, ctx.address());
                 let opening =
                     async move { socket::open_websocket(&client, &base, version, socket, actor).await };
                 ctx.spawn(opening.into_actor(self).map(move |opened, act, ctx| match opened {
@@ -120,7 +120,7 @@ impl StreamActor {
         let Some(link) = &mut self.link else { return };
         while let Some(transmit) = link.session.poll_transmit() {
             record(&self.recorder, self.socket, &transmit);
-            if !send(link, transmit, self.socket, &self.client, &address) {
+            if !send(link, transmit, self.socket, &self.clients, &address) {
                 log::warn!("the connection takes nothing any more");
                 let stuck = Some((Lost::Closed, "stuck".to_owned()));
                 ctx.notify(Arrived { socket: self.socket, pieces: Vec::new(), lost: stuck });
@@ -184,10 +184,10 @@ pub(super) fn send(
     link: &mut Link,
     transmit: Transmit,
     socket: u64,
-    client: &awc::Client,
+    clients: &Clients,
     actor: &Addr<StreamActor>,
 ) -> bool {
     link.connection
         .as_mut()
-        .is_some_and(|connection| connection.send(transmit, socket, client, actor).is_ok())
+        .is_some_and(|connection| connection.send(transmit, socket, clients, actor).is_ok())
 }

@@ -138,6 +138,7 @@ mod tests {
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
     use crate::ig::stream::chart;
     use crate::ig::stream::frames::Frames;
+    use crate::ig::stream::socket::Clients;
     use crate::ig::stream::state::{Phase, StreamState};
     use crate::ig::stream::translate::{Carried, Translation};
     use crate::messages::{SessionLines, StreamTold};
@@ -230,7 +231,7 @@ mod tests {
                 recorder: Recorder::default(),
             };
             let stream = StreamActor::new(
-                (http_client(), Lull::default()),
+                Clients { asking: http_client(), streaming: http_client(), lull: Lull::default() },
                 SessionLines {
                     tokens: Line::to(session.clone().recipient()),
                     refused: Line::to(session.recipient()),
@@ -293,6 +294,34 @@ mod tests {
         assert_eq!(noted().await, None);
         let shown = StreamState::shown(&stream.stats, None).unwrap();
         assert_eq!((shown.phase, shown.since - NOON.0), (Phase::Streaming, 7));
+    }
+
+    #[actix::test]
+    async fn rows_wait_in_the_middle_of_a_candle_while_they_stream_and_nobody_watches() {
+        let (stage, mut stream) = Stage::new();
+        stream.known.state.enter(Phase::Streaming, None);
+        stream.keep_state();
+        let seconds = |seconds| stage.clock.advance(Duration::from_secs(seconds));
+        assert!(!stream.may_wait(1_000), "a candle has just ended");
+        seconds(60);
+        assert!(stream.may_wait(1_000));
+        stream.stats.forming_followers.set(1);
+        assert!(!stream.may_wait(1_000), "somebody watches");
+        stream.stats.forming_followers.set(0);
+        stream.known.state.enter(Phase::Interrupted, None);
+        stream.keep_state();
+        assert!(!stream.may_wait(1_000), "nothing streams");
+        stream.known.state.enter(Phase::Streaming, None);
+        stream.keep_state();
+        assert!(!stream.may_wait(1_000), "a session has just begun");
+        seconds(20);
+        assert!(stream.may_wait(1_000));
+        seconds(217);
+        assert!(!stream.may_wait(1_000), "a candle is about to end");
+        seconds(60);
+        assert!(stream.may_wait(1_000));
+        stream.rows_may_wait = false;
+        assert!(!stream.may_wait(1_000));
     }
 
     /// A row of each pair at noon.

@@ -90,7 +90,7 @@ impl StreamActor {
         link.session.destroy();
         while let Some(transmit) = link.session.poll_transmit() {
             record(&self.recorder, self.socket, &transmit);
-            send(link, transmit, self.socket, &self.client, &address);
+            send(link, transmit, self.socket, &self.clients, &address);
         }
         let mut told = Vec::new();
         self.ended(&EndCause::Stalled { silence }, &mut told, ctx);
