@@ -23,7 +23,8 @@ const OPEN_MAX: usize = 8;
 
 type LookUp = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// Asks the system.
+/// Asks the system. Clones have one bound.
+#[derive(Clone)]
 pub struct Names {
     look_up: LookUp,
     timeout: Duration,

@@ -52,7 +52,7 @@ const BODY_MAX: usize = 16 * 1024 * 1024;
 
 /// The HTTP client that both REST and the WebSocket upgrade use. It believes the authorities of the web.
 pub fn http_client() -> Client {
-    client(tls::web_roots(), Lull::default())
+    client(tls::web_roots(), Names::default(), Lull::default())
 }
 
 /// The same, which believes those of a PEM file besides (`ig.ca_file`).
@@ -60,28 +60,33 @@ pub fn http_client() -> Client {
 /// # Errors
 /// In words for people, where the file is of no use.
 pub fn http_client_for(ca_file: Option<&Path>) -> Result<Client, String> {
-    lulled_client_for(ca_file, Lull::default())
+    Ok(client(roots_for(ca_file)?, Names::default(), Lull::default()))
 }
 
-/// The same, whose sockets keep these lulls.
+/// The same, and another whose sockets keep these lulls. They ask for names together.
 ///
 /// # Errors
 /// In words for people, where the file is of no use.
-pub fn lulled_client_for(ca_file: Option<&Path>, lull: Lull) -> Result<Client, String> {
+pub fn clients_for(ca_file: Option<&Path>, lull: Lull) -> Result<[Client; 2], String> {
+    let (roots, names) = (roots_for(ca_file)?, Names::default());
+    Ok([client(roots.clone(), names.clone(), Lull::default()), client(roots, names, lull)])
+}
+
+fn roots_for(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = tls::web_roots();
     if let Some(file) = ca_file {
         tls::add_roots(&mut roots, "ig.ca_file", file)?;
     }
-    Ok(client(roots, lull))
+    Ok(roots)
 }
 
-fn client(roots: RootCertStore, lull: Lull) -> Client {
+fn client(roots: RootCertStore, names: Names, lull: Lull) -> Client {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().expect("ring knows both versions of TLS");
     let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     // No `max_http_version`: it would put awc's own TLS, with its own authorities, in the place of this.
-    let tcp = TcpConnector::new(Resolver::custom(Names::default())).service();
+    let tcp = TcpConnector::new(Resolver::custom(names)).service();
     let tcp = tcp.map(move |connection| Lulled::around(connection, lull.clone()));
     let connector = Connector::new().connector(tcp).conn_keep_alive(KEEP_ALIVE).timeout(CONNECT_TIMEOUT);
     Client::builder()

@@ -32,7 +32,7 @@ use crate::ig::IgError;
 use crate::ig::history::actor::HistorySettings;
 use crate::ig::lull::Lull;
 use crate::ig::markets::Instrument;
-use crate::ig::rest::{RestClient, http_client_for, lulled_client_for};
+use crate::ig::rest::{RestClient, clients_for};
 use crate::ig::session::actor::Desk;
 use crate::ig::session::logins::Logins;
 use crate::ig::stream::actor::{StopStreaming, StreamSettings};
@@ -214,9 +214,9 @@ impl House {
     ) -> Result<Option<House>, Failure> {
         let Ground { clock, store, standing, stats, .. } = ground.clone();
         let event_clock = EventClock::new(config.clock, clock.clone());
-        let (ca_file, lull) = (config.ig.ca_file.as_deref(), Lull::default());
-        let client = http_client_for(ca_file).map_err(Failure::configuration)?;
-        let streaming = lulled_client_for(ca_file, lull.clone()).map_err(Failure::configuration)?;
+        let lull = Lull::default();
+        let clients = clients_for(config.ig.ca_file.as_deref(), lull.clone());
+        let [client, streaming] = clients.map_err(Failure::configuration)?;
         let rest = RestClient::new(client.clone(), &config.ig.api_url, login.api_key.clone())
             .recorded_by(recorder.clone())
             .with_clock(event_clock.clone());

@@ -198,7 +198,8 @@ fn without_names_it_says_so_and_comes_back() {
     let Some(server) = NameServer::start() else {
         return postgres::say_skipped("NOT RUN: no name server can be made here");
     };
-    let world = world(5, 8.0);
+    // Long enough for questions asked in the silence, which the system asks again after half a minute.
+    let world = world(12, 8.0);
     // Nobody answers from the beginning: it waits, and ends in time when told to.
     let mut service = server.run(&world);
     service.wait("a question", || server.asked.load(Ordering::SeqCst) > 0);
