@@ -52,7 +52,7 @@ const JUDGED_FROM: usize = 4;
 /// By how much its own memory may be more in the last third, at the median, than in the second, KiB. Of a month
 /// these lie ten days or some 57,000 bars apart, so it is what 9 bytes a bar make.
 const GROWTH_MAX_KIB: i64 = 512;
-/// What README says of the worst moment, a frame of 8 MiB.
+/// The budget of the live load with HTTP on, which the worst moment has to keep too, a frame of 8 MiB.
 const PEAK_MAX_MIB: f64 = 25.0;
 /// Market time that passes before the program is let come to rest.
 const STRETCH_S: i64 = 4 * 3_600;

@@ -9,7 +9,8 @@
 //! hold one close of all bars. As in production: over TLS, by the system's clock while the market is open (else by the
 //! stream's, with a market of another day), into a database of a year, after an outage of hours that was healed
 //! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again. All rows of a second come
-//! just behind it, as seen of IG, or with `apart` each in a frame of its own, all over the second: the worst there can be.
+//! in one frame just behind it, or with `apart` each in a frame of its own, all over the second: which IG does is not known, and
+//! the second is the worst there can be.
 //!
 //! `RUN_UNDER` is a command, with its words, that becomes `run`; `benches/layout` names one. Under `live`, which has it end in order,
 //! it can tell what it found.

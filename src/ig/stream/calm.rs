@@ -1,7 +1,7 @@
 //! When rows may wait to be read. Pure.
 //!
-//! IG sends a row a second of each pair, at moments of its own choice. A frame that comes by itself wakes the process up, and a processor
-//! that has slept has none of what a row passes through in its memory: that takes ten times what the row does. In the
+//! IG sends a row a second of each pair; whether those of all pairs come together is not known. A frame that comes by itself wakes the process
+//! up, and a processor that has slept has none of what a row passes through in its memory: that takes ten times what the row does. In the
 //! middle of a candle nobody waits for it, so what has come is read once a second, at the beat at which all else is
 //! looked at. Around a candle's end, and where somebody watches candles under way, rows are read as they come.
 

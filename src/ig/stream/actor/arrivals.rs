@@ -68,10 +68,12 @@ impl Handler<Arrived> for StreamActor {
 impl StreamActor {
     /// Whether rows behind a batch of so many bytes may wait to be read.
     pub(super) fn may_wait(&self, batch_bytes: usize) -> bool {
+        if !self.rows_may_wait {
+            return false;
+        }
         let (moment, state) = (self.event_clock.moment(), &self.known.state);
         let streaming_s = self.clock.wall().0 - state.since;
-        self.rows_may_wait
-            && moment.is_steady
+        moment.is_steady
             && state.phase == Phase::Streaming
             && self.stats.forming_followers.get() == 0
             && moment.now.is_some_and(|now| calm::may_wait(now, streaming_s, batch_bytes))
