@@ -118,11 +118,21 @@ fn monotonic_now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// When the first beat was asked for: all beats are whole distances from here.
+/// What time is cut into for who only looks now and then: a whole number of the 64 ms in which tokio's wheel keeps what is not
+/// due at once. What is due at the beginning of one wakes its thread once; at any other time twice, the first time to be sorted anew.
+pub const BEAT: Duration = Duration::from_millis(1_024);
+
+/// When the first beat was: all others are whole distances from here.
 static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
-/// Sleeps until the next time that is a whole multiple of `every` (at least a millisecond) from a moment that the whole
-/// process shares: for no longer than `every`, and at times for less. Who only looks now and then waits for this and not
+/// Says that beats begin now, if none has. To be called right before the runtime is made whose timers wait for them: it counts
+/// milliseconds from its own beginning, so what is due at a beat falls into the first of its 64.
+pub fn begin_beats() {
+    FIRST_BEAT.get_or_init(monotonic_now);
+}
+
+/// Sleeps until the next time that is a whole multiple of `every`, rounded up to whole [`BEAT`]s, from a moment that the whole
+/// process shares: for no longer than that, and at times for less. Who only looks now and then waits for this and not
 /// for a time of its own, so that a thread wakes up once for all who look.
 pub async fn beat(every: Duration) {
     tokio::time::sleep_until(next_beat(every).into()).await;
@@ -150,7 +160,8 @@ pub fn next_beat(every: Duration) -> Instant {
 fn next_after(first: Instant, now: Instant, every: Duration) -> Instant {
     // A clock that a test has paused may be before the first.
     let first = first.min(now);
-    let (passed_ms, every_ms) = (now.duration_since(first).as_millis(), every.as_millis().max(1));
+    let beats = every.as_millis().div_ceil(BEAT.as_millis()).max(1);
+    let (passed_ms, every_ms) = (now.duration_since(first).as_millis(), beats * BEAT.as_millis());
     first + Duration::from_millis(((passed_ms / every_ms + 1) * every_ms) as u64)
 }
 
@@ -432,12 +443,13 @@ mod tests {
             next_after(first, now, Duration::from_secs(every_s)).duration_since(first).as_millis()
         };
         assert_eq!(
-            [0, 999, 1_000, 1_001, 61_999].map(|now| next(now, 1)),
-            [1_000, 1_000, 2_000, 2_000, 62_000]
+            [0, 1_023, 1_024, 1_025, 62_463].map(|now| next(now, 1)),
+            [1_024, 1_024, 2_048, 2_048, 62_464]
         );
-        assert_eq!([0, 4_999, 5_000, 14_000].map(|now| next(now, 5)), [5_000, 5_000, 10_000, 15_000]);
+        assert_eq!([0, 5_119, 5_120, 14_000].map(|now| next(now, 5)), [5_120, 5_120, 10_240, 15_360]);
+        assert_eq!([2, 3, 10].map(|every_s| next(0, every_s)), [2_048, 3_072, 10_240]);
         let earlier = next_after(first + Duration::from_secs(9), first, Duration::from_secs(5));
-        assert_eq!(earlier.duration_since(first).as_secs(), 5);
+        assert_eq!(earlier.duration_since(first).as_millis(), 5_120);
     }
 
     #[test]

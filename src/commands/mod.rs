@@ -31,7 +31,7 @@ use anstream::ColorChoice;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, Command};
-use crate::clock::{Clock, ClockKind};
+use crate::clock::{self, Clock, ClockKind};
 use crate::completeness::{OtherClock, calendar_of, other_clock};
 use crate::config::{self, Config, Flags};
 use crate::domain::{Pair, Timeframe, Timestamp};
@@ -120,6 +120,7 @@ impl From<RecoveryError> for Failure {
 pub fn on_actix<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // Fails only where a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    clock::begin_beats();
     actix::System::new().block_on(command)
 }
 

@@ -1,10 +1,10 @@
 //! A socket that is left alone for a while.
 //!
 //! A socket that a runtime watches wakes its thread whenever something comes, whether anybody reads it or not. In a lull it is
-//! not watched: what comes stays with the system, and is found when the lull is over.
+//! not watched: what comes stays with the system, and is read at the next [beat](crate::clock::beat), when the thread is awake anyway.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,19 +15,36 @@ use actix_tls::connect::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Has all sockets of one client left alone for a while. Clones are one.
-#[derive(Clone, Debug, Default)]
-pub struct Lull(Rc<Cell<Option<Instant>>>);
+use crate::clock::{self, BEAT};
+
+/// Has all sockets of one client read at beats only, for a while. Clones are one.
+#[derive(Clone, Debug)]
+pub struct Lull {
+    end: Rc<Cell<Option<Instant>>>,
+    next_beat: fn() -> Instant,
+}
+
+impl Default for Lull {
+    fn default() -> Lull {
+        Lull { end: Rc::default(), next_beat: || clock::next_beat(BEAT) }
+    }
+}
 
 impl Lull {
-    /// From when it is next read, nothing comes out of a socket before that time. What is written goes out at once.
+    /// Up to this time. A socket begins with it when nothing is left to read, and reads all that has come at each beat. What is written goes out at once.
     pub fn until(&self, time: Instant) {
-        self.0.set(Some(time));
+        self.end.set(Some(time));
     }
 
-    /// Sockets that have not begun to keep it do not.
+    /// It is over for whoever reads next.
     pub fn end(&self) {
-        self.0.set(None);
+        self.end.set(None);
+    }
+
+    /// When to read next, if not as soon as something comes.
+    fn next(&self) -> Option<Instant> {
+        let end = self.end.get()?;
+        Some((self.next_beat)()).filter(|next| *next <= end)
     }
 }
 
@@ -36,8 +53,7 @@ impl Lull {
 pub struct Lulled {
     socket: Socket,
     lull: Lull,
-    /// The last one that it has kept.
-    kept: Option<Instant>,
+    /// Up to the next beat of a lull.
     sleep: Option<Pin<Box<Sleep>>>,
     /// Somebody waits for room to write, and is told of it by the runtime alone.
     write_waits: bool,
@@ -54,7 +70,7 @@ enum Socket {
 impl Lulled {
     /// A connection whose socket keeps these lulls.
     pub fn around<R>(connection: Connection<R, TcpStream>, lull: Lull) -> Connection<R, Lulled> {
-        let nothing = Lulled { socket: Socket::Gone, lull, kept: None, sleep: None, write_waits: false };
+        let nothing = Lulled { socket: Socket::Gone, lull, sleep: None, write_waits: false };
         let (socket, mut connection) = connection.replace_io(nothing);
         connection.io_mut().socket = Socket::Watched(socket);
         connection
@@ -80,6 +96,22 @@ impl Lulled {
             Socket::Unwatched(_) | Socket::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
+
+    /// What is there. Where that is nothing, only a watched socket wakes somebody later.
+    fn look(&mut self, ctx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Socket::Unwatched(socket) = &mut self.socket else { return self.watched()?.poll_read(ctx, into) };
+        loop {
+            return match socket.read(into.initialize_unfilled()) {
+                Ok(length) => {
+                    into.advance(length);
+                    Poll::Ready(Ok(()))
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            };
+        }
+    }
 }
 
 impl AsyncRead for Lulled {
@@ -89,19 +121,24 @@ impl AsyncRead for Lulled {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let wanted = this.lull.0.get();
-        if let Some(until) = wanted.filter(|_| wanted != this.kept) {
-            this.kept = wanted;
+        loop {
+            let next = this.lull.next();
+            if next.is_none() {
+                this.sleep = None;
+            }
+            if let Some(sleep) = &mut this.sleep {
+                std::task::ready!(sleep.as_mut().poll(ctx));
+                this.sleep = None;
+            }
+            if let Poll::Ready(read) = this.look(ctx, into) {
+                return Poll::Ready(read);
+            }
+            let Some(next) = next else { return this.watched()?.poll_read(ctx, into) };
             if !this.write_waits {
                 this.unwatch()?;
             }
-            this.sleep = Some(Box::pin(tokio::time::sleep_until(until.into())));
+            this.sleep = Some(Box::pin(tokio::time::sleep_until(next.into())));
         }
-        if let Some(sleep) = &mut this.sleep {
-            std::task::ready!(sleep.as_mut().poll(ctx));
-            this.sleep = None;
-        }
-        this.watched()?.poll_read(ctx, into)
     }
 }
 
@@ -159,7 +196,7 @@ impl ActixStream for Lulled {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Write;
     use std::net::TcpListener;
     use std::time::Duration;
 
@@ -169,17 +206,26 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    /// A short beat, and long enough for what is done in no time at all.
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// Of so many short beats.
+    fn lull(beats: u32) -> Lull {
+        let lull = Lull { end: Rc::default(), next_beat: || now() + SHORT };
+        lull.until(now() + SHORT * beats);
+        lull
+    }
+
+    fn now() -> Instant {
+        Clock::system().monotonic()
+    }
+
     /// One end of a connection, and the other.
     async fn ends(lull: &Lull) -> (Lulled, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let near = Lulled {
-            socket: Socket::Watched(socket),
-            lull: lull.clone(),
-            kept: None,
-            sleep: None,
-            write_waits: false,
-        };
+        let near =
+            Lulled { socket: Socket::Watched(socket), lull: lull.clone(), sleep: None, write_waits: false };
         (near, listener.accept().unwrap().0)
     }
 
@@ -189,56 +235,91 @@ mod tests {
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
 
+    fn reads_nothing(near: &mut Lulled) -> bool {
+        read(near).now_or_never().is_none()
+    }
+
+    fn is_watched(near: &Lulled) -> bool {
+        matches!(near.socket, Socket::Watched(_))
+    }
+
     #[actix::test]
-    async fn what_comes_in_a_lull_is_read_when_it_is_over_and_what_is_written_goes_out_at_once() {
-        let (lull, clock) = (Lull::default(), Clock::system());
+    async fn in_a_lull_what_has_come_is_read_at_each_beat() {
+        let lull = lull(1_000);
         let (mut near, mut far) = ends(&lull).await;
+        let began = now();
+        assert!(reads_nothing(&mut near));
         far.write_all(b"one").unwrap();
+        assert!(reads_nothing(&mut near));
+        assert!(!is_watched(&near), "what comes wakes nobody");
         assert_eq!(read(&mut near).await, "one");
-        lull.until(clock.monotonic() + Duration::from_secs(3_600));
+        assert!(now() - began >= SHORT);
+        // All that has come by then, and what comes behind it at the next.
         far.write_all(b"two").unwrap();
-        assert!(read(&mut near).now_or_never().is_none());
-        assert!(matches!(near.socket, Socket::Unwatched(_)), "what comes wakes nobody");
-        // The latest word counts.
-        let over = clock.monotonic() + Duration::from_millis(50);
-        lull.until(over);
         assert_eq!(read(&mut near).await, "two");
-        assert!(clock.monotonic() >= over);
-        // A lull is kept once.
+        let began = now();
+        assert!(reads_nothing(&mut near));
         far.write_all(b"three").unwrap();
         assert_eq!(read(&mut near).await, "three");
-        lull.until(clock.monotonic() + Duration::from_secs(3_600));
-        assert!(read(&mut near).now_or_never().is_none());
-        near.write_all(b"four").await.unwrap();
-        let mut bytes = [0; 4];
-        far.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"four");
-        assert!(read(&mut near).now_or_never().is_none(), "the lull goes on");
-        // It is no matter of a connection that is made then.
-        lull.end();
+        assert!(now() - began >= SHORT);
+        // A beat that finds nothing is followed by the next.
+        let late = async {
+            tokio::time::sleep(SHORT * 3).await;
+            far.write_all(b"four").unwrap();
+        };
+        let (four, ()) = tokio::join!(read(&mut near), late);
+        assert_eq!((four.as_str(), is_watched(&near)), ("four", false));
+    }
+
+    #[actix::test]
+    async fn behind_a_lull_what_comes_is_read_as_it_comes() {
+        let lull = lull(2);
         let (mut near, mut far) = ends(&lull).await;
-        far.write_all(b"five").unwrap();
-        assert_eq!(read(&mut near).await, "five");
+        assert!(reads_nothing(&mut near));
+        let late = async {
+            tokio::time::sleep(SHORT * 4).await;
+            far.write_all(b"one").unwrap();
+        };
+        let (one, ()) = tokio::join!(read(&mut near), late);
+        assert_eq!((one.as_str(), is_watched(&near)), ("one", true));
+        // One that is ended before its time.
+        lull.until(now() + SHORT * 1_000);
+        assert!(reads_nothing(&mut near));
+        far.write_all(b"two").unwrap();
+        lull.end();
+        assert_eq!(read(&mut near).now_or_never().as_deref(), Some("two"));
+        assert!(reads_nothing(&mut near) && is_watched(&near));
+    }
+
+    #[actix::test]
+    async fn what_is_written_in_a_lull_goes_out_at_once_and_the_lull_goes_on() {
+        let lull = lull(1_000);
+        let (mut near, mut far) = ends(&lull).await;
+        assert!(reads_nothing(&mut near));
+        near.write_all(b"one").await.unwrap();
+        let mut bytes = [0; 3];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"one");
+        far.write_all(b"two").unwrap();
+        assert!(reads_nothing(&mut near));
+        assert_eq!(read(&mut near).await, "two");
+        assert!(reads_nothing(&mut near) && !is_watched(&near));
     }
 
     #[actix::test]
     async fn who_waits_for_room_to_write_goes_on_to_be_watched() {
-        let lull = Lull::default();
+        let lull = lull(1_000);
         let (mut near, _far) = ends(&lull).await;
         let much = vec![b'x'; 1 << 20];
         // The far end takes nothing.
         while near.write(&much).now_or_never().is_some() {}
-        lull.until(Clock::system().monotonic() + Duration::from_secs(3_600));
-        assert!(read(&mut near).now_or_never().is_none());
-        assert!(matches!(near.socket, Socket::Watched(_)));
+        assert!(reads_nothing(&mut near) && is_watched(&near));
     }
 
     #[actix::test]
-    async fn an_end_in_a_lull_is_found_when_it_is_over() {
-        let lull = Lull::default();
-        let (mut near, mut far) = ends(&lull).await;
-        lull.until(Clock::system().monotonic() + Duration::from_millis(50));
-        assert!(read(&mut near).now_or_never().is_none());
+    async fn an_end_in_a_lull_is_found_at_the_next_beat() {
+        let (mut near, mut far) = ends(&lull(1_000)).await;
+        assert!(reads_nothing(&mut near));
         far.write_all(b"last").unwrap();
         drop(far);
         assert_eq!((read(&mut near).await.as_str(), read(&mut near).await.as_str()), ("last", ""));

@@ -20,14 +20,13 @@ use actix::prelude::*;
 
 use self::connections::Link;
 use self::keeping::KEEP_PROBES_EVERY;
-use super::calm::READ_EVERY;
 use super::faulty::Faulty;
 use super::probes::Probes;
 use super::silence::{Silence, SilentItems};
 use super::socket::Clients;
 use super::state::{Phase, StreamState};
 use super::translate::{Carried, FollowUp, Translation, Translator};
-use crate::clock::{Clock, ClockKind, EventClock};
+use crate::clock::{BEAT, Clock, ClockKind, EventClock};
 use crate::config;
 use crate::domain::{Calendar, FeedIx, StreamEvent};
 use crate::exit::Exit;
@@ -177,7 +176,7 @@ impl StreamActor {
             silence: options.silence.map(|limit| Silence::new(limit, memory.silent_exits)),
             rows_may_wait: clock_kind == ClockKind::System
                 && !recorder.is_recording()
-                && options.stalled + options.reconnect > READ_EVERY,
+                && options.stalled + options.reconnect > BEAT,
             recorder,
             silent_items: SilentItems::default(),
             options,

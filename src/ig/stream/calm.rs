@@ -2,15 +2,11 @@
 //!
 //! IG sends a row a second of each pair; whether those of all pairs come together is not known. A frame that comes by itself wakes the process
 //! up, and a processor that has slept has none of what a row passes through in its memory: that takes ten times what the row does. In the
-//! middle of a candle nobody waits for it, so what has come is read once a second, at the beat at which all else is
+//! middle of a candle nobody waits for it, so what has come is read once a second, at the [beat](crate::clock::beat) at which all else is
 //! looked at. Around a candle's end, and where somebody watches candles under way, rows are read as they come.
-
-use std::time::Duration;
 
 use crate::domain::{Timeframe, Timestamp};
 
-/// How long rows wait at most.
-pub const READ_EVERY: Duration = Duration::from_secs(1);
 /// Around the end of a candle none wait, seconds before and after it: they must have been read by then, also where this clock is
 /// slow by what is not corrected for (three seconds, `skew`), and IG's last row of a candle comes within a few seconds.
 const BEFORE_END_S: i64 = 5;
@@ -20,14 +16,13 @@ const BEGINNING_S: i64 = 10;
 /// Of so many bytes read at once more is behind them.
 const BURST_BYTES: usize = 16 * 1024;
 
-/// Whether what comes after a batch of so many bytes may wait for [`READ_EVERY`], at this time of the market, when there have been
-/// rows for so many seconds.
-pub fn may_wait(now: Timestamp, streaming_s: i64, batch_bytes: usize) -> bool {
+/// For how many seconds what comes after a batch of so many bytes may wait for the next beat each time, at this time of the market,
+/// when there have been rows for so many seconds.
+pub fn may_wait(now: Timestamp, streaming_s: i64, batch_bytes: usize) -> Option<u64> {
     let candle = Timeframe::M5;
-    let passed_s = now.since(candle.bucket(now));
-    streaming_s >= BEGINNING_S
-        && batch_bytes < BURST_BYTES
-        && (AFTER_END_S..candle.seconds() - BEFORE_END_S).contains(&passed_s)
+    let (passed_s, last_s) = (now.since(candle.bucket(now)), candle.seconds() - BEFORE_END_S);
+    let is_calm = streaming_s >= BEGINNING_S && batch_bytes < BURST_BYTES && passed_s >= AFTER_END_S;
+    u64::try_from(last_s - passed_s).ok().filter(|left_s| is_calm && *left_s > 0)
 }
 
 #[cfg(test)]
@@ -39,17 +34,19 @@ mod tests {
         // 12:00:00 UTC.
         let end = Timestamp(1_579_089_600);
         let waits = |seconds: i64| may_wait(end.plus(seconds), 10, 2_000);
-        assert_eq!([-6, -5, 0, 9, 10, 294, 295].map(waits), [true, false, false, false, true, true, false]);
-        assert!(!may_wait(end.plus(100), 10, BURST_BYTES));
-        assert!(!may_wait(end.plus(100), 9, 2_000), "a session has just begun");
+        let expected = [Some(1), None, None, None, Some(285), Some(1), None];
+        assert_eq!([-6, -5, 0, 9, 10, 294, 295].map(waits), expected);
+        assert_eq!(may_wait(end.plus(100), 10, BURST_BYTES), None);
+        assert_eq!(may_wait(end.plus(100), 9, 2_000), None, "a session has just begun");
     }
 
     #[test]
-    fn who_waits_at_the_latest_moment_has_read_before_the_candle_ends() {
-        let second = READ_EVERY.as_secs() as i64;
-        // Times are in whole seconds, so it may be nearly one more.
-        for now in (0..600).map(Timestamp).filter(|now| may_wait(*now, 10, 0)) {
-            assert_eq!(Timeframe::M5.bucket(now), Timeframe::M5.bucket(now.plus(second + 1)), "{now}");
+    fn who_waits_has_read_before_the_candle_ends() {
+        for now in (0..600).map(Timestamp) {
+            let Some(left_s) = may_wait(now, 10, 0) else { continue };
+            // Times are in whole seconds, so it may be nearly one more.
+            let last = now.plus(left_s as i64 + 1);
+            assert_eq!(Timeframe::M5.bucket(now), Timeframe::M5.bucket(last), "{now}");
         }
     }
 }

@@ -8,11 +8,10 @@ use awc::ws::Frame;
 
 use super::StreamActor;
 use super::connections::{Connecting, Link};
-use crate::clock;
 use crate::domain::StreamEvent;
 use crate::failpoint;
 use crate::ig::error::cut;
-use crate::ig::stream::calm::{self, READ_EVERY};
+use crate::ig::stream::calm;
 use crate::ig::stream::frames::Framed;
 use crate::ig::stream::socket::{Arrived, PIECES_PER_BATCH, Piece};
 use crate::ig::stream::state::Phase;
@@ -54,8 +53,9 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
-        if is_all && self.may_wait(bytes) {
-            self.clients.lull.until(clock::next_beat(READ_EVERY));
+        match self.may_wait(bytes).filter(|_| is_all) {
+            Some(left_s) => self.clients.lull.until(self.clock.monotonic() + Duration::from_secs(left_s)),
+            None => self.clients.lull.end(),
         }
         // A dead aggregator takes this room along; nothing to do about that here.
         Box::pin(sending.into_actor(self).map(|_, act, _| {
@@ -66,17 +66,16 @@ impl Handler<Arrived> for StreamActor {
 }
 
 impl StreamActor {
-    /// Whether rows behind a batch of so many bytes may wait to be read.
-    pub(super) fn may_wait(&self, batch_bytes: usize) -> bool {
+    /// For how many seconds rows behind a batch of so many bytes may wait to be read.
+    pub(super) fn may_wait(&self, batch_bytes: usize) -> Option<u64> {
         if !self.rows_may_wait {
-            return false;
+            return None;
         }
         let (moment, state) = (self.event_clock.moment(), &self.known.state);
         let streaming_s = self.clock.wall().0 - state.since;
-        moment.is_steady
-            && state.phase == Phase::Streaming
-            && self.stats.forming_followers.get() == 0
-            && moment.now.is_some_and(|now| calm::may_wait(now, streaming_s, batch_bytes))
+        let is_calm =
+            moment.is_steady && state.phase == Phase::Streaming && self.stats.forming_followers.get() == 0;
+        moment.now.filter(|_| is_calm).and_then(|now| calm::may_wait(now, streaming_s, batch_bytes))
     }
 
     /// Whether the connection has not been read for a while, because what was read last has not been
