@@ -17,6 +17,9 @@ use tokio::time::Sleep;
 
 use crate::clock::{self, BEAT};
 
+/// Of so many bytes more is behind them, so they are followed without waiting for a beat.
+const BURST_BYTES: usize = 16 * 1024;
+
 /// Has all sockets of one client read at beats only, for a while. Clones are one.
 #[derive(Clone, Debug)]
 pub struct Lull {
@@ -31,7 +34,8 @@ impl Default for Lull {
 }
 
 impl Lull {
-    /// Up to this time. A socket begins with it when nothing is left to read, and reads all that has come at each beat. What is written goes out at once.
+    /// Up to this time. A socket begins with it when nothing is left to read, and reads all that has come at each beat. What is
+    /// written goes out at once.
     pub fn until(&self, time: Instant) {
         self.end.set(Some(time));
     }
@@ -55,6 +59,10 @@ pub struct Lulled {
     lull: Lull,
     /// Up to the next beat of a lull.
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Bytes read since nothing was left.
+    read_bytes: usize,
+    /// What was there when it was last read to its end was one.
+    is_burst: bool,
     /// Somebody waits for room to write, and is told of it by the runtime alone.
     write_waits: bool,
 }
@@ -70,10 +78,14 @@ enum Socket {
 impl Lulled {
     /// A connection whose socket keeps these lulls.
     pub fn around<R>(connection: Connection<R, TcpStream>, lull: Lull) -> Connection<R, Lulled> {
-        let nothing = Lulled { socket: Socket::Gone, lull, sleep: None, write_waits: false };
+        let nothing = Lulled::of(Socket::Gone, lull);
         let (socket, mut connection) = connection.replace_io(nothing);
         connection.io_mut().socket = Socket::Watched(socket);
         connection
+    }
+
+    fn of(socket: Socket, lull: Lull) -> Lulled {
+        Lulled { socket, lull, sleep: None, read_bytes: 0, is_burst: false, write_waits: false }
     }
 
     fn unwatch(&mut self) -> io::Result<()> {
@@ -130,10 +142,17 @@ impl AsyncRead for Lulled {
                 std::task::ready!(sleep.as_mut().poll(ctx));
                 this.sleep = None;
             }
+            let before = into.filled().len();
             if let Poll::Ready(read) = this.look(ctx, into) {
+                this.read_bytes += into.filled().len() - before;
                 return Poll::Ready(read);
             }
-            let Some(next) = next else { return this.watched()?.poll_read(ctx, into) };
+            if this.read_bytes > 0 {
+                this.is_burst = std::mem::take(&mut this.read_bytes) >= BURST_BYTES;
+            }
+            let Some(next) = next.filter(|_| !this.is_burst) else {
+                return this.watched()?.poll_read(ctx, into);
+            };
             if !this.write_waits {
                 this.unwatch()?;
             }
@@ -224,8 +243,7 @@ mod tests {
     async fn ends(lull: &Lull) -> (Lulled, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let near =
-            Lulled { socket: Socket::Watched(socket), lull: lull.clone(), sleep: None, write_waits: false };
+        let near = Lulled::of(Socket::Watched(socket), lull.clone());
         (near, listener.accept().unwrap().0)
     }
 
@@ -289,6 +307,21 @@ mod tests {
         lull.end();
         assert_eq!(read(&mut near).now_or_never().as_deref(), Some("two"));
         assert!(reads_nothing(&mut near) && is_watched(&near));
+    }
+
+    #[actix::test]
+    async fn a_burst_is_followed_as_it_comes_and_then_the_lull_goes_on() {
+        let lull = lull(1_000);
+        let (mut near, mut far) = ends(&lull).await;
+        assert!(reads_nothing(&mut near));
+        let much = vec![b'x'; BURST_BYTES];
+        far.write_all(&much).unwrap();
+        let mut bytes = vec![0; BURST_BYTES];
+        near.read_exact(&mut bytes).await.unwrap();
+        assert!(reads_nothing(&mut near) && is_watched(&near));
+        far.write_all(b"one").unwrap();
+        assert_eq!((read(&mut near).await.as_str(), is_watched(&near)), ("one", true));
+        assert!(reads_nothing(&mut near) && !is_watched(&near));
     }
 
     #[actix::test]

@@ -13,15 +13,13 @@ const BEFORE_END_S: i64 = 5;
 const AFTER_END_S: i64 = 10;
 /// Nor at the beginning of a session, in which much else is said, seconds.
 const BEGINNING_S: i64 = 10;
-/// Of so many bytes read at once more is behind them.
-const BURST_BYTES: usize = 16 * 1024;
 
-/// For how many seconds what comes after a batch of so many bytes may wait for the next beat each time, at this time of the market,
-/// when there have been rows for so many seconds.
-pub fn may_wait(now: Timestamp, streaming_s: i64, batch_bytes: usize) -> Option<u64> {
+/// For how many seconds what comes may wait for the next beat each time, at this time of the market, when there have been rows for so
+/// many seconds.
+pub fn may_wait(now: Timestamp, streaming_s: i64) -> Option<u64> {
     let candle = Timeframe::M5;
     let (passed_s, last_s) = (now.since(candle.bucket(now)), candle.seconds() - BEFORE_END_S);
-    let is_calm = streaming_s >= BEGINNING_S && batch_bytes < BURST_BYTES && passed_s >= AFTER_END_S;
+    let is_calm = streaming_s >= BEGINNING_S && passed_s >= AFTER_END_S;
     u64::try_from(last_s - passed_s).ok().filter(|left_s| is_calm && *left_s > 0)
 }
 
@@ -30,20 +28,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn around_the_end_of_a_candle_in_a_burst_and_at_the_beginning_nothing_waits() {
+    fn around_the_end_of_a_candle_and_at_the_beginning_nothing_waits() {
         // 12:00:00 UTC.
         let end = Timestamp(1_579_089_600);
-        let waits = |seconds: i64| may_wait(end.plus(seconds), 10, 2_000);
+        let waits = |seconds: i64| may_wait(end.plus(seconds), 10);
         let expected = [Some(1), None, None, None, Some(285), Some(1), None];
         assert_eq!([-6, -5, 0, 9, 10, 294, 295].map(waits), expected);
-        assert_eq!(may_wait(end.plus(100), 10, BURST_BYTES), None);
-        assert_eq!(may_wait(end.plus(100), 9, 2_000), None, "a session has just begun");
+        assert_eq!(may_wait(end.plus(100), 9), None, "a session has just begun");
     }
 
     #[test]
     fn who_waits_has_read_before_the_candle_ends() {
         for now in (0..600).map(Timestamp) {
-            let Some(left_s) = may_wait(now, 10, 0) else { continue };
+            let Some(left_s) = may_wait(now, 10) else { continue };
             // Times are in whole seconds, so it may be nearly one more.
             let last = now.plus(left_s as i64 + 1);
             assert_eq!(Timeframe::M5.bucket(now), Timeframe::M5.bucket(last), "{now}");

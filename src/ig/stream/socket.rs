@@ -30,7 +30,7 @@ use crate::tls;
 /// Largest WebSocket message taken, whole or in parts.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 /// Frames or chunks handed over in one message, where that many are ready.
-pub(super) const PIECES_PER_BATCH: usize = 64;
+const PIECES_PER_BATCH: usize = 64;
 /// Messages on their way out; more waiting means that the socket is stuck.
 const OUTGOING_MAX: usize = 64;
 /// A connection that is of no use any more has so long to take what is on its way, and to be closed in good form.

@@ -13,7 +13,7 @@ use crate::failpoint;
 use crate::ig::error::cut;
 use crate::ig::stream::calm;
 use crate::ig::stream::frames::Framed;
-use crate::ig::stream::socket::{Arrived, PIECES_PER_BATCH, Piece};
+use crate::ig::stream::socket::{Arrived, Piece};
 use crate::ig::stream::state::Phase;
 use crate::messages::StreamTold;
 use crate::tlcp::session::Purpose;
@@ -28,9 +28,8 @@ impl Handler<Arrived> for StreamActor {
     fn handle(&mut self, arrived: Arrived, ctx: &mut Self::Context) -> Self::Result {
         failpoint::in_room("stream.arrived", ctx);
         let mut told = Vec::with_capacity(self.told_last);
-        let bytes: usize = arrived.pieces.iter().map(Piece::size).sum();
-        let is_all = arrived.pieces.len() < PIECES_PER_BATCH;
         if arrived.socket == self.socket {
+            let bytes: usize = arrived.pieces.iter().map(Piece::size).sum();
             self.stats.stream_bytes.add(bytes as u64);
             for piece in arrived.pieces {
                 self.piece(piece, &mut told, ctx);
@@ -53,7 +52,7 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
-        match self.may_wait(bytes).filter(|_| is_all) {
+        match self.may_wait() {
             Some(left_s) => self.clients.lull.until(self.clock.monotonic() + Duration::from_secs(left_s)),
             None => self.clients.lull.end(),
         }
@@ -66,8 +65,8 @@ impl Handler<Arrived> for StreamActor {
 }
 
 impl StreamActor {
-    /// For how many seconds rows behind a batch of so many bytes may wait to be read.
-    pub(super) fn may_wait(&self, batch_bytes: usize) -> Option<u64> {
+    /// For how many seconds rows may wait to be read.
+    pub(super) fn may_wait(&self) -> Option<u64> {
         if !self.rows_may_wait {
             return None;
         }
@@ -75,7 +74,7 @@ impl StreamActor {
         let streaming_s = self.clock.wall().0 - state.since;
         let is_calm =
             moment.is_steady && state.phase == Phase::Streaming && self.stats.forming_followers.get() == 0;
-        moment.now.filter(|_| is_calm).and_then(|now| calm::may_wait(now, streaming_s, batch_bytes))
+        moment.now.filter(|_| is_calm).and_then(|now| calm::may_wait(now, streaming_s))
     }
 
     /// Whether the connection has not been read for a while, because what was read last has not been

@@ -302,26 +302,26 @@ mod tests {
         stream.known.state.enter(Phase::Streaming, None);
         stream.keep_state();
         let seconds = |seconds| stage.clock.advance(Duration::from_secs(seconds));
-        assert!(stream.may_wait(1_000).is_none(), "a candle has just ended");
+        assert!(stream.may_wait().is_none(), "a candle has just ended");
         seconds(60);
-        assert!(stream.may_wait(1_000).is_some());
+        assert!(stream.may_wait().is_some());
         stream.stats.forming_followers.set(1);
-        assert!(stream.may_wait(1_000).is_none(), "somebody watches");
+        assert!(stream.may_wait().is_none(), "somebody watches");
         stream.stats.forming_followers.set(0);
         stream.known.state.enter(Phase::Interrupted, None);
         stream.keep_state();
-        assert!(stream.may_wait(1_000).is_none(), "nothing streams");
+        assert!(stream.may_wait().is_none(), "nothing streams");
         stream.known.state.enter(Phase::Streaming, None);
         stream.keep_state();
-        assert!(stream.may_wait(1_000).is_none(), "a session has just begun");
+        assert!(stream.may_wait().is_none(), "a session has just begun");
         seconds(20);
-        assert!(stream.may_wait(1_000).is_some());
+        assert!(stream.may_wait().is_some());
         seconds(217);
-        assert!(stream.may_wait(1_000).is_none(), "a candle is about to end");
+        assert!(stream.may_wait().is_none(), "a candle is about to end");
         seconds(60);
-        assert!(stream.may_wait(1_000).is_some());
+        assert!(stream.may_wait().is_some());
         stream.rows_may_wait = false;
-        assert!(stream.may_wait(1_000).is_none());
+        assert!(stream.may_wait().is_none());
     }
 
     /// A row of each pair at noon.
