@@ -75,7 +75,8 @@ const RECORDED_SHARE_MIN: f64 = 60.0;
 const GROWN_MAX_KIB: f64 = 2_048.0;
 /// The budget of the live load, HTTP off or not asked, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
 const SHARE_MAX: f64 = 0.1;
-const WAKEUPS_MAX: f64 = 12.0;
+const WAKEUPS_MAX: f64 = 5.0;
+const WAKEUPS_MAX_WITH_HTTP: f64 = 10.0;
 /// Rows apart by so many milliseconds: of 28, the last comes before the second is over, whatever the pauses are longer by.
 const APART: &str = r#"[{"do": "framing", "single_lines": true, "apart_ms": 30}]"#;
 /// The budget of its memory with HTTP off and on, MiB.
@@ -278,7 +279,8 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     let what = if apart { &format!("{what}, rows apart") } else { what };
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
-    budget.at_most(&format!("{what}: wake-ups"), cost.wakeups_per_s, WAKEUPS_MAX, "a second");
+    let most = if with_http { WAKEUPS_MAX_WITH_HTTP } else { WAKEUPS_MAX };
+    budget.at_most(&format!("{what}: wake-ups"), cost.wakeups_per_s, most, "a second");
     if with_http {
         let asking = Asking::start(pair.run.http_address(), ASK_EVERY);
         Stretch::of(&pair, seconds / 2, "live, HTTP asked for three things each second");

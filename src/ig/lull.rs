@@ -225,26 +225,29 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
-    /// A short beat, and long enough for what is done in no time at all.
-    const SHORT: Duration = Duration::from_millis(100);
-
-    /// Of so many short beats.
-    fn lull(beats: u32) -> Lull {
-        let lull = Lull { end: Rc::default(), next_beat: || now() + SHORT };
-        lull.until(now() + SHORT * beats);
-        lull
-    }
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     fn now() -> Instant {
         Clock::system().monotonic()
+    }
+
+    /// A long one, whose beats come when [`beat`] says so.
+    fn lull() -> Lull {
+        let lull = Lull { end: Rc::default(), next_beat: || now() + HOUR };
+        lull.until(now() + 10 * HOUR);
+        lull
+    }
+
+    fn beat(near: &mut Lulled) {
+        assert!(near.sleep.is_some(), "it waits for none");
+        near.sleep = Some(Box::pin(tokio::time::sleep_until(now().into())));
     }
 
     /// One end of a connection, and the other.
     async fn ends(lull: &Lull) -> (Lulled, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let near = Lulled::of(Socket::Watched(socket), lull.clone());
-        (near, listener.accept().unwrap().0)
+        (Lulled::of(Socket::Watched(socket), lull.clone()), listener.accept().unwrap().0)
     }
 
     async fn read(near: &mut Lulled) -> String {
@@ -263,46 +266,40 @@ mod tests {
 
     #[actix::test]
     async fn in_a_lull_what_has_come_is_read_at_each_beat() {
-        let lull = lull(1_000);
-        let (mut near, mut far) = ends(&lull).await;
-        let began = now();
+        let (mut near, mut far) = ends(&lull()).await;
         assert!(reads_nothing(&mut near));
         far.write_all(b"one").unwrap();
-        assert!(reads_nothing(&mut near));
-        assert!(!is_watched(&near), "what comes wakes nobody");
+        assert!(reads_nothing(&mut near) && !is_watched(&near), "what comes wakes nobody");
+        beat(&mut near);
         assert_eq!(read(&mut near).await, "one");
-        assert!(now() - began >= SHORT);
         // All that has come by then, and what comes behind it at the next.
         far.write_all(b"two").unwrap();
         assert_eq!(read(&mut near).await, "two");
-        let began = now();
         assert!(reads_nothing(&mut near));
         far.write_all(b"three").unwrap();
+        assert!(reads_nothing(&mut near));
+        beat(&mut near);
         assert_eq!(read(&mut near).await, "three");
-        assert!(now() - began >= SHORT);
+        assert!(reads_nothing(&mut near));
         // A beat that finds nothing is followed by the next.
-        let late = async {
-            tokio::time::sleep(SHORT * 3).await;
-            far.write_all(b"four").unwrap();
-        };
-        let (four, ()) = tokio::join!(read(&mut near), late);
-        assert_eq!((four.as_str(), is_watched(&near)), ("four", false));
+        beat(&mut near);
+        let waited = tokio::time::timeout(Duration::from_millis(50), read(&mut near)).await;
+        assert!(waited.is_err() && near.sleep.is_some() && !is_watched(&near));
     }
 
     #[actix::test]
     async fn behind_a_lull_what_comes_is_read_as_it_comes() {
-        let lull = lull(2);
+        let lull = lull();
         let (mut near, mut far) = ends(&lull).await;
         assert!(reads_nothing(&mut near));
-        let late = async {
-            tokio::time::sleep(SHORT * 4).await;
-            far.write_all(b"one").unwrap();
-        };
-        let (one, ()) = tokio::join!(read(&mut near), late);
-        assert_eq!((one.as_str(), is_watched(&near)), ("one", true));
+        // Before the next beat it is over.
+        lull.until(now() + HOUR / 2);
+        assert!(reads_nothing(&mut near) && is_watched(&near));
+        far.write_all(b"one").unwrap();
+        assert_eq!(read(&mut near).await, "one");
         // One that is ended before its time.
-        lull.until(now() + SHORT * 1_000);
-        assert!(reads_nothing(&mut near));
+        lull.until(now() + 10 * HOUR);
+        assert!(reads_nothing(&mut near) && !is_watched(&near));
         far.write_all(b"two").unwrap();
         lull.end();
         assert_eq!(read(&mut near).now_or_never().as_deref(), Some("two"));
@@ -311,13 +308,12 @@ mod tests {
 
     #[actix::test]
     async fn a_burst_is_followed_as_it_comes_and_then_the_lull_goes_on() {
-        let lull = lull(1_000);
-        let (mut near, mut far) = ends(&lull).await;
+        let (mut near, mut far) = ends(&lull()).await;
         assert!(reads_nothing(&mut near));
-        let much = vec![b'x'; BURST_BYTES];
+        let mut much = vec![b'x'; BURST_BYTES];
         far.write_all(&much).unwrap();
-        let mut bytes = vec![0; BURST_BYTES];
-        near.read_exact(&mut bytes).await.unwrap();
+        beat(&mut near);
+        near.read_exact(&mut much).await.unwrap();
         assert!(reads_nothing(&mut near) && is_watched(&near));
         far.write_all(b"one").unwrap();
         assert_eq!((read(&mut near).await.as_str(), is_watched(&near)), ("one", true));
@@ -326,8 +322,7 @@ mod tests {
 
     #[actix::test]
     async fn what_is_written_in_a_lull_goes_out_at_once_and_the_lull_goes_on() {
-        let lull = lull(1_000);
-        let (mut near, mut far) = ends(&lull).await;
+        let (mut near, mut far) = ends(&lull()).await;
         assert!(reads_nothing(&mut near));
         near.write_all(b"one").await.unwrap();
         let mut bytes = [0; 3];
@@ -335,14 +330,14 @@ mod tests {
         assert_eq!(&bytes, b"one");
         far.write_all(b"two").unwrap();
         assert!(reads_nothing(&mut near));
+        beat(&mut near);
         assert_eq!(read(&mut near).await, "two");
         assert!(reads_nothing(&mut near) && !is_watched(&near));
     }
 
     #[actix::test]
     async fn who_waits_for_room_to_write_goes_on_to_be_watched() {
-        let lull = lull(1_000);
-        let (mut near, _far) = ends(&lull).await;
+        let (mut near, _far) = ends(&lull()).await;
         let much = vec![b'x'; 1 << 20];
         // The far end takes nothing.
         while near.write(&much).now_or_never().is_some() {}
@@ -351,10 +346,11 @@ mod tests {
 
     #[actix::test]
     async fn an_end_in_a_lull_is_found_at_the_next_beat() {
-        let (mut near, mut far) = ends(&lull(1_000)).await;
+        let (mut near, mut far) = ends(&lull()).await;
         assert!(reads_nothing(&mut near));
         far.write_all(b"last").unwrap();
         drop(far);
+        beat(&mut near);
         assert_eq!((read(&mut near).await.as_str(), read(&mut near).await.as_str()), ("last", ""));
     }
 }
