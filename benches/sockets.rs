@@ -73,9 +73,11 @@ const RECORDED_SHARE_MIN: f64 = 60.0;
 /// By how much its own memory may be more in the last third of that than in the second, each at the median: how much is
 /// under way at a time differs, and the length of the whole must not show.
 const GROWN_MAX_KIB: f64 = 2_048.0;
-/// The budget of the live load, HTTP off or not asked, % of a core, and a bound for what wakes it each second: a row, a timer of each room.
+/// The budget of the live load, HTTP off or not asked, % of a core, and a bound for what wakes it each second: the beat, and what the
+/// database answers. With rows apart so does each of them around a candle's end, with HTTP what actix-http looks at.
 const SHARE_MAX: f64 = 0.1;
 const WAKEUPS_MAX: f64 = 5.0;
+const WAKEUPS_MAX_APART: f64 = 7.0;
 const WAKEUPS_MAX_WITH_HTTP: f64 = 10.0;
 /// Rows apart by so many milliseconds: of 28, the last comes before the second is over, whatever the pauses are longer by.
 const APART: &str = r#"[{"do": "framing", "single_lines": true, "apart_ms": 30}]"#;
@@ -279,7 +281,11 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     let what = if apart { &format!("{what}, rows apart") } else { what };
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
-    let most = if with_http { WAKEUPS_MAX_WITH_HTTP } else { WAKEUPS_MAX };
+    let most = match (with_http, apart) {
+        (true, _) => WAKEUPS_MAX_WITH_HTTP,
+        (false, true) => WAKEUPS_MAX_APART,
+        (false, false) => WAKEUPS_MAX,
+    };
     budget.at_most(&format!("{what}: wake-ups"), cost.wakeups_per_s, most, "a second");
     if with_http {
         let asking = Asking::start(pair.run.http_address(), ASK_EVERY);

@@ -125,10 +125,19 @@ pub const BEAT: Duration = Duration::from_millis(1_024);
 /// When the first beat was: all others are whole distances from here.
 static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
-/// Says that beats begin now, if none has. To be called right before the runtime is made whose timers wait for them: it counts
-/// milliseconds from its own beginning, so what is due at a beat falls into the first of its 64.
-pub fn begin_beats() {
-    FIRST_BEAT.get_or_init(monotonic_now);
+/// A runtime made by `build`, for whose timers each beat is the beginning of a slot. They count milliseconds from a moment while it is
+/// made, so that must take less than one; a few times it is tried again. Beats that have begun already stay as they are.
+pub fn with_beats<R>(build: impl Fn() -> R) -> R {
+    let mut tries = 5;
+    loop {
+        let began = monotonic_now();
+        let runtime = build();
+        tries -= 1;
+        if tries == 0 || monotonic_now() - began < Duration::from_millis(1) {
+            FIRST_BEAT.get_or_init(|| began);
+            return runtime;
+        }
+    }
 }
 
 /// Sleeps until the next time that is a whole multiple of `every`, rounded up to whole [`BEAT`]s, from a moment that the whole
@@ -349,6 +358,8 @@ fn report(news: Option<News>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const NOON: Timestamp = Timestamp(1_583_668_800);
@@ -450,6 +461,17 @@ mod tests {
         assert_eq!([2, 3, 10].map(|every_s| next(0, every_s)), [2_048, 3_072, 10_240]);
         let earlier = next_after(first + Duration::from_secs(9), first, Duration::from_secs(5));
         assert_eq!(earlier.duration_since(first).as_millis(), 5_120);
+    }
+
+    #[test]
+    fn a_runtime_whose_making_was_interrupted_is_made_again() {
+        let made = Cell::new(0);
+        let interrupted = || made.replace(made.get() + 1) == 0;
+        with_beats(|| {
+            let began = monotonic_now();
+            while interrupted() && monotonic_now() - began < Duration::from_millis(2) {}
+        });
+        assert!(made.get() >= 2);
     }
 
     #[test]

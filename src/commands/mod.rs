@@ -120,8 +120,9 @@ impl From<RecoveryError> for Failure {
 pub fn on_actix<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // Fails only where a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    clock::begin_beats();
-    actix::System::new().block_on(command)
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = clock::with_beats(runtime).map_err(Failure::failed)?;
+    actix::System::with_tokio_rt(|| runtime).block_on(command)
 }
 
 /// Warns of secrets that others than their owner may read, or that cross a network in the clear.

@@ -46,7 +46,7 @@ impl Lull {
     }
 
     /// When to read next, if not as soon as something comes.
-    fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         let end = self.end.get()?;
         Some((self.next_beat)()).filter(|next| *next <= end)
     }
@@ -151,7 +151,10 @@ impl AsyncRead for Lulled {
                 this.is_burst = std::mem::take(&mut this.read_bytes) >= BURST_BYTES;
             }
             let Some(next) = next.filter(|_| !this.is_burst) else {
-                return this.watched()?.poll_read(ctx, into);
+                return match this.socket {
+                    Socket::Watched(_) => Poll::Pending,
+                    Socket::Unwatched(_) | Socket::Gone => this.watched()?.poll_read(ctx, into),
+                };
             };
             if !this.write_waits {
                 this.unwatch()?;

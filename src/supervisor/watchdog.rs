@@ -35,7 +35,7 @@ pub fn watch(blocked_after_s: Option<u32>, chronicle: Chronicle) -> std::io::Res
     thread::Builder::new().name("candlekeep-watch".to_owned()).spawn(move || {
         let mut count = Count::new(limit_s.div_ceil(look_every_s));
         loop {
-            thread::sleep(Duration::from_secs(look_every_s.into()));
+            thread::sleep(clock::BEAT * look_every_s);
             if count.look(seen.load(Ordering::Relaxed)) {
                 end(limit_s, &chronicle);
             }

@@ -43,6 +43,9 @@ impl Handler<Arrived> for StreamActor {
             }
         }
         self.told_last = told.len();
+        if !told.is_empty() {
+            self.begin_or_end_lull();
+        }
         // Told before anything is sent: that the connection takes nothing any more is news that
         // belongs behind what it has still brought.
         let sending = (!told.is_empty()).then(|| self.aggregator.send(StreamTold(told)));
@@ -52,10 +55,6 @@ impl Handler<Arrived> for StreamActor {
             self.untaken_since = self.clock.monotonic();
         }
         self.untaken += 1;
-        match self.may_wait() {
-            Some(left_s) => self.clients.lull.until(self.clock.monotonic() + Duration::from_secs(left_s)),
-            None => self.clients.lull.end(),
-        }
         // A dead aggregator takes this room along; nothing to do about that here.
         Box::pin(sending.into_actor(self).map(|_, act, _| {
             act.excuse_unread();
@@ -65,6 +64,14 @@ impl Handler<Arrived> for StreamActor {
 }
 
 impl StreamActor {
+    /// Before a connection is asked for, which ends it: an opening takes several journeys, and has its time.
+    pub(super) fn begin_or_end_lull(&self) {
+        match self.may_wait() {
+            Some(left_s) => self.clients.lull.until(self.clock.monotonic() + Duration::from_secs(left_s)),
+            None => self.clients.lull.end(),
+        }
+    }
+
     /// For how many seconds rows may wait to be read.
     pub(super) fn may_wait(&self) -> Option<u64> {
         if !self.rows_may_wait {

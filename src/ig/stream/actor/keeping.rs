@@ -301,27 +301,31 @@ mod tests {
         let (stage, mut stream) = Stage::new();
         stream.known.state.enter(Phase::Streaming, None);
         stream.keep_state();
+        let is_in_lull = |stream: &StreamActor| {
+            stream.begin_or_end_lull();
+            stream.clients.lull.next().is_some()
+        };
         let seconds = |seconds| stage.clock.advance(Duration::from_secs(seconds));
-        assert!(stream.may_wait().is_none(), "a candle has just ended");
+        assert!(!is_in_lull(&stream), "a candle has just ended");
         seconds(60);
-        assert!(stream.may_wait().is_some());
+        assert!(is_in_lull(&stream));
         stream.stats.forming_followers.set(1);
-        assert!(stream.may_wait().is_none(), "somebody watches");
+        assert!(!is_in_lull(&stream), "somebody watches");
         stream.stats.forming_followers.set(0);
         stream.known.state.enter(Phase::Interrupted, None);
         stream.keep_state();
-        assert!(stream.may_wait().is_none(), "nothing streams");
+        assert!(!is_in_lull(&stream), "nothing streams");
         stream.known.state.enter(Phase::Streaming, None);
         stream.keep_state();
-        assert!(stream.may_wait().is_none(), "a session has just begun");
+        assert!(!is_in_lull(&stream), "a session has just begun");
         seconds(20);
-        assert!(stream.may_wait().is_some());
+        assert!(is_in_lull(&stream));
         seconds(217);
-        assert!(stream.may_wait().is_none(), "a candle is about to end");
+        assert!(!is_in_lull(&stream), "a candle is about to end");
         seconds(60);
-        assert!(stream.may_wait().is_some());
+        assert!(is_in_lull(&stream));
         stream.rows_may_wait = false;
-        assert!(stream.may_wait().is_none());
+        assert!(!is_in_lull(&stream));
     }
 
     /// A row of each pair at noon.
