@@ -121,6 +121,7 @@ mod tests {
     use std::sync::Arc;
 
     use actix::prelude::*;
+    use awc::ws::Frame;
     use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
@@ -138,7 +139,7 @@ mod tests {
     use crate::ig::stream::actor::{Memory, StopStreaming, StreamSettings};
     use crate::ig::stream::chart;
     use crate::ig::stream::frames::Frames;
-    use crate::ig::stream::socket::Clients;
+    use crate::ig::stream::socket::{Arrived, Clients, Piece};
     use crate::ig::stream::state::{Phase, StreamState};
     use crate::ig::stream::translate::{Carried, Translation};
     use crate::messages::{SessionLines, StreamTold};
@@ -389,7 +390,8 @@ mod tests {
             bearer: None,
             account_id: String::new(),
             account_type: None,
-            lightstreamer_endpoint: String::new(),
+            // Nothing answers there.
+            lightstreamer_endpoint: "http://127.0.0.1:9".to_owned(),
             timezone_offset_s: 0,
             since: clock.monotonic(),
         };
@@ -403,6 +405,28 @@ mod tests {
             timer: None,
             works: true,
         }
+    }
+
+    #[actix::test]
+    async fn a_connection_that_the_server_asks_for_in_a_lull_is_not_opened_in_it() {
+        let (stage, mut stream) = Stage::new();
+        let (mut link, now) = (link(&stage.clock, 1), stage.clock.monotonic());
+        link.session.handle_open(now);
+        for text in ["WSOK\r\n", "CONOK,S1,50000,5000,*\r\n"] {
+            link.session.handle_message(now, text, &mut |_| ());
+        }
+        assert!(link.session.wanted().is_none() && link.session.opening().is_none(), "it is bound");
+        stream.link = Some(link);
+        stream.known.state.enter(Phase::Streaming, None);
+        stream.keep_state();
+        stage.clock.advance(Duration::from_secs(60));
+        stream.begin_or_end_lull();
+        assert!(stream.clients.lull.next().is_some());
+        let pieces = vec![Piece::Frame(Frame::Text("LOOP,0\r\n".into()))];
+        let arrived = Arrived { socket: stream.socket, pieces, lost: None };
+        drop(stream.handle(arrived, &mut Context::new()));
+        assert_eq!(stream.link.as_ref().map(|link| link.connecting), Some(Connecting::Now));
+        assert!(stream.clients.lull.next().is_none());
     }
 
     #[actix::test]
