@@ -125,18 +125,21 @@ pub const BEAT: Duration = Duration::from_millis(1_024);
 /// When the first beat was: all others are whole distances from here.
 static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
+/// A runtime whose making is interrupted is made anew, so many times in all; what it costs where none succeeds is a wake-up a beat.
+const RUNTIME_TRIES: usize = 5;
+
 /// A runtime made by `build`, for whose timers each beat is the beginning of a slot. They count milliseconds from a moment while it is
-/// made, so that must take less than one; a few times it is tried again. Beats that have begun already stay as they are.
+/// made, so that must take less than one. Beats that have begun already stay as they are.
 pub fn with_beats<R>(build: impl Fn() -> R) -> R {
-    let mut tries = 5;
+    let mut tries = 1;
     loop {
         let began = monotonic_now();
         let runtime = build();
-        tries -= 1;
-        if tries == 0 || monotonic_now() - began < Duration::from_millis(1) {
+        if tries == RUNTIME_TRIES || monotonic_now() - began < Duration::from_millis(1) {
             FIRST_BEAT.get_or_init(|| began);
             return runtime;
         }
+        tries += 1;
     }
 }
 

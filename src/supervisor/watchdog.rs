@@ -9,8 +9,6 @@ use super::chronicle::Chronicle;
 use crate::clock;
 use crate::exit::{Exit, Failure};
 
-/// How often the rooms' thread shows that it lives, seconds; it is not looked more often whether it does.
-const BEAT_S: u32 = 1;
 /// Seconds without a sign of life after which the process ends, and up to a look later. Sooner than systemd's watchdog,
 /// which could not say why.
 const BLOCKED_AFTER_S: u32 = 30;
@@ -31,11 +29,12 @@ pub fn watch(blocked_after_s: Option<u32>, chronicle: Chronicle) -> std::io::Res
     let beats = Arc::new(AtomicU64::new(0));
     let seen = beats.clone();
     let limit_s = blocked_after_s.unwrap_or(BLOCKED_AFTER_S);
-    let look_every_s = (limit_s / LOOKS).max(BEAT_S);
+    // The rooms' thread shows at each beat that it lives, which counts as a second; it is not looked more often whether it does.
+    let beats_a_look = (limit_s / LOOKS).max(1);
     thread::Builder::new().name("candlekeep-watch".to_owned()).spawn(move || {
-        let mut count = Count::new(limit_s.div_ceil(look_every_s));
+        let mut count = Count::new(limit_s.div_ceil(beats_a_look));
         loop {
-            thread::sleep(clock::BEAT * look_every_s);
+            thread::sleep(clock::BEAT * beats_a_look);
             if count.look(seen.load(Ordering::Relaxed)) {
                 end(limit_s, &chronicle);
             }
@@ -44,7 +43,7 @@ pub fn watch(blocked_after_s: Option<u32>, chronicle: Chronicle) -> std::io::Res
     actix_rt::spawn(async move {
         loop {
             beats.fetch_add(1, Ordering::Relaxed);
-            clock::beat(Duration::from_secs(BEAT_S.into())).await;
+            clock::beat(clock::BEAT).await;
         }
     });
     Ok(())
