@@ -227,6 +227,11 @@ impl Translator {
             .collect()
     }
 
+    /// Whether no candle that began at this time goes on: its last row was seen, or there has been none since then.
+    pub fn have_ended(&self, begin: Timestamp) -> bool {
+        self.items.iter().all(|item| item.last_close >= Some(begin) || item.last_row < Some(begin))
+    }
+
     /// Whether rows of any feed are expected: the connection is silent when all of them are.
     pub fn market(&self, now: Timestamp) -> super::silence::Market {
         use super::silence::Market;

@@ -164,6 +164,26 @@ fn a_lost_session_is_a_break_for_all_from_the_last_row_before_to_the_first_after
 }
 
 #[test]
+fn candles_have_ended_when_the_last_row_of_each_was_seen_that_had_any() {
+    let mut stage = Stage::new();
+    stage.subscribe(0);
+    stage.subscribe(1);
+    let have_ended = |stage: &Stage, start| stage.known.have_ended(Timestamp(NOON + start));
+    assert!(have_ended(&stage, 0), "nothing has begun");
+    stage.row(0, true, 0, "0");
+    assert!(!have_ended(&stage, 0));
+    stage.now = stage.now.plus(300);
+    stage.row(0, false, 0, "1");
+    assert!(have_ended(&stage, 0), "the other pair had no row");
+    stage.row(1, true, 0, "0");
+    assert!(!have_ended(&stage, 0));
+    stage.row(1, false, 0, "1");
+    assert!(have_ended(&stage, 0));
+    stage.row(0, false, 300, "0");
+    assert!(have_ended(&stage, 0) && !have_ended(&stage, 300));
+}
+
+#[test]
 fn an_interruption_that_is_recovered_is_no_break() {
     let mut stage = Stage::new();
     stage.subscribe(0);

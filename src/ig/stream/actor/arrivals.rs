@@ -81,7 +81,8 @@ impl StreamActor {
         let streaming_s = self.clock.wall().0 - state.since;
         let is_calm =
             moment.is_steady && state.phase == Phase::Streaming && self.stats.forming_followers.get() == 0;
-        moment.now.filter(|_| is_calm).and_then(|now| calm::may_wait(now, streaming_s))
+        let have_ended = |begin| self.known.have_ended(begin);
+        moment.now.filter(|_| is_calm).and_then(|now| calm::may_wait(now, streaming_s, have_ended))
     }
 
     /// Whether the connection has not been read for a while, because what was read last has not been

@@ -307,7 +307,7 @@ mod tests {
             stream.clients.lull.next().is_some()
         };
         let seconds = |seconds| stage.clock.advance(Duration::from_secs(seconds));
-        assert!(!is_in_lull(&stream), "a candle has just ended");
+        assert!(!is_in_lull(&stream), "a session has just begun");
         seconds(60);
         assert!(is_in_lull(&stream));
         stream.stats.forming_followers.set(1);
@@ -323,14 +323,17 @@ mod tests {
         assert!(is_in_lull(&stream));
         seconds(217);
         assert!(!is_in_lull(&stream), "a candle is about to end");
-        seconds(60);
+        rows(&mut stream, "0");
+        seconds(4);
+        assert!(!is_in_lull(&stream), "candles have not ended");
+        rows(&mut stream, "1");
         assert!(is_in_lull(&stream));
         stream.rows_may_wait = false;
         assert!(!is_in_lull(&stream));
     }
 
-    /// A row of each pair at noon.
-    fn rows(stream: &mut StreamActor) {
+    /// A row of each pair, of the candle that begins at noon: its last or not. Each pair's first is a snapshot.
+    fn rows(stream: &mut StreamActor, last: &str) {
         let (mut told, mut later) = (Vec::new(), Vec::new());
         let mut translation = Translation {
             now: stream.event_clock.now(),
@@ -343,7 +346,7 @@ mod tests {
             later: &mut later,
         };
         let utm = (NOON.0 * 1000).to_string();
-        let texts = [utm.as_str(), "1", "1", "0"].into_iter().chain(["1.1"; 8]);
+        let texts = [utm.as_str(), "1", "1", last].into_iter().chain(["1.1"; 8]);
         let values = texts.collect::<Vec<_>>().join("|");
         let changes = update::plain(&values, chart::FIELDS).unwrap();
         for tag in [0, 1] {
@@ -355,7 +358,7 @@ mod tests {
     #[actix::test]
     async fn breaks_that_no_row_has_ended_are_written_down_when_it_is_told_to_stop() {
         let (stage, mut stream) = Stage::new();
-        rows(&mut stream);
+        rows(&mut stream, "0");
         stream.known.silent(Some(FeedIx(1)));
         stream.known.session_over(&EndCause::Connection(Lost::Closed));
         stage.clock.advance(Duration::from_secs(40));
@@ -365,7 +368,7 @@ mod tests {
             ["GBP_USD 0..40 silent for long, subscribed anew", "all 0..40 connection closed"]
         );
         let (stage, mut stream) = Stage::new();
-        rows(&mut stream);
+        rows(&mut stream, "0");
         stream.start().send(StopStreaming).await.unwrap();
         assert!(stage.written().await.is_empty());
     }
@@ -373,7 +376,7 @@ mod tests {
     #[actix::test]
     async fn breaks_that_no_row_has_ended_are_written_down_before_an_exit_in_silence() {
         let (mut stage, mut stream) = Stage::new();
-        rows(&mut stream);
+        rows(&mut stream, "0");
         stream.known.silent(None);
         stage.clock.advance(Duration::from_secs(7));
         stream.exit_in_silence(0);
