@@ -197,6 +197,11 @@ impl ChartItem {
         (!self.row.lacks(bit(UTM))).then_some(self.row.candle.start)
     }
 
+    /// Whether its last row is of the bucket that begins then, and not the last of that.
+    pub fn goes_on(&self, begin: Timestamp) -> bool {
+        self.start() == Some(begin) && !self.row.candle.closed
+    }
+
     /// Folds one update in. `None` while a field that a candle needs has no value.
     ///
     /// # Errors

@@ -227,9 +227,9 @@ impl Translator {
             .collect()
     }
 
-    /// Whether no candle that began at this time goes on: its last row was seen, or there has been none since then.
+    /// Whether no candle that began at this time goes on: of each its last row was seen, or a later candle's, or none at all.
     pub fn have_ended(&self, begin: Timestamp) -> bool {
-        self.items.iter().all(|item| item.last_close >= Some(begin) || item.last_row < Some(begin))
+        !self.items.iter().any(|item| item.chart.goes_on(begin))
     }
 
     /// Whether rows of any feed are expected: the connection is silent when all of them are.

@@ -181,6 +181,10 @@ fn candles_have_ended_when_the_last_row_of_each_was_seen_that_had_any() {
     assert!(have_ended(&stage, 0));
     stage.row(0, false, 300, "0");
     assert!(have_ended(&stage, 0) && !have_ended(&stage, 300));
+    stage.now = stage.now.plus(300);
+    stage.row(0, false, 600, "0");
+    assert!(have_ended(&stage, 300), "another candle's row has ended it, and the other pair had none");
+    assert!(!have_ended(&stage, 600));
 }
 
 #[test]
