@@ -73,14 +73,14 @@ fn main() -> ExitCode {
         "{:<28} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "", "answers/s", "p50 ms", "p99 ms", "p99.9 ms", "worst ms", "CPU %"
     );
-    measure("floor: /healthz", address, process, asked_for, |_| "/healthz".to_owned());
+    measure("floor: /healthz", address, process, asked_for, 0, |_| "/healthz".to_owned());
     let stored = world.stored();
     let pairs = MAJOR_PAIRS;
     let target = move |number: u32| {
         let (pair, timeframe) = (pairs[number as usize % pairs.len()], ["5", "15"][number as usize / 28 % 2]);
         format!("/v1/candles?pair={pair}&timeframe={timeframe}&count=100")
     };
-    let measured = measure("last 100 bars", address, process, asked_for, target);
+    let measured = measure("last 100 bars", address, process, asked_for, 100, target);
     let written = world.stored() - stored;
     println!("{written} bars of 5 minutes were written meanwhile; resident {} KiB", process.status("VmRSS:"));
     drop(service);
@@ -120,12 +120,13 @@ fn in_process(url: &DatabaseUrl) -> Duration {
     at(&times, 0.5)
 }
 
-/// Asks at the rate, prints what came of it, and answers the time within which 99 of 100 answers came.
+/// Asks at the rate for so many bars each time, prints what came of it, and answers the time within which 99 of 100 answers came.
 fn measure(
     what: &str,
     address: SocketAddr,
     process: Process,
     asked_for: Duration,
+    bars: usize,
     target: impl Fn(u32) -> String + Clone + Send + 'static,
 ) -> Duration {
     let used = process.usage();
@@ -133,7 +134,7 @@ fn measure(
     let clients: Vec<_> = (0..CONNECTIONS)
         .map(|client| {
             let target = target.clone();
-            std::thread::spawn(move || ask(address, began, asked_for, client, target))
+            std::thread::spawn(move || ask(address, began, asked_for, client, bars, target))
         })
         .collect();
     let mut waits: Vec<Duration> =
@@ -160,6 +161,7 @@ fn ask(
     began: Instant,
     asked_for: Duration,
     client: u32,
+    bars: usize,
     target: impl Fn(u32) -> String,
 ) -> Vec<Duration> {
     let every = Duration::from_secs(1) / RATE;
@@ -179,8 +181,9 @@ fn ask(
         });
         let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(number));
         socket.get_mut().write_all(request.as_bytes()).expect("it is read");
-        let is_last = take_answer(socket);
+        let (body, is_last) = take_answer(socket);
         waits.push(now() - due);
+        assert_eq!(memchr::memmem::find_iter(&body, "\"timestamp\":").count(), bars, "{}", target(number));
         if is_last {
             connection = None;
         }
@@ -188,8 +191,8 @@ fn ask(
     waits
 }
 
-/// Reads an answer; whether the connection ends with it.
-fn take_answer(socket: &mut BufReader<TcpStream>) -> bool {
+/// Reads an answer; its body, and whether the connection ends with it.
+fn take_answer(socket: &mut BufReader<TcpStream>) -> (Vec<u8>, bool) {
     let (mut length, mut is_last, mut line) = (0, false, String::new());
     loop {
         line.clear();
@@ -207,5 +210,5 @@ fn take_answer(socket: &mut BufReader<TcpStream>) -> bool {
     }
     let mut body = vec![0; length];
     socket.read_exact(&mut body).expect("a whole answer");
-    is_last
+    (body, is_last)
 }

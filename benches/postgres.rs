@@ -27,7 +27,7 @@ mod budget;
 mod timing;
 use bars::{START, bars_of};
 use budget::Budget;
-use timing::{quantiles, time};
+use timing::{at, quantiles, time};
 
 /// Buckets of one transaction of the bulk load: some 1,000 bars of 28 pairs.
 const BULK: i64 = 36;
@@ -38,6 +38,8 @@ const LIVE_COMMITS: i64 = 600;
 const PER_TURN: usize = 20;
 /// The budget of the bulk load: rows a second as a share of the floor's.
 const SHARE_MIN: f64 = 80.0;
+/// What one bucket may take, in buckets of the loop: with three journeys 1.7, with nine it was 2.7.
+const ONE_BUCKET_MAX: f64 = 2.3;
 
 fn main() -> ExitCode {
     let mut budget = Budget::new();
@@ -89,6 +91,10 @@ fn main() -> ExitCode {
         if buckets == BULK {
             let what = format!("bars into PostgreSQL, {} rows a transaction", rows / by_store.len());
             budget.at_least(&what, 100.0 * store / floor, SHARE_MIN, "% of COPY and insert");
+        } else {
+            let [store, by_row] = [&by_store, &by_row].map(|times| at(times, 0.5).as_secs_f64());
+            let what = format!("… one bucket of {} pairs, median", MAJOR_PAIRS.len());
+            budget.at_most(&what, store / by_row, ONE_BUCKET_MAX, "loops of prepared inserts");
         }
     }
     let last_hundred = BarQuery { count: Some(100), ..BarQuery::default() };

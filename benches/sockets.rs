@@ -53,7 +53,7 @@ mod sides;
 mod timing;
 use asking::Asking;
 use budget::Budget;
-use closes::closes;
+use closes::{Relay, Watch, closes};
 use front::{Authority, Front, Valid};
 use sides::Floor;
 use timing::{now, time};
@@ -79,6 +79,9 @@ const SHARE_MAX: f64 = 0.1;
 const WAKEUPS_MAX: f64 = 5.0;
 const WAKEUPS_MAX_APART: f64 = 7.0;
 const WAKEUPS_MAX_WITH_HTTP: f64 = 10.0;
+const WAKEUPS_MAX_WITH_HTTP_APART: f64 = 12.0;
+/// A bar is there soon after the last row that ends it, whether rows may wait or not, ms: those that wait do so for up to a second.
+const SEEN_MAX_MS: f64 = 100.0;
 /// Rows apart by so many milliseconds: of 28, the last comes before the second is over, whatever the pauses are longer by.
 const APART: &str = r#"[{"do": "framing", "single_lines": true, "apart_ms": 30}]"#;
 /// The budget of its memory with HTTP off and on, MiB.
@@ -129,7 +132,9 @@ fn fast(days: i64, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (from, to) = (FAST_FROM.to_string(), FAST_FROM.plus(days * DAY_S).to_string());
     let market = [&EVERY_SECOND[..], &["--from", &from, "--to", &to]].concat();
-    let run = at_full_speed(dir.path(), &market, 300);
+    let run = at_full_speed(dir.path(), &market);
+    // Each bar has as many rows, and the market ends with a bar of each length.
+    assert_eq!([run.settled * 300, run.longer * 900], [run.rows; 2], "bars, by their rows");
     budget.at_least(
         "through sockets, 300 rows a bar",
         run.rows_per_s / 1e6,
@@ -142,7 +147,11 @@ fn fast(days: i64, budget: &mut Budget) {
 
 fn replay(recorded: &str, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let run = at_full_speed(dir.path(), &["--replay", recorded], 5);
+    let run = at_full_speed(dir.path(), &["--replay", recorded]);
+    // Buckets of few ticks have fewer rows, the last of each pair has not ended, and a longer one needs all its parts.
+    let (due, settled) = (run.rows / 5, run.settled);
+    assert!((due - due / 100 - 28..=due + due / 10).contains(&settled), "{settled} bars of {due}");
+    assert!(run.longer >= settled * 3 / 10, "{} longer bars of {settled}", run.longer);
     // The rows that came of it, in the order written, are what the floor writes.
     let url = DatabaseUrl::sqlite(dir.path().join(DATABASE));
     let stored = Store::open_read_only(&url).and_then(|mut store| store.bars_after(0, usize::MAX));
@@ -160,6 +169,10 @@ fn replay(recorded: &str, budget: &mut Budget) {
 
 /// What a run at full speed came to.
 struct FullSpeed {
+    rows: u64,
+    /// 5-minute bars, and longer ones.
+    settled: u64,
+    longer: u64,
     rows_per_s: f64,
     bars_per_s: f64,
     cpu_s_a_million: f64,
@@ -167,7 +180,7 @@ struct FullSpeed {
     grown_kib: f64,
 }
 
-fn at_full_speed(dir: &Path, market: &[&str], rows_per_bar: u64) -> FullSpeed {
+fn at_full_speed(dir: &Path, market: &[&str]) -> FullSpeed {
     let mut pair = Pair::start(dir, &[market, &["--speed", "max"]].concat());
     let (begun, before) = (now(), pair.run.cost().usage());
     let (mut ended, mut after, mut own_kib) = (begun, before, Vec::new());
@@ -189,10 +202,6 @@ fn at_full_speed(dir: &Path, market: &[&str], rows_per_bar: u64) -> FullSpeed {
     let counts = counts(&url);
     let bars: u64 = counts.values().sum();
     let settled = counts.get(&Timeframe::M5).copied().unwrap_or(0);
-    // The last of each pair has not ended, and a longer one needs all its parts. Buckets of few ticks have fewer rows.
-    let due = rows / rows_per_bar;
-    assert!((due - due / 100 - 28..=due + due / 10).contains(&settled), "{settled} bars of {due}");
-    assert!(bars - settled >= settled * 3 / 10, "{} longer bars of {settled}", bars - settled);
     let per_second = |count: u64| count as f64 / wall.as_secs_f64();
     println!("{rows} rows, {bars} bars stored, in {:.2} s:", wall.as_secs_f64());
     let (rows_per_s, bars_per_s) = (per_second(rows), per_second(bars));
@@ -217,7 +226,8 @@ fn at_full_speed(dir: &Path, market: &[&str], rows_per_bar: u64) -> FullSpeed {
         second / 1024.0,
         last / 1024.0
     );
-    FullSpeed { rows_per_s, bars_per_s, cpu_s_a_million, grown_kib: last - second }
+    let (longer, grown_kib) = (bars - settled, last - second);
+    FullSpeed { rows, settled, longer, rows_per_s, bars_per_s, cpu_s_a_million, grown_kib }
 }
 
 /// What a stretch of the live load cost.
@@ -259,12 +269,12 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     let (clock, from) = clock_for(seconds);
     if apart && clock != "system" {
         let why = "the market is closed, and by its own clock each row is read as it comes";
-        return budget.not_measured("live, rows apart", why);
+        return budget.not_today("live, rows apart", why);
     }
     let database = dir.path().join(DATABASE);
     filled::fill(&database, from.plus(-AWAY_S).floor(900), YEAR_S / 300);
     let size = fs::metadata(&database).map_or(0, |file| file.len() >> 20);
-    let mut pair = Pair::in_production(dir.path(), clock, from, apart);
+    let (mut pair, relay) = Pair::in_production(dir.path(), clock, from, apart);
     let began = now();
     pair.heal(&database);
     println!(
@@ -276,13 +286,16 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     );
     let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
     sleep(SETTLE);
-    let (before, watched) = (newest(&database), now());
-    let what = if with_http { "live, HTTP on" } else { "live, HTTP off" };
-    let what = if apart { &format!("{what}, rows apart") } else { what };
+    let (before, watched, watch) = (newest(&database), now(), Watch::start(relay, database.clone()));
+    let mut what = format!("live, HTTP {}", if with_http { "on" } else { "off" });
+    what += if apart { ", rows apart" } else { "" };
+    what += if clock == "system" { "" } else { ", by the stream's clock" };
+    let what = what.as_str();
     let cost = Stretch::of(&pair, seconds, what);
     budget.at_most(what, cost.share, SHARE_MAX, "% of a core");
     let most = match (with_http, apart) {
-        (true, _) => WAKEUPS_MAX_WITH_HTTP,
+        (true, true) => WAKEUPS_MAX_WITH_HTTP_APART,
+        (true, false) => WAKEUPS_MAX_WITH_HTTP,
         (false, true) => WAKEUPS_MAX_APART,
         (false, false) => WAKEUPS_MAX,
     };
@@ -294,7 +307,7 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     }
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
     let rows = pair.rows_of_buckets();
-    let (bars, watched) = (streamed_since(&database, before), now() - watched);
+    let (bars, watched, seen) = (streamed_since(&database, before), now() - watched, watch.end());
     pair.run.stop();
     drop(pair);
     // Each whole 300 seconds hold one close of all bars.
@@ -306,8 +319,14 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
         whole.len() as u64 + 1 >= ended && whole.iter().all(|rows| *rows >= 28 * 300),
         "{rows:?} rows a bucket"
     );
+    assert!(seen.len() as u64 >= ended, "{seen:?} seen in {watched:.0?}");
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
     budget.at_most(&format!("{what}: peak resident"), peak, most, "MiB");
+    println!("  from the last row that ends 28 candles to bars that another connection sees: {seen:.1?}");
+    if let Some(latest) = seen.into_iter().max() {
+        let what = format!("{what}: rows that end 28 candles to bars seen, the latest");
+        budget.at_most(&what, latest.as_secs_f64() * 1e3, SEEN_MAX_MS, "ms");
+    }
 }
 
 /// The highest number of a bar in a file.
@@ -352,7 +371,7 @@ impl Pair {
     }
 
     /// The same with TLS between them and a history to fetch.
-    fn in_production(dir: &Path, clock: &str, from: Timestamp, apart: bool) -> Pair {
+    fn in_production(dir: &Path, clock: &str, from: Timestamp, apart: bool) -> (Pair, Relay) {
         let (from, script) = (from.to_string(), dir.join("faults.json"));
         fs::write(&script, if apart { APART } else { "[]" }).expect("a file");
         let script = script.display().to_string();
@@ -364,7 +383,9 @@ impl Pair {
         let (authority, file) = (Authority::new("bench"), dir.join("ca.pem"));
         authority.write(&file);
         let tls = authority.certify("127.0.0.1", Valid::Now);
-        let front = Front::start(host(&address).parse().expect("an address"), Some(tls));
+        // Behind who takes TLS off.
+        let relay = Relay::start(&address, 300);
+        let front = Front::start(host(&relay.address).parse().expect("an address"), Some(tls));
         let file = file.display().to_string();
         let variables = [
             ("IG_API_URL", front.api_url()),
@@ -372,7 +393,7 @@ impl Pair {
             ("CANDLEKEEP_CLOCK", clock.to_owned()),
         ];
         let run = run(dir, &variables.each_ref().map(|(name, value)| (*name, value.as_str())));
-        Pair { run, simulate }
+        (Pair { run, simulate }, relay)
     }
 
     /// Waits until nothing is missing that REST has.

@@ -3,8 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::sleep;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
@@ -28,6 +31,10 @@ const ASK_AGAIN: Duration = Duration::from_micros(10);
 /// Rows of a candle, 200 ms from each other; pieces nearer than this came at one moment.
 const ROWS_OF_BAR: usize = 5;
 const ONE_MOMENT: Duration = Duration::from_millis(20);
+/// Rows that end candles of one bucket come within this of each other, and those of the next later.
+const ONE_END: Duration = Duration::from_secs(30);
+/// How often a watch looks whether it is over.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A bucket of market time each second, so that there is rest between the rows, behind a year that is stored.
 pub fn closes(buckets: usize, budget: &mut Budget) {
@@ -41,39 +48,26 @@ pub fn closes(buckets: usize, budget: &mut Budget) {
     let rows = ROWS_OF_BAR.to_string();
     let market = ["--rows-per-bar", &rows, "--ticks-per-bar", &rows, "--speed", "300", "--from", &from];
     let (simulate, address) = simulator(dir.path(), &market);
-    let relay = Relay::start(&address);
+    let relay = Relay::start(&address, ROWS_OF_BAR);
     let run = run(dir.path(), &[("IG_API_URL", &relay.address), PLAIN[0], PLAIN[1]]);
     let pair = Pair { run, simulate };
-    // It has to see what is committed, and so reads anew each time.
-    let reader = rusqlite::Connection::open(&database).expect("a connection");
-    let mut question = reader
-        .prepare("SELECT count(*), max(seq) FROM candles WHERE seq > ? AND timeframe = '5'")
-        .expect("a question");
-    // The number of the last bar, where there are bars of all pairs behind this one.
-    let mut newest_behind = |last: i64| -> Option<i64> {
-        let (count, newest): (i64, Option<i64>) =
-            question.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
-        newest.filter(|_| count >= 28)
-    };
-    let mut last = floor.last_seq();
+    let mut seen = Seen::new(&database);
     // The floor goes on where what is stored ends, in both.
-    let (mut seq, mut bucket) = (last, FAST_FROM.since(bars::START) / 300);
+    let (mut seq, mut bucket) = (seen.last, FAST_FROM.since(bars::START) / 300);
     let [mut whole, mut bare] = [const { Vec::new() }; 2];
-    let mut between = 0;
+    let (mut between, mut last) = (0, None);
     while whole.len() <= buckets {
-        let Rows { at, end } = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
-        if end {
-            let given_up = now() + SEEN_WITHIN;
-            let newest = loop {
-                if let Some(newest) = newest_behind(last) {
-                    break newest;
-                }
-                assert!(now() < given_up, "no bars within {SEEN_WITHIN:?}");
-                // Two processors may be one that is shared: to ask without a pause would slow down what is measured.
-                sleep(ASK_AGAIN);
-            };
-            (last, between) = (newest, 0);
-            whole.push(now() - at);
+        let rows = relay.arrivals.recv_timeout(ROWS_WITHIN).expect("rows");
+        // What follows at once is of the same moment.
+        let is_same = |last: Rows| rows.at - last.at < ONE_MOMENT && (last.ends > 0 || rows.ends == 0);
+        if rows.bytes < ROWS_BYTES_MIN || last.is_some_and(is_same) {
+            continue;
+        }
+        last = Some(rows);
+        if rows.ends > 0 {
+            seen.wait_for_all();
+            between = 0;
+            whole.push(now() - rows.at);
         } else {
             between += 1;
             // Once a bucket, after as much rest as the rows have that end candles.
@@ -115,21 +109,100 @@ fn rows_of(bucket: i64, seq: i64) -> Vec<StoredBar> {
     MAJOR_PAIRS.into_iter().zip(1..).map(|(pair, n)| stored(bars::bar(pair, n, bucket), seq + n)).collect()
 }
 
-/// Stands between `run` and the simulator, and tells when rows went through.
-struct Relay {
-    address: String,
+/// What another connection sees of the bars that the stream brings.
+struct Seen {
+    reader: rusqlite::Connection,
+    /// The number of the last one, seen when all pairs had theirs.
+    last: i64,
+}
+
+impl Seen {
+    fn new(database: &Path) -> Seen {
+        let reader = rusqlite::Connection::open(database).expect("a connection");
+        let newest = "SELECT coalesce(max(seq), 0) FROM candles";
+        let last = reader.query_row(newest, [], |row| row.get(0)).expect("a number");
+        Seen { reader, last }
+    }
+
+    /// Waits until there are more of all pairs. It has to see what is committed, and so reads anew each time.
+    fn wait_for_all(&mut self) {
+        let behind = "SELECT count(*), max(seq) FROM candles WHERE seq > ? AND timeframe = '5' AND source = 'websocket'";
+        let mut question = self.reader.prepare_cached(behind).expect("a question");
+        let given_up = now() + SEEN_WITHIN;
+        self.last = loop {
+            let (count, newest): (i64, Option<i64>) =
+                question.query_row([self.last], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
+            if let Some(newest) = newest.filter(|_| count >= 28) {
+                break newest;
+            }
+            assert!(now() < given_up, "no bars within {SEEN_WITHIN:?}");
+            // Two processors may be one that is shared: to ask without a pause would slow down what is measured.
+            sleep(ASK_AGAIN);
+        };
+    }
+}
+
+/// Waits for the ends of candles beside what else is measured.
+pub struct Watch {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Watch {
+    /// From now on, of what goes through this relay into this database.
+    pub fn start(relay: Relay, database: PathBuf) -> Watch {
+        while relay.arrivals.try_recv().is_ok() {}
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            let mut seen = Seen::new(&database);
+            let (mut ends, mut last, mut waits) = (0, None, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                let rows = match relay.arrivals.recv_timeout(LOOK_EVERY) {
+                    Ok(rows) if rows.ends > 0 => rows,
+                    Ok(_) | Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
+                // Of a bucket of which it has not seen all it says nothing.
+                if last.replace(rows.at).is_some_and(|last| rows.at - last > ONE_END) {
+                    ends = 0;
+                }
+                ends += rows.ends;
+                if ends >= 28 {
+                    ends = 0;
+                    seen.wait_for_all();
+                    waits.push(now() - rows.at);
+                }
+            }
+            waits
+        });
+        Watch { is_over, thread }
+    }
+
+    /// How long it took each time from the last of the rows that end 28 candles to bars that another connection saw.
+    pub fn end(self) -> Vec<Duration> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("all was seen")
+    }
+}
+
+/// Stands before the simulator, and tells when rows went through.
+pub struct Relay {
+    pub address: String,
     arrivals: Receiver<Rows>,
 }
 
-/// Rows of all pairs, when they went through, and whether they end candles.
+/// A piece of the stream with rows in it: when it went through, and how many of them end candles.
 #[derive(Clone, Copy)]
 struct Rows {
     at: Instant,
-    end: bool,
+    bytes: usize,
+    ends: usize,
 }
 
 impl Relay {
-    fn start(simulator: &str) -> Relay {
+    /// With so many rows a bar, and as many ticks.
+    pub fn start(simulator: &str, rows_of_bar: usize) -> Relay {
         let to = host(simulator).to_owned();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
@@ -144,19 +217,14 @@ impl Relay {
                 std::thread::spawn(move || carry(up.0, up.1, |_| {}));
                 std::thread::spawn(move || {
                     let (server, client, told) = down;
-                    let mut last: Option<Rows> = None;
+                    // As many ticks as rows, and the sign that the candle is over.
+                    let sign = format!("|{rows_of_bar}|{rows_of_bar}|1|");
                     carry(server, client, |bytes| {
-                        // As many ticks as rows, and the sign that the candle is over.
-                        let sign = format!("|{ROWS_OF_BAR}|{ROWS_OF_BAR}|1|");
-                        let has = |text: &[u8]| memchr::memmem::find(bytes, text).is_some();
-                        let rows = Rows { at: now(), end: has(sign.as_bytes()) };
-                        // An answer of REST has no such lines, and what follows at once is of the same moment.
-                        let is_rows = bytes.len() >= ROWS_BYTES_MIN && has(b"U,");
-                        let is_same = |last: Rows| rows.at - last.at < ONE_MOMENT && (last.end || !rows.end);
-                        if is_rows && !last.is_some_and(is_same) {
-                            last = Some(rows);
+                        // An answer of REST has no such lines.
+                        if memchr::memmem::find(bytes, b"U,").is_some() {
+                            let ends = memchr::memmem::find_iter(bytes, sign.as_bytes()).count();
                             // Nobody may be waiting any more.
-                            let _ = told.send(rows);
+                            let _ = told.send(Rows { at: now(), bytes: bytes.len(), ends });
                         }
                     });
                 });

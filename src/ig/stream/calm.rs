@@ -8,7 +8,7 @@
 use crate::domain::{Timeframe, Timestamp};
 
 /// Around the end of a candle none wait. Before it, seconds: they must have been read by then, also where this clock is slow by what is
-/// not corrected for (three seconds, `skew`).
+/// not corrected for ([`CORRECT_FROM_MS`](crate::skew::CORRECT_FROM_MS)).
 const BEFORE_END_S: i64 = 5;
 /// After it they do once all pairs' last rows have come, or so many seconds later: IG's come within a few seconds, and one may stay away.
 const AFTER_END_S: i64 = 10;
@@ -29,6 +29,7 @@ pub fn may_wait(now: Timestamp, streaming_s: i64, have_ended: impl FnOnce(Timest
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skew::CORRECT_FROM_MS;
 
     #[test]
     fn around_the_end_of_a_candle_and_at_the_beginning_nothing_waits() {
@@ -52,8 +53,8 @@ mod tests {
     fn who_waits_has_read_before_the_candle_ends() {
         for now in (0..600).map(Timestamp) {
             let Some(left_s) = may_wait(now, 10, |_| true) else { continue };
-            // Times are in whole seconds, so it may be nearly one more, and the clock three seconds slow.
-            let last = now.plus(left_s as i64 + 1 + 3);
+            // Times are in whole seconds, so it may be nearly one more, and the clock that much slow.
+            let last = now.plus(left_s as i64 + 1 + CORRECT_FROM_MS / 1_000);
             assert_eq!(Timeframe::M5.bucket(now), Timeframe::M5.bucket(last), "{now}");
         }
     }
