@@ -183,7 +183,7 @@ fn ask(
         socket.get_mut().write_all(request.as_bytes()).expect("it is read");
         let (body, is_last) = take_answer(socket);
         waits.push(now() - due);
-        assert_eq!(memchr::memmem::find_iter(&body, "\"timestamp\":").count(), bars, "{}", target(number));
+        assert_eq!(memchr::memmem::find_iter(&body, "\"time\":").count(), bars, "{}", target(number));
         if is_last {
             connection = None;
         }
