@@ -8,17 +8,22 @@
 //! *Stored.* A week, a month and a year of 28 pairs are written into SQLite, with breaks of the stream, quiet buckets and
 //! weekends in the ledger, and what `run` writes and asks in its daily work is measured at each size, in a process of
 //! its own. On PostgreSQL, where it is installed, it is one connection to each from the empty tables on, by the clock: there the
-//! server makes its plans while it has seen nothing, and keeps them. All sizes by turns, three times over.
+//! server makes its plans while it has seen nothing, and keeps them.
+//!
+//! A machine's speed may change by twice within seconds, so every single figure is measured at all sizes by turns, one at a time, and all
+//! of that three times over.
 //!
 //! Databases go where `TMPDIR` says; a year takes 1.4 GB there, and as much again with PostgreSQL (`-- sqlite` leaves
 //! that out, `-- postgres` all else). Linux only: it reads `/proc`. Ends with 1 where something grows.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::hint::black_box;
+use std::io::{BufRead, BufReader, Lines, Write as _};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use candlekeep::domain::pair::MAJOR_PAIRS;
@@ -60,6 +65,7 @@ const PASSES: usize = 31;
 /// transaction, so bars of more pairs in one cost more than more bars of one.
 const BUCKETS_PER_COMMIT: i64 = 3;
 const COMMITS: usize = 40;
+const COMMITS_PER_TURN: usize = 20;
 
 /// Weeks stored.
 const WEEKS: [i64; 3] = [1, 4, 52];
@@ -92,14 +98,15 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["items", count, commits] => told(&items(number(count), number(commits))),
+        ["items", count, commits] => told(&items(number(count), number(commits), &mut hand_on)),
         ["fill", place, from, to] => {
             fill(&mut open(place), number(from) as i64, number(to) as i64);
             ExitCode::SUCCESS
         }
         ["ask", place, weeks] => {
             let before = own_kib();
-            let mut known = ask(&mut open(place), number(weeks) as i64, 0, |cost| cost.cpu, 0.5);
+            let (mut store, weeks) = (open(place), number(weeks) as i64);
+            let mut known = ask(&mut store, weeks, 0, |cost| cost.cpu, 0.5, &mut hand_on);
             known.push(Figure::new(MEMORY, (own_kib() - before) as f64, 1.0));
             told(&known)
         }
@@ -155,19 +162,104 @@ fn told(figures: &Figures) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The figures of a process of its own: what another has left of its memory is no matter there.
-fn child(words: &[&str]) -> Figures {
+/// This program with other words.
+fn child(words: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let output = command.args(words).stderr(Stdio::inherit()).output().expect("a process");
-    assert!(output.status.success(), "{words:?} failed");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let figure = |line: &str| {
-        let [name, value, rows] = line.split('\t').collect::<Vec<_>>()[..] else {
-            panic!("a figure: {line}")
+    command.args(words);
+    command
+}
+
+/// Called by who measures when it is another's turn: comes back when all others have had theirs.
+type Turn<'a> = &'a mut dyn FnMut();
+
+/// What a process says that hands on. It goes on when it is told a line.
+const HANDED_ON: &str = "handed on";
+
+fn hand_on() {
+    println!("{HANDED_ON}");
+    let told = std::io::stdin().read_line(&mut String::new()).expect("a turn");
+    assert_ne!(told, 0, "nobody gives turns any more");
+}
+
+/// Measures in a process of its own: what another has left of its memory is no matter there.
+struct Measuring {
+    process: std::process::Child,
+    turns: ChildStdin,
+    told: Lines<BufReader<ChildStdout>>,
+    figures: Figures,
+}
+
+impl Measuring {
+    fn start(words: &[&str]) -> Measuring {
+        let mut command = child(words);
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.expect("a process of ours");
+        let turns = process.stdin.take().expect("it is piped");
+        let mut told = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let first = told.next().expect("a word").expect("text");
+        assert_eq!(first, HANDED_ON, "it waits for its first turn");
+        Measuring { process, turns, told, figures: Figures::new() }
+    }
+
+    /// Its turn, of which each begins with a line; whether it wants another.
+    fn go_on(&mut self) -> bool {
+        writeln!(self.turns).expect("it waits");
+        for line in &mut self.told {
+            let line = line.expect("text");
+            if line == HANDED_ON {
+                return true;
+            }
+            let [name, value, rows] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("a figure: {line}")
+            };
+            let number = |text: &str| text.parse().expect("a number");
+            self.figures.push(Figure::new(name, number(value), number(rows)));
+        }
+        assert!(self.process.wait().expect("a process of ours").success(), "it failed");
+        false
+    }
+}
+
+/// Has each go on until it hands on, over and over, as long as they want to.
+fn in_turn(mut each: Vec<impl FnMut() -> bool>) {
+    while each.iter_mut().map(|go_on| go_on()).fold(false, |any, wants| any | wants) {}
+}
+
+/// The figures of processes with these words, by turns.
+fn each_alone(words: &[Vec<&str>]) -> Vec<Figures> {
+    let mut each: Vec<Measuring> = words.iter().map(|words| Measuring::start(words)).collect();
+    in_turn(each.iter_mut().map(|one| move || one.go_on()).collect());
+    each.into_iter().map(|one| one.figures).collect()
+}
+
+/// The figures of stores in this process, by turns.
+fn each_of(
+    stores: &mut [Store],
+    measure: impl Fn(&mut Store, usize, Turn<'_>) -> Figures + Sync,
+) -> Vec<Figures> {
+    let measure = &measure;
+    std::thread::scope(|scope| {
+        let start = |(ix, store): (usize, _)| {
+            let ((go, turn), (hand_on, handed_on)) = (sync_channel(0), sync_channel(0));
+            let thread = scope.spawn(move || {
+                let wait = || turn.recv().expect("a turn");
+                wait();
+                measure(store, ix, &mut || {
+                    hand_on.send(()).expect("somebody gives turns");
+                    wait();
+                })
+            });
+            let go_on = move || {
+                go.send(()).expect("it waits");
+                // Who is through hands on no more.
+                handed_on.recv().is_ok()
+            };
+            (thread, go_on)
         };
-        Figure::new(name, value.parse().expect("a number"), rows.parse().expect("a number"))
-    };
-    text.lines().map(figure).collect()
+        let (threads, each): (Vec<_>, Vec<_>) = stores.iter_mut().enumerate().map(start).unzip();
+        in_turn(each);
+        threads.into_iter().map(|thread| thread.join().expect("its figures")).collect()
+    })
 }
 
 fn own_kib() -> i64 {
@@ -191,7 +283,8 @@ fn judged(parts: &[fn(&Scale, &mut Budget)], scale: &Scale) -> ExitCode {
 
 fn of_items(&Scale { items, commits, .. }: &Scale, budget: &mut Budget) {
     let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
-    let mut each = by_turns(names.len(), |_, ix| child(&["items", &names[ix], &commits]));
+    let words: Vec<_> = names.iter().map(|count| vec!["items", count.as_str(), commits.as_str()]).collect();
+    let mut each = least(|_| each_alone(&words));
     each.iter_mut().for_each(in_floors);
     println!("µs a row on a processor, by the number of items:");
     let most = items[items.len() - 1];
@@ -236,16 +329,23 @@ fn in_a_file(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
     let filled: Vec<String> = weeks
         .iter()
         .map(|weeks| {
-            child(&["fill", &place("grown.db"), &stored.to_string(), &weeks.to_string()]);
+            let [from, to] = [stored, *weeks].map(|weeks| weeks.to_string());
+            let end = child(&["fill", &place("grown.db"), &from, &to]).status();
+            assert!(end.expect("a process of ours").success(), "it is not filled");
             stored = *weeks;
             let copy = format!("{weeks}.db");
             copied(dir.path(), "grown.db", &copy);
             copy
         })
         .collect();
-    let each = by_turns(weeks.len(), |_, ix| {
-        copied(dir.path(), &filled[ix], "asked.db");
-        child(&["ask", &place("asked.db"), &weeks[ix].to_string()])
+    let asked: Vec<String> = filled.iter().map(|file| format!("asked-{file}")).collect();
+    let places: Vec<(String, String)> =
+        asked.iter().zip(weeks).map(|(file, weeks)| (place(file), weeks.to_string())).collect();
+    let words: Vec<_> =
+        places.iter().map(|(place, weeks)| vec!["ask", place.as_str(), weeks.as_str()]).collect();
+    let each = least(|_| {
+        filled.iter().zip(&asked).for_each(|(from, to)| copied(dir.path(), from, to));
+        each_alone(&words)
     });
     println!(
         "\nSQLite, 28 pairs, {}: µs on a processor",
@@ -270,13 +370,14 @@ fn on_a_server(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
             .map(|weeks| {
                 let mut store = Store::open(&server.url()).expect("a store");
                 // The plans of empty tables are made, and kept.
-                ask(&mut store, 0, 0, |cost| cost.wall, 0.1);
+                ask(&mut store, 0, 0, |cost| cost.wall, 0.1, &mut || {});
                 fill(&mut store, 0, *weeks);
                 store
             })
             .collect();
-        let each =
-            by_turns(weeks.len(), |round, ix| ask(&mut stores[ix], weeks[ix], round, |cost| cost.wall, 0.1));
+        let each = least(|round| {
+            each_of(&mut stores, |store, ix, turn| ask(store, weeks[ix], round, |cost| cost.wall, 0.1, turn))
+        });
         println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
         table(&by_weeks(weeks), &each);
         judge(budget, &what, &each, &bounded(&each), SERVER_BESIDE_MAX_US);
@@ -285,23 +386,16 @@ fn on_a_server(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
     }
 }
 
-/// Measures every size so many times, in turn, and keeps the least of each figure: a machine that is slower for a while is so for
-/// all of them.
-fn by_turns(sizes: usize, mut measure: impl FnMut(i64, usize) -> Figures) -> Vec<Figures> {
-    let mut each: Vec<Figures> = Vec::new();
-    for round in 0..ROUNDS {
-        for ix in 0..sizes {
-            let figures = measure(round, ix);
-            match each.get_mut(ix) {
-                None => each.push(figures),
-                Some(known) => known
-                    .iter_mut()
-                    .zip(figures)
-                    .for_each(|(least, figure)| least.value = least.value.min(figure.value)),
-            }
+/// Measures all sizes so many times, and keeps the least of each figure.
+fn least(mut measure: impl FnMut(i64) -> Vec<Figures>) -> Vec<Figures> {
+    let mut known = measure(0);
+    for round in 1..ROUNDS {
+        for (known, figures) in known.iter_mut().zip(measure(round)) {
+            assert_eq!(known.len(), figures.len(), "each round has the same figures");
+            known.iter_mut().zip(figures).for_each(|(least, one)| least.value = least.value.min(one.value));
         }
     }
-    each
+    known
 }
 
 /// The places of what must not grow with what is stored; memory has a bound of its own.
@@ -353,7 +447,8 @@ fn copied(folder: &Path, from: &str, to: &str) {
 }
 
 /// What a row costs with so many items.
-fn items(count: usize, commits: usize) -> Figures {
+fn items(count: usize, commits: usize, turn: Turn<'_>) -> Figures {
+    turn();
     let pairs = pairs(count);
     let bars = ROWS / (ROWS_PER_BAR * count);
     let messages = rooms::messages(count, bars, ROWS_PER_BAR);
@@ -370,6 +465,7 @@ fn items(count: usize, commits: usize) -> Figures {
     drop(held);
     let (mut decode, mut whole) = (Vec::new(), Vec::new());
     for _ in 0..PASSES {
+        turn();
         let now = now();
         let mut sessions = rooms::sessions(count, now);
         let number = sessions.len();
@@ -387,7 +483,11 @@ fn items(count: usize, commits: usize) -> Figures {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let batches: Vec<Arc<FactBatch>> =
         (0..commits as i64).map(|ix| bars_of(&pairs, ix * BUCKETS_PER_COMMIT, BUCKETS_PER_COMMIT)).collect();
-    let turns = Sides::new(dir.path()).write(&batches, usize::MAX);
+    let (mut sides, mut turns) = (Sides::new(dir.path()), Vec::new());
+    for batches in batches.chunks(COMMITS_PER_TURN) {
+        turn();
+        turns.extend(sides.write(batches, usize::MAX));
+    }
     let written: usize = turns.iter().map(|turn| turn.rows).sum();
     let [store, floor] = total(&turns, |cost| cost.cpu).map(|took| took.as_secs_f64() * 1e6 / written as f64);
     [
@@ -445,7 +545,15 @@ fn mark(pair: Pair, from: i64, to: i64, state: State, reason: Reason) -> Fact {
 type Question<'a> = &'a mut dyn FnMut(&mut Store, usize);
 
 /// What is written and asked in daily work when so many weeks are stored, µs each.
-fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration, share: f64) -> Figures {
+fn ask(
+    store: &mut Store,
+    weeks: i64,
+    round: i64,
+    of: impl Fn(&Cost) -> Duration,
+    share: f64,
+    turn: Turn<'_>,
+) -> Figures {
+    turn();
     let mut figures = Figures::new();
     let mut note = |name: &str, each: f64, mut costs: Vec<Duration>| {
         costs.sort();
@@ -471,6 +579,7 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
     let commits: Vec<Duration> = commits.collect();
     let of_three = commits.chunks_exact(3).map(|three| three.iter().sum()).collect();
     note("write a bucket of 28 pairs, a row of three", 28.0 * 4.0, of_three);
+    turn();
     // What REST brings comes pair by pair.
     let fetched = MAJOR_PAIRS.iter().zip(0..).map(|(pair, n)| {
         let from = end + LIVE;
@@ -479,12 +588,14 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
         of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
     });
     note("write what is fetched of a pair, a row", FETCHED as f64 * 4.0 / 3.0, fetched.collect());
+    turn();
     let one = MAJOR_PAIRS.iter().zip(0..).map(|(pair, n)| {
         let facts = vec![Fact::Settled(bar(*pair, n, end + LIVE + FETCHED))];
         let batch = [Arc::new(FactBatch { evidence: "session 1".into(), facts })];
         of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
     });
     note("write one bar", 1.0, one.collect());
+    turn();
     let again = (0..ASKED as i64).map(|ix| {
         let batch = [bars_of(&MAJOR_PAIRS, ix * 10, 10)];
         of(&cost(|| _ = store.commit(&batch, now).expect("a commit")))
@@ -544,6 +655,7 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
         ("highest number", &mut |store, _| _ = store.last_seq().expect("a number")),
     ];
     for (name, question) in questions {
+        turn();
         let costs = (0..ASKED).map(|ix| of(&cost(|| question(store, ix)))).collect();
         note(name, 1.0, costs);
     }
@@ -556,6 +668,7 @@ fn ask(store: &mut Store, weeks: i64, round: i64, of: impl Fn(&Cost) -> Duration
     store.commit(&old(State::Missing, Reason::Offline), now).expect("a hole");
     let oldest = store.missing(Timeframe::M5).expect("runs").into_iter().map(|(_, run)| run.span.start).min();
     assert_eq!(oldest, Some(start_of(hour)), "there is a hole that old");
+    turn();
     let costs = (0..ASKED).map(|_| {
         of(&cost(|| {
             let pages = pages(store.since_oldest_missing().expect("runs"), &feeds);
