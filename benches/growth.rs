@@ -11,7 +11,7 @@
 //! server makes its plans while it has seen nothing, and keeps them.
 //!
 //! A machine's speed may change by twice within seconds, so every single figure is measured at all sizes by turns, one at a time, and all
-//! of that three times over.
+//! of that five times over: what has grown is told by the median of these.
 //!
 //! Databases go where `TMPDIR` says; a year takes 1.4 GB there, and as much again with PostgreSQL (`-- sqlite` leaves
 //! that out, `-- postgres` all else). Linux only: it reads `/proc`. Ends with 1 where something grows.
@@ -79,7 +79,7 @@ const FETCHED: i64 = 300;
 /// Pairs that lack an hour when questions are asked.
 const HOLES: i64 = 3;
 /// How often all of it is written and asked at each size, and how many buckets later each time.
-const ROUNDS: i64 = 3;
+const ROUNDS: i64 = 5;
 const ROUND: i64 = 600;
 /// How often each question is asked.
 const ASKED: usize = 25;
@@ -129,15 +129,27 @@ fn open(place: &str) -> Store {
 /// What was measured.
 struct Figure {
     name: String,
-    /// Of each row, or of the whole.
-    value: f64,
+    /// Of each row, or of the whole, in each round.
+    values: Vec<f64>,
     /// How many rows a question or transaction has, where it is of each.
     rows: f64,
 }
 
 impl Figure {
     fn new(name: &str, value: f64, rows: f64) -> Figure {
-        Figure { name: name.to_owned(), value, rows }
+        Figure { name: name.to_owned(), values: vec![value], rows }
+    }
+
+    fn least(&self) -> f64 {
+        self.values.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// How many times that of another size it is, of the same round each: at the median.
+    fn above(&self, other: &Figure) -> f64 {
+        let mut each: Vec<f64> =
+            self.values.iter().zip(&other.values).map(|(one, other)| one / other).collect();
+        each.sort_by(f64::total_cmp);
+        each[each.len() / 2]
     }
 }
 
@@ -158,7 +170,7 @@ const OLD_HOLE: &str = "the same, with a hole before the first week";
 const MEMORY: &str = "own memory, KiB";
 
 fn told(figures: &Figures) -> ExitCode {
-    figures.iter().for_each(|Figure { name, value, rows }| println!("{name}\t{value}\t{rows}"));
+    figures.iter().for_each(|figure| println!("{}\t{}\t{}", figure.name, figure.least(), figure.rows));
     ExitCode::SUCCESS
 }
 
@@ -284,7 +296,7 @@ fn judged(parts: &[fn(&Scale, &mut Budget)], scale: &Scale) -> ExitCode {
 fn of_items(&Scale { items, commits, .. }: &Scale, budget: &mut Budget) {
     let (names, commits) = (items.iter().map(ToString::to_string).collect::<Vec<_>>(), commits.to_string());
     let words: Vec<_> = names.iter().map(|count| vec!["items", count.as_str(), commits.as_str()]).collect();
-    let mut each = least(|_| each_alone(&words));
+    let mut each = in_rounds(|_| each_alone(&words));
     each.iter_mut().for_each(in_floors);
     println!("µs a row on a processor, by the number of items:");
     let most = items[items.len() - 1];
@@ -292,7 +304,7 @@ fn of_items(&Scale { items, commits, .. }: &Scale, budget: &mut Budget) {
     let (memory, costs): (Vec<usize>, Vec<usize>) =
         (0..each[0].len()).filter(|ix| each[0][*ix].name != FLOOR).partition(|ix| each[0][*ix].name == ITEM);
     for ix in memory {
-        let kib = each[each.len() - 1][ix].value;
+        let kib = each[each.len() - 1][ix].least();
         budget.at_most(
             &format!("own memory of the rooms, of each of {most} items"),
             kib,
@@ -303,14 +315,15 @@ fn of_items(&Scale { items, commits, .. }: &Scale, budget: &mut Budget) {
     for ix in costs {
         let (first, last) = (&each[0][ix], &each[each.len() - 1][ix]);
         let what = format!("{}; a row of {most} items, above one of {}", first.name, items[0]);
-        budget.at_most(&what, last.value / first.value, FACTOR_MAX, "times");
+        budget.at_most(&what, last.above(first), FACTOR_MAX, "times");
     }
 }
 
-/// Adds what writing is in floors, of what was kept of each.
+/// Adds what writing is in floors, in each round.
 fn in_floors(figures: &mut Figures) {
-    let of = |name| figures.iter().find(|figure| figure.name == name).expect("it was measured").value;
-    figures.push(Figure::new(IN_FLOORS, of(WRITE) / of(FLOOR), 1.0));
+    let of = |name| &figures.iter().find(|figure| figure.name == name).expect("it was measured").values;
+    let values = of(WRITE).iter().zip(of(FLOOR)).map(|(store, floor)| store / floor).collect();
+    figures.push(Figure { name: IN_FLOORS.to_owned(), values, rows: 1.0 });
 }
 
 fn by_weeks(weeks: &[i64]) -> Vec<String> {
@@ -343,7 +356,7 @@ fn in_a_file(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
         asked.iter().zip(weeks).map(|(file, weeks)| (place(file), weeks.to_string())).collect();
     let words: Vec<_> =
         places.iter().map(|(place, weeks)| vec!["ask", place.as_str(), weeks.as_str()]).collect();
-    let each = least(|_| {
+    let each = in_rounds(|_| {
         filled.iter().zip(&asked).for_each(|(from, to)| copied(dir.path(), from, to));
         each_alone(&words)
     });
@@ -356,7 +369,7 @@ fn in_a_file(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
     judge(budget, &format!("SQLite {what}"), &each, &bounded(&each), BESIDE_MAX_US);
     let own = each
         .iter()
-        .map(|figures| figures.iter().find(|figure| figure.name == MEMORY).map_or(0.0, |own| own.value));
+        .map(|figures| figures.iter().find(|figure| figure.name == MEMORY).map_or(0.0, Figure::least));
     let own: Vec<f64> = own.collect();
     budget.at_most(&format!("own memory {what}"), own[own.len() - 1] - own[0], GROWN_MAX_KIB, "KiB");
 }
@@ -375,7 +388,7 @@ fn on_a_server(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
                 store
             })
             .collect();
-        let each = least(|round| {
+        let each = in_rounds(|round| {
             each_of(&mut stores, |store, ix, turn| ask(store, weeks[ix], round, |cost| cost.wall, 0.1, turn))
         });
         println!("\nPostgreSQL, 28 pairs: µs by the clock, the fastest tenth");
@@ -386,13 +399,13 @@ fn on_a_server(&Scale { weeks, .. }: &Scale, budget: &mut Budget) {
     }
 }
 
-/// Measures all sizes so many times, and keeps the least of each figure.
-fn least(mut measure: impl FnMut(i64) -> Vec<Figures>) -> Vec<Figures> {
+/// Measures all sizes so many times.
+fn in_rounds(mut measure: impl FnMut(i64) -> Vec<Figures>) -> Vec<Figures> {
     let mut known = measure(0);
     for round in 1..ROUNDS {
         for (known, figures) in known.iter_mut().zip(measure(round)) {
             assert_eq!(known.len(), figures.len(), "each round has the same figures");
-            known.iter_mut().zip(figures).for_each(|(least, one)| least.value = least.value.min(one.value));
+            known.iter_mut().zip(figures).for_each(|(known, one)| known.values.extend(one.values));
         }
     }
     known
@@ -408,8 +421,8 @@ fn bounded(each: &[Figures]) -> Vec<usize> {
 fn judge(budget: &mut Budget, what: &str, each: &[Figures], places: &[usize], beside: f64) {
     let growth = |ix: usize| {
         let (first, last) = (&each[0][ix], &each[each.len() - 1][ix]);
-        let counts = last.value > first.value + beside / first.rows;
-        (if counts { last.value / first.value } else { 1.0 }, last.name.as_str())
+        let counts = last.least() > first.least() + beside / first.rows;
+        (if counts { last.above(first) } else { 1.0 }, last.name.as_str())
     };
     let (factor, name) =
         places.iter().map(|ix| growth(*ix)).max_by(|one, other| one.0.total_cmp(&other.0)).expect("figures");
@@ -417,14 +430,14 @@ fn judge(budget: &mut Budget, what: &str, each: &[Figures], places: &[usize], be
     budget.at_most(&format!("{what}{most}"), factor, FACTOR_MAX, "times");
 }
 
-/// Prints the figures side by side.
+/// Prints the figures side by side, the least of all rounds.
 fn table(heads: &[String], each: &[Figures]) {
     let mut line = format!("  {:<44}", "");
     heads.iter().for_each(|head| write!(line, "{head:>12}").expect("a String takes any text"));
     println!("{line}");
     for (ix, Figure { name, .. }) in each[0].iter().enumerate() {
         let mut line = format!("  {name:<44}");
-        let figures = each.iter().map(|figures| figures[ix].value);
+        let figures = each.iter().map(|figures| figures[ix].least());
         figures.for_each(|figure| write!(line, "{figure:>12.2}").expect("a String takes any text"));
         println!("{line}");
     }
