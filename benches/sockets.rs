@@ -53,7 +53,7 @@ mod sides;
 mod timing;
 use asking::Asking;
 use budget::Budget;
-use closes::{Relay, Watch, closes};
+use closes::{Relay, Watch, closes, copied};
 use front::{Authority, Front, Valid};
 use sides::Floor;
 use timing::{now, time};
@@ -272,7 +272,9 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
         return budget.not_today("live, rows apart", why);
     }
     let database = dir.path().join(DATABASE);
-    filled::fill(&database, from.plus(-AWAY_S).floor(900), YEAR_S / 300);
+    let end = from.plus(-AWAY_S).floor(900);
+    filled::fill(&database, end, YEAR_S / 300);
+    let floor = copied(&database, &dir.path().join("floor.db"));
     let size = fs::metadata(&database).map_or(0, |file| file.len() >> 20);
     let (mut pair, relay) = Pair::in_production(dir.path(), clock, from, apart);
     let began = now();
@@ -286,7 +288,8 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     );
     let with_http = !std::env::var("CANDLEKEEP_HTTP").is_ok_and(|place| place == "off");
     sleep(SETTLE);
-    let (before, watched, watch) = (newest(&database), now(), Watch::start(relay, database.clone()));
+    let watch = Watch::start(relay, database.clone(), floor, end.since(bars::START) / 300);
+    let (before, watched) = (newest(&database), now());
     let mut what = format!("live, HTTP {}", if with_http { "on" } else { "off" });
     what += if apart { ", rows apart" } else { "" };
     what += if clock == "system" { "" } else { ", by the stream's clock" };
@@ -307,7 +310,7 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     }
     let peak = pair.run.cost().status("VmHWM:") as f64 / 1024.0;
     let rows = pair.rows_of_buckets();
-    let (bars, watched, seen) = (streamed_since(&database, before), now() - watched, watch.end());
+    let (bars, watched, [seen, bare]) = (streamed_since(&database, before), now() - watched, watch.end());
     pair.run.stop();
     drop(pair);
     // Each whole 300 seconds hold one close of all bars.
@@ -321,7 +324,9 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     assert!(seen.len() as u64 >= ended, "{seen:?} seen in {watched:.0?}");
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
     budget.at_most(&format!("{what}: peak resident"), peak, most, "MiB");
-    println!("  from the last row that ends 28 candles to bars that another connection sees: {seen:.1?}");
+    println!(
+        "  from the last row that ends 28 candles to bars that another connection sees: {seen:.1?}; bare commits after as much rest: {bare:.1?}"
+    );
     if let Some(latest) = seen.into_iter().max() {
         let what = format!("{what}: rows that end 28 candles to bars seen, the latest");
         budget.at_most(&what, latest.as_secs_f64() * 1e3, SEEN_MAX_MS, "ms");

@@ -33,6 +33,8 @@ const ROWS_OF_BAR: usize = 5;
 const ONE_MOMENT: Duration = Duration::from_millis(20);
 /// Rows that end candles of one bucket come within this of each other, and those of the next later.
 const ONE_END: Duration = Duration::from_secs(30);
+/// In the middle of a candle, after as much rest as the rows have that end the next.
+const MIDDLE: Duration = Duration::from_secs(150);
 /// How often a watch looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -41,9 +43,7 @@ pub fn closes(buckets: usize, budget: &mut Budget) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let [database, floor] = [DATABASE, "floor.db"].map(|name| dir.path().join(name));
     filled::fill(&database, FAST_FROM, YEAR_S / 300);
-    fs::copy(&database, &floor).expect("a copy");
-    drop(Store::open(&DatabaseUrl::sqlite(&floor)).expect("one that writes ahead"));
-    let mut floor = Floor::open(&floor);
+    let mut floor = copied(&database, &floor);
     let from = FAST_FROM.to_string();
     let rows = ROWS_OF_BAR.to_string();
     let market = ["--rows-per-bar", &rows, "--ticks-per-bar", &rows, "--speed", "300", "--from", &from];
@@ -104,6 +104,13 @@ pub fn closes(buckets: usize, budget: &mut Budget) {
     }
 }
 
+/// A bare connection to a copy of this database.
+pub fn copied(database: &Path, floor: &Path) -> Floor {
+    fs::copy(database, floor).expect("a copy");
+    drop(Store::open(&DatabaseUrl::sqlite(floor)).expect("one that writes ahead"));
+    Floor::open(floor)
+}
+
 /// What the floor writes of a bucket, numbered from the one behind `seq` on.
 fn rows_of(bucket: i64, seq: i64) -> Vec<StoredBar> {
     MAJOR_PAIRS.into_iter().zip(1..).map(|(pair, n)| stored(bars::bar(pair, n, bucket), seq + n)).collect()
@@ -145,19 +152,27 @@ impl Seen {
 /// Waits for the ends of candles beside what else is measured.
 pub struct Watch {
     is_over: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
+    thread: JoinHandle<[Vec<Duration>; 2]>,
 }
 
 impl Watch {
-    /// From now on, of what goes through this relay into this database.
-    pub fn start(relay: Relay, database: PathBuf) -> Watch {
+    /// From now on, of what goes through this relay into this database. The floor has the same but for what began at this bucket.
+    pub fn start(relay: Relay, database: PathBuf, mut floor: Floor, bucket: i64) -> Watch {
         while relay.arrivals.try_recv().is_ok() {}
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::new(&database);
-            let (mut ends, mut last, mut waits) = (0, None, Vec::new());
+            let (mut ends, mut last, mut ended) = (0, None, None);
+            let [mut waits, mut bare] = [const { Vec::new() }; 2];
+            let seq = floor.last_seq();
             while !over.load(Ordering::Relaxed) {
+                if ended.is_some_and(|ended| now() - ended > MIDDLE) {
+                    ended = None;
+                    let n = bare.len() as i64;
+                    let rows = rows_of(bucket + n, seq + n * 28);
+                    bare.push(time(|| floor.upsert(&rows)));
+                }
                 let rows = match relay.arrivals.recv_timeout(LOOK_EVERY) {
                     Ok(rows) if rows.ends > 0 => rows,
                     Ok(_) | Err(RecvTimeoutError::Timeout) => continue,
@@ -172,15 +187,17 @@ impl Watch {
                     ends = 0;
                     seen.wait_for_all();
                     waits.push(now() - rows.at);
+                    ended = Some(rows.at);
                 }
             }
-            waits
+            [waits, bare]
         });
         Watch { is_over, thread }
     }
 
-    /// How long it took each time from the last of the rows that end 28 candles to bars that another connection saw.
-    pub fn end(self) -> Vec<Duration> {
+    /// How long it took each time from the last of the rows that end 28 candles to bars that another connection saw, and what a bare
+    /// transaction took in the middle of the next ones.
+    pub fn end(self) -> [Vec<Duration>; 2] {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().expect("all was seen")
     }
