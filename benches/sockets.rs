@@ -8,7 +8,7 @@
 //! `live [SECONDS] [apart]`: 28 pairs, a row a second each, at the speed of time; each whole 300 seconds
 //! hold one close of all bars. As in production: over TLS, by the system's clock while the market is open (else by the
 //! stream's, with a market of another day), into a database of a year, after an outage of hours that was healed
-//! over REST first. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again. All rows of a second come
+//! over REST first. Ends of candles are timed as in `closes`. Unless `CANDLEKEEP_HTTP` is `off`, HTTP is asked each second for half as long again. All rows of a second come
 //! in one frame just behind it, or with `apart` each in a frame of its own, all over the second: which IG does is not known, and
 //! the second is the worst there can be.
 //!
@@ -320,7 +320,8 @@ fn live(seconds: u64, apart: bool, budget: &mut Budget) {
     // beat, at which those of the last second may have been read or not.
     let whole = rows.get(1..).unwrap_or_default();
     let (sum, due) = (whole.iter().sum::<u64>(), whole.len() as u64 * 300 * 28);
-    assert!(whole.len() as u64 + 1 >= ended && sum + 28 >= due, "{rows:?} rows a bucket");
+    let are_there = sum + 28 >= due && whole.iter().all(|rows| rows + 28 >= 300 * 28);
+    assert!(whole.len() as u64 + 1 >= ended && are_there, "{rows:?} rows a bucket");
     assert!(seen.len() as u64 >= ended, "{seen:?} seen in {watched:.0?}");
     let most = if with_http { PEAK_MAX_WITH_HTTP } else { PEAK_MAX };
     budget.at_most(&format!("{what}: peak resident"), peak, most, "MiB");
